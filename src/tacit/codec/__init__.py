@@ -1,0 +1,1 @@
+"""Delta to integers to bytes, and back: the ring of 2^b, its packing, and the rounding."""

@@ -1,0 +1,430 @@
+"""Writes the golden vectors beside this file: `python tests/vectors/make.py`.
+
+Bytes are hex. Real numbers are the eight bytes of an IEEE double, most significant first, as hex. Other
+implementations read these files; a change in one of them is a change of the protocol.
+
+Nothing here is random: bytes that stand for random ones come from `stream(name, n)`, SHA-256 of the name and
+a counter. HPKE draws its own ephemeral key, so its ciphertexts are recorded below and only opened.
+"""
+
+import hashlib
+import json
+import pathlib
+import struct
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from tacit.codec.quantise import dequantise_sum, inner_bound, quantise, square_norm
+from tacit.codec.ring import RING_BITS, center, low_bits, pack, unpack, wrap
+from tacit.privacy.mask import add_mask, draw_seed, hash_of_integers, mask_key, masked, sum_masks
+from tacit.privacy.noise import gauss, next_key, plain_noise
+from tacit.wire import log, preimage
+from tacit.wire.ids import DeviceKey, Digest, KeyId, Lineage, PlanId, UpdateId, key_id, sha256
+from tacit.wire.keys import SealingKey, SigningKey, device_seed, hedge_key
+from tacit.wire.messages import (
+    LoggedOpened,
+    LoggedPlan,
+    LogKind,
+    Message,
+    encode,
+    entry_of,
+    mark_of,
+    update_hash,
+    update_preimage,
+)
+from tacit.wire.signed import (
+    root_of,
+    sign_credential,
+    sign_enrol,
+    sign_head,
+    sign_head_request,
+    sign_open,
+    sign_opened,
+    sign_prepare,
+    sign_proof,
+    sign_receipt,
+    sign_upload,
+)
+
+HERE = pathlib.Path(__file__).parent
+Json = dict[str, Any]
+
+PLAN = PlanId(sha256(b"plan"))
+SNAPSHOT = sha256(b"snapshot")
+
+
+def stream(name: str, count: int) -> bytes:
+    blocks = (hashlib.sha256(f"{name}/{i}".encode()).digest() for i in range((count + 31) // 32))
+    return b"".join(blocks)[:count]
+
+
+def double(value: float) -> str:
+    return struct.pack(">d", value).hex()
+
+
+def masks() -> Json:
+    """PROTOCOL 17.1."""
+    seed, update_id = bytes(range(32)), bytes(16)
+    key = mask_key(seed, PLAN, update_id)
+    words = np.zeros(8, np.uint32)
+    add_mask(words, key)
+    long = np.zeros(70_001, np.uint32)
+    add_mask(long, key)
+    weighted = sum_masks([key, bytes(16)], [5, 3], 4, 32)
+    return {
+        "plan_id": PLAN.hex(),
+        "seed": seed.hex(),
+        "update_id": update_id.hex(),
+        "mask_key": key.hex(),
+        "words_u32": words.tolist(),
+        "words_by_ring": {str(bits): low_bits(words, bits).tolist() for bits in RING_BITS},
+        "sha256_of_70001_words_packed_in_32_bits": sha256(pack(long, 32)).hex(),
+        "weighted_sum": {"keys": [key.hex(), bytes(16).hex()], "weights": [5, 3], "words": weighted.tolist()},
+    }
+
+
+def packing() -> Json:
+    """PROTOCOL 17.5, for every ring."""
+    rings: Json = {}
+    for bits in RING_BITS:
+        values = np.array([0, 1, -1, 2 ** (bits - 1), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, 5], np.int64)
+        words = wrap(values, bits)
+        rings[str(bits)] = {
+            "values": values.tolist(),
+            "words": words.tolist(),
+            "packed": pack(words, bits).hex(),
+            "centered": center(unpack(pack(words, bits), len(words), bits), bits).tolist(),
+        }
+    return rings
+
+
+def quantising() -> Json:
+    """PROTOCOL 17.4. `random` lists the bytes given for each rounding, and for how many in a row."""
+
+    def case(values: list[float], clip: float, big_q: int, q_in: int, draws: list[bytes]) -> Json:
+        given = iter(draws)
+        integers = quantise(np.array(values), clip, big_q, q_in, lambda count: next(given))
+        return {
+            "values": [double(value) for value in values],
+            "clip": double(clip),
+            "Q": big_q,
+            "Q_in": q_in,
+            "random": [{"hex": draw.hex(), "times": len(list(run))} for draw, run in groupby(draws)],
+            "integers": integers.tolist(),
+            "square_norm": square_norm(integers),
+            "draws_used": len(draws) - sum(1 for _ in given),
+        }
+
+    some = [0.3, -0.3, 0.0, 0.125, -0.5, 1e-300, -1e-12, 0.41]
+    # 499 values just above or below zero and one large: rounded away from zero their squares sum to more than 20^2.
+    many = [0.5] + [1e-3 * (1 if i % 3 else -1) for i in range(1, 500)]
+    away = b"".join(b"\0\0\0\0" if value > 0 else b"\xff" * 4 for value in many)
+    q_in = inner_bound(20, 500)
+    return {
+        "inner_bound": [
+            {"Q": q, "d": d, "Q_in": inner_bound(q, d)}
+            for q, d in ((512, 1_000), (512, 100_000), (1024, 100_000), (2048, 500_000), (20, 500), (6, 1))
+        ],
+        "plain": case(some, 1.0, 512, inner_bound(512, len(some)), [stream("uniforms", 4 * len(some))]),
+        "all_up": case(some, 1.0, 512, inner_bound(512, len(some)), [bytes(4 * len(some))]),
+        "all_down": case(some, 1.0, 512, inner_bound(512, len(some)), [b"\xff" * (4 * len(some))]),
+        "redrawn_once": case(many, 1.0, 20, q_in, [away, stream("second", 2000)]),
+        "truncated": case(many, 1.0, 20, q_in, [away] * 65),
+        "not_truncated": case(many, 1.0, 20, q_in, [away] * 64 + [stream("last", 2000)]),
+    }
+
+
+def noise() -> Json:
+    """PROTOCOL 17.6, then rounded and bound to a batch."""
+    key, root = bytes(32), preimage.root([sha256(b"one"), sha256(b"two")])
+    return {
+        "gauss": {"key": key.hex(), "values": [double(value) for value in gauss(key, 3)]},
+        "gauss_of_4": {"key": key.hex(), "values": [double(value) for value in gauss(key, 4)]},
+        "plain": {
+            "key": key.hex(),
+            "plan_id": PLAN.hex(),
+            "t": 7,
+            "root": root.hex(),
+            "sd": double(665.6),
+            "values": plain_noise(key, PLAN, 7, root, 9, 665.6).tolist(),
+        },
+        "next_key": {
+            "key": key.hex(),
+            "random": bytes(range(32)).hex(),
+            "next": next_key(key, lambda count: bytes(range(count))).hex(),
+        },
+    }
+
+
+# One seal of bytes(range(32)), made once with `tacit.privacy.seal.seal`.
+SEALED = (
+    "ce66b5ded3e84ebd8b14de59a83ce5c1fad381eb9e49d070f0c55e647377ee034b0da802c20c3d85ba779f17dc6c23bfae7b3e"
+    "b853e5bd04a3d0bcd44f9d24c37a09bf4c590654781913e4d77106ddab"
+)
+
+
+def seals() -> Json:
+    """PROTOCOL 17.3: a fixed private key and a recorded ciphertext."""
+    return {
+        "suite": 1,
+        "private": bytes(range(32)).hex(),
+        "public": SealingKey.from_seed(bytes(range(32))).public.hex(),
+        "info": (b"TACIT1/seal\0" + bytes(range(32)) + b"\x01" + bytes(range(16))).hex(),
+        "sealed": SEALED,
+        "seed": bytes(range(32)).hex(),
+    }
+
+
+def keys() -> Json:
+    """A device's branches, and the names of keyholders."""
+    root = bytes(range(32))
+    seed = device_seed(root, PLAN)
+    update_id, q = bytes(range(16)), np.array([3, 0, -4], np.int64)
+    return {
+        "root_secret": root.hex(),
+        "lineage": PLAN.hex(),
+        "device_seed": seed.hex(),
+        "dpk": SigningKey.from_seed(seed).public.hex(),
+        "hedge_key": hedge_key(root).hex(),
+        "seed": {
+            "random": bytes(range(32, 64)).hex(),
+            "j": 2,
+            "update_id": update_id.hex(),
+            "integers": q.tolist(),
+            "q_hash": hash_of_integers(q).hex(),
+            "seed": draw_seed(
+                lambda count: bytes(range(32, 32 + count)),
+                hedge_key(root),
+                2,
+                update_id,
+                hash_of_integers(q),
+            ).hex(),
+        },
+        "key_id": {"hpke_pk": "01" * 32, "sig_pk": "02" * 32, "key_id": key_id(b"\1" * 32, b"\2" * 32).hex()},
+    }
+
+
+def preimages() -> Json:
+    """PROTOCOL 17.2 and 17.10: every preimage, and its SHA-256."""
+    result: Json = {}
+
+    def add(name: str, data: bytes, **fields: Any) -> None:
+        shown = {key: value.hex() if isinstance(value, bytes) else value for key, value in fields.items()}
+        result[name] = {"fields": shown, "bytes": data.hex(), "sha256": sha256(data).hex()}
+
+    for i, (version, k) in enumerate(((0, 1), (7, 2), (2**53 - 1, 3))):
+        update_id, dpk = UpdateId(stream(f"id{i}", 16)), DeviceKey(stream(f"dpk{i}", 32))
+        head_hash, payload_hash = Digest(stream(f"head{i}", 32)), Digest(stream(f"payload{i}", 32))
+        hashes = [Digest(stream(f"h{i}/{j}", 32)) for j in range(k)]
+        name = KeyId(stream(f"key{i}", 16))
+        common: Json = {
+            "plan_id": PLAN,
+            "base_version": version,
+            "update_id": update_id,
+            "dpk": dpk,
+            "payload_hash": payload_hash,
+        }
+        add(
+            f"update_{i}",
+            preimage.update(PLAN, version, head_hash, update_id, dpk, payload_hash, 1, hashes),
+            **common,
+            head_hash=head_hash,
+            suite=1,
+            seal_hashes=[one.hex() for one in hashes],
+        )
+        add(
+            f"seal_info_{i}",
+            preimage.seal_info(k, PLAN, version, update_id, dpk, payload_hash, name),
+            **common,
+            j=k,
+            key_id=name,
+        )
+    one, two = sha256(b"one"), sha256(b"two")
+    root = preimage.root([one, two])
+    dpk, lineage, update_id = DeviceKey(stream("dpk", 32)), Lineage(PLAN), UpdateId(bytes(range(16)))
+    key_ids = [KeyId(b"\1" * 16), KeyId(b"\2" * 16)]
+    result["root"] = {"fields": {"update_hashes": [two.hex(), one.hex()]}, "sha256": root.hex()}
+    add("plan", preimage.plan(PLAN), plan_id=PLAN)
+    add("charter", preimage.charter(one), charter_id=one)
+    add(
+        "head",
+        preimage.head(PLAN, 7, SNAPSHOT, key_ids),
+        plan_id=PLAN,
+        version=7,
+        snapshot_hash=SNAPSHOT,
+        key_ids=[one.hex() for one in key_ids],
+    )
+    add("receipt", preimage.receipt(one, 490_000), update_hash=one, received_hour=490_000)
+    add(
+        "credential",
+        preimage.credential(dpk, lineage, 500_000),
+        dpk=dpk,
+        lineage=lineage,
+        expires_hour=500_000,
+    )
+    add("enrol", preimage.enrol(dpk, lineage, "häuser-7"), dpk=dpk, lineage=lineage, invitation="häuser-7")
+    batch: Json = {"plan_id": PLAN, "t": 7, "snapshot_hash": SNAPSHOT, "root": root}
+    add("prepare", preimage.prepare_request(PLAN, 7, SNAPSHOT, root), **batch)
+    add("open", preimage.open_request(PLAN, 7, SNAPSHOT, root), **batch)
+    add("opened", preimage.opened(PLAN, 7, root, two), plan_id=PLAN, t=7, root=root, masks_hash=two)
+    add(
+        "sign_head",
+        preimage.sign_head_request(PLAN, 8, SNAPSHOT, root, True),
+        plan_id=PLAN,
+        version=8,
+        snapshot_hash=SNAPSHOT,
+        root=root,
+        spoilt=True,
+    )
+    add("proof", preimage.proof(PLAN, update_id, 1, 7), plan_id=PLAN, update_id=update_id, outcome=1, t=7)
+    add("log", preimage.log_entry(one, 3, two), previous=one, kind=3, body_hash=two)
+    return result
+
+
+def messages() -> Json:
+    """PROTOCOL 17.10: whole messages, signed with the keys whose seeds are 32 times one byte."""
+    device, authority, coordinator, keyholder = (SigningKey.from_seed(bytes([i]) * 32) for i in (1, 2, 3, 4))
+    sealing = SealingKey.from_seed(b"\5" * 32)
+    name = key_id(sealing.public, keyholder.public)
+    credential = sign_credential(authority, DeviceKey(device.public), Lineage(PLAN), 500_000)
+    head = sign_head(keyholder, name, PLAN, 0, SNAPSHOT, [name])
+    upload = sign_upload(
+        device,
+        plan_id=PLAN,
+        base_version=0,
+        head_hash=sha256(preimage.head(PLAN, 0, SNAPSHOT, [name])),
+        update_id=UpdateId(bytes(range(16))),
+        payload=bytes.fromhex("010203fffefd"),
+        sealed=[bytes.fromhex(SEALED)],
+        credential=credential,
+    )
+    entry = entry_of(upload, 1)
+    root = root_of([entry])
+    opened = sign_opened(keyholder, name, PLAN, 0, root, bytes.fromhex("0a0b0c0d0e0f"))
+    mark = mark_of(opened)
+    first = log.append(coordinator, log.GENESIS, LogKind.PLAN, encode(LoggedPlan(plan_id=PLAN)))
+    body = encode(LoggedOpened(plan_id=PLAN, t=0, root=root, count=1, marks=(mark,)))
+    second = log.append(coordinator, log.digest(first), LogKind.OPENED, body)
+    all_of_them: dict[str, Message] = {
+        "enrol": sign_enrol(device, Lineage(PLAN), "häuser-7"),
+        "credential": credential,
+        "head_signature": head,
+        "upload": upload,
+        "receipt": sign_receipt(coordinator, upload, 490_000),
+        "entry": entry,
+        "prepare": sign_prepare(coordinator, PLAN, 0, SNAPSHOT, [entry]),
+        "open": sign_open(coordinator, PLAN, 0, SNAPSHOT, [entry]),
+        "opened": opened,
+        "sign_head": sign_head_request(coordinator, PLAN, 1, sha256(b"next"), root=root, opened=[mark]),
+        "proof": sign_proof(coordinator, PLAN, upload.update_id, "opened", 0, [update_hash(upload)]),
+        "log_1": first,
+        "log_2": second,
+    }
+    return {
+        "seeds": {"device": 1, "authority": 2, "coordinator": 3, "keyholder": 4, "sealing": 5},
+        "key_id": name.hex(),
+        "H_UPD": update_preimage(upload).hex(),
+        "root": root.hex(),
+        "log_digests": [log.digest(first).hex(), log.digest(second).hex()],
+        "messages": {kind: encode(message).hex() for kind, message in all_of_them.items()},
+    }
+
+
+def full_round() -> Json:
+    """PROTOCOL 17.8 at W = 1: twelve devices, two keyholders, base versions 5 to 7 opened at t = 7, plain noise.
+
+    The seals are stand-ins of the right length (their hashes matter here, their contents do not).
+    """
+    d, bits, big_q, clip, sd, t = 10, 20, 100, 0.5, 40.0, 7
+    q_in = inner_bound(big_q, d)
+    devices: list[Json] = []
+    sent, keys_of, names = np.zeros(d, np.uint32), ([], []), []
+    true_sum = np.zeros(d, np.int64)
+    for i in range(12):
+        values = np.frombuffer(stream(f"delta{i}", 4 * d), ">u4") / 2**32 - 0.5
+        values = values * (clip / max(clip, float(np.linalg.norm(values))))
+        uniforms = stream(f"uniforms{i}", 4 * d)
+        q = quantise(values, clip, big_q, q_in, lambda count, given=uniforms: given)
+        update_id, key = UpdateId(stream(f"id{i}", 16)), SigningKey.from_seed(stream(f"device{i}", 32))
+        seeds = [stream(f"seed{i}/{j}", 32) for j in (1, 2)]
+        mask_keys = [mask_key(seed, PLAN, update_id) for seed in seeds]
+        payload = pack(masked(q, mask_keys, bits), bits)
+        seal_hashes = [sha256(stream(f"sealed{i}/{j}", 80)) for j in (1, 2)]
+        head_hash, version = sha256(f"head {5 + i % 3}".encode()), 5 + i % 3
+        dpk = DeviceKey(key.public)
+        h_upd = preimage.update(PLAN, version, head_hash, update_id, dpk, sha256(payload), 1, seal_hashes)
+        names.append(sha256(h_upd))
+        sent += unpack(payload, d, bits)
+        true_sum += q
+        for mine, one in zip(keys_of, mask_keys, strict=True):
+            mine.append(one)
+        devices.append(
+            {
+                "values": [double(float(value)) for value in values],
+                "uniforms": uniforms.hex(),
+                "integers": q.tolist(),
+                "update_id": update_id.hex(),
+                "base_version": version,
+                "head_hash": head_hash.hex(),
+                "dpk": dpk.hex(),
+                "seeds": [seed.hex() for seed in seeds],
+                "seal_hashes": [one.hex() for one in seal_hashes],
+                "payload": payload.hex(),
+                "update_hash": sha256(h_upd).hex(),
+            }
+        )
+    root = preimage.root(names)
+    total, all_noise, keyholders = sent, np.zeros(d, np.int64), []
+    for j, mine in enumerate(keys_of):
+        noise_key = bytes([j + 1]) * 32
+        own = plain_noise(noise_key, PLAN, t, root, d, sd)
+        answer = low_bits(sum_masks(mine, [1] * len(mine), d, bits) - wrap(own, 32), bits)
+        keyholders.append({"noise_key": noise_key.hex(), "noise": own.tolist(), "masks": pack(answer, bits).hex()})
+        total = total - answer
+        all_noise += own
+    result = center(total, bits)
+    assert result.tolist() == (true_sum + all_noise).tolist()
+    return {
+        "plan_id": PLAN.hex(),
+        "d": d,
+        "bits": bits,
+        "Q": big_q,
+        "Q_in": q_in,
+        "clip": double(clip),
+        "sd": double(sd),
+        "t": t,
+        "devices": devices,
+        "root": root.hex(),
+        "keyholders": keyholders,
+        "sum": result.tolist(),
+        "mean": [double(float(value)) for value in dequantise_sum(result, clip, q_in, len(devices))],
+    }
+
+
+VECTORS = {
+    "mask": masks,
+    "packing": packing,
+    "quantise": quantising,
+    "noise": noise,
+    "seal": seals,
+    "keys": keys,
+    "preimages": preimages,
+    "messages": messages,
+    "round": full_round,
+}
+
+
+def text(name: str) -> str:
+    return json.dumps(VECTORS[name](), indent=1, ensure_ascii=False) + "\n"
+
+
+def read(name: str) -> Json:
+    return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    for vector in VECTORS:
+        (HERE / f"{vector}.json").write_text(text(vector), encoding="utf-8")
+        print(f"wrote tests/vectors/{vector}.json")
