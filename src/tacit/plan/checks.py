@@ -1,0 +1,146 @@
+"""The numbers of a Plan: the inequalities every reader checks (device, coordinator, keyholder).
+
+Nothing is trusted because it is signed: what can be computed is computed again. `broken_numbers` returns
+the first sentence that does not hold, with its values, or nothing.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
+from tacit.codec.ring import RING_BITS
+from tacit.plan.layout import TensorPlace, padded_size
+from tacit.plan.manifest import Charter, Manifest
+from tacit.plan.tape import ALIGNMENT, Kind
+from tacit.wire.ids import key_id
+
+MOST_VALUES = 1 << 28
+
+
+def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: Mapping[str, int]) -> str | None:
+    """The first thing that does not hold, in words; None where everything does."""
+    for check in (
+        _charter(manifest, charter, author),
+        _model(manifest, blobs),
+        _sums(manifest),
+        _privacy(manifest, charter),
+    ):
+        for sentence in check:
+            return sentence
+    return None
+
+
+def _charter(manifest: Manifest, charter: Charter, author: bytes) -> Iterator[str]:
+    if charter.author != author:
+        yield "the charter names another author"
+    if not manifest.keyholders:
+        yield "it names no keyholder"
+    for card in manifest.keyholders:
+        if card.sig_pk not in charter.keyholders:
+            yield f"keyholder {card.key_id.hex()[:8]} is not in the charter"
+        if len(card.sig_pk) != 32 or len(card.hpke_pk) != 32 or card.key_id != key_id(card.hpke_pk, card.sig_pk):
+            yield f"keyholder {card.key_id.hex()[:8]} has an id that is not that of its keys"
+    if len({card.sig_pk for card in manifest.keyholders}) != len(manifest.keyholders):
+        yield "one keyholder is named twice"
+    if manifest.limits.expires_at > charter.expires_at:
+        yield "it outlives its charter"
+    if len(manifest.enrolment) != 32 or len(manifest.coordinator) != 32:
+        yield "the keys of coordinator and enrolment must be 32 bytes each"
+
+
+def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
+    program = manifest.program
+    if program.runtime != "tape/1":
+        yield f"its runtime is {program.runtime!r}, this tacit plays 'tape/1'"
+    needed = {"frozen", "initial", *(f"tape/{k.name.lower()}" for k in Kind if k is not Kind.PREFIX)}
+    if program.kept:
+        needed.add("tape/prefix")
+    for name in sorted(needed - blobs.keys()):
+        yield f"{name} is missing"
+    for name in sorted(blobs.keys() - needed):
+        yield f"{name} has no use"
+    if not 0 < program.d <= MOST_VALUES or program.microbatch < 1:
+        yield f"it trains {program.d} values in micro-batches of {program.microbatch}"
+    state = 0
+    for place in program.places:
+        if reason := _misplaced(place):
+            yield f"tensor {place.name}: {reason}"
+        elif place.place == "state":
+            state += math.prod(place.shape)
+        elif place.offset + 4 * padded_size(place) > blobs.get("frozen", 0):
+            yield f"tensor {place.name} lies outside the frozen weights"
+    if state != program.d:
+        yield f"its trained tensors hold {state} values and it says d = {program.d}"
+    if blobs.get("initial") != 4 * program.d:
+        yield f"Snapshot 0 has {blobs.get('initial')} bytes where d = {program.d} needs {4 * program.d}"
+    bias = program.logit_bias
+    if manifest.local.balance and (bias is None or not 0 <= bias <= program.d - (program.label.classes or 0)):
+        yield "balanced training needs the place of a trained output bias"
+    if not (manifest.local.epochs >= 1 and manifest.local.minibatch >= 1):
+        yield "a visit has no step (epochs and minibatch must be at least 1)"
+    for name, value in (("rate", program.optimizer.rate), ("server_rate", manifest.server_rate)):
+        if not 0 < value < math.inf:
+            yield f"{name} = {value:g} is not a positive number"
+
+
+def _misplaced(place: TensorPlace) -> str | None:
+    if not place.shape or any(size < 1 for size in place.shape) or math.prod(place.shape) > MOST_VALUES:
+        return f"shape {place.shape} is not possible"
+    if place.offset < 0 or place.offset % ALIGNMENT:
+        return f"offset {place.offset} is not a multiple of {ALIGNMENT}"
+    if place.form == "conv" and len(place.shape) != 4:
+        return "a convolution's weight has four dimensions"
+    if place.form == "dense" and len(place.shape) != 2:
+        return "a dense weight has two dimensions"
+    if place.form == "vector" and len(place.shape) != 1:
+        return "a vector has one dimension"
+    if place.image is not None and (place.form != "dense" or math.prod(place.image) != place.shape[-1]):
+        return f"its columns are not an image {place.image}"
+    return None
+
+
+def _sums(manifest: Manifest) -> Iterator[str]:
+    quant, batch, d = manifest.quantisation, manifest.batch, manifest.program.d
+    if quant.bits not in RING_BITS:
+        yield f"a ring of {quant.bits} bits is not one of {RING_BITS}"
+    if not 0 < quant.q < 1 << 20:
+        yield f"Q = {quant.q} is not between 1 and 2^20"
+        return
+    if not 0 < quant.clip < math.inf:
+        yield f"the clip {quant.clip:g} is not a positive number"
+    if not 0 < quant.q_in <= inner_bound(quant.q, d):
+        yield f"Q_in = {quant.q_in} is not between 1 and floor(sqrt(Q² - d/4 - 5Q)) = {inner_bound(quant.q, d)}"
+    if not 1 <= batch.threshold <= batch.target <= batch.most:
+        yield f"threshold {batch.threshold} ≤ target {batch.target} ≤ most {batch.most} does not hold"
+    if len(batch.weights) != batch.max_age + 1:
+        yield f"it has {len(batch.weights)} age weights for ages 0 to {batch.max_age}"
+    if any(w != 1 for w in batch.weights):
+        # Heavier fresh Updates need noise that nobody who sees the sum can take away (PROTOCOL, the W rule).
+        yield "age weights other than 1 are not allowed with this noise"
+    noise = manifest.noise
+    total = sigma_total(len(manifest.keyholders), noise.sigma, noise.sensitivity, batch.weight_most, quant.q)
+    if not ring_fits(quant.bits, batch.most, batch.weight_most, quant.q, total):
+        room = batch.most * batch.weight_most * quant.q + 8 * total
+        yield (
+            f"a sum may wrap: n·W·Q + 8·σ_tot = {batch.most}·{batch.weight_most}·{quant.q} + 8·{total:.1f} = {room:.0f}"
+            f" is not below 2^{quant.bits - 1} = {1 << quant.bits - 1}"
+        )
+
+
+def _privacy(manifest: Manifest, charter: Charter) -> Iterator[str]:
+    noise, part = manifest.noise, manifest.participation
+    if not 0 < noise.sigma < math.inf:
+        yield f"sigma = {noise.sigma:g}: noise is never zero"
+        return
+    if not 0 < noise.delta < 1e-3:
+        yield f"delta = {noise.delta:g} is not between 0 and 0.001"
+    if part.landings < 1 or part.separation < 1 or noise.snapshots < 1:
+        yield "landings, separation and snapshots must be at least 1"
+        return
+    sensitivity = math.sqrt(part.landings)
+    if noise.sensitivity < sensitivity * (1 - 1e-12):
+        yield f"it claims sensitivity {noise.sensitivity:g}; {part.landings} landings have {sensitivity:g}"
+    if noise.mu2_total < 1 / noise.sigma**2 * (1 - 1e-12):
+        yield f"it claims a budget of mu² = {noise.mu2_total:g}; sigma = {noise.sigma:g} spends {1 / noise.sigma**2:g}"
+    if noise.mu2_total > charter.mu2_total * (1 + 1e-12):
+        yield f"mu² = {noise.mu2_total:g} is more than the charter's {charter.mu2_total:g}"

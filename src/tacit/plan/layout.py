@@ -1,0 +1,88 @@
+"""Where each tensor of the model stands: its panels, and its place in the flat order of a Snapshot.
+
+A Snapshot is one float32 vector of d values: the subset's tensors in the Plan's order, each flattened as
+PyTorch does. The engine keeps the same values in zero-padded panels. `permutation` says where each of
+the d values stands in STATE, so loading a Snapshot and taking a delta are one indexed copy.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+PANEL = 16
+
+Form = Literal["vector", "dense", "conv"]
+Place = Literal["state", "frozen"]
+
+
+class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One parameter or buffer: PyTorch's name and shape, and its place in a region.
+
+    `image` is (C, H, W) where a dense layer reads a flattened image: PyTorch flattens channels first and
+    the engine channels last, so the weight's columns are permuted once, here, instead of at every step.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    form: Form
+    place: Place
+    offset: int  # bytes into the region, a multiple of 64
+    image: tuple[int, int, int] | None = None
+
+
+def padded_size(place: TensorPlace) -> int:
+    """How many float32 the panels take.
+
+    >>> padded_size(TensorPlace("fc.weight", (10, 64), "dense", "state", 0))
+    1024
+    """
+    rows = -(-place.shape[0] // PANEL) * PANEL
+    return rows * math.prod(place.shape[1:])
+
+
+def positions(place: TensorPlace) -> NDArray[np.int64]:
+    """For each value in PyTorch's order, its index in the tensor's panels.
+
+    >>> positions(TensorPlace("fc.bias", (3,), "vector", "state", 0)).tolist()
+    [0, 1, 2]
+    """
+    shape = place.shape
+    if place.form == "vector":
+        return np.arange(math.prod(shape), dtype=np.int64)
+    inner = math.prod(shape[1:])
+    if place.form == "conv":
+        outputs, channels, high, wide = shape
+        column = np.arange(inner, dtype=np.int64).reshape(high, wide, channels).transpose(2, 0, 1).ravel()
+    elif place.image is not None:
+        outputs, (channels, high, wide) = shape[0], place.image
+        column = np.arange(inner, dtype=np.int64).reshape(high, wide, channels).transpose(2, 0, 1).ravel()
+    else:
+        outputs, column = shape[0], np.arange(inner, dtype=np.int64)
+    output = np.arange(outputs, dtype=np.int64)[:, None]
+    return ((output // PANEL) * inner * PANEL + column[None, :] * PANEL + output % PANEL).ravel()
+
+
+def pack(values: NDArray[np.float32], place: TensorPlace) -> NDArray[np.float32]:
+    """A tensor as panels, zero-padded.
+
+    >>> pack(np.ones((3,), np.float32), TensorPlace("b", (3,), "vector", "state", 0)).sum()
+    np.float32(3.0)
+    """
+    panels = np.zeros(padded_size(place), np.float32)
+    panels[positions(place)] = values.reshape(-1)
+    return panels
+
+
+def unpack(panels: NDArray[np.float32], place: TensorPlace) -> NDArray[np.float32]:
+    """The tensor in PyTorch's shape; the inverse of `pack`."""
+    return panels[positions(place)].reshape(place.shape)
+
+
+def permutation(places: Sequence[TensorPlace]) -> NDArray[np.int64]:
+    """Where each of a Snapshot's d values stands in the STATE region, in float32 elements."""
+    parts = [positions(place) + place.offset // 4 for place in places if place.place == "state"]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)

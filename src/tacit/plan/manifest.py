@@ -1,0 +1,134 @@
+"""The manifest: everything a Plan says, as signed data.
+
+Its bytes are JSON in one canonical form (what `encode` writes); they are hashed and signed as written,
+and `plan_id` is their SHA-256. A key that is unknown, missing or doubled makes the Plan unreadable.
+Integers stay below 2**53, so every language reads them exactly. Byte strings are base64.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from tacit.plan.program import Program
+
+FORMAT = 1
+
+
+class KeyholderCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to reach one keyholder and seal to it. `key_id` names this pair of keys."""
+
+    sig_pk: bytes
+    hpke_pk: bytes
+    key_id: bytes
+    url: str
+
+
+class Charter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an owner and each keyholder's operator agree to, once per Task. Plans inside it need no further word."""
+
+    title: str
+    purpose: str
+    data_sources: tuple[str, ...]
+    author: bytes
+    keyholders: tuple[bytes, ...]  # their signing keys
+    most_plans: int
+    mu2_total: float
+    unit: Literal["device"]
+    expires_at: int  # seconds since 1970
+
+
+class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PROTOCOL 6.1: a delta of norm `clip` becomes integers with sum of squares at most `q` squared."""
+
+    bits: int
+    q: int
+    q_in: int
+    clip: float
+    rounding: Literal["stochastic-cond/1"] = "stochastic-cond/1"
+
+
+class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which Updates may be opened together."""
+
+    target: int  # a batch closes at this many
+    most: int  # and never holds more
+    threshold: int  # nor is opened with fewer
+    max_age: int  # an Update may start from a Snapshot this many versions old
+    weights: tuple[int, ...]  # by age, 0..max_age
+
+    @property
+    def weight_most(self) -> int:
+        return max(self.weights)
+
+
+class Participation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device spends: at most `landings` Updates in the Plan's life."""
+
+    landings: int
+    separation: int = 1
+    cohort: Literal["train", "eval"] = "train"
+
+
+class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every keyholder adds to every sum, and what that is worth.
+
+    One sum gets a rounded Gaussian of standard deviation `sigma * sensitivity * W * Q` a coordinate;
+    over the Plan's life a device is then protected with mu = 1/sigma (Gaussian differential privacy).
+    """
+
+    mechanism: Literal["plain/1"]
+    sigma: float
+    sensitivity: float  # S_C: sqrt(landings) for plain/1
+    snapshots: int  # most batches ever opened
+    mu2_total: float
+    delta: float
+    unit: Literal["device"] = "device"
+
+
+class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one visit does: `epochs` passes in minibatches of `minibatch`, each split into micro-batches."""
+
+    epochs: int
+    minibatch: int
+    balance: bool = False
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device grants this Plan at most; it refuses a Plan that asks for more than its owner allows."""
+
+    max_upload_bytes: int
+    max_memory: int
+    max_seconds: int
+    expires_at: int
+
+
+class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A stretch of the bundle behind the manifest, 64-byte aligned, in the order of the list."""
+
+    name: str
+    size: int
+    sha256: bytes
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    title: str
+    charter_id: bytes
+    created_at: int
+    program: Program
+    local: LocalTraining
+    server_rate: float
+    quantisation: Quantisation
+    batch: BatchRule
+    participation: Participation
+    noise: Noise
+    keyholders: tuple[KeyholderCard, ...]
+    enrolment: bytes  # the enrolment authority's signing key
+    coordinator: bytes  # the coordinator's signing key
+    limits: Limits
+    blobs: tuple[Blob, ...]
+
+
+def encode(value: Manifest | Charter) -> bytes:
+    """The canonical bytes."""
+    return msgspec.json.encode(value)

@@ -1,0 +1,202 @@
+"""A Plan's file: what was signed is what is read, and whatever does not hold is refused in a sentence."""
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tacit.plan import manifest as canonical
+from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
+from tacit.plan.program import KeptTensor
+from tacit.wire.keys import SigningKey
+from tests.factory import World, make_world
+
+change = msgspec.structs.replace
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("plan"), keyholders=2)
+
+
+def rebuilt(world: World, edit) -> bytes:
+    """The same Plan with an edited manifest, signed again by its author."""
+    plan = world.plan
+    blobs = {name: blob.tobytes() for name, blob in plan.blobs.items()}
+    return build_plan(edit(plan.manifest), plan.charter, blobs, world.author)
+
+
+def test_a_plan_is_read_back_from_its_file_without_torch(world: World):
+    plan = read_plan(world.plan_file)
+
+    assert plan.plan_id == world.plan.plan_id
+    assert plan.manifest == world.plan.manifest
+    assert decode_snapshot(plan.initial_snapshot, plan.manifest.program.d).tolist()[:3] == [0, 0.125, 0.25]
+    assert plan.playable().program.d == plan.manifest.program.d
+
+
+def test_the_same_parts_give_the_same_bytes(world: World):
+    assert rebuilt(world, lambda m: m) == bytes(world.plan.raw)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_changed_byte_is_refused(world: World, data: st.DataObject):
+    raw = bytearray(world.plan.raw)
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= data.draw(st.integers(1, 255))
+
+    with pytest.raises(PlanRefused):
+        parse_plan(bytes(raw))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_cut_or_added_byte_is_refused(world: World, data: st.DataObject):
+    raw = bytes(world.plan.raw)
+    cut = data.draw(st.integers(0, len(raw) - 1))
+
+    for damaged in (raw[:cut], raw + data.draw(st.binary(min_size=1, max_size=100))):
+        with pytest.raises(PlanRefused):
+            parse_plan(damaged)
+
+
+@given(st.binary(max_size=400))
+def test_bytes_from_anywhere_are_refused_in_a_sentence(data: bytes):
+    for attempt in (data, b"TACITPLN" + data):
+        with pytest.raises(PlanRefused):
+            parse_plan(attempt)
+
+
+def test_a_plan_of_a_newer_format_says_so(world: World):
+    raw = bytearray(world.plan.raw)
+    struct.pack_into("<I", raw, 8, 2)
+
+    with pytest.raises(PlanRefused, match=r"format 2.*newer tacit; update"):
+        parse_plan(bytes(raw))
+
+
+def test_an_unsigned_plan_says_so(world: World):
+    raw = bytearray(world.plan.raw)
+    raw[56:120] = bytes(64)
+
+    with pytest.raises(PlanRefused, match="not signed"):
+        parse_plan(bytes(raw))
+
+
+def test_a_plan_signed_by_somebody_else_says_so(world: World):
+    raw = bytearray(world.plan.raw)
+    raw[24:56] = SigningKey.from_seed(os.urandom(32)).public
+
+    with pytest.raises(PlanRefused, match="signature"):
+        parse_plan(bytes(raw))
+
+
+def test_a_key_given_twice_in_the_manifest_is_refused(world: World):
+    plan = world.plan
+    doubled = canonical.encode(plan.manifest).replace(b'{"format":1', b'{"format":1,"format":1', 1)
+    charter = canonical.encode(plan.charter)
+    raw = bytes(plan.raw)
+    header = bytearray(raw[:192])
+    struct.pack_into("<II", header, 12, len(doubled), len(charter))
+    plan_id = hashlib.sha256(doubled).digest()
+    header[56:120] = world.author.sign(b"TACIT1/plan\0" + plan_id)
+    padded = (bytes(header) + doubled + charter).ljust(-(-(192 + len(doubled) + len(charter)) // 64) * 64, b"\0")
+
+    with pytest.raises(PlanRefused, match="canonical"):
+        parse_plan(padded)
+
+
+def with_batch(**changes):
+    return lambda m: change(m, batch=change(m.batch, **changes))
+
+
+def with_noise(**changes):
+    return lambda m: change(m, noise=change(m.noise, **changes))
+
+
+def with_quant(**changes):
+    return lambda m: change(m, quantisation=change(m.quantisation, **changes))
+
+
+def with_program(**changes):
+    return lambda m: change(m, program=change(m.program, **changes))
+
+
+def with_place(**changes):
+    return lambda m: change(
+        m, program=change(m.program, places=(change(m.program.places[0], **changes), *m.program.places[1:]))
+    )
+
+
+NUMBERS = {
+    "a sum may wrap: n·W·Q + 8·σ_tot": with_quant(bits=12),
+    "a ring of 13 bits": with_quant(bits=13),
+    "Q_in = ": with_quant(q_in=512),
+    "Q = 1048576": with_quant(q=1 << 20),
+    "the clip": with_quant(clip=0.0),
+    "threshold 9": with_batch(threshold=9),
+    "age weights for ages": with_batch(weights=(1,)),
+    "age weights other than 1": with_batch(weights=(2, 1, 1)),
+    "noise is never zero": with_noise(sigma=0.0),
+    "delta = ": with_noise(delta=0.5),
+    "it claims sensitivity": with_noise(sensitivity=1.0),
+    "it claims a budget": with_noise(mu2_total=1.0),
+    "more than the charter's": with_noise(mu2_total=1e300),
+    "landings, separation": lambda m: change(m, participation=change(m.participation, landings=0)),
+    "it outlives its charter": lambda m: change(m, limits=change(m.limits, expires_at=2**40)),
+    "is not in the charter": lambda m: change(
+        m, keyholders=(change(m.keyholders[0], sig_pk=bytes(32)), m.keyholders[1])
+    ),
+    "an id that is not that of its keys": lambda m: change(
+        m, keyholders=(change(m.keyholders[0], key_id=bytes(16)), m.keyholders[1])
+    ),
+    "named twice": lambda m: change(m, keyholders=(m.keyholders[0],) * 2),
+    "it names no keyholder": lambda m: change(m, keyholders=()),
+    "32 bytes each": lambda m: change(m, coordinator=b"short"),
+    "its runtime is": with_program(runtime="tape/9"),
+    "it says d = ": with_program(d=31),
+    "micro-batches of 0": with_program(microbatch=0),
+    "a visit has no step": lambda m: change(m, local=change(m.local, epochs=0)),
+    "server_rate = 0": lambda m: change(m, server_rate=0.0),
+    "not a multiple of 64": with_place(offset=4),
+    "a dense weight has two": with_place(form="dense"),
+    "a convolution's weight": with_place(form="conv"),
+    "balanced training": lambda m: change(m, local=change(m.local, balance=True)),
+    "tape/prefix is missing": with_program(kept=(KeptTensor("flat", 0, 64),)),
+}
+
+
+@pytest.mark.parametrize("said", NUMBERS)
+def test_numbers_that_do_not_hold_are_refused_with_their_values(world: World, said: str):
+    with pytest.raises(PlanRefused) as refused:
+        rebuilt(world, NUMBERS[said])
+
+    assert said in str(refused.value)
+
+
+def test_a_missing_or_useless_blob_is_refused(world: World):
+    plan = world.plan
+    blobs = {name: blob.tobytes() for name, blob in plan.blobs.items()}
+
+    for wrong in ({k: v for k, v in blobs.items() if k != "tape/train"}, {**blobs, "readme": b"hello"}):
+        with pytest.raises(PlanRefused, match=r"tape/train is missing|readme has no use"):
+            build_plan(plan.manifest, plan.charter, wrong, world.author)
+
+
+def test_a_file_that_is_missing_says_how_to_make_one(tmp_path: Path):
+    with pytest.raises(PlanRefused, match="tacit compile"):
+        read_plan(tmp_path / "none.tacit")
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=40))
+def test_a_snapshot_is_its_values(values):
+    array = np.array(values, np.float32)
+
+    assert np.array_equal(decode_snapshot(encode_snapshot(array), len(values)), array)
