@@ -1,0 +1,330 @@
+"""The agent: one device in one Plan, from the join link to the end of the Plan.
+
+A round is: deliver what is in the outbox, look at HEAD, ask what became of earlier Updates, decide, and
+perhaps train. Everything that must survive a kill is in the ledger before the next step begins, so a
+round that is cut off anywhere is simply begun again.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from tacit.device import events, participation
+from tacit.device.backoff import backoff_seconds
+from tacit.device.client import AnswerBroken, Client, Refused, Unreachable
+from tacit.device.decision import Go, Never, NotNow, send_now, train_now
+from tacit.device.events import Event
+from tacit.device.examples import Examples, read_examples, split
+from tacit.device.home import agent_lock
+from tacit.device.joining import Membership, branch, fetched_plan, member_of
+from tacit.device.ledger import Ledger
+from tacit.device.link import JoinLink, parse_link
+from tacit.device.outbox import Outbox
+from tacit.device.settings import JoinSettings
+from tacit.device.trust import Seen, verified_head
+from tacit.device.world import AskedToStop, World
+from tacit.errors import TacitError
+from tacit.plan.bundle import Plan
+from tacit.privacy.trust import sentence
+from tacit.wire.codes import Code
+from tacit.wire.ids import Digest
+from tacit.wire.messages import Head
+
+if TYPE_CHECKING:  # the engine is loaded by the first visit: delivering an Update needs none
+    from tacit.device.trainer import Trainer
+
+# After these another Update may be accepted; after all others it would meet the same answer.
+_ONLY_THIS_UPDATE = frozenset({Code.E_STALE, Code.E_DUP_DEVICE})
+_RUN_OVER = frozenset({Code.E_BUDGET, Code.E_EXPIRED, Code.E_HALTED, Code.E_STATE_LOST, Code.E_PARTICIPATION})
+
+T = TypeVar("T")
+
+
+def run(
+    settings: JoinSettings,
+    report: Callable[[Event], None],
+    should_stop: Callable[[], bool] | None = None,
+    world: World | None = None,
+) -> events.Ended:
+    """Trains and sends until the Plan is over for this device, or `should_stop`; reports `Ended` last.
+
+    Raises `InputError` for what only the owner can put right, and `TacitError` where going on would help
+    nobody. An unreachable coordinator is neither: it is waited for.
+    """
+    link = parse_link(settings.link)
+    world = world or World()
+    if should_stop is not None:
+        world = replace(world, should_stop=should_stop)
+    with agent_lock(settings.home), Ledger.open(settings.home, world.random) as ledger:
+        patience = _Patience(report, world)
+        try:
+            ended = _join(settings, link, ledger, patience).run()
+        except AskedToStop:
+            ended = events.Ended("asked to stop", patience.accepted)
+    report(ended)
+    return ended
+
+
+class _Patience:
+    """Waits for what may come later, and says why once, not at every look."""
+
+    def __init__(self, report: Callable[[Event], None], world: World):
+        self.report, self.world = report, world
+        self.accepted = 0
+        self._said: str | None = None
+
+    def until_answered(self, ask: Callable[[], T]) -> T:
+        failures = 0
+        while True:
+            try:
+                return ask()
+            except TacitError as error:
+                if not error.retryable:
+                    raise
+                failures += 1
+                at_least: float = getattr(error, "retry_after", None) or 0.0
+                seconds = backoff_seconds(failures, self.world.random, at_least=at_least)
+                self.wait(NotNow(str(error), seconds))
+
+    def wait(self, answer: NotNow) -> None:
+        if answer.reason != self._said and answer.seconds > 0:
+            self.report(events.Waiting(answer.reason, answer.seconds))
+        self._said = answer.reason
+        self.world.wait(answer.seconds)
+
+
+@dataclass(frozen=True)
+class _Latest:
+    """The newest verified HEAD."""
+
+    head: Head
+    head_hash: Digest
+
+
+def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Patience) -> "_Agent":
+    """Everything that is asked before the first round."""
+    ledger.drop_unfinished()
+    client = Client(link)
+    plan: Plan = patience.until_answered(lambda: fetched_plan(settings.home, link, client))
+    member = member_of(plan, ledger, settings, patience.world.now())
+    manifest = member.manifest
+    program, landings = manifest.program, manifest.participation.landings
+    examples = read_examples(settings.data, program.inputs, program.label)
+    training, validation = split(len(examples), branch(ledger.root_secret, "split"), settings.validation)
+    ledger.pin(
+        member.plan_id,
+        author=plan.author,
+        lineage=member.lineage,
+        title=manifest.title,
+        server=link.server,
+        landings=landings,
+        delta=manifest.noise.delta,
+    )
+    patience.report(
+        events.Joined(
+            plan_id=plan.plan_id,
+            title=manifest.title,
+            server=link.server,
+            trust=str(member.trust),
+            trust_sentence=sentence(member.trust),
+            privacy_sentence=member.statement.sentence,
+            examples=len(examples),
+            held_back=len(validation),
+            training_bytes=program.resources.training_bytes,
+            landings_used=ledger.standing(member.plan_id).landings_used,
+            landings=landings,
+        )
+    )
+    outbox = Outbox(member, ledger, client, patience.world.second)
+    return _Agent(
+        settings, member, ledger, client, outbox, patience, examples.take(training), examples.take(validation)
+    )
+
+
+class _Agent:
+    def __init__(
+        self,
+        settings: JoinSettings,
+        member: Membership,
+        ledger: Ledger,
+        client: Client,
+        outbox: Outbox,
+        patience: _Patience,
+        training: Examples,
+        validation: Examples,
+    ):
+        self.settings, self.member, self.manifest = settings, member, member.manifest
+        self.ledger, self.client, self.outbox = ledger, client, outbox
+        self.patience, self.report, self.world = patience, patience.report, patience.world
+        self.training: Examples | None = training
+        self.validation = validation
+        self.trainer: Trainer | None = None
+        self.etag: str | None = None
+        self.latest: _Latest | None = None
+        self.given_up: int | None = None  # the version whose visit failed here and would fail again
+
+    def run(self) -> events.Ended:
+        while True:
+            answer = self.patience.until_answered(self._round)
+            if isinstance(answer, events.Ended):
+                return answer
+            self.patience.wait(answer)
+
+    def _round(self) -> events.Ended | NotNow:
+        self.world.wait(0)  # the owner's wish to stop comes before everything
+        answer = self._deliver()
+        if answer is not None:
+            return answer
+        self._settle(self._look().head.version)
+        latest = self._newest()
+        version = latest.head.version
+        decision = train_now(
+            self.manifest,
+            version,
+            self.ledger.standing(self.member.plan_id),
+            self.settings.wishes,
+            self.world.conditions(),
+            self.world.clock(),
+            self.member.mu2_most,
+            self.settings.poll,
+        )
+        match decision:
+            case Never(reason):
+                return self._ended(reason)
+            case Go() if version != self.given_up:
+                return self._visit(latest)
+            case Go():
+                return self._over() or NotNow(
+                    f"the visit to Snapshot {version} was dropped; the next one is tried", self.settings.poll
+                )
+            case NotNow():
+                return self._over() or decision
+
+    def _deliver(self) -> events.Ended | NotNow | None:
+        """Empties the outbox, as far as it may leave now."""
+        for state in self.ledger.unanswered(self.member.plan_id):
+            again = isinstance(state, participation.Sent)
+            decision = send_now(
+                self.manifest,
+                state.debt.made_at,
+                0.0 if again else self._jitter(state.debt),
+                self.settings.wishes,
+                self.world.conditions(),
+                self.world.clock(),
+            )
+            if isinstance(decision, Never):
+                return self._ended(decision.reason)
+            if isinstance(decision, NotNow):
+                return decision
+            self.report(events.Sent(state.debt.update_id, state.offer.version, state.debt.size, again))
+            delivered = self.outbox.deliver(state)
+            if isinstance(delivered.state, participation.Expired):
+                self.report(events.Expired(state.debt.update_id, delivered.state.reason))
+            else:
+                self._accepted(delivered.state)
+                if self.settings.once:
+                    return events.Ended("one Update was accepted, as asked", self.patience.accepted)
+            refusal = delivered.refusal
+            if refusal is not None and refusal.code not in _ONLY_THIS_UPDATE:
+                if refusal.code in _RUN_OVER:
+                    return self._ended(f"the coordinator takes no more Updates: {refusal.reason}")
+                raise refusal
+        return None
+
+    def _accepted(self, state: participation.Receipted | participation.Settled) -> None:
+        self.patience.accepted += 1
+        standing = self.ledger.standing(self.member.plan_id)
+        self.report(
+            events.Received(
+                state.debt.update_id,
+                state.offer.version,
+                standing.landings_used,
+                self.manifest.participation.landings,
+                standing.mu2_device,
+            )
+        )
+
+    def _jitter(self, debt: participation.Debt) -> float:
+        """A wait drawn once for each Update: out of its id, so that a restart does not draw another."""
+        drawn = hashlib.sha256(self.member.order_secret + debt.update_id).digest()
+        return self.settings.jitter * int.from_bytes(drawn[:4], "big") / 2**32
+
+    def _look(self) -> _Latest:
+        """The newest HEAD, verified and remembered."""
+        offered = self.client.head(self.etag)
+        if offered is None:
+            return self._newest()
+        head, plan_id = offered.head, self.member.plan_id
+        seen = Seen(self.ledger.newest_version(plan_id), self.ledger.snapshot_seen(plan_id, head.version))
+        head_hash = verified_head(head, plan_id, self.manifest, seen)
+        self.ledger.see(plan_id, head.version, head.snapshot_hash)
+        self.latest, self.etag = _Latest(head, head_hash), offered.etag
+        return self.latest
+
+    def _newest(self) -> _Latest:
+        if self.latest is None:
+            raise AnswerBroken("the coordinator says its HEAD has not changed, and this device has seen none")
+        return self.latest
+
+    def _settle(self, newest: int, over: bool = False) -> None:
+        """Asks after Updates that a batch may have taken by now; after all of them once the run is over."""
+        for state in self.ledger.unsettled(self.member.plan_id):
+            if isinstance(state, participation.Receipted) and (over or state.offer.version < newest):
+                match self.outbox.settle(state, newest):
+                    case participation.Settled(opened_in=t):
+                        self.report(events.Settled(state.debt.update_id, t))
+                    case participation.Expired(reason=reason):
+                        self.report(events.Expired(state.debt.update_id, reason))
+                    case None:
+                        pass
+
+    def _visit(self, latest: _Latest) -> NotNow:
+        from tacit.device.trainer import Dropped
+
+        outcome = self._ready().visit(latest.head, latest.head_hash, self._newest_version)
+        if isinstance(outcome, Dropped):
+            self.report(events.Dropped(outcome.version, outcome.reason))
+            self.given_up = outcome.version if outcome.for_good else None
+        return NotNow("", 0.0)  # the next round delivers, or looks for another Snapshot
+
+    def _ready(self) -> "Trainer":
+        from tacit.device.trainer import Trainer
+
+        if self.trainer is None:
+            assert self.training is not None
+            self.trainer = Trainer(
+                self.member,
+                self.training,
+                self.validation,
+                self.settings,
+                self.ledger,
+                self.client,
+                self.report,
+                self.world,
+            )
+            self.training = None  # the trainer holds what it needs; with a prefix that is not the inputs
+        return self.trainer
+
+    def _newest_version(self) -> int:
+        try:
+            return self._look().head.version
+        except (Unreachable, AnswerBroken):
+            return self._newest().head.version  # the outbox is made for this
+
+    def _over(self) -> events.Ended | None:
+        """Whether the coordinator says that the run is over; asked only when there is nothing to do."""
+        try:
+            reason = self.client.ended()
+        except Refused:
+            return None  # a mirror of the static files has no status
+        return None if reason is None else self._ended(f"the coordinator ended the run: {reason}")
+
+    def _ended(self, reason: str) -> events.Ended:
+        """The last thing reported; before it, what became of the last Updates, if somebody still answers."""
+        try:
+            self._settle(self._look().head.version, over=True)
+        except TacitError as error:
+            if not error.retryable:
+                raise
+        return events.Ended(reason, self.patience.accepted)

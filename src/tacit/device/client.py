@@ -1,0 +1,257 @@
+"""What a device says to a coordinator, by HTTP. One request, one answer, one typed error.
+
+Nothing here is believed because it came from the right address: the caller checks signatures, and what
+is named by a hash is compared with it here. Retries are the caller's, because the outbox outlives this
+process; redirects are refused, because a join link names one server.
+"""
+
+import http.client
+import os
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from tacit.device.link import JoinLink
+from tacit.errors import TacitError
+from tacit.wire.codes import Code, Refusal
+from tacit.wire.ids import Digest, UpdateId, sha256
+from tacit.wire.messages import (
+    Credential,
+    Enrol,
+    ErrorReply,
+    Head,
+    Message,
+    Proof,
+    Receipt,
+    decode,
+    encode,
+)
+
+TIMEOUT_S = 20.0  # for one silence of the network
+PATIENCE_S = 600.0  # for one whole answer
+MOST_PLAN_BYTES = 1 << 30
+MOST_ERROR_BYTES = 64 * 1024
+PIECE = 64 * 1024
+_BUSY = frozenset({408, 425, 429})
+
+MOST_STATUS_BYTES = 1 << 20
+
+M = TypeVar("M", bound=Message)
+
+
+class Unreachable(TacitError):
+    """No usable answer came. The same request may have one later."""
+
+    retryable = True
+
+    def __init__(self, server: str, why: str, retry_after: float | None = None):
+        self.server, self.retry_after = server, retry_after
+        super().__init__(f"the coordinator at {server} does not answer ({why})")
+
+
+class Refused(TacitError):
+    """The coordinator said no. `code` is None where something on the way said it in words of its own."""
+
+    def __init__(self, code: Code | None, reason: str, retry_after: float | None):
+        self.code, self.reason, self.retry_after = code, reason, retry_after
+        self.retryable = retry_after is not None or (code is not None and code.retryable)
+        super().__init__(f"the coordinator refused: {reason}" + (f" ({code})" if code else ""))
+
+
+class AnswerBroken(TacitError):
+    """An answer came that is not what the protocol says: another program, or bytes damaged on the way."""
+
+    retryable = True
+
+
+class _Status(msgspec.Struct):
+    """The one thing in the coordinator's status that a device looks at."""
+
+    ended: Any = None
+
+
+class PlanNotKept(TacitError):
+    """The Plan came and could not be written: a full disk, or a folder that is not ours."""
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A HEAD as it came, not yet verified, and the tag to ask again with."""
+
+    head: Head
+    etag: str | None
+
+
+class Client:
+    """The routes of one coordinator for one Plan.
+
+    >>> link = JoinLink(False, "127.0.0.1", 9, bytes(32), bytes(32))
+    >>> Client(link).path("head")
+    '/v1/plans/0000000000000000000000000000000000000000000000000000000000000000/head'
+    """
+
+    def __init__(self, link: JoinLink, timeout: float = TIMEOUT_S, patience: float = PATIENCE_S):
+        self._link, self._timeout, self._patience = link, timeout, patience
+
+    def path(self, *parts: str) -> str:
+        return "/".join(("/v1/plans", self._link.plan_id.hex(), *parts))
+
+    def fetch_plan(self, into: Path, most_bytes: int = MOST_PLAN_BYTES) -> None:
+        """The Plan's bundle, streamed into a new file that only this user may read. The caller verifies it."""
+        with self._answer("GET", self.path()) as answer:
+            length = answer.length
+            if length is not None and length > most_bytes:
+                raise Refused(
+                    Code.E_TOO_LARGE, f"the Plan has {length:,} bytes, this device takes {most_bytes:,}", None
+                )
+            try:
+                self._keep(answer, into, most_bytes)
+            except OSError as error:
+                raise PlanNotKept(f"the Plan could not be written to {into}: {error.strerror}") from error
+
+    def head(self, etag: str | None = None) -> Offered | None:
+        """The newest HEAD, or None where it still is the one of `etag`."""
+        headers = {} if etag is None else {"If-None-Match": etag}
+        with self._answer("GET", self.path("head"), headers=headers) as answer:
+            if answer.status == 304:
+                return None
+            return Offered(self._message(Head, answer), answer.getheader("ETag"))
+
+    def snapshot(self, digest: Digest, size: int) -> bytes:
+        """The bytes of a Snapshot: `size` of them, with this SHA-256."""
+        with self._answer("GET", self.path("snapshots", digest.hex())) as answer:
+            data = self._body(answer, size)
+        if len(data) != size or sha256(data) != digest:
+            raise AnswerBroken(
+                f"the Snapshot that came is not the one that was signed ({len(data)} bytes); it was dropped"
+            )
+        return data
+
+    def enrol(self, request: Enrol) -> Credential:
+        """A Credential for a device key. The caller checks who signed it."""
+        with self._answer("POST", self.path("enrol"), encode(request)) as answer:
+            return self._message(Credential, answer)
+
+    def upload(self, data: bytes) -> Receipt:
+        """Sends an Update's exact bytes. The caller checks the receipt's signature."""
+        with self._answer("POST", self.path("updates"), data) as answer:
+            return self._message(Receipt, answer)
+
+    def proof(self, update_id: UpdateId) -> Proof:
+        """What became of an Update. The caller checks the proof's signature."""
+        with self._answer("POST", self.path("proof"), bytes(update_id)) as answer:
+            return self._message(Proof, answer)
+
+    def ended(self) -> str | None:
+        """Why the run is over, if the coordinator says so. It is believed: it could as well be silent."""
+        with self._answer("GET", self.path("status")) as answer:
+            data = self._body(answer, MOST_STATUS_BYTES)
+        try:
+            ended = msgspec.json.decode(data, type=_Status).ended
+        except msgspec.MsgspecError as error:
+            raise AnswerBroken(f"{self._link.server} sent a status that cannot be read: {error}") from error
+        return None if ended is None else str(ended)[:500]
+
+    # -- Inside ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _answer(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Generator[http.client.HTTPResponse]:
+        kind = http.client.HTTPSConnection if self._link.secure else http.client.HTTPConnection
+        connection = kind(self._link.host, self._link.port, timeout=self._timeout)
+        sent = {"Accept": "application/msgpack", "Connection": "close", **(headers or {})}
+        if body is not None:
+            sent["Content-Type"] = "application/msgpack"
+        try:
+            try:
+                try:
+                    connection.request(method, path, body, sent)
+                except (BrokenPipeError, ConnectionResetError):
+                    # A server that refuses a body may answer and close before it has read all of it.
+                    if connection.sock is None:
+                        raise
+                answer = connection.getresponse()
+            except (OSError, http.client.HTTPException) as error:
+                raise self._silent(error) from error
+            if answer.status not in (200, 201, 304):
+                raise self._refusal(answer)
+            yield answer
+        finally:
+            connection.close()
+
+    def _silent(self, error: Exception) -> Unreachable:
+        return Unreachable(self._link.server, str(error) or type(error).__name__)
+
+    def _keep(self, answer: http.client.HTTPResponse, into: Path, most_bytes: int) -> None:
+        into.unlink(missing_ok=True)
+        descriptor = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            taken = 0
+            for piece in self._pieces(answer):
+                taken += len(piece)
+                if taken > most_bytes:
+                    raise Refused(
+                        Code.E_TOO_LARGE,
+                        f"the Plan has more than the {most_bytes:,} bytes this device takes",
+                        None,
+                    )
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _refusal(self, answer: http.client.HTTPResponse) -> TacitError:
+        wait = _seconds(answer.getheader("Retry-After"))
+        try:
+            reply = decode(ErrorReply, self._body(answer, MOST_ERROR_BYTES))
+        except (Refusal, AnswerBroken):
+            words = f"HTTP {answer.status} {answer.reason}"
+            if answer.status >= 500 or answer.status in _BUSY:
+                return Unreachable(self._link.server, words, wait)
+            return Refused(None, f"{words} from {self._link.server}; is this the coordinator of the link?", wait)
+        return Refused(reply.code, reply.reason, wait if reply.retry_after is None else float(reply.retry_after))
+
+    def _message(self, kind: type[M], answer: http.client.HTTPResponse) -> M:
+        data = self._body(answer, kind.max_bytes)
+        try:
+            return decode(kind, data)
+        except Refusal as refusal:
+            raise AnswerBroken(f"{self._link.server} sent what is not a {kind.__name__}: {refusal.reason}") from refusal
+
+    def _body(self, answer: http.client.HTTPResponse, most: int) -> bytes:
+        taken = bytearray()
+        for piece in self._pieces(answer):
+            taken += piece
+            if len(taken) > most:
+                raise AnswerBroken(f"{self._link.server} sent more than the {most:,} bytes that were due")
+        return bytes(taken)
+
+    def _pieces(self, answer: http.client.HTTPResponse) -> Generator[bytes]:
+        # The timeout of a socket begins anew with every byte; patience does not.
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                piece = answer.read1(PIECE)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._silent(error) from error
+            if not piece:
+                break
+            yield piece
+            if time.monotonic() > end:
+                raise Unreachable(self._link.server, f"the answer took more than {self._patience:.0f} s")
+        if answer.length:
+            raise Unreachable(self._link.server, f"the answer broke off {answer.length} bytes early")
+
+
+def _seconds(header: str | None) -> float | None:
+    """Retry-After in seconds; dates, which the protocol does not use, are not read.
+
+    >>> _seconds("7"), _seconds("Fri, 31 Dec 1999 23:59:59 GMT")
+    (7.0, None)
+    """
+    return float(header) if header is not None and header.isascii() and header.isdigit() else None

@@ -1,0 +1,180 @@
+"""What an agent reports: small values. `line` says one to a person, `record` to a program.
+
+They are for the owner of the device, and the command line prints them there. Losses and accuracies are
+of this device's own data: they appear here and in nothing that is sent.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, assert_never
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The Plan was fetched and verified, and the data fits it."""
+
+    plan_id: bytes
+    title: str
+    server: str
+    trust: str  # single-operator, two-party or three-party
+    trust_sentence: str
+    privacy_sentence: str
+    examples: int
+    held_back: int  # of these, for validation
+    training_bytes: int
+    landings_used: int
+    landings: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The frozen part of the model was computed for every example; `reused` if it was there from before."""
+
+    examples: int
+    kept_bytes: int
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Training:
+    """A visit begins."""
+
+    version: int
+    examples: int
+    minibatches: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A visit ended. `correct` of `held_back` examples were right before it, by the Snapshot alone."""
+
+    version: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    correct: int
+    held_back: int
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A visit came to nothing; nothing was sent or spent."""
+
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An Update leaves; `again` if an earlier attempt had no answer."""
+
+    update_id: bytes
+    version: int
+    size: int
+    again: bool
+
+
+@dataclass(frozen=True)
+class Received:
+    """The coordinator signed a receipt."""
+
+    update_id: bytes
+    version: int
+    landings_used: int
+    landings: int
+    mu2_spent: float  # by this device, over all Plans
+
+
+@dataclass(frozen=True)
+class Settled:
+    """An Update was opened, as part of a sum."""
+
+    update_id: bytes
+    opened_in: int
+
+
+@dataclass(frozen=True)
+class Expired:
+    """An Update was refused or grew too old. It is not sent again, and what it cost stays spent."""
+
+    update_id: bytes
+    reason: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing to do for now. Reported when the reason changes, not at every look."""
+
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The agent is done; `accepted` Updates were receipted while it ran."""
+
+    reason: str
+    accepted: int
+
+
+Event = Joined | Prepared | Training | Trained | Dropped | Sent | Received | Settled | Expired | Waiting | Ended
+
+
+def line(event: Event) -> str:
+    """One line for a person; `Joined` takes three, because what it promises is not to be cut short.
+
+    >>> line(Sent(bytes(16), 3, 4096, again=False))
+    'sent: Update 00000000 from Snapshot 3, 4,096 bytes'
+    >>> line(Waiting("the coordinator does not answer", 4.2))
+    'waiting: the coordinator does not answer; next look in 4.2 s'
+    """
+    match event:
+        case Joined():
+            return (
+                f"joined: {event.title} at {event.server}, {event.examples} examples ({event.held_back} held back), "
+                f"{event.training_bytes / 1024:.0f} KiB to train, {event.landings_used} of {event.landings} landings "
+                f"used\n  {event.privacy_sentence}\n  {event.trust_sentence}"
+            )
+        case Prepared():
+            how = "found" if event.reused else "computed once"
+            return f"prepared: the frozen part of {event.examples} examples, {how}, {event.kept_bytes / 1024:.0f} KiB"
+        case Training():
+            return f"training: from Snapshot {event.version}, {event.examples} examples in {event.minibatches} steps"
+        case Trained():
+            held = f"; Snapshot {event.version} had {event.correct} of {event.held_back} held-back examples right"
+            return (
+                f"trained: {event.seconds:.2f} s, loss {event.first_loss:.3f} to {event.last_loss:.3f}"
+                f"{held if event.held_back else ''}"
+            )
+        case Dropped():
+            return f"dropped: the visit to Snapshot {event.version}, {event.reason}; nothing was sent"
+        case Sent():
+            again = " again, the same bytes" if event.again else ""
+            return (
+                f"sent: Update {event.update_id.hex()[:8]} from Snapshot {event.version}, {event.size:,} bytes{again}"
+            )
+        case Received():
+            return (
+                f"received: the coordinator signed for Update {event.update_id.hex()[:8]}; {event.landings_used} of "
+                f"{event.landings} landings used, μ² = {event.mu2_spent:.4g} spent by this device"
+            )
+        case Settled():
+            return f"settled: Update {event.update_id.hex()[:8]} was opened in batch {event.opened_in}, within a sum"
+        case Expired():
+            return f"expired: Update {event.update_id.hex()[:8]}, {event.reason}; it is not sent again"
+        case Waiting():
+            return f"waiting: {event.reason}; next look in {event.seconds:.2g} s"
+        case Ended():
+            updates = "Update" if event.accepted == 1 else "Updates"
+            return f"ended: {event.reason}; {event.accepted} {updates} accepted"
+        case _:
+            assert_never(event)
+
+
+def record(event: Event) -> dict[str, Any]:
+    """The same as plain values, ids as hex, for one line of JSON.
+
+    >>> record(Expired(bytes(2), "too old"))
+    {'event': 'expired', 'update_id': '0000', 'reason': 'too old'}
+    """
+    values = {name: value.hex() if isinstance(value, bytes) else value for name, value in asdict(event).items()}
+    return {"event": type(event).__name__.lower(), **values}

@@ -1,0 +1,195 @@
+"""From a link to a Plan that this device will train: fetched, verified, allowed, enrolled.
+
+Everything the owner may refuse is asked here, before an example is read or a step is played. Each refusal
+says what the Plan wants, what the device allows, and which word allows more.
+"""
+
+import hashlib
+import hmac
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from tacit.device.client import Client
+from tacit.device.home import plan_file
+from tacit.device.ledger import DELTA, MU2_DEVICE_MAX, Ledger
+from tacit.device.link import JoinLink
+from tacit.device.settings import JoinSettings
+from tacit.errors import InputError
+from tacit.plan.bundle import Plan, PlanRefused, read_plan
+from tacit.plan.manifest import Manifest
+from tacit.privacy.account import Statement, epsilon_of_mu, statement
+from tacit.privacy.trust import Trust, trust_of
+from tacit.wire.codes import Refusal
+from tacit.wire.ids import DeviceKey, Lineage, PlanId
+from tacit.wire.keys import SigningKey, device_seed, hedge_key
+from tacit.wire.messages import Credential, decode, encode
+from tacit.wire.signed import check_credential, sign_enrol
+
+HOUR_S = 3600
+RENEW_HOURS = 1  # a credential is asked for anew when it has no more than this to live
+
+
+class PlanOverMemory(InputError):
+    """Training would take more memory than the owner allows; nothing was run."""
+
+    def __init__(self, plan: str, needs: int, allowed: int):
+        self.needs, self.allowed = needs, allowed
+        super().__init__(
+            f"Plan {plan} needs {needs / 1024:.0f} KiB to train and this device allows {allowed / 1024:.0f} KiB; "
+            f"nothing was run. Ask its author for a Plan that was compiled for less memory"
+        )
+
+
+class PlanOverBudget(InputError):
+    """The Plan may spend more of the owner's privacy than the owner allows; nothing was run."""
+
+    def __init__(self, plan: str, wants: float, spent: float, allowed: float, delta: float):
+        self.wants, self.spent, self.allowed = wants, spent, allowed
+        accept = _rounded_up(epsilon_of_mu(math.sqrt(spent + wants), DELTA))
+        super().__init__(
+            f"Plan {plan} may spend μ² = {wants:.4g} of this device's privacy (ε = {_epsilon(wants, delta)} at "
+            f"δ = {delta:g}), and of the {allowed:.4g} it may spend in its life (ε = {_epsilon(allowed, delta)}) "
+            f"{spent:.4g} are spent; nothing was run. If you want this, for example because the data are not "
+            f"yours to protect, say --accept-epsilon {accept} (or any)"
+        )
+
+
+class EnrolmentRefused(InputError):
+    """The coordinator's credential is not one that this Plan's keyholders would accept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Membership:
+    """This device's part in one Plan: what does not change between two visits."""
+
+    plan: Plan
+    key: SigningKey  # of this lineage only
+    hedge_key: bytes
+    order_secret: bytes
+    mu2_most: float
+    trust: Trust
+    statement: Statement
+
+    @property
+    def plan_id(self) -> PlanId:
+        return PlanId(self.plan.plan_id)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.plan.manifest
+
+    @property
+    def lineage(self) -> Lineage:
+        """The first Plan of the chain; a Plan that continues none is its own."""
+        return Lineage(self.plan.plan_id)
+
+
+def branch(root_secret: bytes, purpose: str, about: bytes = b"") -> bytes:
+    """A secret of its own for an order or a split: it makes them repeatable and protects nothing.
+
+    >>> branch(bytes(32), "order") == branch(bytes(32), "split")
+    False
+    """
+    return hmac.digest(root_secret, f"TACIT1/{purpose}\0".encode() + about, hashlib.sha256)
+
+
+def fetched_plan(home: Path, link: JoinLink, client: Client) -> Plan:
+    """The Plan of the link, from the home or from the coordinator, every check made."""
+    path = plan_file(home, link.plan_id)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        client.fetch_plan(partial)
+        try:
+            _checked_plan(partial, link)
+        except PlanRefused:
+            partial.unlink()
+            raise
+        partial.rename(path)
+    return _checked_plan(path, link)
+
+
+def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) -> Membership:
+    """What this device is in a Plan, if its owner's limits allow it to take part."""
+    manifest = plan.manifest
+    if now >= manifest.limits.expires_at:
+        raise PlanRefused(f"Plan {plan.name} has expired; nothing was run. Ask its author for a newer one")
+    if manifest.participation.cohort != "train":
+        raise PlanRefused(f"Plan {plan.name} is for evaluation, which this tacit does not do; nothing was run")
+    needs = manifest.program.resources.training_bytes
+    if needs > settings.memory:
+        raise PlanOverMemory(plan.name, needs, settings.memory)
+    plan_id = PlanId(plan.plan_id)
+    mu2_most = MU2_DEVICE_MAX if settings.allow_mu2 is None else settings.allow_mu2
+    standing = ledger.standing(plan_id)
+    elsewhere = standing.mu2_device - standing.mu2_spent
+    wants = 1.0 / manifest.noise.sigma**2
+    if elsewhere + wants > mu2_most * (1 + 1e-9):
+        raise PlanOverBudget(plan.name, wants, elsewhere, mu2_most, manifest.noise.delta)
+    trust = trust_of([card.sig_pk for card in manifest.keyholders], settings.operators)
+    said = statement(wants**0.5, manifest.noise.delta, trust=trust, unit=manifest.noise.unit)
+    secret = ledger.root_secret
+    return Membership(
+        plan,
+        SigningKey.from_seed(device_seed(secret, plan.plan_id)),
+        hedge_key(secret),
+        branch(secret, "order", plan.plan_id),
+        mu2_most,
+        trust,
+        said,
+    )
+
+
+def current_credential(member: Membership, ledger: Ledger, client: Client, invitation: str, now: float) -> Credential:
+    """The Credential of this lineage: the kept one while it lives, else a new one, checked and kept."""
+    hour = int(now // HOUR_S)
+    kept = ledger.credential(member.lineage)
+    if kept is not None:
+        credential = decode(Credential, kept)
+        if credential.expires_hour > hour + RENEW_HOURS:
+            return credential
+    credential = client.enrol(sign_enrol(member.key, member.lineage, invitation))
+    try:
+        check_credential(
+            credential,
+            DeviceKey(member.key.public),
+            member.manifest.enrolment,
+            lineage=member.lineage,
+            hour=hour,
+        )
+    except Refusal as refusal:
+        raise EnrolmentRefused(
+            f"the coordinator's credential cannot be used: {refusal.reason}; nothing was trained"
+        ) from refusal
+    ledger.keep_credential(member.lineage, encode(credential))
+    return credential
+
+
+def _epsilon(mu2: float, delta: float) -> str:
+    return f"{epsilon_of_mu(math.sqrt(mu2), delta):.3g}"
+
+
+def _rounded_up(value: float) -> str:
+    """Four digits that are not below the value, to be typed by a person.
+
+    >>> _rounded_up(2.0304999), _rounded_up(25.0), _rounded_up(123456.0)
+    ('2.031', '25', '123500')
+    """
+    step = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return f"{math.ceil(value / step - 1e-6) * step:.10g}"
+
+
+def _checked_plan(path: Path, link: JoinLink) -> Plan:
+    plan = read_plan(path)
+    if plan.plan_id != link.plan_id:
+        raise PlanRefused(
+            f"the coordinator sent Plan {plan.plan_id.hex()[:8]} and the link names {link.plan_id.hex()[:8]}; "
+            "it was not used"
+        )
+    if plan.author != link.author:
+        raise PlanRefused(
+            f"this Plan is signed by {plan.author.hex()[:8]} and the link names {link.author.hex()[:8]}; it was "
+            "not used. Ask whoever gave you the link"
+        )
+    return plan

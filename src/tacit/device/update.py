@@ -1,0 +1,78 @@
+"""A delta becomes an Update: clipped, quantised, masked, sealed, signed. Pure, and in this order only.
+
+`random` is asked for the Update's id, for the roundings and for the seeds, so the same bytes give the same
+payload. (The seals differ all the same: the library draws their ephemeral keys itself.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.codec.quantise import quantise
+from tacit.codec.ring import pack
+from tacit.plan.manifest import Manifest
+from tacit.privacy.clip import clip
+from tacit.privacy.mask import draw_seed, hash_of_integers, mask_key, masked
+from tacit.privacy.seal import seal
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId, sha256
+from tacit.wire.keys import SigningKey
+from tacit.wire.messages import Credential, Upload
+from tacit.wire.preimage import seal_info
+from tacit.wire.signed import sign_upload
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """An Update, and all that the ledger may know of what is inside it."""
+
+    upload: Upload
+    integers_hash: Digest  # SHA-256 of the quantised delta
+
+
+def make_update(
+    delta: NDArray[np.float32],
+    *,
+    manifest: Manifest,
+    plan_id: PlanId,
+    base_version: int,
+    head_hash: Digest,
+    key: SigningKey,
+    hedge_key: bytes,
+    credential: Credential,
+    random: Callable[[int], bytes],
+) -> Made:
+    """What leaves for this delta. `NotFinite` if a value is NaN or infinite: then nothing leaves."""
+    if delta.shape != (manifest.program.d,):
+        raise ValueError(f"a delta of this Plan has {manifest.program.d} values, this one {delta.shape}")
+    quantisation = manifest.quantisation
+    clipped = clip(delta, quantisation.clip)
+    integers = quantise(clipped.values, quantisation.clip, quantisation.q, quantisation.q_in, random)
+    update_id = UpdateId(random(16))
+    integers_hash = Digest(hash_of_integers(integers))
+    seeds = [
+        draw_seed(random, hedge_key, j, update_id, integers_hash) for j, _ in enumerate(manifest.keyholders, start=1)
+    ]
+    keys = [mask_key(seed, plan_id, update_id) for seed in seeds]
+    payload = pack(masked(integers, keys, quantisation.bits), quantisation.bits)
+    payload_hash, dpk = sha256(payload), DeviceKey(key.public)
+    sealed = [
+        seal(
+            seed,
+            card.hpke_pk,
+            seal_info(j, plan_id, base_version, update_id, dpk, payload_hash, KeyId(card.key_id)),
+        )
+        for j, (seed, card) in enumerate(zip(seeds, manifest.keyholders, strict=True), start=1)
+    ]
+    upload = sign_upload(
+        key,
+        plan_id=plan_id,
+        base_version=base_version,
+        head_hash=head_hash,
+        update_id=update_id,
+        payload=payload,
+        sealed=sealed,
+        credential=credential,
+    )
+    return Made(upload, integers_hash)

@@ -1,0 +1,115 @@
+"""One visit: a Snapshot goes in, a short local training runs, a delta comes out. No network, no ledger.
+
+The order of the examples follows from the device's secret, the Plan, the version and the epoch, so a
+visit can be repeated; it protects nobody. A visit can be stopped between any two micro-batches.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.device.examples import shuffled
+from tacit.engine.player import NotFinite, Player
+from tacit.plan.manifest import LocalTraining, Manifest
+
+Rows = Mapping[str, NDArray[Any]] | Sequence[NDArray[np.uint8]]  # inputs by name, or what the prefix left
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """What local training changed, and its loss at both ends. None of it leaves as it is."""
+
+    delta: NDArray[np.float32]
+    first_loss: float
+    last_loss: float
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """It was asked to stop, and has changed nothing."""
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A value became infinite or NaN. There is no delta."""
+
+    reason: str
+
+
+def train(
+    player: Player,
+    rows: Rows,
+    labels: NDArray[np.int32],
+    manifest: Manifest,
+    snapshot: NDArray[np.float32],
+    version: int,
+    order_secret: bytes,
+    should_stop: Callable[[], bool],
+    after_minibatch: Callable[[], None] = lambda: None,
+) -> Visit | Stopped | Diverged:
+    """Trains from Snapshot `version` on all rows; `after_minibatch` may wait, to be slow on purpose."""
+    local, program = manifest.local, manifest.program
+    rate = program.optimizer.rate * program.optimizer.decay**version
+    origin = balanced(snapshot, labels, manifest) if local.balance else snapshot
+    player.load(origin)
+    losses: list[float] = []
+    try:
+        for minibatch in minibatches(len(labels), local, version, order_secret):
+            loss = 0.0  # of the minibatch so far; the last micro-batch makes it whole
+            for start in range(0, len(minibatch), program.microbatch):
+                if should_stop():
+                    return Stopped()
+                part = minibatch[start : start + program.microbatch]
+                loss = player.step(
+                    _take(rows, part),
+                    labels[part],
+                    np.ones(len(part), np.float32),
+                    float(len(minibatch)),
+                    start == 0,
+                )
+            player.apply(rate)
+            losses.append(loss)
+            after_minibatch()
+    except NotFinite:
+        return Diverged("its loss is not a finite number")
+    delta = player.snapshot() - origin
+    if not np.isfinite(delta).all():
+        return Diverged("a trained value became infinite or NaN")
+    return Visit(delta, losses[0], losses[-1])
+
+
+def balanced(snapshot: NDArray[np.float32], labels: NDArray[np.int32], manifest: Manifest) -> NDArray[np.float32]:
+    """The Snapshot with the log of this device's label frequency added to the bias of the logits.
+
+    Trained from here, the model need not lower the classes that this device has not seen: the shift does
+    that for it, and is taken off again with the origin of the delta (docs/decisions/0011). Half an example is
+    added to each class, so that an unseen one is unlikely and not impossible.
+    """
+    bias, classes = manifest.program.logit_bias, manifest.program.label.classes
+    assert bias is not None and classes is not None, "the Plan's checks require both where it is balanced"
+    count = np.bincount(labels, minlength=classes) + 0.5
+    shifted = snapshot.copy()
+    shifted[bias : bias + classes] += np.log(count / count.sum()).astype(np.float32)
+    return shifted
+
+
+def minibatches(count: int, local: LocalTraining, version: int, order_secret: bytes) -> list[NDArray[np.int64]]:
+    """The examples of each minibatch of a visit; every example once an epoch, the last one may be short.
+
+    >>> [len(part) for part in minibatches(5, LocalTraining(2, 2), 0, b"")]
+    [2, 2, 1, 2, 2, 1]
+    """
+    parts: list[NDArray[np.int64]] = []
+    for epoch in range(local.epochs):
+        order = shuffled(count, order_secret, b"order|%d|%d" % (version, epoch))
+        parts += [order[start : start + local.minibatch] for start in range(0, count, local.minibatch)]
+    return parts
+
+
+def _take(rows: Rows, indices: NDArray[np.int64]) -> Rows:
+    if isinstance(rows, Mapping):
+        return {name: values[indices] for name, values in rows.items()}
+    return [values[indices] for values in rows]

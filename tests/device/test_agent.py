@@ -1,0 +1,449 @@
+"""The agent against coordinators that are absent, forgetful or dishonest; and one in its right mind."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tacit.device import events
+from tacit.device.agent import run
+from tacit.device.client import Refused
+from tacit.device.home import HomeBusy, agent_lock, device_receipts, device_status
+from tacit.device.ledger import Ledger
+from tacit.device.trust import HeadRefused
+from tacit.engine.player import Player
+from tacit.errors import InputError
+from tacit.plan.bundle import decode_snapshot
+from tacit.wire.codes import Code
+from tacit.wire.ids import Digest, UpdateId, sha256
+from tacit.wire.messages import Receipt, Upload, decode, encode
+from tacit.wire.signed import sign_proof
+from tests.device.coordinating import Stage, in_threads, refusal, staged
+from tests.device.scripted import Answer, Asked
+from tests.device.small import examples, learning_world, playable, save_examples, settings_for
+from tests.factory import World, running
+
+LANDINGS = 3
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = Path(tmp_path_factory.mktemp("world"))
+    return learning_world(folder, prefix=True, rate=0.5, landings=LANDINGS, max_age=1)
+
+
+@pytest.fixture
+def stage(world: World, tmp_path: Path) -> Iterator[Stage]:
+    with staged(world, tmp_path) as made:
+        yield made
+
+
+def states(home: Path) -> list[str]:
+    return [line.state for line in device_receipts(home)]
+
+
+# -- In its right mind ------------------------------------------------------------------------------------
+
+
+def test_three_devices_train_one_model_to_the_end_of_their_landings(tmp_path: Path):
+    world = learning_world(tmp_path, prefix=True, target=3, threshold=3, landings=LANDINGS, rate=0.5, epochs=4)
+    seen: list[events.Event] = []
+    with running(world) as site:
+        site.wait_version(0)
+        homes = [tmp_path / f"device{number}" for number in range(3)]
+        all_settings = [
+            settings_for(world, site.coordinator.port, home, save_examples(tmp_path / f"{number}.npz", 20, number))
+            for number, home in enumerate(homes)
+        ]
+        in_threads(*(lambda settings=settings: run(settings, seen.append) for settings in all_settings))
+        head = site.wait_version(LANDINGS)
+        snapshot = decode_snapshot(site.snapshot(head), world.plan.manifest.program.d)
+        opened = [update_id for _, ids in site.opened_ids() for update_id in ids]
+        in_threads(*(lambda settings=settings: run(settings, seen.append) for settings in all_settings))
+
+    test = examples(200, seed=99)
+    player = Player(playable())
+    player.load(snapshot)
+    _, right, count = player.evaluate({"x": test["x"]}, test["y"])
+    sent = [line for home in homes for line in device_receipts(home)]
+    assert right / count > 0.9
+    assert sorted(opened) == sorted(line.update_id.hex() for line in sent)
+    assert len(opened) == len(set(opened)) == 3 * LANDINGS
+    # The second run found nothing to do but to ask what became of the last Updates.
+    assert {line.state for line in sent} == {"Settled"}
+    assert sum(isinstance(event, events.Received) for event in seen) == 3 * LANDINGS
+
+
+# -- The rounds of one device -------------------------------------------------------------------------------
+
+
+def test_once_ends_with_the_first_accepted_update(stage: Stage):
+    ended = stage.run(once=True)
+
+    assert ended.accepted == 1 and stage.events[-1] == ended
+    assert [type(event) for event in stage.events] == [
+        events.Joined,
+        events.Prepared,
+        events.Training,
+        events.Trained,
+        events.Sent,
+        events.Received,
+        events.Ended,
+    ]
+    assert states(stage.home) == ["Receipted"]
+
+
+def test_a_device_ends_with_its_landings(stage: Stage):
+    stage.pretender.publish(0, 0, 1, 1, 2, 2)
+    stage.script.on("POST proof", stage.pretender.proof("opened"))
+
+    ended = stage.run()
+
+    assert (ended.reason, ended.accepted) == ("all 3 landings that this Plan gives a device are used", 3)
+    assert states(stage.home) == ["Settled"] * 3
+    versions = [decode(Upload, body).base_version for body in stage.script.bodies("POST updates")]
+    assert versions == [0, 1, 2]
+    assert device_status(stage.home).mu2_spent == pytest.approx(stage.world.plan.manifest.noise.mu2_total)
+
+
+def test_a_second_update_waits_until_the_first_has_landed(stage: Stage):
+    stage.pretender.publish(0, 0, 1)
+
+    stage.run(most_waits=20)
+
+    assert len(stage.script.bodies("POST updates")) == 1
+    assert stage.of(events.Waiting)[-1].reason == "the last Update waits for its batch"
+    assert states(stage.home) == ["Receipted"]
+
+
+def test_an_update_that_no_keyholder_would_open_any_more_is_given_up_and_the_device_goes_on(stage: Stage):
+    stage.pretender.publish(0, 0, 2)  # max_age is 1, and the coordinator keeps saying "queued"
+
+    stage.run(most_waits=20)
+
+    (gone,) = stage.of(events.Expired)
+    assert gone.reason == "no batch took it before it was too old"
+    assert states(stage.home) == ["Expired", "Receipted"]
+
+
+def test_the_prefix_is_computed_once_and_found_after_a_restart(stage: Stage):
+    stage.run(once=True)
+    stage.pretender.publish(1)
+    stage.script.on("POST proof", stage.pretender.proof("opened"))
+    stage.run(once=True)
+
+    assert [event.reused for event in stage.of(events.Prepared)] == [False, True]
+
+
+def test_a_device_that_is_slow_on_purpose_waits_after_every_minibatch(stage: Stage):
+    stage.run(once=True, pace=0.2)
+
+    assert stage.waits == [0.2] * stage.of(events.Training)[0].minibatches
+
+
+def test_a_device_that_is_asked_to_stop_while_it_trains_has_spent_nothing(stage: Stage):
+    ended = stage.run(pace=1.0, until=lambda: len(stage.waits) > 1)
+
+    assert ended.reason == "asked to stop"
+    assert states(stage.home) == [] and not stage.script.bodies("POST updates")
+
+
+def test_training_beyond_the_plan_s_seconds_is_dropped_and_not_tried_again(stage: Stage):
+    ticks = iter(range(0, 10**9, 25))  # every look at the clock takes 25 s, the Plan allows 60
+    stage.changes["monotonic"] = lambda: next(ticks)
+
+    stage.run(most_waits=5)
+
+    (dropped,) = stage.of(events.Dropped)
+    assert "more than the 60 s" in dropped.reason
+    assert stage.of(events.Waiting)[-1].reason == "the visit to Snapshot 0 was dropped; the next one is tried"
+
+
+def test_a_visit_that_diverges_is_dropped_in_one_line_and_the_next_snapshot_is_tried(stage: Stage):
+    data = examples()
+    data["x"][:, 0] = 3e38
+    np.savez(stage.folder / "examples.npz", allow_pickle=False, **data)
+    stage.pretender.publish(0, 0, 0, 0, 0, 0, 1)
+
+    stage.run(most_waits=30)
+
+    assert [event.version for event in stage.of(events.Dropped)] == [0, 1]
+    assert states(stage.home) == []
+
+
+def test_an_update_that_became_too_old_while_training_is_not_made(stage: Stage):
+    stage.pretender.publish(0, 2)
+
+    stage.run(once=True)
+
+    (dropped,) = stage.of(events.Dropped)
+    assert "Snapshot 2 is out" in dropped.reason
+    assert [decode(Upload, body).base_version for body in stage.script.bodies("POST updates")] == [2]
+    assert len(states(stage.home)) == 1
+
+
+# -- Absent -------------------------------------------------------------------------------------------------
+
+
+def test_a_coordinator_that_is_away_is_waited_for_and_said_once(stage: Stage):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        link = stage.settings().link.replace(str(stage.script.port), str(taken.getsockname()[1]))
+
+    ended = stage.run(most_waits=40, link=link)
+
+    (waiting,) = stage.of(events.Waiting)
+    assert "does not answer" in waiting.reason
+    assert ended.reason == "asked to stop"
+
+
+def test_a_retry_sends_identical_bytes_after_every_kind_of_failure(stage: Stage):
+    forged = Answer(body=encode(Receipt(update_hash=Digest(bytes(32)), received_hour=1, signature=bytes(64))))
+    stage.script.on(
+        "POST updates",
+        Answer(silent=True),
+        Answer(503, b"<html>gateway</html>"),
+        refusal(Code.E_RATE, status=429, wait=7),
+        refusal(Code.E_VERSION_FUTURE, status=503),
+        Answer(body=b"not a receipt"),
+        forged,
+        stage.pretender.received,
+    )
+
+    ended = stage.run(once=True, most_waits=5000)
+
+    bodies = stage.script.bodies("POST updates")
+    assert len(bodies) == 7 and len(set(bodies)) == 1
+    assert ended.accepted == 1 and states(stage.home) == ["Receipted"]
+    assert [event.again for event in stage.of(events.Sent)] == [False] + [True] * 6
+    assert any("does not answer" in event.reason for event in stage.of(events.Waiting))
+
+
+def test_what_was_asked_for_by_retry_after_is_waited(stage: Stage):
+    stage.script.on("POST updates", refusal(Code.E_RATE, status=429, wait=7), stage.pretender.received)
+
+    stage.run(once=True)
+
+    assert sum(stage.waits) >= 7
+
+
+def test_an_update_that_could_not_leave_leaves_at_the_next_start_before_anything_is_trained(stage: Stage):
+    stage.script.on("POST updates", Answer(silent=True))
+    stage.run(most_waits=5)
+    stage.script.on("POST updates", stage.pretender.received)
+    stage.events.clear()
+
+    ended = stage.run(once=True)
+
+    assert ended.accepted == 1
+    assert [type(event) for event in stage.events] == [
+        events.Joined,
+        events.Sent,
+        events.Received,
+        events.Ended,
+    ]
+    assert len(set(stage.script.bodies("POST updates"))) == 1
+
+
+def test_an_update_is_made_and_kept_while_the_coordinator_goes_away_during_training(stage: Stage):
+    stage.script.on("GET head", stage.pretender.head(0), Answer(silent=True))
+    stage.script.on("POST updates", Answer(silent=True))
+
+    stage.run(most_waits=5)
+
+    assert states(stage.home) == ["Sent"]
+
+
+def test_jitter_delays_an_update_by_the_same_time_after_a_restart(stage: Stage):
+    stage.run(most_waits=3, jitter=500.0)
+    first = stage.of(events.Waiting)[0]
+    stage.events.clear()
+    ended = stage.run(once=True, jitter=500.0, most_waits=10_000)
+
+    assert first.reason == "the Update waits a random while, so that its time says little"
+    assert 0 < first.seconds <= 500
+    assert stage.of(events.Waiting)[0].seconds < first.seconds
+    assert ended.accepted == 1
+
+
+# -- Forgetful and dishonest -----------------------------------------------------------------------------------
+
+
+def test_a_refusal_after_a_lost_receipt_does_not_lose_an_accepted_update(stage: Stage):
+    stage.script.on("POST updates", Answer(silent=True), refusal(Code.E_STALE))
+    stage.script.on("POST proof", stage.pretender.proof("opened", t=0))
+
+    ended = stage.run(once=True)
+
+    assert ended.accepted == 1
+    assert states(stage.home) == ["Settled"]
+
+
+def test_a_refused_update_is_not_sent_again_and_its_budget_stays_spent(stage: Stage):
+    stage.script.on("POST updates", refusal(Code.E_STALE, "too old"), stage.pretender.received)
+    stage.pretender.publish(0, 0, 1)
+
+    stage.run(once=True)
+
+    (gone,) = stage.of(events.Expired)
+    assert gone.reason == "the coordinator refused it: too old"
+    assert len(set(stage.script.bodies("POST updates"))) == 2
+    assert states(stage.home) == ["Expired", "Receipted"]
+    assert device_status(stage.home).plans[0].standing.landings_used == 2
+
+
+@pytest.mark.parametrize("code", [Code.E_BUDGET, Code.E_EXPIRED, Code.E_HALTED, Code.E_PARTICIPATION])
+def test_the_end_of_a_run_ends_the_device(stage: Stage, code: Code):
+    stage.script.on("POST updates", refusal(code, "it is over"))
+
+    ended = stage.run()
+
+    assert ended.reason == "the coordinator takes no more Updates: it is over"
+    assert len(stage.script.bodies("POST updates")) == 1
+
+
+@pytest.mark.parametrize("code", [Code.E_SIG, Code.E_CRED, Code.E_MALFORMED, Code.E_PLAN])
+def test_a_refusal_that_every_update_would_meet_is_an_error_and_not_a_loop(stage: Stage, code: Code):
+    stage.script.on("POST updates", refusal(code))
+
+    with pytest.raises(Refused):
+        stage.run()
+
+    assert len(stage.script.bodies("POST updates")) == 1 and states(stage.home) == ["Expired"]
+
+
+def test_the_coordinator_s_word_that_the_run_is_over_ends_a_device_that_waits(stage: Stage):
+    stage.script.on("GET status", Answer(body=b'{"ended": null}'), Answer(body=b'{"ended": "no more"}'))
+    stage.script.on("POST proof", stage.pretender.proof("expired"))
+
+    ended = stage.run()
+
+    assert ended.reason == "the coordinator ended the run: no more"
+    assert states(stage.home) == ["Expired"]
+
+
+def test_a_mirror_without_a_status_is_no_obstacle(stage: Stage):
+    stage.script.on("GET status", Answer(404, b"<html>"))
+
+    assert stage.run(most_waits=10).reason == "asked to stop"
+
+
+def test_a_snapshot_of_an_older_version_is_not_trained_from_even_after_a_restart(stage: Stage):
+    stage.pretender.publish(2)
+    stage.run(once=True)
+    stage.pretender.publish(1)
+    stage.script.on("POST proof", stage.pretender.proof("opened", 2))
+
+    stage.run(most_waits=20)
+
+    assert "offered Snapshot 1 and this device has seen 2" in stage.of(events.Waiting)[-1].reason
+    assert len(stage.script.bodies("POST updates")) == 1
+
+
+def test_two_snapshots_of_one_version_end_the_agent_with_an_error(stage: Stage):
+    stage.run(once=True)
+    other = stage.pretender.head(0, Digest(b"x" * 32))
+    stage.script.on("GET head", other)
+
+    with pytest.raises(HeadRefused, match="another Snapshot 0"):
+        stage.run()
+
+
+def test_a_head_that_is_not_signed_ends_the_agent_before_anything_is_trained(stage: Stage):
+    body = bytearray(stage.pretender.head(0).body)
+    body[-1] ^= 1
+    stage.script.on("GET head", Answer(body=bytes(body)))
+
+    with pytest.raises(HeadRefused):
+        stage.run()
+
+    assert not stage.of(events.Training)
+
+
+def test_a_snapshot_that_is_not_the_signed_one_is_dropped_and_asked_for_again(stage: Stage):
+    name = sha256(stage.pretender.snapshots[0])
+    stage.script.on(
+        f"GET {name.hex()}",
+        Answer(body=stage.pretender.snapshots[1]),
+        Answer(body=stage.pretender.snapshots[0]),
+    )
+
+    ended = stage.run(once=True)
+
+    assert ended.accepted == 1
+    assert "is not the one that was signed" in stage.of(events.Waiting)[0].reason
+
+
+def test_a_304_that_nobody_asked_for_is_not_an_answer(stage: Stage):
+    stage.script.on("GET head", Answer(304), stage.pretender.head(0))
+
+    assert stage.run(once=True).accepted == 1
+
+
+def test_a_proof_by_somebody_else_proves_nothing(stage: Stage):
+    def forged(asked: Asked) -> Answer:
+        honest = stage.pretender.proof("expired")(asked)
+        return Answer(body=honest.body[:-64] + bytes(64))
+
+    stage.pretender.publish(0, 0, 1)
+    stage.script.on("POST proof", forged)
+
+    stage.run(most_waits=20)
+
+    assert states(stage.home) == ["Receipted"]
+    assert "proof is worth nothing" in stage.of(events.Waiting)[-1].reason
+
+
+def test_a_proof_whose_list_lacks_the_update_proves_nothing(stage: Stage):
+    def without(asked: Asked) -> Answer:
+        key, plan_id = stage.world.coordinator.sig, stage.world.plan_id
+        return Answer(body=encode(sign_proof(key, plan_id, UpdateId(asked.body), "opened", 0, [])))
+
+    stage.pretender.publish(0, 0, 1)
+    stage.script.on("POST proof", without)
+
+    stage.run(most_waits=20)
+
+    assert states(stage.home) == ["Receipted"]
+
+
+def test_nothing_but_the_protocol_s_fields_leaves(stage: Stage):
+    """No metrics, no counts: the only requests with a body are enrol, updates and proof."""
+    stage.run(once=True)
+
+    assert {f"{one.method} {one.path.rsplit('/', 1)[-1]}" for one in stage.script.asked if one.body} == {
+        "POST enrol",
+        "POST updates",
+    }
+    told = {name for one in stage.script.asked for name in one.headers}
+    assert told <= {
+        "Host",
+        "Accept-Encoding",
+        "Accept",
+        "Connection",
+        "Content-Type",
+        "Content-Length",
+        "If-None-Match",
+    }
+
+
+# -- The home --------------------------------------------------------------------------------------------------
+
+
+def test_two_agents_do_not_share_a_home(stage: Stage):
+    stage.run(once=True)
+    with agent_lock(stage.home), pytest.raises(HomeBusy, match="another agent is at work"):
+        stage.run(once=True)
+
+
+def test_the_data_are_read_before_anything_is_promised(stage: Stage):
+    np.savez(stage.folder / "examples.npz", x=np.zeros((3, 9)), y=np.zeros(3, int))
+
+    with pytest.raises(InputError, match="example 0: x has shape"):
+        stage.run()
+
+    assert not stage.of(events.Joined)
+    with Ledger.read(stage.home) as ledger:
+        assert ledger.plans() == []

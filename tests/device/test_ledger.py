@@ -1,0 +1,325 @@
+"""The ledger: what was spent stays spent, what may be sent is sent once, and every step is durable."""
+
+import os
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tacit.device.ledger import (
+    FILE,
+    BudgetRefused,
+    HomeMissing,
+    Ledger,
+    LedgerBroken,
+    LedgerUnwritten,
+    StepRefused,
+)
+from tacit.device.participation import (
+    Debited,
+    Debt,
+    Expired,
+    Offer,
+    Offered,
+    Receipted,
+    Sent,
+    Settled,
+    Trained,
+    debited,
+    expired,
+    receipted,
+    sent,
+    settled,
+    trained,
+)
+from tacit.wire.ids import Digest, PlanId, UpdateId
+
+PLAN, OTHER = PlanId(b"p" * 32), PlanId(b"q" * 32)
+HASH = Digest(bytes(32))
+LANDINGS = 3
+
+
+def opened(home: Path) -> Ledger:
+    ledger = Ledger.open(home, os.urandom)
+    for plan in (PLAN, OTHER):
+        ledger.pin(plan, author=b"a" * 32, lineage=plan, title="t", server="s", landings=LANDINGS, delta=1e-7)
+    return ledger
+
+
+def debt(mu2: float = 0.5, next_ok_version: int = 1) -> Debt:
+    return Debt(UpdateId(os.urandom(16)), Digest(os.urandom(32)), HASH, mu2, next_ok_version, 3, 7)
+
+
+def made(ledger: Ledger, version: int = 0, plan: PlanId = PLAN, mu2: float = 0.5) -> Debited:
+    """A participation up to its Update in the outbox."""
+    state = trained(ledger.offer(plan, version, HASH, 1))
+    ledger.move(state, 2)
+    after = debited(state, debt(mu2, version + 1))
+    ledger.debit(after, b"the exact bytes %d" % version, 3)
+    return after
+
+
+def test_a_new_home_is_for_its_owner_alone_and_keeps_its_secret(tmp_path: Path):
+    home = tmp_path / "home"
+    with Ledger.open(home, os.urandom) as ledger:
+        secret = ledger.root_secret
+    with Ledger.open(home, os.urandom) as ledger:
+        again = ledger.root_secret
+
+    assert secret == again and len(secret) == 32
+    assert home.stat().st_mode & 0o077 == 0
+    assert all(file.stat().st_mode & 0o077 == 0 for file in home.iterdir())
+
+
+def test_every_step_of_a_participation_is_remembered(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        out = sent(made(ledger))
+        ledger.move(out, 4)
+        received = receipted(out, b"receipt")
+        ledger.move(received, 5)
+        ledger.move(settled(received, 7), 6)
+        (line,) = ledger.receipts()
+
+    assert (line.state, line.opened_in, line.receipt, line.changed_at) == ("Settled", 7, b"receipt", 6)
+    assert (line.size, line.mu2, line.made_at) == (3, 0.5, 7)
+
+
+def test_the_exact_bytes_wait_until_they_are_answered_and_are_then_erased(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        made(ledger)
+    with opened(tmp_path) as ledger:
+        (state,) = ledger.unanswered(PLAN)
+        data = ledger.upload(state)
+        out = sent(state)
+        ledger.move(out, 4)
+        (later,) = ledger.unanswered(PLAN)
+        same = ledger.upload(later)
+        ledger.move(receipted(out, b"r"), 5)
+        left = ledger.unanswered(PLAN)
+
+    assert isinstance(state, Debited) and isinstance(later, Sent)
+    assert data == same == b"the exact bytes 0"
+    assert left == []
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        assert database.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+
+
+def test_a_participation_without_an_update_is_gone_after_a_crash_and_costs_nothing(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        ledger.offer(PLAN, 0, HASH, 1)
+        ledger.move(trained(ledger.offer(PLAN, 0, HASH, 1)), 2)
+        made(ledger)
+    with opened(tmp_path) as ledger:
+        dropped = ledger.drop_unfinished()
+        standing = ledger.standing(PLAN)
+
+    assert dropped == 2
+    assert (standing.landings_used, standing.unanswered, standing.mu2_device) == (1, 1, 0.5)
+
+
+def test_a_step_out_of_order_is_refused_and_changes_nothing(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        state = made(ledger)
+        offer, what = state.offer, state.debt
+        ledger.move(Sent(offer, what), 4)
+        ledger.move(Receipted(offer, what, b"r"), 5)
+        for step in (Trained(offer), Sent(offer, what), Receipted(offer, what, b"x")):
+            with pytest.raises(StepRefused):
+                ledger.move(step, 9)
+        with pytest.raises(StepRefused):
+            ledger.debit(Debited(offer, debt()), b"other bytes", 9)
+        with pytest.raises(StepRefused):
+            ledger.move(Trained(Offer(99, PLAN, 0, HASH)), 9)
+        (line,) = ledger.receipts()
+
+    assert (line.state, line.receipt, line.changed_at) == ("Receipted", b"r", 5)
+
+
+def test_a_settled_or_expired_participation_never_changes(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        state = made(ledger)
+        ledger.move(expired(state, "too old"), 4)
+        for step in (Sent(state.offer, state.debt), Settled(state.offer, state.debt, None, 1)):
+            with pytest.raises(StepRefused):
+                ledger.move(step, 9)
+
+
+def test_the_cap_holds_over_all_plans(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        made(ledger, plan=OTHER, mu2=1.5)
+        state = trained(ledger.offer(PLAN, 0, HASH, 1))
+        ledger.move(state, 2)
+        with pytest.raises(BudgetRefused, match=r"has spent μ² = 1\.5 of the 2\.03"):
+            ledger.debit(debited(state, debt(0.6)), b"", 3)
+        ledger.debit(debited(state, debt(0.6)), b"", 3, mu2_most=2.1)
+
+        assert ledger.mu2_spent() == pytest.approx(2.1)
+
+
+def test_a_debt_that_is_no_number_is_refused(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        state = trained(ledger.offer(PLAN, 0, HASH, 1))
+        ledger.move(state, 2)
+        for mu2 in (float("nan"), float("inf")):
+            with pytest.raises(BudgetRefused):
+                ledger.debit(debited(state, debt(mu2)), b"", 3)
+
+
+def test_no_version_is_used_twice_and_landings_are_counted(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        made(ledger, version=0)
+        with pytest.raises(StepRefused, match="trained again from Snapshot 1, and this is 0"):
+            made(ledger, version=0)
+        made(ledger, version=1)
+        made(ledger, version=2)
+        with pytest.raises(StepRefused, match="all 3 landings"):
+            made(ledger, version=3, mu2=0.0)
+
+
+def test_one_update_id_is_never_used_twice(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        first = made(ledger)
+        state = trained(ledger.offer(PLAN, 1, HASH, 1))
+        ledger.move(state, 2)
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.debit(Debited(state.offer, first.debt), b"", 3, mu2_most=9)
+
+
+def test_a_plan_keeps_the_author_it_was_first_seen_with(tmp_path: Path):
+    with opened(tmp_path) as ledger, pytest.raises(StepRefused, match="another author"):
+        ledger.pin(PLAN, author=b"b" * 32, lineage=PLAN, title="t", server="s", landings=3, delta=1e-7)
+
+
+def test_heads_are_remembered_by_version(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        nothing = ledger.newest_version(PLAN)
+        ledger.see(PLAN, 3, Digest(b"3" * 32))
+        ledger.see(PLAN, 2, Digest(b"2" * 32))
+
+        assert nothing is None
+        assert ledger.newest_version(PLAN) == 3 and ledger.newest_version(OTHER) is None
+        assert ledger.snapshot_seen(PLAN, 2) == b"2" * 32 and ledger.snapshot_seen(PLAN, 1) is None
+
+
+def test_forgetting_a_plan_erases_its_outbox_and_keeps_what_was_spent(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        made(ledger)
+        ledger.keep_credential(PLAN, b"credential")
+        erased = ledger.forget(PLAN, 9)
+        (line,), (plan, _) = ledger.receipts(PLAN), ledger.plans()
+
+        assert erased == 1 and plan.forgotten
+        assert ledger.credential(PLAN) is None
+        assert (line.state, line.reason) == ("Expired", "forgotten by the owner")
+        assert ledger.mu2_spent() == 0.5
+
+
+def test_a_debit_that_cannot_be_written_is_not_made(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        state = trained(ledger.offer(PLAN, 0, HASH, 1))
+        ledger.move(state, 2)
+        pages = ledger._run("PRAGMA page_count").fetchone()[0]
+        ledger._run(f"PRAGMA max_page_count = {pages}")  # a disk that is full
+        with pytest.raises(LedgerUnwritten, match="disk is full; nothing was sent or spent"):
+            ledger.debit(debited(state, debt()), bytes(1 << 20), 3)
+        standing, waiting = ledger.standing(PLAN), ledger.unanswered(PLAN)
+        ledger._run("PRAGMA max_page_count = 1000000")
+        ledger.debit(debited(state, debt()), bytes(1 << 20), 4)
+
+        assert (standing.mu2_spent, waiting) == (0.0, [])
+        assert ledger.mu2_spent() == 0.5
+
+
+def test_questions_do_not_make_a_home(tmp_path: Path):
+    with pytest.raises(HomeMissing, match="no device has its home in"):
+        Ledger.read(tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path: Path):
+    (tmp_path / FILE).write_bytes(b"not a database at all, but long enough to look at" * 99)
+
+    with pytest.raises(LedgerBroken, match="cannot be read"):
+        Ledger.open(tmp_path, os.urandom)
+    assert (tmp_path / FILE).read_bytes().startswith(b"not a database")
+
+
+def test_a_ledger_of_a_later_format_is_refused(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        ledger._run("UPDATE device SET format = 2")
+
+    with pytest.raises(LedgerBroken, match=r"format 2 .* update tacit"):
+        Ledger.open(tmp_path, os.urandom)
+
+
+STEPS = ("train", "debit", "send", "receipt", "settle", "expire", "crash", "forget", "drop")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), max_size=40))
+def test_whatever_happens_in_whatever_order_the_ledger_never_owes_more_than_it_says(
+    script: list[tuple[str, int]],
+):
+    """I6 of the protocol: its sum is at least what any coordinator can have received."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        ledger = opened(home)
+        states: list[Offered | Trained | Debited | Sent | Receipted | Settled | Expired] = []
+        left: dict[bytes, bytes] = {}  # what a coordinator may have received, by update_id
+        spent = 0.0
+        try:
+            for step, number in script:
+                state = states[number % len(states)] if states else None
+                try:
+                    if step == "train":
+                        states.append(ledger.offer(PLAN, number, HASH, 1))
+                    elif step == "debit" and isinstance(state, Offered):
+                        after = trained(state)
+                        ledger.move(after, 2)
+                        done = debited(after, debt(0.7, state.offer.version + 1))
+                        states[states.index(state)] = after
+                        ledger.debit(done, os.urandom(9), 3)
+                        states[states.index(after)] = done
+                        spent += 0.7
+                    elif step == "send" and isinstance(state, Debited | Sent):
+                        out = sent(state)
+                        ledger.move(out, 4)
+                        states[states.index(state)] = out
+                        data = ledger.upload(out)
+                        assert left.setdefault(state.debt.update_id, data) == data, "other bytes were sent"
+                    elif step == "receipt" and isinstance(state, Sent):
+                        ledger.move(receipted(state, b"r"), 5)
+                        states[states.index(state)] = receipted(state, b"r")
+                    elif step == "settle" and isinstance(state, Sent | Receipted):
+                        ledger.move(settled(state, 1), 6)
+                        states[states.index(state)] = settled(state, 1)
+                    elif step == "expire" and isinstance(state, Debited | Sent | Receipted):
+                        ledger.move(expired(state, "old"), 6)
+                        states[states.index(state)] = expired(state, "old")
+                    elif step == "drop" and isinstance(state, Offered | Trained):
+                        ledger.drop(state)
+                        states.remove(state)
+                    elif step == "forget":
+                        ledger.forget(PLAN, 8)
+                        states = [s for s in states if isinstance(s, Receipted | Settled | Expired)]
+                    elif step == "crash":
+                        ledger.close()
+                        ledger = opened(home)
+                        ledger.drop_unfinished()
+                        states = [s for s in states if not isinstance(s, Offered | Trained)]
+                except (StepRefused, BudgetRefused):
+                    pass
+                standing = ledger.standing(PLAN)
+                assert standing.mu2_spent == pytest.approx(spent)
+                assert standing.mu2_spent >= 0.7 * len(left) - 1e-9
+                assert standing.mu2_device <= 2.03 * (1 + 1e-9)
+                assert standing.landings_used <= LANDINGS
+                versions = [line.version for line in ledger.receipts()]
+                assert len(versions) == len(set(versions))
+        finally:
+            ledger.close()
