@@ -1,0 +1,560 @@
+/* Convolution: forward, input gradient, weight gradient. A Linear is a convolution of 1x1 pixels.
+ *
+ * All three come down to a tile: a few pixels (or weight rows) by one or more panels of 16 outputs,
+ * with the sums in registers until they are done. The order of every sum is part of the format and
+ * the same for any tile and any vector width; each function says what it is.
+ *
+ * Nothing is copied but what padding needs: forward and input gradient keep a ring of KH rows in
+ * scratch, zero at both ends, so a tap row is KW * C values in one piece. */
+#include "kernels.h"
+#include "vector.h"
+
+/* ---- Tiles: pixels by panels ---------------------------------------------------------------- */
+
+/* y[pixel] = act(sum over taps and their values of x * w, + bias, + what y held) for a row of pixels. */
+struct strip {
+    const float *x;       /* the first pixel */
+    ptrdiff_t x_step;     /* from pixel to pixel */
+    const ptrdiff_t *tap; /* where each tap's values begin, from the pixel */
+    ptrdiff_t taps;
+    ptrdiff_t length;     /* values of a tap, in one piece */
+    const float *w;       /* panels: [taps][length][16] */
+    ptrdiff_t w_step;     /* from panel to panel */
+    float *y;
+    ptrdiff_t y_step;
+    ptrdiff_t width;      /* outputs from here on; the last panel may be partly used */
+    const float *bias;    /* or NULL */
+    bool add, relu;
+};
+
+static inline vector finished(vector sum, const float *bias, const float *before, bool act)
+{
+    if (bias)
+        sum += load(bias);
+    if (before)
+        sum += load(before);
+    return act ? relu(sum) : sum;
+}
+
+/* Writes a tile whose last panel is not full; `sums` has `columns` floats a pixel. */
+static void finish_partly(const struct strip *s, const float *sums, ptrdiff_t pixels, ptrdiff_t columns)
+{
+    for (ptrdiff_t i = 0; i < pixels; i++)
+        for (ptrdiff_t j = 0; j < s->width; j++) {
+            float *y = s->y + i * s->y_step + j;
+            float sum = sums[i * columns + j];
+            if (s->bias)
+                sum += s->bias[j];
+            if (s->add)
+                sum += *y;
+            *y = s->relu && sum <= 0 ? 0 : sum;
+        }
+}
+
+/* A macro and not a function of PIXELS: only arrays of exactly this size stay in registers. Three
+ * pixels share a pointer, the others are reached by an index. */
+#define TILE(PIXELS, PANELS)                                                                       \
+    static void tile_##PIXELS##_##PANELS(const struct strip *s)                                    \
+    {                                                                                              \
+        enum { V = (PANELS) * PANEL_VECTORS, POINTERS = ((PIXELS) + 2) / 3 };                      \
+        const ptrdiff_t step = s->x_step, next = s->w_step;                                        \
+        const float *w = s->w;                                                                     \
+        vector sum[PIXELS][V];                                                                     \
+        UNROLL for (int i = 0; i < (PIXELS); i++)                                                  \
+            UNROLL for (int j = 0; j < V; j++) sum[i][j] = (vector){0};                            \
+        for (ptrdiff_t t = 0; t < s->taps; t++) {                                                  \
+            const float *x[POINTERS];                                                              \
+            UNROLL for (int i = 0; i < POINTERS; i++) x[i] = s->x + s->tap[t] + 3 * i * step;      \
+            for (ptrdiff_t k = 0; k < s->length; k++) {                                            \
+                vector b[V];                                                                       \
+                UNROLL for (int j = 0; j < V; j++)                                                 \
+                    b[j] = load(w + (j / PANEL_VECTORS) * next + (j % PANEL_VECTORS) * LANES);     \
+                UNROLL for (int i = 0; i < (PIXELS); i++) {                                        \
+                    const vector a = splat(x[i / 3][(i % 3) * step]);                              \
+                    UNROLL for (int j = 0; j < V; j++) sum[i][j] += a * b[j];                      \
+                }                                                                                  \
+                UNROLL for (int i = 0; i < POINTERS; i++) x[i]++;                                  \
+                w += PANEL;                                                                        \
+            }                                                                                      \
+        }                                                                                          \
+        if (s->width >= V * LANES) {                                                               \
+            UNROLL for (int i = 0; i < (PIXELS); i++)                                              \
+                UNROLL for (int j = 0; j < V; j++) {                                               \
+                    float *y = s->y + i * s->y_step + j * LANES;                                   \
+                    const float *bias = s->bias ? s->bias + j * LANES : NULL;                      \
+                    store(y, finished(sum[i][j], bias, s->add ? y : NULL, s->relu));               \
+                }                                                                                  \
+        } else {                                                                                   \
+            float sums[PIXELS][V * LANES];                                                         \
+            UNROLL for (int i = 0; i < (PIXELS); i++)                                              \
+                UNROLL for (int j = 0; j < V; j++) store(sums[i] + j * LANES, sum[i][j]);          \
+            finish_partly(s, sums[0], PIXELS, V * LANES);                                          \
+        }                                                                                          \
+    }
+
+/* How many pixels fit the registers beside one panel. Fewer pixels take more panels instead, so that
+ * enough independent sums are under way. */
+#if defined(__AVX__) || defined(__aarch64__)
+enum { MOST_PIXELS = 6 };
+TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
+TILE(1, 2) TILE(2, 2) TILE(3, 2)
+TILE(1, 4)
+static void (*const ONE_PANEL[])(const struct strip *) = {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1};
+static void (*const TWO_PANELS[])(const struct strip *) = {tile_1_2, tile_2_2, tile_3_2};
+static void (*const FOUR_PANELS[])(const struct strip *) = {tile_1_4};
+enum { TWO_PANELS_PIXELS = 3, FOUR_PANELS_PIXELS = 1 };
+#else
+enum { MOST_PIXELS = 3 };
+TILE(1, 1) TILE(2, 1) TILE(3, 1)
+TILE(1, 2)
+static void (*const ONE_PANEL[])(const struct strip *) = {tile_1_1, tile_2_1, tile_3_1};
+static void (*const TWO_PANELS[])(const struct strip *) = {tile_1_2};
+static void (*const FOUR_PANELS[])(const struct strip *) = {NULL};
+enum { TWO_PANELS_PIXELS = 1, FOUR_PANELS_PIXELS = 0 };
+#endif
+
+static int panels_at_once(ptrdiff_t pixels, ptrdiff_t width)
+{
+    if (pixels <= FOUR_PANELS_PIXELS && width > 3 * PANEL)
+        return 4;
+    if (pixels <= TWO_PANELS_PIXELS && width > PANEL)
+        return 2;
+    return 1;
+}
+
+/* Pixels taken together, so that a panel is read from near memory for all of them. */
+enum { BLOCK = 8 * MOST_PIXELS };
+
+/* Plays a strip of any number of pixels: divided evenly into tiles (14 = 5 + 5 + 4), panel by panel. */
+static void play_strip(struct strip s, ptrdiff_t pixels)
+{
+    while (pixels > 0) {
+        const ptrdiff_t block = smaller(pixels, BLOCK);
+        const ptrdiff_t tiles = parts(block, MOST_PIXELS);
+        const ptrdiff_t least = block / tiles, one_more = block % tiles;
+        const int panels = panels_at_once(least + (one_more > 0), s.width);
+        struct strip column = s;
+        while (column.width > 0) {
+            const int at_once = column.width > (panels - 1) * PANEL ? panels : 1;
+            struct strip tile = column;
+            for (ptrdiff_t t = 0; t < tiles; t++) {
+                const ptrdiff_t count = least + (t < one_more);
+                if (at_once == 4)
+                    FOUR_PANELS[count - 1](&tile);
+                else if (at_once == 2)
+                    TWO_PANELS[count - 1](&tile);
+                else
+                    ONE_PANEL[count - 1](&tile);
+                tile.x += count * s.x_step;
+                tile.y += count * s.y_step;
+            }
+            column.w += at_once * s.w_step;
+            column.y += at_once * PANEL;
+            column.bias = s.bias ? column.bias + at_once * PANEL : NULL;
+            column.width -= at_once * PANEL;
+        }
+        s.x += block * s.x_step;
+        s.y += block * s.y_step;
+        pixels -= block;
+    }
+}
+
+/* ---- The ring of padded rows ------------------------------------------------------------------ */
+
+/* The last rows of an image, each zero-padded at both ends. Row r stands at r mod rows. */
+struct ring {
+    float *data;
+    ptrdiff_t rows, margin, middle; /* floats of padding at an end, floats of a row */
+    ptrdiff_t next;                 /* the first row not yet taken */
+};
+
+static ptrdiff_t ring_width(const struct ring *ring)
+{
+    return ring->middle + 2 * ring->margin;
+}
+
+static struct ring ring_in(void *scratch, ptrdiff_t rows, ptrdiff_t margin, ptrdiff_t middle)
+{
+    struct ring ring = {scratch, rows, margin, middle, 0};
+    memset(scratch, 0, (size_t)(rows * ring_width(&ring)) * sizeof(float));
+    return ring;
+}
+
+/* Where row r stands, which may be negative by less than `rows * MOST_SIDE`. */
+static ptrdiff_t ring_row(const struct ring *ring, ptrdiff_t r)
+{
+    return (r + ring->rows * MOST_SIDE) % ring->rows * ring_width(ring);
+}
+
+/* Takes the rows up to and including `last`; those outside the image are zero. */
+static void ring_advance(struct ring *ring, const float *image, ptrdiff_t image_rows, ptrdiff_t last)
+{
+    for (; ring->next <= last; ring->next++) {
+        float *row = ring->data + ring_row(ring, ring->next) + ring->margin;
+        const size_t bytes = (size_t)ring->middle * sizeof(float);
+        if (ring->next >= 0 && ring->next < image_rows)
+            memcpy(row, image + ring->next * ring->middle, bytes);
+        else
+            memset(row, 0, bytes);
+    }
+}
+
+/* ---- Forward ---------------------------------------------------------------------------------- */
+
+/* A convolution's parameters, wide enough to multiply. */
+struct shape {
+    ptrdiff_t n, h, w, c, kh, kw, sh, sw, ph, pw, oh, ow, o;
+};
+
+static struct shape shape_of(const int32_t *p)
+{
+    return (struct shape){p[P_N],  p[P_H],  p[P_W],  p[P_C],     p[P_KH],    p[P_KW],  p[P_SH],
+                          p[P_SW], p[P_PH], p[P_PW], p[CONV_OH], p[CONV_OW], p[CONV_O]};
+}
+
+static bool pointwise(const struct shape *z)
+{
+    return z->kh == 1 && z->kw == 1; /* and then without padding: padding is smaller than the kernel */
+}
+
+/* Each sum begins at zero and takes kh, kw, c ascending; then the bias, then what y held, then act. */
+void KERNEL(conv)(const int32_t *p, void *const *operand, bool add)
+{
+    const struct shape z = shape_of(p);
+    const float *x = operand[2];
+    ptrdiff_t tap[MOST_SIDE] = {0};
+    struct strip s = {
+        .x = x, .x_step = z.sw * z.c, .tap = tap, .taps = z.kh, .length = z.kw * z.c,
+        .w = operand[3], .w_step = z.kh * z.kw * z.c * PANEL,
+        .y = operand[0], .y_step = z.o, .width = z.o, .bias = operand[4], .add = add, .relu = p[CONV_ACT] == 1,
+    };
+    if (pointwise(&z) && z.sh == 1 && z.sw == 1) {
+        play_strip(s, z.n * z.h * z.w);
+        return;
+    }
+    const bool padded = z.ph > 0 || z.pw > 0;
+    const ptrdiff_t row = z.w * z.c;
+    struct ring ring = {0};
+    if (padded)
+        ring = ring_in(operand[1], z.kh, z.pw * z.c, row);
+    else
+        for (ptrdiff_t k = 0; k < z.kh; k++)
+            tap[k] = k * row;
+    for (ptrdiff_t n = 0; n < z.n; n++) {
+        const float *image = x + n * z.h * row;
+        ring.next = -z.ph;
+        for (ptrdiff_t oh = 0; oh < z.oh; oh++) {
+            const ptrdiff_t top = oh * z.sh - z.ph;
+            s.x = padded ? ring.data : image + top * row;
+            if (padded) {
+                /* A stride beyond the kernel leaves rows out. */
+                ring.next = larger(ring.next, top);
+                ring_advance(&ring, image, z.h, top + z.kh - 1);
+                for (ptrdiff_t k = 0; k < z.kh; k++)
+                    tap[k] = ring_row(&ring, top + k);
+            }
+            play_strip(s, z.ow);
+            s.y += z.ow * z.o;
+        }
+    }
+}
+
+/* ---- Input gradient --------------------------------------------------------------------------- */
+
+/* The taps along one side that reach the pixels of one phase: kernel places first, first + stride, ...
+ * and, for the phase's first pixel, the output `highest - i` at the i-th of them. */
+struct reach {
+    ptrdiff_t first, count, highest;
+};
+
+static struct reach reach_of(ptrdiff_t phase, ptrdiff_t padding, ptrdiff_t stride, ptrdiff_t kernel)
+{
+    const ptrdiff_t first = (phase + padding) % stride;
+    const ptrdiff_t count = first < kernel ? parts(kernel - first, stride) : 0;
+    return (struct reach){first, count, (phase + padding) / stride};
+}
+
+/* Four by four floats, rows 16 apart, turned. */
+static inline void transpose_4(float *to, const float *from)
+{
+    typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+    const four a = *(const four *)from, b = *(const four *)(from + PANEL);
+    const four c = *(const four *)(from + 2 * PANEL), d = *(const four *)(from + 3 * PANEL);
+#ifdef __clang__
+#define MIX(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+    typedef int32_t lanes __attribute__((vector_size(16)));
+#define MIX(x, y, ...) __builtin_shuffle(x, y, (lanes){__VA_ARGS__})
+#endif
+    const four ab0 = MIX(a, b, 0, 4, 1, 5), ab1 = MIX(a, b, 2, 6, 3, 7);
+    const four cd0 = MIX(c, d, 0, 4, 1, 5), cd1 = MIX(c, d, 2, 6, 3, 7);
+    *(four *)to = MIX(ab0, cd0, 0, 1, 4, 5);
+    *(four *)(to + PANEL) = MIX(ab0, cd0, 2, 3, 6, 7);
+    *(four *)(to + 2 * PANEL) = MIX(ab1, cd1, 0, 1, 4, 5);
+    *(four *)(to + 3 * PANEL) = MIX(ab1, cd1, 2, 3, 6, 7);
+#undef MIX
+}
+
+/* to[o][lane] = from[panel of o][channel + lane][o within the panel], zero beyond the last channel. */
+static void transpose(float *to, const float *from, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t w_step)
+{
+    for (ptrdiff_t o = 0; o < outputs; o += PANEL, to += PANEL * PANEL, from += w_step) {
+        const ptrdiff_t count = smaller(PANEL, outputs - o);
+        if (count == PANEL && channels == PANEL) {
+            for (ptrdiff_t i = 0; i < PANEL; i += 4)
+                for (ptrdiff_t j = 0; j < PANEL; j += 4)
+                    transpose_4(to + i * PANEL + j, from + j * PANEL + i);
+            continue;
+        }
+        for (ptrdiff_t i = 0; i < count; i++)
+            for (ptrdiff_t j = 0; j < PANEL; j++)
+                to[i * PANEL + j] = j < channels ? from[j * PANEL + i] : 0;
+    }
+}
+
+/* The weights of one phase for 16 input channels from `c0` on, as a panel whose outputs they are. */
+static void transpose_panel(float *to, const float *w, const struct shape *z, const struct reach *rh,
+                            const struct reach *rw, ptrdiff_t sh, ptrdiff_t sw, ptrdiff_t c0)
+{
+    for (ptrdiff_t i = 0; i < rh->count; i++)
+        for (ptrdiff_t j = 0; j < rw->count; j++) {
+            /* From left to right in g is from right to left in the kernel. */
+            const ptrdiff_t kh = rh->first + i * sh, kw = rw->first + (rw->count - 1 - j) * sw;
+            const float *tap = w + ((kh * z->kw + kw) * z->c + c0) * PANEL;
+            transpose(to, tap, z->o, smaller(PANEL, z->c - c0), z->kh * z->kw * z->c * PANEL);
+            to += z->o * PANEL;
+        }
+}
+
+/* A stride of s leaves s * s phases of pixels, each a convolution of g with every s-th tap. Each sum
+ * takes kh ascending, then ow ascending (kw descending), then o. */
+void KERNEL(conv_input_gradient)(const int32_t *p, void *const *operand, bool add)
+{
+    const struct shape z = shape_of(p);
+    float *gx = operand[0], *scratch = operand[1];
+    const float *g = operand[2], *w = operand[3];
+    const ptrdiff_t row = z.ow * z.o, margin = (z.kw - 1) * z.o;
+    const bool flat = pointwise(&z) && z.sh == 1 && z.sw == 1;
+    float *panels = pointwise(&z) ? scratch : scratch + up(z.kh * (row + 2 * margin), PANEL);
+    const ptrdiff_t most_panels = pointwise(&z) ? 4 : 2;
+    ptrdiff_t tap[MOST_SIDE] = {0};
+
+    for (ptrdiff_t c0 = 0; c0 < z.c; c0 += most_panels * PANEL) {
+        const ptrdiff_t width = smaller(most_panels * PANEL, z.c - c0);
+        for (ptrdiff_t ph = 0; ph < smaller(z.sh, z.h); ph++)
+            for (ptrdiff_t pw = 0; pw < smaller(z.sw, z.w); pw++) {
+                const struct reach rh = reach_of(ph, z.ph, z.sh, z.kh), rw = reach_of(pw, z.pw, z.sw, z.kw);
+                const ptrdiff_t high = parts(z.h - ph, z.sh), wide = parts(z.w - pw, z.sw);
+                const bool reached = rh.count > 0 && rw.count > 0;
+                struct strip s = {
+                    .x_step = z.o, .tap = tap, .taps = rh.count, .length = rw.count * z.o,
+                    .w = panels, .w_step = rh.count * rw.count * z.o * PANEL,
+                    .y_step = z.sw * z.c, .width = width, .add = add,
+                };
+                for (ptrdiff_t c = 0; reached && c < width; c += PANEL)
+                    transpose_panel(panels + c / PANEL * s.w_step, w, &z, &rh, &rw, z.sh, z.sw, c0 + c);
+                if (flat) {
+                    s.x = g;
+                    s.y = gx + c0;
+                    play_strip(s, z.n * z.h * z.w);
+                    continue;
+                }
+                struct ring ring = {0};
+                if (reached && !pointwise(&z))
+                    ring = ring_in(scratch, rh.count, margin, row);
+                for (ptrdiff_t n = 0; n < z.n; n++) {
+                    const float *image = g + n * z.oh * row;
+                    ring.next = rh.highest - rh.count + 1;
+                    for (ptrdiff_t a = 0; a < high; a++) {
+                        s.y = gx + ((n * z.h + a * z.sh + ph) * z.w + pw) * z.c + c0;
+                        if (!reached) {
+                            for (ptrdiff_t i = 0; !add && i < wide; i++)
+                                memset(s.y + i * s.y_step, 0, (size_t)width * sizeof(float));
+                            continue;
+                        }
+                        if (pointwise(&z)) {
+                            s.x = image + a * row;
+                        } else {
+                            ring_advance(&ring, image, z.oh, a + rh.highest);
+                            for (ptrdiff_t k = 0; k < rh.count; k++)
+                                tap[k] = ring_row(&ring, a + rh.highest - k);
+                            s.x = ring.data + margin + (rw.highest - rw.count + 1) * z.o;
+                        }
+                        play_strip(s, wide);
+                    }
+                }
+            }
+    }
+}
+
+/* ---- Weight gradient -------------------------------------------------------------------------- */
+
+/* gw[row][16 outputs] += sum over pixels of x[pixel][row] * g[pixel][16 outputs] */
+struct weight_strip {
+    const float *x, *g;
+    ptrdiff_t high, wide;          /* the pixels */
+    ptrdiff_t x_step, g_step;      /* from pixel to pixel */
+    ptrdiff_t x_down, g_down;      /* from pixel row to pixel row */
+    const float *g_end;            /* where g's operand ends */
+    ptrdiff_t width;               /* outputs used in this panel */
+    float *gw;
+    bool add;
+};
+
+/* The first `width` of 16 values, zero beyond. What follows is g's next pixel, except at its end. */
+static inline void load_part(vector *b, const float *g, ptrdiff_t width, const float *end)
+{
+    float part[PANEL] = {0};
+    if (end - g < PANEL) {
+        for (ptrdiff_t i = 0; i < width; i++)
+            part[i] = g[i];
+        g = part;
+    }
+    UNROLL for (int j = 0; j < PANEL_VECTORS; j++)
+    {
+        integers lane;
+        UNROLL for (int i = 0; i < LANES; i++) lane[i] = j * LANES + i;
+        b[j] = clear((integers)(lane >= (int32_t)width), load(g + j * LANES));
+    }
+}
+
+#define WEIGHT_TILE(ROWS)                                                                          \
+    static void weight_tile_##ROWS(const struct weight_strip *s)                                   \
+    {                                                                                              \
+        enum { V = PANEL_VECTORS };                                                                \
+        const ptrdiff_t x_step = s->x_step, g_step = s->g_step;                                    \
+        vector sum[ROWS][V];                                                                       \
+        UNROLL for (int i = 0; i < (ROWS); i++)                                                    \
+            UNROLL for (int j = 0; j < V; j++) sum[i][j] = (vector){0};                            \
+        for (ptrdiff_t r = 0; r < s->high; r++) {                                                  \
+            const float *x = s->x + r * s->x_down, *g = s->g + r * s->g_down;                      \
+            for (ptrdiff_t q = 0; q < s->wide; q++) {                                              \
+                vector b[V];                                                                       \
+                if (s->width >= PANEL)                                                             \
+                    UNROLL for (int j = 0; j < V; j++) b[j] = load(g + j * LANES);                 \
+                else                                                                               \
+                    load_part(b, g, s->width, s->g_end);                                           \
+                UNROLL for (int i = 0; i < (ROWS); i++) {                                          \
+                    const vector a = splat(x[i]);                                                  \
+                    UNROLL for (int j = 0; j < V; j++) sum[i][j] += a * b[j];                      \
+                }                                                                                  \
+                x += x_step;                                                                       \
+                g += g_step;                                                                       \
+            }                                                                                      \
+        }                                                                                          \
+        UNROLL for (int i = 0; i < (ROWS); i++)                                                    \
+            UNROLL for (int j = 0; j < V; j++) {                                                   \
+                float *gw = s->gw + i * PANEL + j * LANES;                                         \
+                store(gw, s->add ? sum[i][j] + load(gw) : sum[i][j]);                              \
+            }                                                                                      \
+    }
+
+#if defined(__AVX__) || defined(__aarch64__)
+enum { MOST_ROWS = 6 };
+WEIGHT_TILE(1) WEIGHT_TILE(2) WEIGHT_TILE(3) WEIGHT_TILE(4) WEIGHT_TILE(5) WEIGHT_TILE(6)
+static void (*const WEIGHT_TILES[])(const struct weight_strip *) = {weight_tile_1, weight_tile_2, weight_tile_3,
+                                                                    weight_tile_4, weight_tile_5, weight_tile_6};
+#else
+enum { MOST_ROWS = 3 };
+WEIGHT_TILE(1) WEIGHT_TILE(2) WEIGHT_TILE(3)
+static void (*const WEIGHT_TILES[])(const struct weight_strip *) = {weight_tile_1, weight_tile_2, weight_tile_3};
+#endif
+
+/* `rows` weight rows that stand next to each other in x and in the panel, divided evenly into tiles. */
+static void play_weight_strip(struct weight_strip s, ptrdiff_t rows)
+{
+    const ptrdiff_t tiles = parts(rows, MOST_ROWS), least = rows / tiles, one_more = rows % tiles;
+    for (ptrdiff_t t = 0; t < tiles; t++) {
+        const ptrdiff_t count = least + (t < one_more);
+        WEIGHT_TILES[count - 1](&s);
+        s.x += count;
+        s.gw += count * PANEL;
+    }
+}
+
+/* The outputs whose tap k lies inside the image: from `first`, `count` of them. */
+struct span {
+    ptrdiff_t first, count;
+};
+
+static struct span inside(ptrdiff_t k, ptrdiff_t padding, ptrdiff_t stride, ptrdiff_t side, ptrdiff_t outputs)
+{
+    const ptrdiff_t first = k < padding ? parts(padding - k, stride) : 0;
+    const ptrdiff_t end = k - padding < side ? smaller(outputs, (side - 1 + padding - k) / stride + 1) : 0;
+    return (struct span){first, larger(0, end - first)};
+}
+
+/* One image, reading only pixels that exist: a strip of C rows for each tap. */
+static void weight_gradient_by_tap(struct weight_strip s, const struct shape *z, const float *x)
+{
+    const float *g = s.g;
+    float *gw = s.gw;
+    for (ptrdiff_t kh = 0; kh < z->kh; kh++) {
+        const struct span rows = inside(kh, z->ph, z->sh, z->h, z->oh);
+        for (ptrdiff_t kw = 0; kw < z->kw; kw++) {
+            const struct span columns = inside(kw, z->pw, z->sw, z->w, z->ow);
+            s.high = columns.count > 0 ? rows.count : 0;
+            s.wide = columns.count;
+            if (s.high > 0) {
+                const ptrdiff_t top = rows.first * z->sh - z->ph + kh, left = columns.first * z->sw - z->pw + kw;
+                s.x = x + (top * z->w + left) * z->c;
+                s.g = g + (rows.first * z->ow + columns.first) * z->o;
+            }
+            s.gw = gw + (kh * z->kw + kw) * z->c * PANEL;
+            play_weight_strip(s, z->c);
+        }
+    }
+}
+
+/* One image without padding (or a padded copy): a strip of KW * C rows for each kh. */
+static void weight_gradient_by_row(struct weight_strip s, const struct shape *z, const float *x)
+{
+    float *gw = s.gw;
+    for (ptrdiff_t kh = 0; kh < z->kh; kh++) {
+        s.x = x + kh * s.x_down / z->sh;
+        s.gw = gw + kh * z->kw * z->c * PANEL;
+        play_weight_strip(s, z->kw * z->c);
+    }
+}
+
+/* Each sum takes the pixels oh, ow of one image, ascending; the images' sums are then added one after
+ * the other, to what gw held where the record accumulates. A 1x1 kernel of stride 1 has one sum over
+ * all images. */
+void KERNEL(conv_weight_gradient)(const int32_t *p, void *const *operand, bool add)
+{
+    struct shape z = shape_of(p);
+    float *gw = operand[0], *padded = operand[1];
+    const float *x = operand[2], *g = operand[3];
+    const float *g_end = g + z.n * z.oh * z.ow * z.o;
+    if (pointwise(&z) && z.sh == 1 && z.sw == 1) {
+        z.w = z.ow = z.n * z.h * z.w;
+        z.n = z.h = z.oh = 1;
+    }
+    const bool has_padding = z.ph > 0 || z.pw > 0;
+    const bool by_tap = has_padding && z.c >= 8;
+    const bool copies = has_padding && !by_tap;
+    const ptrdiff_t row = z.w * z.c;
+    const ptrdiff_t wide = copies ? row + 2 * z.pw * z.c : row;
+    if (copies)
+        memset(padded, 0, (size_t)((z.h + 2 * z.ph) * wide) * sizeof(float));
+    for (ptrdiff_t n = 0; n < z.n; n++) {
+        const float *image = x + n * z.h * row;
+        if (copies) {
+            for (ptrdiff_t h = 0; h < z.h; h++)
+                memcpy(padded + (h + z.ph) * wide + z.pw * z.c, image + h * row, (size_t)row * sizeof(float));
+            image = padded;
+        }
+        for (ptrdiff_t o = 0; o < z.o; o += PANEL) {
+            const struct weight_strip s = {
+                .g = g + n * z.oh * z.ow * z.o + o, .g_end = g_end,
+                .high = z.oh, .wide = z.ow,
+                .x_step = z.sw * z.c, .g_step = z.o, .x_down = z.sh * wide, .g_down = z.ow * z.o,
+                .width = z.o - o, .gw = gw + o * z.kh * z.kw * z.c, .add = add || n > 0,
+            };
+            if (by_tap)
+                weight_gradient_by_tap(s, &z, image);
+            else
+                weight_gradient_by_row(s, &z, image);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+"""Plays tapes: the C library behind a few Python calls. Its sources are in `engine/` at the root."""
+
+from tacit.engine.library import EngineMissing
+from tacit.engine.player import NotFinite, Player, WrongExamples
+from tacit.engine.tape import TapeRefused, VerifiedTape
+
+__all__ = ["EngineMissing", "NotFinite", "Player", "TapeRefused", "VerifiedTape", "WrongExamples"]

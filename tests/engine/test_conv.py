@@ -1,0 +1,191 @@
+"""Convolution and its two gradients, against sums written out in float64."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tacit.plan.layout import TensorPlace, unpack
+from tacit.plan.tape import Accumulate, Op
+from tests.engine.played import close, floats, padded_vector, panels, play
+
+
+@dataclass(frozen=True)
+class Shape:
+    n: int
+    h: int
+    w: int
+    c: int
+    kh: int
+    kw: int
+    sh: int
+    sw: int
+    ph: int
+    pw: int
+    o: int
+
+    @property
+    def oh(self) -> int:
+        return (self.h + 2 * self.ph - self.kh) // self.sh + 1
+
+    @property
+    def ow(self) -> int:
+        return (self.w + 2 * self.pw - self.kw) // self.sw + 1
+
+    def parameters(self, act: int = 0) -> tuple[int, ...]:
+        image = (self.n, self.h, self.w, self.c)
+        kernel = (self.kh, self.kw, self.sh, self.sw, self.ph, self.pw)
+        return (*image, *kernel, 1, 1, 1, self.oh, self.ow, self.o, act)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    kh, kw = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    ph, pw = draw(st.integers(0, kh - 1)), draw(st.integers(0, kw - 1))
+    return Shape(
+        n=draw(st.integers(1, 3)),
+        h=draw(st.integers(max(1, kh - 2 * ph), 9)),
+        w=draw(st.integers(max(1, kw - 2 * pw), 17)),
+        c=draw(st.sampled_from([1, 2, 3, 7, 8, 9, 16, 17, 33, 70])),
+        kh=kh,
+        kw=kw,
+        sh=draw(st.integers(1, 4)),
+        sw=draw(st.integers(1, 4)),
+        ph=ph,
+        pw=pw,
+        o=draw(st.sampled_from([1, 3, 8, 10, 15, 16, 17, 31, 33, 50, 66])),
+    )
+
+
+linear = st.builds(
+    lambda n, c, o: Shape(n, 1, 1, c, 1, 1, 1, 1, 0, 0, o),
+    st.integers(1, 60),
+    st.integers(1, 70),
+    st.integers(1, 70),
+)
+any_shape = shapes() | linear
+
+
+def numbers(seed: int, *shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def taps(s: Shape):
+    """For each tap: its place, and the slices of a padded image that it reads."""
+    for kh in range(s.kh):
+        for kw in range(s.kw):
+            rows = slice(kh, kh + s.sh * (s.oh - 1) + 1, s.sh)
+            columns = slice(kw, kw + s.sw * (s.ow - 1) + 1, s.sw)
+            yield kh, kw, rows, columns
+
+
+def pad(x: NDArray[np.floating], s: Shape) -> NDArray[np.float64]:
+    return np.pad(x.astype(np.float64), ((0, 0), (s.ph, s.ph), (s.pw, s.pw), (0, 0)))
+
+
+def forward(x: NDArray[np.floating], w: NDArray[np.floating], s: Shape) -> NDArray[np.float64]:
+    """x [N,H,W,C], w [O,C,KH,KW] -> [N,OH,OW,O]"""
+    padded, y = pad(x, s), np.zeros((s.n, s.oh, s.ow, s.o))
+    for kh, kw, rows, columns in taps(s):
+        y += padded[:, rows, columns] @ w[:, :, kh, kw].astype(np.float64).T
+    return y
+
+
+def input_gradient(g: NDArray[np.floating], w: NDArray[np.floating], s: Shape) -> NDArray[np.float64]:
+    padded = np.zeros((s.n, s.h + 2 * s.ph, s.w + 2 * s.pw, s.c))
+    for kh, kw, rows, columns in taps(s):
+        padded[:, rows, columns] += g.astype(np.float64) @ w[:, :, kh, kw].astype(np.float64)
+    return padded[:, s.ph : s.ph + s.h, s.pw : s.pw + s.w]
+
+
+def weight_gradient(x: NDArray[np.floating], g: NDArray[np.floating], s: Shape) -> NDArray[np.float64]:
+    padded, gw = pad(x, s), np.zeros((s.o, s.c, s.kh, s.kw))
+    for kh, kw, rows, columns in taps(s):
+        gw[:, :, kh, kw] = np.einsum("nhwc,nhwo->oc", padded[:, rows, columns], g.astype(np.float64))
+    return gw
+
+
+@settings(max_examples=150)
+@given(any_shape, st.integers(0, 99), st.booleans(), st.booleans(), st.sampled_from(Accumulate))
+def test_forward_is_the_sum_it_says(s: Shape, seed: int, relu: bool, with_bias: bool, how: Accumulate):
+    x, w = numbers(seed, s.n, s.h, s.w, s.c), numbers(seed + 1, s.o, s.c, s.kh, s.kw)
+    bias, held = numbers(seed + 2, s.o), numbers(seed + 3, s.n, s.oh, s.ow, s.o)
+
+    y, _ = play(
+        Op.CONV,
+        s.parameters(act=relu),
+        (x, panels(w), padded_vector(bias) if with_bias else None),
+        before={0: held},
+        accumulate=how,
+        first=True,
+    )
+
+    exact = forward(x, w, s) + (bias if with_bias else 0) + (held if how is Accumulate.YES else 0)
+    close(floats(y, *exact.shape), np.maximum(exact, 0) if relu else exact, s.kh * s.kw * s.c)
+
+
+@settings(max_examples=150)
+@given(any_shape, st.integers(0, 99), st.booleans())
+def test_the_input_gradient_is_the_transpose_of_forward(s: Shape, seed: int, adds: bool):
+    g, w = numbers(seed, s.n, s.oh, s.ow, s.o), numbers(seed + 1, s.o, s.c, s.kh, s.kw)
+    held = numbers(seed + 2, s.n, s.h, s.w, s.c)
+
+    gx, _ = play(
+        Op.CONV_INPUT_GRADIENT,
+        s.parameters(),
+        (g, panels(w)),
+        before={0: held},
+        accumulate=Accumulate.YES if adds else Accumulate.NO,
+    )
+
+    exact = input_gradient(g, w, s) + (held if adds else 0)
+    close(floats(gx, *exact.shape), exact, s.kh * s.kw * s.o)
+
+
+@settings(max_examples=150)
+@given(any_shape, st.integers(0, 99), st.sampled_from(Accumulate), st.booleans())
+def test_the_weight_gradient_sums_over_pixels_and_leaves_padding_zero(
+    s: Shape, seed: int, how: Accumulate, first: bool
+):
+    x, g = numbers(seed, s.n, s.h, s.w, s.c), numbers(seed + 1, s.n, s.oh, s.ow, s.o)
+    held = numbers(seed + 2, s.o, s.c, s.kh, s.kw)
+
+    gw, _ = play(
+        Op.CONV_WEIGHT_GRADIENT,
+        s.parameters(),
+        (x, g),
+        before={0: panels(held)},
+        accumulate=how,
+        first=first,
+    )
+
+    adds = how is Accumulate.YES or (how is Accumulate.UNLESS_FIRST and not first)
+    exact = weight_gradient(x, g, s) + (held if adds else 0)
+    got, place = gw.view(np.float32), TensorPlace("w", exact.shape, "conv", "state", 0)
+    close(unpack(got, place), exact, s.n * s.oh * s.ow)
+    assert np.count_nonzero(got) <= exact.size
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_a_number_comes_out_and_touches_nothing_else(value: float):
+    s = Shape(2, 5, 5, 3, 3, 3, 1, 1, 1, 1, 20)
+    x, w = numbers(0, s.n, s.h, s.w, s.c), numbers(1, s.o, s.c, s.kh, s.kw)
+    x[0, 2, 2, 1] = value
+
+    y = floats(play(Op.CONV, s.parameters(act=1), (x, panels(np.abs(w)), None))[0], s.n, s.oh, s.ow, s.o)
+
+    reached = ~np.isfinite(y[0]).all(axis=-1)
+    assert reached[1:4, 1:4].all()
+    assert reached.sum() == 9
+    assert np.isfinite(y[1]).all()
+
+
+def test_a_relu_passes_nan():
+    s = Shape(1, 1, 1, 2, 1, 1, 1, 1, 0, 0, 18)
+
+    y = play(Op.CONV, s.parameters(act=1), (np.array([np.nan, 1], np.float32), panels(numbers(0, 18, 2, 1, 1)), None))
+
+    assert np.isnan(y[0].view(np.float32)).all()

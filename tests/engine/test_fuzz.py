@@ -1,0 +1,241 @@
+"""Tens of thousands of broken and unusual tapes, under address and undefined-behaviour checks.
+
+Tapes are made by kind of operation, then spoiled: a bit, a word, a parameter, an operand, a region's
+size, mostly with totals that add up again, so that not only the last rule is tried.
+"""
+
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from engine import build as engine_build
+from tacit.engine.tape import VerifiedTape
+from tacit.plan.tape import (
+    IMMEDIATE,
+    TERNARY,
+    Accumulate,
+    Fn,
+    Kind,
+    MapInput,
+    MapInstruction,
+    MapProgram,
+    Mode,
+    Op,
+    Operand,
+    Region,
+    Tape,
+    counted,
+    encode,
+    float_bits,
+    map_parameters,
+    scratch_bytes,
+)
+from tests.engine.played import one_record
+from tests.engine.test_map import BINARY
+
+CONVOLUTIONS = (Op.CONV, Op.CONV_INPUT_GRADIENT, Op.CONV_WEIGHT_GRADIENT)
+POOLS = (Op.MAX_POOL, Op.MAX_POOL_GRADIENT, Op.AVERAGE_POOL, Op.AVERAGE_POOL_GRADIENT)
+SIDES = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17)
+AWKWARD = (0, 1, 2, 3, 15, 16, 17, 255, 256, 1023, 1024, 1025, 65536, 2**31 - 1, -1, -2, -(2**31))
+
+
+def windows(r: Random) -> tuple[list[int], int, int]:
+    """Image, kernel, stride, padding that fit together, and the output's sides."""
+    kernel = [r.randint(1, 4), r.randint(1, 4)]
+    padding = [r.randrange(k) for k in kernel]
+    stride = [r.choice((1, 1, 2, 3, 9)) for _ in kernel]
+    image = [max(1, k - 2 * p) + r.choice((0, 1, 2, 5, 8)) for k, p in zip(kernel, padding, strict=True)]
+    out = [(i + 2 * p - k) // s + 1 for i, p, k, s in zip(image, padding, kernel, stride, strict=True)]
+    sides = [r.randint(1, 3), *image, r.choice(SIDES), *kernel, *stride, *padding]
+    return sides, out[0], out[1]
+
+
+def convolution(r: Random) -> Tape:
+    op = r.choice(CONVOLUTIONS)
+    sides, oh, ow = (
+        windows(r) if r.random() < 0.8 else ([r.choice(SIDES), 1, 1, r.choice(SIDES), 1, 1, 1, 1, 0, 0], 1, 1)
+    )
+    outputs = r.choice((*SIDES, 31, 33, 49, 65))
+    parameters = (*sides, 1, 1, 1, oh, ow, outputs, r.randrange(2) if op is Op.CONV else 0)
+    present = [True, scratch_bytes(op, parameters) > 0, True, True]
+    if op is Op.CONV:
+        present.append(r.random() < 0.5)
+    return one_record(op, parameters, present, r.choice(tuple(Accumulate)))
+
+
+def pool(r: Random) -> Tape:
+    op = r.choice(POOLS)
+    sides, oh, ow = windows(r)
+    if op in (Op.AVERAGE_POOL, Op.AVERAGE_POOL_GRADIENT):
+        return one_record(op, (*sides, oh, ow, r.randrange(2)), (True, True))
+    optional = r.random() < 0.5
+    present = (True, optional, True) if op is Op.MAX_POOL else (True, True, True, optional)
+    return one_record(op, (*sides, oh, ow), present)
+
+
+def reduction(r: Random) -> Tape:
+    n, classes = r.choice(SIDES), r.choice(SIDES)
+    how = r.choice(tuple(Accumulate))
+    match r.randrange(3):
+        case 0:
+            scale = float_bits(r.choice((1.0, float("nan"), 0.1)))
+            return one_record(Op.SUM, (n, r.choice(SIDES), classes, scale), (True, True), how)
+        case 1:
+            return one_record(Op.CROSS_ENTROPY, (n, classes), (True,) * 6, how)
+        case _:
+            return one_record(Op.CROSS_ENTROPY_SCORE, (n, classes), (True,) * 4)
+
+
+def bytes_moved(r: Random) -> Tape:
+    if r.random() < 0.2:
+        return one_record(Op.ZERO, (r.randint(1, 300),), (True,))
+    sides = [r.randint(1, 4) for _ in range(4)]
+    strides = [r.choice((0, 1, 1, 2, 5, 17)) for _ in range(8)]
+    return one_record(Op.COPY, (*sides, *strides), (True, True))
+
+
+def program(r: Random) -> Tape:
+    channels, rows, examples = r.choice((1, 3, 8, 10, 64, 255, 256, 257, 600)), r.choice((1, 2, 5)), r.randint(1, 3)
+    modes = [r.choice(tuple(Mode)) for _ in range(r.randint(0, 6))]
+    inputs = tuple(MapInput(m, channels * r.randrange(3) if m is Mode.EXAMPLE_CHANNEL else 0) for m in modes)
+    known, steps = list(range(len(inputs))), list[MapInstruction]()
+    for _ in range(r.randint(1, 24)):
+        fn = r.choice(tuple(Fn)) if known else Fn.SET
+        to = r.randint(len(inputs), 23)
+        a, b, c = (r.choice(known) if known else 0 for _ in range(3))
+        steps.append(
+            MapInstruction(
+                fn,
+                to,
+                a=0 if fn is Fn.SET else a,
+                b=b if fn in BINARY or fn in TERNARY else 0,
+                c=c if fn in TERNARY else 0,
+                imm=r.uniform(-2, 2) if fn in IMMEDIATE else 0.0,
+            )
+        )
+        known.append(to)
+    outputs = tuple(r.choice([step.to for step in steps]) for _ in range(r.randint(1, min(3, 8 - len(inputs)))))
+    total = examples * rows * channels
+    parameters = map_parameters(MapProgram(total, channels, rows, inputs, tuple(steps), outputs))
+    return one_record(Op.MAP, parameters, (True,) * (len(outputs) + len(inputs)), outputs=len(outputs))
+
+
+MAKERS = (convolution, convolution, pool, reduction, bytes_moved, program)
+
+
+def spoiled(tape: Tape, r: Random) -> bytes:
+    """One thing changed, in the value or in the bytes."""
+    record = tape.records[0]
+    regions = dict(tape.regions)
+    match r.randrange(8):
+        case 0:
+            data = bytearray(encode(tape))
+            data[r.randrange(len(data))] ^= 1 << r.randrange(8)
+            return bytes(data)
+        case 1:
+            data = bytearray(encode(tape))
+            struct.pack_into("<i", data, 4 * r.randrange(len(data) // 4), r.choice(AWKWARD))
+            return bytes(data)
+        case 2:
+            data = encode(tape)
+            return data[: r.randrange(len(data))] if r.random() < 0.5 else data + bytes(r.randrange(600))
+        case 3 | 4:
+            words = list(record.parameters)
+            i = r.randrange(len(words))
+            words[i] = r.choice(AWKWARD) if r.random() < 0.5 else max(-(2**31), words[i] + r.choice((-1, 1)))
+            record = replace(record, parameters=tuple(words))
+        case 5 | 6:
+            operands = list(record.operands)
+            i = r.randrange(len(operands))
+            operands[i] = spoiled_operand(operands[i], r)
+            record = replace(record, operands=tuple(operands))
+        case _:
+            region = r.choice(tuple(Region))
+            size = regions.get(region, 0)
+            regions[region] = r.choice((0, max(0, size - 4), size + 4, 64, 2**31, 2**47, 2**63))
+    accumulate = r.choice(tuple(Accumulate)) if r.random() < 0.1 else record.accumulate
+    kind = r.choice(tuple(Kind)) if r.random() < 0.1 else tape.kind
+    changed = replace(tape, kind=kind, regions=regions, records=(replace(record, accumulate=accumulate),))
+    return encode(added_up(changed))
+
+
+def spoiled_operand(old: Operand | None, r: Random) -> Operand | None:
+    if old is None or r.random() < 0.1:
+        return None if old else Operand(r.choice(tuple(Region)), 0, 64)
+    match r.randrange(3):
+        case 0:
+            return replace(old, region=r.choice(tuple(Region)))
+        case 1:
+            return replace(old, offset=max(0, old.offset + r.choice((-64, -4, -1, 1, 4, 64, 2**63))))
+        case _:
+            return replace(old, extent=max(0, old.extent + r.choice((-64, -4, -1, 1, 4, 64, 2**63))))
+
+
+def added_up(tape: Tape) -> Tape:
+    """With totals as far as there are any, so that the verifier gets to the rules before them."""
+    try:
+        tape = counted(tape)
+    except (ArithmeticError, ValueError, IndexError, KeyError):
+        return tape
+    return replace(tape, operations=tape.operations % 2**64, moved=tape.moved % 2**64)
+
+
+def sequence(r: Random) -> Tape:
+    """Several records in one tape, on regions large enough for each."""
+    tapes = [r.choice(MAKERS)(r) for _ in range(r.randint(2, 5))]
+    sizes: dict[Region, int] = {}
+    for tape in tapes:
+        for region, size in tape.regions.items():
+            sizes[region] = max(size, sizes.get(region, 0))
+    return counted(Tape(Kind.PREFIX, sizes, tuple(tape.records[0] for tape in tapes)))
+
+
+def tapes_to_try(seed: int, count: int) -> Iterator[bytes]:
+    r = Random(seed)
+    for i in range(count):
+        tape = sequence(r) if i % 10 == 0 else r.choice(MAKERS)(r)
+        yield encode(tape) if i % 4 == 0 or len(tape.records) > 1 else spoiled(tape, r)
+
+
+@pytest.fixture(scope="module")
+def driver(request: pytest.FixtureRequest) -> Path:
+    """The fuzz driver with the engine in it, sanitized; kept between runs."""
+    folder = request.config.cache.mkdir("engine") if request.config.cache else None
+    assert folder is not None
+    sources = [*engine_build.SOURCES.glob("*.c"), Path(__file__).with_name("fuzz.c")]
+    return engine_build.link(folder / "fuzz", sources, sanitize=True, shared=False)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="sanitizers are tried with gcc")
+def test_no_tape_makes_the_engine_leave_its_memory(driver: Path):
+    tapes = list(tapes_to_try(seed=1, count=24_000))
+
+    done = subprocess.run(
+        [driver],
+        input=b"".join(struct.pack("<I", len(tape)) + tape for tape in tapes),
+        capture_output=True,
+        env={**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1"},
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr.decode()[-4000:]
+    played, refused = map(int, done.stdout.split())
+    assert played + refused == len(tapes)
+    # Neither a verifier that refuses everything nor one that accepts everything would pass.
+    assert played > len(tapes) // 4
+    assert refused > len(tapes) // 4
+
+
+def test_every_unspoiled_tape_is_accepted():
+    r = Random(2)
+
+    for _ in range(500):
+        tape = r.choice((*MAKERS, sequence))(r)
+        assert VerifiedTape.load(encode(tape)).operations == tape.operations
