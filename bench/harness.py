@@ -95,9 +95,7 @@ def interleaved(
 
 def _timing(own: Sequence[float], base: Sequence[float]) -> Timing:
     ratios = [mine / first if first > 0 else float("inf") for mine, first in zip(own, base, strict=True)]
-    return Timing(
-        statistics.median(own), min(own), max(own), statistics.median(ratios), min(ratios), max(ratios)
-    )
+    return Timing(statistics.median(own), min(own), max(own), statistics.median(ratios), min(ratios), max(ratios))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -117,9 +115,7 @@ def table(rows: Sequence[Row]) -> str:
 def run(bench: Callable[[bool], Sequence[Row]], argv: Sequence[str] | None = None) -> int:
     """The `main` of a benchmark: 1 if a goal is missed, except by the rough figures of `--quick`."""
     parser = argparse.ArgumentParser(description=bench.__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes: the script works, figures are rough"
-    )
+    parser.add_argument("--quick", action="store_true", help="small sizes: the script works, figures are rough")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write machine and rows here")
     asked = parser.parse_args(argv)
 

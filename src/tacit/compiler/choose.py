@@ -1,0 +1,100 @@
+"""Which parameters to train: the longest run of last layers that fits the limits.
+
+A layer is a module with parameters of its own, taken whole; layers are in the order in which the forward pass
+first uses them. What fits is known exactly, because every candidate is compiled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from tacit.compiler.compile import plan_training, training_bytes
+from tacit.compiler.errors import NothingFits, NotLowered
+from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.weights import Weights
+from tacit.plan.program import Optimizer
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The subset, and why it is that one."""
+
+    names: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+def choose_subset(
+    module: nn.Module,
+    inputs: Inputs,
+    classes: int,
+    *,
+    memory: int,
+    most_values: int,
+    microbatch: int,
+    optimizer: Optimizer,
+) -> Choice:
+    """The longest run of last layers with at most `most_values` values and `memory` bytes of training.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> choose_subset(net, {"x": ((4,), "float32")}, 3, memory=1 << 20, most_values=30, microbatch=2,
+    ...     optimizer=Optimizer(0.1)).names
+    ('2.weight', '2.bias')
+    """
+    model = model_of(module, inputs, classes)
+    rehearse(model)
+    traced = trace_step(model)
+    layers = used_layers(model, traced)
+    if not layers:
+        raise NothingFits("the module has no parameters; there is nothing to train")
+    chosen: tuple[str, ...] = ()
+    reasons: list[str] = []
+    paths = list(layers)
+    for count in range(1, len(paths) + 1):
+        names = tuple(name for path in paths[-count:] for name in layers[path])
+        here = model.kind(paths[-count])
+        values = sum(model.parameters[name].numel() for name in names)
+        if values > most_values:
+            reasons.append(f"with {here} it would be {values:,} values, and {most_values:,} are allowed")
+            break
+        try:
+            needed = _bytes(model, traced, names, microbatch, optimizer)
+        except NotLowered as error:
+            reasons.append(f"{here} cannot be reached: {error}")
+            break
+        if needed > memory:
+            reasons.append(f"with {here} training takes {needed:,} bytes, and {memory:,} are allowed")
+            continue
+        chosen = names
+        every = f"all {count} layers" if count == len(paths) else f"the last {count} of {len(paths)} layers"
+        reasons = [f"trained: {every}, from {here} on: {values:,} values, {needed:,} bytes of training"]
+    if not chosen:
+        raise NothingFits(
+            f"not even the last layer fits: {'; '.join(reasons)}. Allow more memory or upload, a smaller "
+            "micro-batch, or give the module a smaller last layer."
+        )
+    return Choice(chosen, tuple(reasons))
+
+
+def used_layers(model: Model, traced: Traced) -> Mapping[str, list[str]]:
+    """The parameters of every layer that the forward pass uses, in the order of first use."""
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    first: dict[str, int] = {}
+    for node, (role, name) in traced.sources.items():
+        if role == "tensor" and traced.outputs.get(name) is not None:
+            # The step works on a leaf of its own, so the placeholder is only detached; its readers are the layers.
+            uses = [order[user] for leaf in node.users for user in leaf.users]
+            path = name.rpartition(".")[0]
+            first[path] = min(uses, default=len(order)) if path not in first else min(first[path], *uses)
+    return {
+        path: [
+            name for name in model.parameters if name.rpartition(".")[0] == path and traced.outputs[name] is not None
+        ]
+        for path in sorted(first, key=first.__getitem__)
+    }
+
+
+def _bytes(model: Model, traced: Traced, names: tuple[str, ...], microbatch: int, optimizer: Optimizer) -> int:
+    weights = Weights({**model.parameters, **model.buffers}, names)
+    training = plan_training(model, traced, weights, microbatch, optimizer, split=True)
+    return training_bytes(model, training, optimizer, microbatch)

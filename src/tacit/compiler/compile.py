@@ -1,0 +1,344 @@
+"""From a module and a subset to a `Playable`.
+
+The module is traced once, with the gradients of everything; each tape lowers what it asks for, with the same
+`Weights`, so all agree on where a tensor stands. Then each graph goes through the passes, and after every
+one through the rules.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from tacit.compiler.arena import Placement, bound, place
+from tacit.compiler.emit import Sizes, emit, touched_bytes
+from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
+from tacit.compiler.explain import Explanation, order_of, peak_of, rectangles
+from tacit.compiler.fuse import drop_dead, fuse_maps, fuse_relu, gate_pools
+from tacit.compiler.ir import Graph, Step, Value
+from tacit.compiler.lower import input_values, lower_forward, lower_training
+from tacit.compiler.order import gradients_soon, lower_peak
+from tacit.compiler.rules import check
+from tacit.compiler.split import Split, split_prefix, whole_step
+from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.weights import Weights
+from tacit.errors import InputError
+from tacit.plan.program import Field, Optimizer, Playable, Program, Resources
+from tacit.plan.tape import (
+    PANEL,
+    Fn,
+    Kind,
+    MapInput,
+    MapInstruction,
+    MapProgram,
+    Mode,
+    Op,
+    Region,
+    Tape,
+    encode,
+)
+
+RUNTIME = "tape/1"
+FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
+
+Pass = tuple[str, Callable[[Graph], Graph]]
+SIMPLIFY: list[Pass] = [("drop dead", drop_dead)]
+FUSE: list[Pass] = [
+    ("gate pools", gate_pools),
+    ("fuse relu", fuse_relu),
+    ("fuse maps", fuse_maps),
+    ("drop what fusion left", drop_dead),
+]
+ORDER: list[Pass] = [("gradients soon", gradients_soon), ("lower the peak", lower_peak)]
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """What the engine plays, and how it came about. `tapes` are the same as the Playable's, with notes."""
+
+    playable: Playable
+    explanation: Explanation
+    tapes: dict[Kind, Tape]
+
+
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """A graph with its places."""
+
+    graph: Graph
+    placement: Placement
+    traced_bound: int
+    chosen_bound: int
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """The tapes of local training before they are bytes."""
+
+    weights: Weights
+    split: Split
+    prefix: Laid | None
+    train: Laid
+    apply: Laid
+
+
+def compile_program(
+    module: nn.Module,
+    inputs: Inputs,
+    label: str,
+    classes: int,
+    *,
+    loss: str = "cross_entropy",
+    subset: Sequence[str],
+    microbatch: int,
+    optimizer: Optimizer,
+    split_prefix: bool = True,
+) -> Compiled:
+    """The tapes that train `subset`, with everything a device needs to play them.
+
+    `inputs` says what an example looks like, without the batch. The module is compiled in eval form: BatchNorm
+    with frozen statistics, dropout off. Where `split_prefix` is false every step begins at the example.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
+    ...     subset=["2.weight", "2.bias"], microbatch=2, optimizer=Optimizer(0.1))
+    >>> compiled.playable.program.d, [kept.example_bytes for kept in compiled.playable.program.kept]
+    (27, [32])
+    """
+    model = _model(module, inputs, label, classes, loss, microbatch)
+    _check_subset(model, subset)
+    weights = Weights({**model.parameters, **model.buffers}, subset)
+    traced = trace_step(model)
+    predict, evaluate = (
+        _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY))
+        for kind in (Kind.PREDICT, Kind.EVALUATE)
+    )
+    training = plan_training(model, traced, weights, microbatch, optimizer, split_prefix)
+    laid = [training.prefix, training.train, training.apply, evaluate, predict]
+    sizes = _sizes(model, training, microbatch)
+    tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
+    resources = _resources(model, traced, training, tapes, optimizer)
+    program = Program(
+        runtime=RUNTIME,
+        microbatch=microbatch,
+        d=len(weights.initial()),
+        places=weights.places(),
+        inputs=tuple(
+            Field(name, tuple(shape), dtype, value.offset or 0, channels_last=len(shape) == 3)
+            for (name, (shape, dtype)), value in zip(
+                inputs.items(), input_values(model, microbatch).values(), strict=True
+            )
+        ),
+        label=Field(label, (), "int32", 0, classes=classes),
+        kept=training.split.kept,
+        output_shape=(classes,),
+        optimizer=optimizer,
+        resources=resources,
+    )
+    playable = Playable(
+        program,
+        {kind: encode(tape) for kind, tape in tapes.items()},
+        weights.frozen_bytes(),
+        weights.initial(),
+    )
+    return Compiled(playable, _explanation(model, training), tapes)
+
+
+def plan_training(
+    model: Model,
+    traced: Traced,
+    weights: Weights,
+    microbatch: int,
+    optimizer: Optimizer,
+    split: bool,
+) -> Training:
+    """The prefix, train and apply graphs, laid out."""
+    graph = _passed(lower_training(traced, model, weights, microbatch), "lower", SIMPLIFY)
+    cut = split_prefix(graph) if split else whole_step(graph)
+    check(cut.train, "split the prefix")
+    prefix = _lay(check(cut.prefix, "split the prefix")) if cut.prefix is not None else None
+    return Training(weights, cut, prefix, _lay(cut.train), _lay(_apply_graph(weights, optimizer)))
+
+
+def training_bytes(model: Model, training: Training, optimizer: Optimizer, microbatch: int) -> int:
+    """What training takes, without compiling the rest."""
+    sizes = _sizes(model, training, microbatch)
+    laid = (training.train, training.apply)
+    tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid}
+    arena, state, io, touched = _memory(tapes)
+    return arena + state + io + touched
+
+
+def _model(module: nn.Module, inputs: Inputs, label: str, classes: int, loss: str, microbatch: int) -> Model:
+    if loss != "cross_entropy":
+        raise InputError(f'the loss {loss!r} has no kernel; use "cross_entropy"')
+    if microbatch < 1 or classes < 2:
+        raise InputError(f"a micro-batch of {microbatch} with {classes} classes cannot be compiled")
+    for name, (shape, dtype) in inputs.items():
+        if dtype != "float32" or len(shape) > 3 or math.prod(shape) < 1:
+            raise InputError(
+                f"the input {name} is {dtype} {tuple(shape)}; inputs are float32 with at most three dimensions, "
+                "as (C, H, W)"
+            )
+    if not inputs:
+        raise NotTraceable("an example has no inputs; name at least one")
+    model = model_of(module, inputs, classes, label)
+    rehearse(model)
+    return model
+
+
+def _check_subset(model: Model, subset: Sequence[str]) -> None:
+    known = list(model.parameters)
+    for name in subset:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3, 0.3) or known[-3:]
+            raise WrongSubset(f"the module has no parameter {name}; did you mean {', '.join(near)}?")
+    if not subset or len(set(subset)) != len(subset):
+        raise WrongSubset("the subset names at least one parameter, and each once")
+
+
+def _passed(graph: Graph, first: str, passes: Sequence[Pass]) -> Graph:
+    """The graph after the passes, checked before and after each."""
+    graph = check(graph, first)
+    for name, run in passes:
+        graph = check(run(graph), name)
+    return graph
+
+
+def _lay(graph: Graph) -> Laid:
+    fused = _passed(graph, "begin", FUSE)
+    ordered = _passed(fused, "fuse", ORDER)
+    placement = place(ordered.steps)
+    return Laid(ordered, placement, bound(fused.steps), bound(ordered.steps))
+
+
+def _apply_graph(weights: Weights, optimizer: Optimizer) -> Graph:
+    """One pass over the flat regions: m = momentum·m + g, w -= rate·m, as PyTorch's SGD."""
+    count = weights.state_bytes // 4
+
+    def flat(name: str, region: Region) -> Value:
+        return Value(name, (count,), region, batched=False, offset=0)
+
+    gradient, state, new_state = (
+        flat("gradient", Region.GRADIENT),
+        flat("state", Region.STATE),
+        flat("new state", Region.STATE),
+    )
+    rate = Value("rate", (1,), Region.RATE, batched=False, offset=0)
+    linear, scalar = MapInput(Mode.LINEAR), MapInput(Mode.SCALAR)
+    if optimizer.momentum:
+        moment, new_moment = flat("moment", Region.MOMENT), flat("new moment", Region.MOMENT)
+        inputs, modes = (state, gradient, rate, moment), (linear, linear, scalar, linear)
+        instructions = (
+            MapInstruction(Fn.MULI, 4, 3, imm=optimizer.momentum),
+            MapInstruction(Fn.ADD, 5, 4, 1),
+            MapInstruction(Fn.MUL, 6, 2, 5),
+            MapInstruction(Fn.SUB, 7, 0, 6),
+        )
+        outputs, stored = (new_state, new_moment), (7, 5)
+    else:
+        inputs, modes = (state, gradient, rate), (linear, linear, scalar)
+        instructions = (MapInstruction(Fn.MUL, 3, 2, 1), MapInstruction(Fn.SUB, 4, 0, 3))
+        outputs, stored = (new_state,), (4,)
+    program = MapProgram(count, PANEL, 1, modes, instructions, stored)
+    step = Step(Op.MAP, outputs, inputs, program=program)
+    return Graph(Kind.APPLY, (step,), outputs, 1)
+
+
+def _sizes(model: Model, training: Training, microbatch: int) -> Sizes:
+    weights = training.weights
+    x = max(value.offset or 0 for value in input_values(model, microbatch).values())
+    last = list(input_values(model, microbatch).values())[-1]
+    state = weights.state_bytes
+    regions = {
+        Region.STATE: state,
+        Region.GRADIENT: state,
+        Region.MOMENT: state,
+        Region.FROZEN: weights.frozen_size,
+        Region.KEPT: max((part.offset + part.example_bytes * microbatch for part in training.split.kept), default=0),
+        Region.X: x + last.bytes,
+        Region.Y: 4 * microbatch,
+        Region.WEIGHT: 4 * microbatch,
+        Region.DIVISOR: 4,
+        Region.LOSS: 4,
+        Region.OUTPUT: 4 * microbatch * model.classes,
+        Region.RATE: 4,
+    }
+    return Sizes(regions, weights.state_offsets())
+
+
+STATE = (Region.STATE, Region.GRADIENT, Region.MOMENT)
+
+
+def _memory(tapes: dict[Kind, Tape]) -> tuple[int, int, int, int]:
+    """Arena, state, input and output, and touched frozen bytes of training."""
+    regions = {**tapes[Kind.APPLY].regions, **tapes[Kind.TRAIN].regions}
+    state = sum(regions.get(region, 0) for region in STATE)
+    apart = (*STATE, Region.ARENA, Region.FROZEN)
+    io = sum(size for region, size in regions.items() if region not in apart)
+    return regions.get(Region.ARENA, 0), state, io, touched_bytes(tapes[Kind.TRAIN], Region.FROZEN)
+
+
+def _resources(
+    model: Model, traced: Traced, training: Training, tapes: dict[Kind, Tape], optimizer: Optimizer
+) -> Resources:
+    arena, state, io, touched = _memory(tapes)
+    _, peak = peak_of(training.train.graph, training.train.placement)
+    return Resources(
+        arena=arena,
+        arena_prefix=training.prefix.placement.size if training.prefix is not None else 0,
+        arena_bound=training.train.chosen_bound,
+        state=state,
+        io=io,
+        frozen_touched=touched,
+        frozen=training.weights.frozen_size,
+        kept_per_example=sum(part.example_bytes for part in training.split.kept),
+        peak=model.kind(peak) if peak else "the loss",
+        operations=tapes[Kind.TRAIN].operations,
+        model_parameters=sum(parameter.numel() for parameter in model.parameters.values()),
+        full_training_bytes=_full_training_bytes(model, traced, optimizer),
+    )
+
+
+def _full_training_bytes(model: Model, traced: Traced, optimizer: Optimizer) -> int:
+    """What the whole model would take at micro-batch 32; 0 where a frozen part has no gradient here."""
+    try:
+        whole = [name for name in model.parameters if traced.outputs[name] is not None]
+        weights = Weights({**model.parameters, **model.buffers}, whole)
+        training = plan_training(model, traced, weights, FULL_MICROBATCH, optimizer, split=False)
+    except NotLowered:
+        return 0
+    return training_bytes(model, training, optimizer, FULL_MICROBATCH)
+
+
+def _explanation(model: Model, training: Training) -> Explanation:
+    graph, placement = training.train.graph, training.train.placement
+    step, peak = peak_of(graph, placement)
+    return Explanation(
+        order_of(graph),
+        rectangles(graph, placement),
+        training.train.traced_bound,
+        training.train.chosen_bound,
+        placement.size,
+        training.split.boundary,
+        step,
+        peak,
+        tuple(_notes(model)),
+    )
+
+
+def _notes(model: Model) -> list[str]:
+    """What eval form changes against PyTorch's training form."""
+    notes: list[str] = []
+    dropouts = [
+        path for path, part in model.module.named_modules()
+        if isinstance(part, nn.Dropout | nn.Dropout1d | nn.Dropout2d) and part.p > 0
+    ]  # fmt: skip
+    norms = [path for path, part in model.module.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    if dropouts:
+        notes.append(f"dropout is off in local training: {', '.join(map(model.kind, dropouts))}")
+    if norms:
+        notes.append(f"statistics stay frozen in local training: {', '.join(map(model.kind, norms))}")
+    return notes

@@ -1,0 +1,83 @@
+"""A Plan in the developer's hands again: Snapshots as PyTorch state dicts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tacit.errors import InputError
+from tacit.plan.bundle import Plan, decode_snapshot, read_plan
+from tacit.plan.layout import padded_size, permutation, unpack
+
+FOLDED = " with "  # in the name of a place: two modules whose frozen tensors became one
+
+
+@dataclass(frozen=True, eq=False)
+class DeveloperPlan:
+    """A Plan, opened with `open_plan`."""
+
+    plan: Plan
+
+    def state_dict(
+        self,
+        snapshot: str | Path | bytes | NDArray[np.float32] | None = None,
+        *,
+        like: nn.Module | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Every tensor of the model by its PyTorch name: the subset from a Snapshot, the rest as compiled.
+
+        `snapshot` is a file, its bytes, or the values; without one the subset is as compiled too. `like` is
+        the developer's own module: tensors that the Plan does not hold (a frozen norm that was folded into
+        its convolution, a running count) are taken from it.
+        """
+        program = self.plan.manifest.program
+        match snapshot:
+            case None:
+                values = decode_snapshot(self.plan.initial_snapshot, program.d)
+            case bytes():
+                values = decode_snapshot(snapshot, program.d)
+            case str() | Path():
+                values = decode_snapshot(Path(snapshot).read_bytes(), program.d)
+            case _:
+                values = decode_snapshot(np.asarray(snapshot, "<f4").tobytes(), program.d)
+        where = permutation(program.places)
+        state = np.zeros(max(where, default=-1) + 1 + 16, np.float32)
+        state[where] = values
+        frozen = self.plan.blobs["frozen"].view(np.float32)
+        tensors: dict[str, torch.Tensor] = {}
+        for place in program.places:
+            region = state if place.place == "state" else frozen
+            start = place.offset // 4
+            panels = np.zeros(padded_size(place), np.float32)
+            found = region[start : start + len(panels)]
+            panels[: len(found)] = found
+            tensors[place.name] = torch.from_numpy(unpack(panels, place).copy())
+        return _completed(tensors, like)
+
+
+def _completed(tensors: dict[str, torch.Tensor], like: nn.Module | None) -> dict[str, torch.Tensor]:
+    """The Plan's tensors in the module's own shapes, with the module's where the Plan has none."""
+    folded = [name for name in tensors if FOLDED in name]
+    if like is None:
+        if folded:
+            raise InputError(
+                f"{folded[0].split(FOLDED)[0]} was folded with the norm behind it when the Plan was compiled; give the "
+                "module that was compiled, plan.state_dict(snapshot, like=net), and its own frozen tensors are used"
+            )
+        return tensors
+    own = like.state_dict()
+    return {name: tensors[name].reshape(value.shape) if name in tensors else value for name, value in own.items()}
+
+
+def open_plan(path: str | Path) -> DeveloperPlan:
+    """A Plan from its file, checked.
+
+    >>> open_plan("nowhere.tacit")
+    Traceback (most recent call last):
+        ...
+    tacit.plan.bundle.PlanRefused: there is no file nowhere.tacit; `tacit compile TASK.py -o PLAN.tacit` makes one
+    """
+    return DeveloperPlan(read_plan(Path(path)))

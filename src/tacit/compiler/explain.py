@@ -1,0 +1,111 @@
+"""What the compiler did, for people: the order, the arena as a picture, the figures, the boundary, the peak."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tacit.compiler.arena import Placement, alive
+from tacit.compiler.ir import Graph, describe
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """A value in the arena: alive from step `first` to step `last`, at `offset`."""
+
+    name: str
+    module: str
+    first: int
+    last: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How the train tape came about. Bytes throughout."""
+
+    order: tuple[str, ...]  # the steps
+    rectangles: tuple[Rectangle, ...]
+    traced_bound: int  # the least arena for PyTorch's order, after fusion
+    chosen_bound: int  # the least arena for the chosen order
+    arena: int
+    boundary: str  # where the prefix ends
+    peak_step: int
+    peak: str  # the module at work there
+    notes: tuple[str, ...] = ()
+
+
+def rectangles(graph: Graph, placement: Placement) -> tuple[Rectangle, ...]:
+    """Every value of the arena with its own lifetime; those that share a place follow one another."""
+    first: dict[object, int] = {}
+    last: dict[object, int] = {}
+    for number, step in enumerate(graph.steps):
+        for value in (*step.written(), *step.read()):
+            first.setdefault(value, number)
+            last[value] = number
+    return tuple(
+        Rectangle(value.name, value.module, first[value], last[value], offset, value.bytes)
+        for value, offset in sorted(placement.of_values().items(), key=lambda item: (first[item[0]], item[1]))
+    )
+
+
+def peak_of(graph: Graph, placement: Placement) -> tuple[int, str]:
+    """The step with the most bytes alive, and its module."""
+    sums = alive(list(placement.offsets), len(graph.steps))
+    step = max(range(len(sums)), key=sums.__getitem__, default=0)
+    return step, graph.steps[step].module if graph.steps else ""
+
+
+def order_of(graph: Graph) -> tuple[str, ...]:
+    """The steps in a few words each."""
+    lines: list[str] = []
+    for step in graph.steps:
+        gradients = [value.name for value in step.written() if value.tensor]
+        lines.append(f"{describe(step)} {' '.join(gradients)} {step.module}".replace("  ", " ").strip())
+    return tuple(lines)
+
+
+def report(explanation: Explanation) -> list[str]:
+    """The explanation as lines of text.
+
+    >>> report(Explanation((), (), 300, 256, 256, "none", 0, "fc"))[0]
+    'arena: 256 bytes; the least for this order is 256, for the traced order 300'
+    """
+    e = explanation
+    return [
+        f"arena: {e.arena:,} bytes; the least for this order is {e.chosen_bound:,}, "
+        f"for the traced order {e.traced_bound:,}",
+        f"peak: step {e.peak_step}, {e.peak or 'the module itself'}",
+        f"prefix: {e.boundary}",
+        *e.notes,
+    ]
+
+
+def picture(explanation: Explanation, height: int = 20) -> list[str]:
+    """The arena: time across, a column a step; offset up; a letter a value, `.` where nothing stands.
+
+    >>> shown = picture(Explanation((), (Rectangle("x", "", 0, 0, 0, 64),), 64, 64, 64, "none", 0, "fc"), 1)
+    >>> shown[0]
+    '         64 |a|'
+    """
+    steps = 1 + max((r.last for r in explanation.rectangles), default=0)
+    scale = max(1, -(-explanation.arena // height))
+    cells = [["."] * steps for _ in range(height)]
+    for number, r in enumerate(explanation.rectangles):
+        letter = _LETTERS[number % len(_LETTERS)]
+        for row in range(r.offset // scale, min(height, max(r.offset // scale + 1, (r.offset + r.size) // scale))):
+            for step in range(r.first, r.last + 1):
+                cells[row][step] = letter
+    lines = [f"{(row + 1) * scale:11,} |{''.join(cells[row])}|" for row in reversed(range(height))]
+    lines.append(" " * (13 + explanation.peak_step) + "^ peak: " + (explanation.peak or "the module itself"))
+    return lines + _legend(explanation.rectangles)
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _legend(found: Sequence[Rectangle]) -> list[str]:
+    return [
+        f"  {_LETTERS[i % len(_LETTERS)]} {r.name} ({r.module or 'the module itself'}): {r.size:,} bytes "
+        f"at {r.offset:,}, steps {r.first} to {r.last}"
+        for i, r in enumerate(found)
+    ]

@@ -1,0 +1,208 @@
+"""The compiler's graph: typed values, written once, by steps that are the tape's operations.
+
+A `Value` is a dense block of memory: its shape is in memory order (`[N, H, W, C]` for what is computed per
+example), and how PyTorch saw it (transposed, flattened, repeated) is a `View`, known only while lowering. A
+`Step` is one record of the tape before places are known. A `Graph` is one tape. All three are immutable and
+compared by identity; a pass takes a graph and returns a graph.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tacit.plan import tape
+from tacit.plan.tape import (
+    PANEL,
+    SIGNATURES,
+    TERNARY,
+    Accumulate,
+    Fn,
+    Kind,
+    MapInstruction,
+    MapProgram,
+    Op,
+    Region,
+    map_parameters,
+    up,
+)
+
+DType = Literal["float32", "int32", "uint8"]
+Form = Literal["rows", "undecided", "vector", "dense", "conv"]
+BINARY = frozenset({Fn.ADD, Fn.SUB, Fn.MUL, Fn.DIV, Fn.GATE, Fn.MAX, Fn.MIN})
+ITEM_BYTES: Mapping[DType, int] = {"float32": 4, "int32": 4, "uint8": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A block of memory.
+
+    `form` is "rows" for what is computed; a tensor of the model has the form of its panels, "undecided" until
+    an operator uses it. `image` is (C, H, W) for a dense weight that reads a flattened image.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    region: Region
+    dtype: DType = "float32"
+    batched: bool = True  # the first axis counts examples
+    form: Form = "rows"
+    image: tuple[int, int, int] | None = None
+    module: str = ""
+    offset: int | None = None  # into its region, once known
+    tensor: str = ""  # the name of the model's tensor that this is, or is the gradient of
+
+    @property
+    def bytes(self) -> int:
+        if self.form == "rows":
+            return ITEM_BYTES[self.dtype] * math.prod(self.shape)
+        first = self.shape[0] if self.shape else 1
+        return 4 * up(first, PANEL) * math.prod(self.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation. A MAP has a `program` and no `parameters`; every other operation the reverse."""
+
+    op: Op
+    outputs: tuple[Value | None, ...]
+    inputs: tuple[Value | None, ...]
+    parameters: tuple[int, ...] = ()
+    accumulate: Accumulate = Accumulate.NO
+    module: str = ""
+    program: MapProgram | None = None
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """The parameters as the tape carries them."""
+        return map_parameters(self.program) if self.program else self.parameters
+
+    @property
+    def named(self) -> dict[str, int]:
+        """The parameters by name.
+
+        >>> Step(Op.ZERO, (None,), (), (64,)).named
+        {'BYTES': 64}
+        """
+        return dict(zip(SIGNATURES[self.op].parameters, self.words, strict=False))
+
+    def written(self) -> list[Value]:
+        return [value for value in self.outputs if value is not None]
+
+    def read(self) -> list[Value]:
+        return [value for value in self.inputs if value is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """One tape before it has places. `results` is what it is played for; nothing else needs to survive."""
+
+    kind: Kind
+    steps: tuple[Step, ...]
+    results: tuple[Value, ...]
+    microbatch: int
+
+    def with_steps(self, steps: Iterable[Step]) -> "Graph":
+        return replace(self, steps=tuple(steps))
+
+    def with_values(self, changed: Mapping[Value, Value]) -> "Graph":
+        """The same graph with some values exchanged for others."""
+        return replace(
+            self,
+            steps=tuple(exchange(step, changed) for step in self.steps),
+            results=tuple(changed.get(value, value) for value in self.results),
+        )
+
+    def readers(self) -> dict[Value, list[Step]]:
+        """Who reads each value."""
+        found: dict[Value, list[Step]] = {}
+        for step in self.steps:
+            for value in dict.fromkeys(step.read()):
+                found.setdefault(value, []).append(step)
+        return found
+
+    def writers(self) -> dict[Value, Step]:
+        """Who writes each value (the first, where several add to it)."""
+        found: dict[Value, Step] = {}
+        for step in self.steps:
+            for value in step.written():
+                found.setdefault(value, step)
+        return found
+
+
+def exchange(step: Step, changed: Mapping[Value, Value]) -> Step:
+    """The step with some of its values exchanged for others; the step itself where none is."""
+    if not any(value in changed for value in (*step.written(), *step.read())):
+        return step
+    return replace(
+        step,
+        outputs=tuple(None if v is None else changed.get(v, v) for v in step.outputs),
+        inputs=tuple(None if v is None else changed.get(v, v) for v in step.inputs),
+    )
+
+
+def operand_names(step: Step) -> list[str]:
+    """Names of the outputs, then of the inputs; a MAP's are numbered.
+
+    >>> operand_names(Step(Op.MAX_POOL, (None, None), (None,)))
+    ['y', 'index', 'x']
+    """
+    if step.op is Op.MAP:
+        return [f"out{i}" for i in range(len(step.outputs))] + [f"in{i}" for i in range(len(step.inputs))]
+    signature = SIGNATURES[step.op]
+    return [name.rstrip("?") for name in (*signature.outputs, *signature.inputs)]
+
+
+def operand_bytes(step: Step) -> tuple[int, ...]:
+    """How many bytes of each operand the kernel touches, outputs first: what its extent must be."""
+    return tape.operand_bytes(_record(step))
+
+
+def work(step: Step) -> int:
+    """Multiply-adds and element operations of a step.
+
+    >>> work(Step(Op.SUM, (None,), (None,), (1, 8, 16, 0)))
+    128
+    """
+    return tape.record_cost(_record(step))[0]
+
+
+def _record(step: Step) -> tape.Record:
+    """The step without places: enough for its costs."""
+    return tape.Record(step.op, (None,) * (len(step.outputs) + len(step.inputs)), step.words, step.accumulate)
+
+
+def registers_read(step: MapInstruction) -> tuple[int, ...]:
+    """The registers a map's instruction reads.
+
+    >>> registers_read(MapInstruction(Fn.ADD, 2, 0, 1))
+    (0, 1)
+    """
+    if step.fn is Fn.SET:
+        return ()
+    if step.fn in TERNARY:
+        return (step.a, step.b, step.c)
+    return (step.a, step.b) if step.fn in BINARY else (step.a,)
+
+
+def text(graph: Graph) -> str:
+    """The graph as lines a person can read; what a rule's failure is looked up in."""
+    lines = [f"{graph.kind.name.lower()} graph, micro-batch {graph.microbatch}"]
+    for number, step in enumerate(graph.steps):
+        out = ", ".join("-" if v is None else f"{v.name}{list(v.shape)}" for v in step.outputs)
+        into = ", ".join("-" if v is None else v.name for v in step.inputs)
+        how = {Accumulate.NO: "=", Accumulate.YES: "+=", Accumulate.UNLESS_FIRST: "(+)="}[step.accumulate]
+        lines.append(f"{number:4d}  {out} {how} {describe(step)}({into})  {step.module}".rstrip())
+    return "\n".join(lines)
+
+
+def describe(step: Step) -> str:
+    """The operation in a word or two; a map by its instructions.
+
+    >>> describe(Step(Op.MAX_POOL, (None, None), (None,)))
+    'max_pool'
+    """
+    if step.program is not None:
+        return "+".join(i.fn.name.lower() for i in step.program.instructions)
+    relu = step.op is Op.CONV and step.parameters and step.named["ACT"] == 1
+    return "conv+relu" if relu else step.op.name.lower()

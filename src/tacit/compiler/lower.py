@@ -1,0 +1,179 @@
+"""From PyTorch's graph to ours: every node becomes a kernel call, a fact about an operand, or a refusal."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from tacit.compiler.elementwise import ELEMENTWISE
+from tacit.compiler.errors import WrongSubset
+from tacit.compiler.ir import Graph, Value
+from tacit.compiler.lowering import Lowered, Lowering
+from tacit.compiler.operators import GENERAL_REMEDY, REMEDIES, RULES, VIEWS
+from tacit.compiler.trace import LOGITS, LOSS, Model, Traced, is_random, operator_name
+from tacit.compiler.view import EXAMPLES, USUAL, View, is_usual, view_of, whole
+from tacit.compiler.weights import Weights
+from tacit.plan.tape import ALIGNMENT, Kind, Op, Region, up
+
+
+def lower_forward(traced: Traced, model: Model, weights: Weights, microbatch: int, kind: Kind) -> Graph:
+    """The logits into OUTPUT, or, for an evaluate tape, each example's loss and hit."""
+    work = _walk(traced, model, weights, microbatch, [LOGITS])
+    logits = work.seen(traced.outputs[LOGITS])
+    made = {value for step in work.steps for value in step.written()}
+    usual = logits.value in made and is_usual(logits)
+    value = logits.value if usual else work.copied(logits)
+    work.node = None
+    if kind is Kind.PREDICT:
+        output = Value("logits", value.shape, Region.OUTPUT, module=value.module, offset=0)
+        return Graph(kind, tuple(work.steps), (value,), microbatch).with_values({value: output})
+    score = Value("score", (microbatch, 1, 1, 2), Region.OUTPUT, offset=0)
+    given = [value, work.sources["label"], work.sources["weight"]]
+    work.step(Op.CROSS_ENTROPY_SCORE, [score], given, (microbatch, model.classes))
+    return Graph(kind, tuple(work.steps), (score,), microbatch)
+
+
+def lower_training(traced: Traced, model: Model, weights: Weights, microbatch: int) -> Graph:
+    """The loss into LOSS and the subset's gradients into GRADIENT."""
+    work = _walk(traced, model, weights, microbatch, [LOSS, *weights.subset])
+    for name in weights.subset:
+        node = traced.outputs[name]
+        view = work.known.get(node) if node is not None else None
+        if node is None or not isinstance(view, View):
+            raise WrongSubset(f"{name} does not influence the loss, so it cannot be trained; leave it out")
+        work.node = node
+        if view.value not in work.pending:
+            raise work.refuse(f"The gradient of {name} is not a sum over examples that a kernel computes.")
+        work.settle(name, view)
+    results = (work.sources["loss"], *(weights.gradient(name) for name in weights.subset))
+    return Graph(Kind.TRAIN, tuple(work.steps), results, microbatch)
+
+
+def input_values(model: Model, microbatch: int) -> dict[str, Value]:
+    """Where the inputs of a micro-batch stand in X: an image as `[N, H, W, C]`.
+
+    >>> from torch import nn
+    >>> model = Model(nn.Flatten(), {"x": ((1, 28, 28), "float32")}, 10)
+    >>> input_values(model, 4)["x"].shape
+    (4, 28, 28, 1)
+    """
+    values: dict[str, Value] = {}
+    at = 0
+    for name, (shape, _) in model.inputs.items():
+        memory = [microbatch, 1, 1, 1]
+        for axis, size in zip(USUAL[len(shape) + 1], (microbatch, *shape), strict=True):
+            memory[axis] = size
+        values[name] = Value(name, tuple(memory), Region.X, module=name, offset=at)
+        at += up(values[name].bytes, ALIGNMENT)
+    return values
+
+
+def _walk(traced: Traced, model: Model, weights: Weights, microbatch: int, outputs: Sequence[str]) -> Lowering:
+    """Every node that the outputs need, lowered in order."""
+    work = Lowering(model, weights, microbatch, _needed(traced, outputs))
+    work.sources = {
+        "label": Value("label", (microbatch,), Region.Y, "int32", offset=0),
+        "weight": Value("weight", (microbatch,), Region.WEIGHT, offset=0),
+        "divisor": Value("divisor", (1,), Region.DIVISOR, batched=False, offset=0),
+        "loss": Value("loss", (1,), Region.LOSS, batched=False, offset=0),
+    }
+    inputs = input_values(model, microbatch)
+    for node, (role, name) in traced.sources.items():
+        if role == "tensor":
+            work.known[node] = whole(weights.undecided(name, name.rpartition(".")[0]))
+            if name not in weights.subset:
+                work.constants[node] = weights.tensors[name]
+        elif role == "input":
+            work.known[node] = view_of(inputs[name], USUAL[len(model.inputs[name][0]) + 1])
+        else:
+            value = work.sources[role]
+            work.known[node] = view_of(value, (0,)) if value.batched else View(value, (), ())
+    nodes = [node for node in traced.graph.nodes if node in work.needed]
+    for node in nodes:
+        work.node = node
+        if is_random(node):
+            raise work.refuse(
+                "Local training draws no random numbers. Make it depend on self.training, as nn.Dropout does: the "
+                "module is trained in eval form."
+            )
+    for node in nodes:
+        work.node = node
+        if node.op == "get_attr":
+            work.constants[node] = getattr(traced.owner, str(node.target)).detach()
+        elif node.op == "call_function":
+            _lower(work, node)
+    return work
+
+
+def _needed(traced: Traced, outputs: Sequence[str]) -> frozenset[fx.Node]:
+    """The nodes that the named outputs depend on."""
+    waiting = [node for name in outputs if (node := traced.outputs[name]) is not None]
+    found: set[fx.Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return frozenset(found)
+
+
+def _lower(work: Lowering, node: fx.Node) -> None:
+    if _compute(work, node) and node.target not in VIEWS:
+        return
+    if node.target is operator.getitem:
+        source, index = node.args
+        parts: Any = work.known[source]  # pyright: ignore[reportArgumentType]  # getitem's first argument is a node
+        if parts[index] is not None:
+            work.known[node] = parts[index]
+        return
+    rule = RULES.get(node.target)
+    if rule is not None:
+        work.known[node] = rule(work, node)
+    elif node.target in ELEMENTWISE:
+        work.known[node] = _elementwise(work, node)
+    else:
+        name = operator_name(node)
+        raise work.refuse(REMEDIES.get(name, REMEDIES.get(name.removesuffix("_backward"), GENERAL_REMEDY)))
+
+
+def _compute(work: Lowering, node: fx.Node) -> bool:
+    """Whether the node depends on frozen tensors alone; if so it is computed now."""
+    sources = node.all_input_nodes
+    if any(source not in work.constants for source in sources):
+        return False
+    arguments, named = fx.map_arg((node.args, dict(node.kwargs)), lambda source: work.constants[source])
+    target: Any = node.target
+    result = target(*arguments, **named)
+    made = isinstance(result, Tensor) and node.target not in VIEWS
+    if made and any(size and size % EXAMPLES == 0 for size in result.shape):
+        raise work.refuse(
+            "It makes a tensor for the whole micro-batch; make one for a single example and let it broadcast."
+        )
+    work.constants[node] = result
+    return True
+
+
+def _elementwise(work: Lowering, node: fx.Node) -> Lowered:
+    """A map: the node's tensors become registers, its numbers immediates."""
+    known = [work.known.get(argument) for argument in node.all_input_nodes]
+    sums = [view for view in known if isinstance(view, View) and view.value in work.pending]
+    if node.target is torch.ops.aten.add.Tensor and len(sums) == len(node.args) == 2 and not node.kwargs:
+        return work.added(sums)
+    arguments: list[Any] = []
+    views: list[View] = []
+    for argument in node.args:
+        constant = work.constants.get(argument) if isinstance(argument, fx.Node) else None
+        if isinstance(constant, Tensor) and constant.numel() == 1 and constant.dim() == 0:
+            arguments.append(float(constant))
+        elif isinstance(argument, fx.Node):
+            arguments.append(len(views))
+            views.append(work.seen(argument))
+        else:
+            arguments.append(float(argument) if isinstance(argument, int | float) else argument)
+    numbers: Mapping[str, Any] = {name: float(value) for name, value in node.kwargs.items()}  # pyright: ignore[reportArgumentType]
+    write = ELEMENTWISE[node.target]
+    return work.elementwise(
+        views, lambda m, r: write(m, *(r[a] if isinstance(a, int) else a for a in arguments), **numbers)
+    )

@@ -1,0 +1,220 @@
+"""What is true of every graph, after every pass.
+
+`GRAPH` is a list of sentences and checks; a check yields where its sentence does not hold. A pass that breaks a
+rule is found where it is, not three passes later as a wrong number.
+"""
+
+from collections.abc import Callable, Iterator
+
+from tacit.compiler.errors import RuleBroken
+from tacit.compiler.ir import Graph, Step, Value, operand_bytes, operand_names, registers_read
+from tacit.plan.tape import (
+    MAP_INSTRUCTIONS,
+    MAP_REGISTERS,
+    OPERANDS,
+    PARAMETERS,
+    SIGNATURES,
+    WRITABLE,
+    Accumulate,
+    Kind,
+    Mode,
+    Op,
+    Region,
+    scratch_bytes,
+)
+
+Check = Callable[[Graph], Iterator[str]]
+
+# What stands in memory before a tape begins.
+GIVEN = frozenset(
+    {
+        Region.STATE, Region.FROZEN, Region.X, Region.Y, Region.WEIGHT, Region.DIVISOR, Region.RATE,
+    }
+)  # fmt: skip
+# Sums over a minibatch, written by several steps.
+SUMS = frozenset({Region.GRADIENT, Region.LOSS})
+BYTES = frozenset({"index", "scratch"})
+
+
+def _written_before_read(graph: Graph) -> Iterator[str]:
+    given = GIVEN | ({Region.KEPT} if graph.kind is Kind.TRAIN else set())
+    given |= {Region.GRADIENT, Region.MOMENT} if graph.kind is Kind.APPLY else set()
+    written: set[Value] = set()
+    for number, step in enumerate(graph.steps):
+        for value in step.read():
+            if value not in written and value.region not in given:
+                yield f"step {number} reads {value.name}"
+        written.update(step.written())
+
+
+def _written_once(graph: Graph) -> Iterator[str]:
+    written: set[Value] = set()
+    for number, step in enumerate(graph.steps):
+        for place, value in enumerate(step.outputs):
+            if value is None:
+                continue
+            again, adds = value in written, step.accumulate
+            if value.region in SUMS:
+                wrong = adds is not (Accumulate.YES if again else Accumulate.UNLESS_FIRST) or place > 0
+            else:
+                wrong = again or (adds is not Accumulate.NO and place == 0)
+            if wrong:
+                yield f"step {number} writes {value.name} ({adds.name})"
+            written.add(value)
+
+
+def _results_written(graph: Graph) -> Iterator[str]:
+    written = graph.writers()
+    for value in graph.results:
+        if value not in written:
+            yield value.name
+
+
+def _regions(graph: Graph) -> Iterator[str]:
+    for number, step in enumerate(graph.steps):
+        for value in step.written():
+            if value.region not in WRITABLE[graph.kind]:
+                yield f"step {number} writes {value.name} in {value.region.name}"
+
+
+def _operands(graph: Graph) -> Iterator[str]:
+    for number, step in enumerate(graph.steps):
+        if (step.program is not None) != (step.op is Op.MAP):
+            yield f"step {number}: {step.op.name} and its program"
+        elif step.op is Op.MAP:
+            count = len(step.outputs) + len(step.inputs)
+            if None in step.outputs or None in step.inputs or count > OPERANDS:
+                yield f"step {number}: map with {count} operands"
+        else:
+            signature = SIGNATURES[step.op]
+            names = (signature.outputs, signature.inputs)
+            if tuple(map(len, names)) != (len(step.outputs), len(step.inputs)):
+                yield f"step {number}: {step.op.name} has {len(step.outputs)} and {len(step.inputs)} operands"
+            elif len(step.parameters) != len(signature.parameters):
+                yield f"step {number}: {step.op.name} has {len(step.parameters)} parameters"
+            else:
+                for name, value in zip((*names[0], *names[1]), (*step.outputs, *step.inputs), strict=True):
+                    if value is None and not name.endswith("?"):
+                        yield f"step {number}: {step.op.name} lacks {name}"
+
+
+def _sizes(graph: Graph) -> Iterator[str]:
+    for number, step in enumerate(graph.steps):
+        sizes = operand_bytes(step)
+        operands: list[tuple[str, Value | None, int]] = list(
+            zip(operand_names(step), (*step.outputs, *step.inputs), sizes, strict=True)
+        )
+        for name, value, size in operands:
+            if value is None:
+                continue
+            # A kernel reads an unpadded vector where panels have room for more, and a copy a part of its source.
+            exact = value.form == "rows" and step.op is not Op.COPY
+            if value.bytes < size or (exact and value.bytes != size):
+                yield f"step {number}: {name} is {value.name} of {value.bytes} bytes, not {size}"
+
+
+def _types(graph: Graph) -> Iterator[str]:
+    for number, step in enumerate(graph.steps):
+        for name, value in zip(operand_names(step), (*step.outputs, *step.inputs), strict=True):
+            if value is None:
+                continue
+            labels = name == "y" and step.op in (Op.CROSS_ENTROPY, Op.CROSS_ENTROPY_SCORE)
+            wanted = "uint8" if name in BYTES else "int32" if labels else "float32"
+            if value.dtype != wanted:
+                yield f"step {number}: {name} is {value.name} of {value.dtype}, not {wanted}"
+            if value.form == "undecided":
+                yield f"step {number}: {name} is {value.name}, whose form nobody has decided"
+
+
+def _no_overwriting(graph: Graph) -> Iterator[str]:
+    for number, step in enumerate(graph.steps):
+        for value in step.written():
+            if value in step.read():
+                yield f"step {number} writes {value.name} while it reads it"
+
+
+def _maps(graph: Graph) -> Iterator[str]:
+    for number, step in enumerate(graph.steps):
+        program = step.program
+        if program is None:
+            continue
+        known = set(range(len(program.inputs)))
+        for instruction in program.instructions:
+            if not known.issuperset(registers_read(instruction)):
+                yield f"step {number}: an instruction reads a register before it is set"
+            known.add(instruction.to)
+        if not known.issuperset(program.outputs):
+            yield f"step {number}: an output is stored from a register that is not set"
+        if len(known) > MAP_REGISTERS or len(program.instructions) > MAP_INSTRUCTIONS:
+            yield f"step {number}: {len(known)} registers, {len(program.instructions)} instructions"
+        if len(program.inputs) != len(step.inputs) or len(program.outputs) != len(step.outputs):
+            yield f"step {number}: the program's operands are not the step's"
+        if len(step.words) > PARAMETERS:
+            yield f"step {number}: {len(step.words)} parameters"
+
+
+def _scratch(graph: Graph) -> Iterator[str]:
+    users: dict[Value, Step] = {}
+    for number, step in enumerate(graph.steps):
+        names = operand_names(step)
+        given = step.outputs[names.index("scratch")] if "scratch" in names else None
+        if (given.bytes if given else 0) != scratch_bytes(step.op, step.words):
+            yield f"step {number}: {given.bytes if given else 0} bytes of scratch"
+        for value in (*step.written(), *step.read()):
+            if value in users and (value is given or users[value] is not step):
+                yield f"step {number}: {value.name} is another step's scratch"
+        if given is not None:
+            users[given] = step
+
+
+def _examples_apart(graph: Graph) -> Iterator[str]:
+    for number, step in enumerate(graph.steps):
+        if not any(value.batched for value in step.read()):
+            continue
+        for value in step.written():
+            is_scratch = value.dtype == "uint8" and not value.batched
+            if not value.batched and value.region not in SUMS and not is_scratch:
+                yield f"step {number}: {value.name} belongs to no example"
+        program = step.program
+        if program is not None:
+            each = program.rows * program.channels
+            if program.total != graph.microbatch * each:
+                yield f"step {number}: a map of {program.total} elements, {each} an example"
+            for value, source in zip(step.read(), program.inputs, strict=True):
+                if value.batched and source.mode in (Mode.SCALAR, Mode.CHANNEL):
+                    yield f"step {number}: all examples read one example of {value.name}"
+        elif "N" in step.named and step.named["N"] != graph.microbatch:
+            yield f"step {number}: N = {step.named['N']}"
+        elif step.op is Op.SUM and step.written()[0].batched and step.named["S"] % graph.microbatch:
+            yield f"step {number}: a sum runs over examples"
+
+
+def _one_gradient_each(graph: Graph) -> Iterator[str]:
+    if graph.kind is Kind.TRAIN:
+        names = [value.tensor for value in graph.results if value.region is Region.GRADIENT]
+        if not names or len(set(names)) != len(names):
+            yield f"gradients of {names}"
+
+
+GRAPH: list[tuple[str, Check]] = [
+    ("every operation has the operands and parameters of its signature", _operands),
+    ("what is read was written before, or is given", _written_before_read),
+    ("a value is written once; a gradient and the loss are added to", _written_once),
+    ("every result is written", _results_written),
+    ("a tape writes only the regions of its kind", _regions),
+    ("an operand has the size the parameters say", _sizes),
+    ("an operand has the type and form its kernel reads", _types),
+    ("no step writes a value that it reads", _no_overwriting),
+    ("a map's registers are set before they are read, and fit", _maps),
+    ("scratch has the size the kernel asks for and serves one step", _scratch),
+    ("examples meet only in gradients and in the loss, so padding is exact", _examples_apart),
+    ("every tensor of the subset has one gradient", _one_gradient_each),
+]
+
+
+def check(graph: Graph, after: str) -> Graph:
+    """The graph, if it is legal; else `RuleBroken` names the pass, the rule and the step."""
+    for rule, find in GRAPH:
+        for where in find(graph):
+            raise RuleBroken(after, rule, where)
+    return graph

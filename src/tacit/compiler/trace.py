@@ -1,0 +1,313 @@
+"""A module's training step as PyTorch's graph of ATen operators.
+
+Fake tensors, so nothing is computed and nothing large is allocated. The module is traced in eval form: BatchNorm
+with its frozen statistics, dropout off. The loss is one operator of our own that returns the loss and its
+gradient with respect to the logits, so neither autograd nor a pattern has to find them; the gradients come from
+`torch.autograd.grad` on detached leaves, which asks for no derivatives of derivatives. Every node carries the
+path of the module that made it, backward nodes that of the module whose forward they undo.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.fx.traceback
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tacit.compiler.errors import NotLowered, NotTraceable
+from tacit.compiler.view import EXAMPLES
+
+LOGITS, LOSS = "logits of the micro-batch", "loss of the micro-batch"  # no parameter's name has a space
+Inputs = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape without the batch, dtype)
+
+
+@torch.library.custom_op("tacit::cross_entropy", mutates_args=())
+def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted loss and its gradient with respect to the logits; only ever traced."""
+    raise NotImplementedError("this operator is played by the engine, not by PyTorch")
+
+
+@cross_entropy.register_fake
+def _(logits: Tensor, labels: Tensor, weight: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(()), torch.empty_like(logits)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A module in eval form with what its examples look like; the caller's module is not touched."""
+
+    module: nn.Module
+    inputs: Inputs
+    classes: int
+    label: str = "y"
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.module.named_parameters()}
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        return {name: b.detach() for name, b in self.module.named_buffers()}
+
+    def kind(self, path: str) -> str:
+        """A module's path with its class: what errors and tapes call it."""
+        module = self.module.get_submodule(path)
+        return f"{path or 'the module itself'} ({type(module).__name__})"
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A graph, and what its placeholders and outputs stand for."""
+
+    graph: fx.Graph
+    owner: fx.GraphModule
+    sources: Mapping[fx.Node, tuple[str, str]]  # placeholder -> (role, name)
+    outputs: Mapping[str, fx.Node | None]  # the logits, the loss, and by its name each parameter's gradient
+
+
+def model_of(module: nn.Module, inputs: Inputs, classes: int, label: str = "y") -> Model:
+    """The module in eval form, on the CPU, as float32.
+
+    >>> model_of(nn.Linear(2, 3), {"x": ((2,), "float32")}, 3).kind("")
+    'the module itself (Linear)'
+    """
+    return Model(copy.deepcopy(module).eval().to("cpu", torch.float32), inputs, classes, label)
+
+
+def rehearse(model: Model) -> None:
+    """Runs the module on two examples of zeros: what is wrong with it, PyTorch says best itself."""
+    paths = _Paths()
+    zeros = [torch.zeros(2, *shape) for shape, _ in model.inputs.values()]
+    try:
+        with torch.no_grad(), _watching(model.module, paths):
+            logits: object = model.module(*zeros)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise NotTraceable(
+            f"{model.kind(paths.current)} does not run on examples of shape "
+            f"{[list(shape) for shape, _ in model.inputs.values()]}: {reason}"
+        ) from error
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, model.classes):
+        seen = list(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
+        raise NotTraceable(
+            f"the module returns {seen} for an example; a classifier returns one logit per class: [{model.classes}]"
+        )
+
+
+def trace_step(model: Model) -> Traced:
+    """The logits and the loss of one micro-batch, and the loss's gradient with respect to every parameter.
+
+    One trace serves every tape and every subset: what a tape does not ask for is not lowered. A parameter that
+    has no influence has None for a gradient.
+    """
+    paths = _Paths()
+
+    def step(
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        inputs: list[Tensor],
+        labels: Tensor,
+        weight: Tensor,
+        divisor: Tensor,
+    ) -> list[Tensor | None]:
+        leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        with _watching(model.module, paths):
+            logits: Tensor = functional_call(model.module, {**leaves, **buffers}, tuple(inputs))
+        if not logits.requires_grad:
+            return [logits, None, *(None for _ in leaves)]
+        loss, gradient = torch.ops.tacit.cross_entropy(logits.detach(), labels, weight, divisor)
+        with _undoing(paths):
+            gradients = torch.autograd.grad(logits, list(leaves.values()), gradient, allow_unused=True)
+        return [logits, loss, *gradients]
+
+    parameters, buffers = model.parameters, model.buffers
+    inputs = [torch.zeros(EXAMPLES, *shape) for shape, _ in model.inputs.values()]
+    labels, weight, divisor = torch.zeros(EXAMPLES, dtype=torch.int32), torch.ones(EXAMPLES), torch.ones(())
+    owner = _traced(model, paths, step, parameters, buffers, inputs, labels, weight, divisor)
+    roles = [("tensor", name) for name in (*parameters, *buffers)] + [("input", name) for name in model.inputs]
+    roles += [("label", "label"), ("weight", "weight"), ("divisor", "divisor")]
+    places = [node for node in owner.graph.nodes if node.op == "placeholder"]
+    (output,) = (node for node in owner.graph.nodes if node.op == "output")
+    return Traced(
+        owner.graph,
+        owner,
+        dict(zip(places, roles, strict=True)),
+        dict(zip((LOGITS, LOSS, *parameters), output.args[0], strict=True)),
+    )
+
+
+def _traced(model: Model, paths: "_Paths", step: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
+    """The function's graph; what cannot be traced is refused in words."""
+    try:
+        # mkldnn would hide whole layers behind one operator; MATH spells attention out.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),
+            torch.fx.traceback.preserve_node_meta(),
+        ):
+            owner = make_fx(step, tracing_mode="fake", pre_dispatch=False)(*arguments)
+    except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
+        raise NotLowered(
+            str(getattr(error, "func", "aten._local_scalar_dense.default")),
+            model.kind(paths.current),
+            "Its control flow or a shape depends on the values of an example; a tape is the same for every "
+            "example. Use operations on tensors instead of if, while, int() or item().",
+        ) from error
+    except AssertionError as error:
+        if "FakeTensor" not in str(error):
+            raise
+        raise NotTraceable(
+            f"{model.kind(paths.current)} computes with a tensor that is neither a parameter nor a buffer of the "
+            "module; make it one: self.register_buffer(name, tensor)"
+        ) from error
+    _without_mutation(owner.graph, model)
+    return owner
+
+
+def path_of(node: fx.Node) -> str:
+    """The path of the module that made this node."""
+    return str(node.meta.get("custom", {}).get("module", ""))
+
+
+# --- Which module is at work ---------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Paths:
+    """The stack of modules at work during one trace, and which of them made each node of autograd's graph."""
+
+    stack: list[str] = field(default_factory=list[str])
+    made: dict[Any, str] = field(default_factory=dict[Any, str])
+    note: AbstractContextManager[None] | None = None
+    current: str = ""
+
+    def say(self, path: str) -> None:
+        """From here on, nodes of the traced graph are `path`'s."""
+        self.hush()
+        self.current = path
+        self.note = torch.fx.traceback.annotate({"module": path})
+        self.note.__enter__()
+
+    def hush(self) -> None:
+        if self.note is not None:
+            self.note.__exit__(None, None, None)
+            self.note = None
+
+
+@contextmanager
+def _watching(module: nn.Module, paths: _Paths) -> Generator[None]:
+    """While this is open, the module at work is known: by hooks, because make_fx traces functions, not modules."""
+    hooks: list[Any] = []
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: object) -> None:
+            paths.stack.append(path)
+            paths.say(path)
+
+        return hook
+
+    def leave(_module: nn.Module, _inputs: object, outputs: object) -> None:
+        path = paths.stack.pop()
+        if isinstance(outputs, Tensor):
+            # Innermost modules leave first, so what is not labelled yet is this module's own.
+            for function in _unlabelled(outputs.grad_fn, paths):
+                paths.made[function] = path
+        paths.say(paths.stack[-1] if paths.stack else "")
+
+    for path, child in module.named_modules():
+        hooks += [child.register_forward_pre_hook(enter(path)), child.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        paths.hush()
+
+
+def _unlabelled(function: Any, paths: _Paths) -> Iterator[Any]:
+    """Nodes of autograd's graph that no module has claimed, from the outputs backwards."""
+    waiting, seen = [function], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen or node in paths.made:
+            continue
+        seen.add(node)
+        yield node
+        waiting += [following for following, _ in node.next_functions]
+
+
+@contextmanager
+def _undoing(paths: _Paths) -> Generator[None]:
+    """While this is open, backward nodes are credited to the module whose forward they undo."""
+    hooks: list[Any] = []
+    for function, path in list(paths.made.items()):
+        if hasattr(function, "register_prehook"):
+            hooks.append(function.register_prehook(lambda _gradients, path=path: paths.say(path)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        paths.hush()
+
+
+# --- Operators that write into their input ---------------------------------------------------------------
+
+# What PyTorch answers with another look at the same memory.
+ALIASES = frozenset("detach alias t transpose permute view _unsafe_view unsqueeze squeeze expand select slice".split())
+
+
+def operator_name(node: fx.Node) -> str:
+    """`convolution` for `aten.convolution.default`.
+
+    >>> graph = fx.Graph(); print(operator_name(graph.call_function(torch.ops.aten.relu_.default)))
+    relu_
+    """
+    schema = getattr(node.target, "_schema", None)
+    return schema.name.split("::")[1] if schema is not None else str(node.target)
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether the operator draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _without_mutation(graph: fx.Graph, model: Model) -> None:
+    """`relu_(x)` becomes `relu(x)`, and whoever used x afterwards uses the result."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+
+    def root(node: fx.Node) -> fx.Node:
+        while node.op == "call_function" and operator_name(node) in ALIASES:
+            node = node.args[0]  # pyright: ignore[reportAssignmentType]  # an alias's first argument is a node
+        return node
+
+    for node in list(graph.nodes):
+        name = operator_name(node) if node.op == "call_function" else ""
+        if not name.endswith("_") or name.startswith("_") or is_random(node):
+            continue
+        changed = node.args[0]
+        plain = getattr(torch.ops.aten, name[:-1], None)
+        overload = node.target._overloadname
+        others = [
+            m for m in graph.nodes
+            if m is not changed and m is not node and order[m] < order[node] and root(m) is root(changed)
+            and any(order[user] > order[node] for user in m.users)
+        ]  # fmt: skip
+        if plain is None or not hasattr(plain, overload) or others:
+            raise NotLowered(
+                str(node.target),
+                model.kind(path_of(node)),
+                "It changes a tensor that is also used under another name; write it without the underscore.",
+            )
+        node.target = getattr(plain, overload)
+        changed.replace_all_uses_with(node, delete_user_cb=lambda user, at=node: order[user] > order[at])

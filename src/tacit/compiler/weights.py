@@ -1,0 +1,131 @@
+"""The model's tensors: which form each has in memory, where it stands, and the bytes that never change.
+
+A tensor's form follows from its first use (a convolution's weight, a dense layer's, a vector), and every tape
+of a program uses the same. The subset stands in STATE in its own order; everything else a tape reads stands in
+FROZEN, in the order it is asked for, among it what folding made of frozen tensors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tacit.compiler.errors import NotLowered, WrongSubset
+from tacit.compiler.ir import Form, Value
+from tacit.plan.layout import TensorPlace, pack, padded_size
+from tacit.plan.tape import ALIGNMENT, Region, up
+
+PanelForm = Literal["vector", "dense", "conv"]
+
+
+class Weights:
+    """Gathers tensors while graphs are lowered; `state_places` and `frozen_places` are final when all are."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], subset: Sequence[str]):
+        self.tensors = dict(tensors)
+        self.subset = tuple(subset)
+        self._values: dict[str, Value] = {}
+        self._gradients: dict[str, Value] = {}
+        self._frozen_end = 0
+
+    def undecided(self, name: str, module: str) -> Value:
+        """A tensor of the model before an operator has used it."""
+        region = Region.STATE if name in self.subset else Region.FROZEN
+        shape = tuple(self.tensors[name].shape)
+        return Value(name, shape, region, batched=False, form="undecided", module=module, tensor=name)
+
+    def constant(self, name: str, tensor: Tensor, module: str) -> Value:
+        """A tensor the compiler made of frozen ones; the same name is the same tensor."""
+        while not torch.equal(self.tensors.setdefault(name, tensor), tensor):
+            name += "'"  # the same place in another tape may have made another constant
+        shape = tuple(tensor.shape)
+        return Value(name, shape, Region.FROZEN, batched=False, form="undecided", module=module, tensor=name)
+
+    def decided(self, value: Value, form: Form, image: tuple[int, int, int] | None, module: str) -> Value:
+        """The tensor in the form an operator needs; refused where another operator needed another form."""
+        if value.form != "undecided":
+            return value
+        shape = (max(1, int(np.prod(value.shape))),) if form == "vector" else value.shape
+        known = self._values.get(value.name)
+        if known is None:
+            offset = None
+            wanted = replace(value, form=form, shape=shape, image=image)
+            if value.region is Region.FROZEN:
+                offset, self._frozen_end = self._frozen_end, self._frozen_end + up(wanted.bytes, ALIGNMENT)
+            known = self._values[value.name] = replace(wanted, offset=offset)
+        elif (known.form, known.shape, known.image) != (form, shape, image):
+            raise NotLowered(
+                f"{value.name} as {form} where it was {known.form} before",
+                module,
+                "A tensor is used in one way only; use two tensors.",
+            )
+        return known
+
+    def image_of(self, name: str, otherwise: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        """The image a dense weight reads, where that is settled."""
+        return self._values[name].image if name in self._values else otherwise
+
+    def gradient(self, name: str) -> Value:
+        """The gradient of a tensor of the subset; it stands as the tensor itself does."""
+        if name not in self._gradients:
+            if name not in self._values:
+                raise WrongSubset(f"{name} does not influence the loss, so it cannot be trained; leave it out")
+            value = self._values[name]
+            self._gradients[name] = replace(value, name=f"gradient of {name}", region=Region.GRADIENT)
+        return self._gradients[name]
+
+    def state_offsets(self) -> dict[str, int]:
+        """Where each tensor of the subset begins in STATE, GRADIENT and MOMENT."""
+        offsets: dict[str, int] = {}
+        end = 0
+        for name in self.subset:
+            offsets[name] = end
+            end += up(self._values[name].bytes, ALIGNMENT)
+        return offsets
+
+    def places(self) -> tuple[TensorPlace, ...]:
+        """The subset in its order, then the frozen tensors by offset."""
+        offsets = self.state_offsets()
+        state = [_place(value, offsets[name], "state") for name in self.subset for value in [self._values[name]]]
+        frozen = [
+            _place(value, cast(int, value.offset), "frozen")
+            for value in self._values.values()
+            if value.region is Region.FROZEN
+        ]
+        return (*state, *sorted(frozen, key=lambda place: place.offset))
+
+    @property
+    def state_bytes(self) -> int:
+        """The size of STATE; GRADIENT and MOMENT are as large."""
+        return sum(up(self._values[name].bytes, ALIGNMENT) for name in self.subset)
+
+    @property
+    def frozen_size(self) -> int:
+        """The size of FROZEN, once every graph is lowered."""
+        return self._frozen_end
+
+    def frozen_bytes(self) -> NDArray[np.uint8]:
+        """The FROZEN region: every frozen tensor in its panels."""
+        block = np.zeros(self._frozen_end // 4, np.float32)
+        for place in self.places():
+            if place.place == "frozen":
+                at = place.offset // 4
+                block[at : at + padded_size(place)] = pack(_array(self.tensors[place.name]), place)
+        return block.view(np.uint8)
+
+    def initial(self) -> NDArray[np.float32]:
+        """Snapshot 0: the subset's values as the module has them, flat, in the subset's order."""
+        parts = [_array(self.tensors[name]).reshape(-1) for name in self.subset]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return np.array(tensor.detach().numpy(), np.float32)
+
+
+def _place(value: Value, offset: int, place: Literal["state", "frozen"]) -> TensorPlace:
+    return TensorPlace(value.name, value.shape, cast(PanelForm, value.form), place, offset, value.image)

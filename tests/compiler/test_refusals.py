@@ -1,0 +1,173 @@
+"""What cannot be compiled is refused by operator, by the module that made it, and with a way out."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tacit.compiler.compile import compile_program
+from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
+from tacit.errors import InputError
+from tacit.plan.program import Optimizer
+from tests.compiler.models import CLASSES, compiled
+
+IMAGE = (2, 8, 8)
+
+
+class _Net(nn.Module):
+    def __init__(self, layer: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.ReLU(), layer)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class Call(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+REFUSED: list[tuple[str, nn.Module, str, str]] = [
+    ("grouped convolution", nn.Conv2d(2, 2, 3, groups=2), "aten.convolution.default", "groups=1"),
+    ("dilated convolution", nn.Conv2d(2, 2, 3, dilation=2), "aten.convolution.default", "dilation=1"),
+    ("transposed convolution", nn.ConvTranspose2d(2, 2, 3), "aten.convolution.default", "use Conv2d"),
+    ("wide padding", nn.Conv2d(2, 2, 1, padding=1), "aten.convolution.default", "less padding"),
+    ("group norm", nn.GroupNorm(1, 2), "aten.native_group_norm.default", "nn.BatchNorm2d"),
+    ("batch statistics", nn.BatchNorm2d(2, track_running_stats=False), "aten.native_batch_norm.default", "running"),
+    ("rounded-up pool", nn.MaxPool2d(3, ceil_mode=True), "aten.max_pool2d_with_indices.default", "ceil_mode=False"),
+    ("dropout that is always on", Call(F.dropout), "aten.bernoulli_", "self.training"),
+    ("an activation without a kernel", nn.GELU(), "aten.gelu.default", "nn.SiLU"),
+    ("a pixel shuffle", nn.PixelUnshuffle(2), "aten", "Conv2d"),
+    ("a mean over the batch", Call(lambda x: x - x.mean(0)), "aten", "by itself"),
+    ("an example that knows its neighbours", Call(lambda x: x + torch.zeros(len(x), 1, 1, 1)), "aten.zeros", "whole"),
+    (
+        "constants spread over the batch",
+        Call(lambda x: x + torch.ones(8).expand(len(x), 2, 8, 8).exp()),
+        "aten.exp",
+        "whole",
+    ),
+    ("a concatenation", Call(lambda x: torch.cat([x, x], 1)), "aten.cat.default", "What can be compiled"),
+    ("control flow on values", Call(lambda x: x if x.sum() > 0 else -x), "aten._local_scalar_dense", "control flow"),
+]
+
+
+@pytest.mark.parametrize(("layer", "operator", "remedy"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_a_refusal_names_the_operator_the_module_and_a_way_out(layer: nn.Module, operator: str, remedy: str) -> None:
+    channels = 8 if isinstance(layer, nn.PixelUnshuffle) else 4 if "cat" in operator else 2
+
+    with pytest.raises(NotLowered) as refused:
+        compiled(_Net(layer, channels).eval(), IMAGE, ["head.2.weight", "head.2.bias"])
+
+    assert operator in refused.value.operator
+    assert refused.value.module == f"features.1 ({type(layer).__name__})"
+    assert remedy in refused.value.remedy
+    assert str(refused.value).startswith(f"features.1 ({type(layer).__name__}) uses aten")
+
+
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"late": nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))})
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body["late"](x))
+
+
+def test_the_path_is_that_of_the_innermost_module() -> None:
+    with pytest.raises(NotLowered, match=r"^body\.late\.1 \(LayerNorm\) uses aten\.native_layer_norm"):
+        compiled(Deep(), (4,), ["head.weight"])
+
+
+class Absolute(nn.Module):
+    """Its gradient has no kernel: only what trains something before it is refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.fold, self.last = nn.Linear(4, 4), Call(torch.abs), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.fold(self.first(x)))
+
+
+def test_a_missing_gradient_is_the_fault_of_the_module_whose_forward_it_undoes() -> None:
+    with pytest.raises(NotLowered) as refused:
+        compiled(Absolute(), (4,), ["first.weight"])
+
+    assert refused.value.module == "fold (Call)"
+
+
+def test_dropout_is_off_and_norms_are_frozen_and_the_explanation_says_so() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Dropout2d(), nn.Flatten(), nn.Linear(144, CLASSES))
+
+    notes = compiled(net.train(), IMAGE, ["4.weight"]).explanation.notes
+
+    assert notes == (
+        "dropout is off in local training: 2 (Dropout2d)",
+        "statistics stay frozen in local training: 1 (BatchNorm2d)",
+    )
+    assert net.training
+
+
+def test_an_unknown_parameter_is_refused_with_names_like_it() -> None:
+    with pytest.raises(WrongSubset, match=r"no parameter head\.weigth; did you mean head\.weight"):
+        compiled(Deep(), (4,), ["head.weigth"])
+
+
+class Spare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(4, CLASSES), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+def test_a_parameter_without_influence_is_refused_by_name() -> None:
+    with pytest.raises(WrongSubset, match=r"spare\.bias does not influence the loss"):
+        compiled(Spare(), (4,), ["used.weight", "spare.bias"])
+
+
+class Closure(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.mean = nn.Linear(4, CLASSES), torch.ones(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x - self.mean)
+
+
+def test_a_tensor_that_is_no_buffer_is_refused_with_the_line_to_write() -> None:
+    with pytest.raises(NotTraceable, match=r"the module itself \(Closure\) .*register_buffer"):
+        compiled(Closure(), (4,), ["layer.weight"])
+
+
+def test_a_module_that_does_not_take_the_example_is_refused_with_pytorchs_reason() -> None:
+    with pytest.raises(NotTraceable, match=r"^0 \(Linear\) does not run on .*\[\[7\]\].*shapes cannot be multiplied"):
+        compiled(nn.Sequential(nn.Linear(4, CLASSES)), (7,), ["0.weight"])
+
+
+def test_a_module_that_is_no_classifier_is_refused() -> None:
+    with pytest.raises(NotTraceable, match=r"returns \[3\] for an example; .* \[5\]"):
+        compiled(nn.Linear(4, 3), (4,), ["weight"])
+
+
+def test_other_losses_and_types_are_refused() -> None:
+    net = nn.Linear(4, CLASSES)
+
+    with pytest.raises(InputError, match="has no kernel"):
+        compiled(net, (4,), ["weight"], loss="mse")
+    with pytest.raises(InputError, match="inputs are float32"):
+        compile_program(
+            net, {"x": ((4,), "int32")}, "y", CLASSES, subset=["weight"], microbatch=1, optimizer=Optimizer(0.1)
+        )
