@@ -30,6 +30,7 @@ from tacit.plan.tape import (
     Tape,
     counted,
     encode,
+    loss_parameters,
     map_parameters,
     up,
 )
@@ -80,7 +81,9 @@ def _tapes(prefix: bool) -> dict[Kind, bytes]:
     records: dict[Kind, tuple[Record, ...]] = {
         Kind.TRAIN: (
             _linear(source, z),
-            Record(Op.CROSS_ENTROPY, (loss, dz, z, y, weight, divisor), (MICROBATCH, CLASSES), UNLESS_FIRST),
+            Record(
+                Op.CROSS_ENTROPY, (loss, dz, z, y, weight, divisor), loss_parameters(MICROBATCH, CLASSES), UNLESS_FIRST
+            ),
             Record(
                 Op.CONV_WEIGHT_GRADIENT,
                 (Operand(Region.GRADIENT, 0, WEIGHT_BYTES), None, x, dz),
@@ -100,7 +103,7 @@ def _tapes(prefix: bool) -> dict[Kind, bytes]:
             Record(
                 Op.CROSS_ENTROPY_SCORE,
                 (Operand(Region.OUTPUT, 0, 8 * MICROBATCH), z, y, weight),
-                (MICROBATCH, CLASSES),
+                loss_parameters(MICROBATCH, CLASSES)[:4],
             ),
         ),
         Kind.PREDICT: (_linear(Region.X, Operand(Region.OUTPUT, 0, Z_BYTES)),),

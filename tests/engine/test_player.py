@@ -33,6 +33,7 @@ from tacit.plan.tape import (
     counted,
     encode,
     float_bits,
+    loss_parameters,
     map_parameters,
     scratch_bytes,
     up,
@@ -91,7 +92,9 @@ def train_tape() -> bytes:
     hidden, z = at(Region.KEPT, HIDDEN), at(Region.ARENA, LOGITS)
     dz = at(Region.ARENA, LOGITS, 64)
     adds = Accumulate.UNLESS_FIRST
-    loss = Record(Op.CROSS_ENTROPY, (at(Region.LOSS, 4), dz, z, Y, EACH, ONE), (MICROBATCH, CLASSES), adds)
+    loss = Record(
+        Op.CROSS_ENTROPY, (at(Region.LOSS, 4), dz, z, Y, EACH, ONE), loss_parameters(MICROBATCH, CLASSES), adds
+    )
     weight = Record(
         Op.CONV_WEIGHT_GRADIENT, (tensor(Region.GRADIENT, WEIGHT), None, hidden, dz), DENSE.parameters(), adds
     )
@@ -118,7 +121,7 @@ def evaluate_tape(kind: Kind) -> bytes:
     if kind is Kind.PREDICT:
         return tape(kind, convolve(hidden, scratch), logits(hidden, at(Region.OUTPUT, LOGITS)))
     z, out = at(Region.ARENA, LOGITS, up(HIDDEN, 64)), at(Region.OUTPUT, 8 * MICROBATCH)
-    score = Record(Op.CROSS_ENTROPY_SCORE, (out, z, Y, EACH), (MICROBATCH, CLASSES))
+    score = Record(Op.CROSS_ENTROPY_SCORE, (out, z, Y, EACH), loss_parameters(MICROBATCH, CLASSES)[:4])
     return tape(kind, convolve(hidden, scratch), logits(hidden, z), score)
 
 

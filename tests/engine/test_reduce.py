@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tacit.plan.tape import Accumulate, Op, float_bits
+from tacit.plan.tape import Accumulate, Op, float_bits, loss_parameters
 from tests.engine.played import close, floats, play
 
 
@@ -70,7 +70,7 @@ def test_cross_entropy_and_its_gradient(n: int, classes: int, seed: int, adds: b
 
     loss, dz = play(
         Op.CROSS_ENTROPY,
-        (n, classes),
+        loss_parameters(n, classes),
         (z, labels, weights, divisor),
         before={0: np.array([0.125], np.float32)},
         accumulate=Accumulate.YES if adds else Accumulate.NO,
@@ -91,8 +91,8 @@ def test_padding_and_unknown_labels_count_for_nothing_whatever_stands_there():
     labels = np.array([0, 2, -1, 1], np.int32)
     weights = np.array([0, 1, 1, 1], np.float32)
 
-    loss, dz = play(Op.CROSS_ENTROPY, (4, 2), (z, labels, weights, np.ones(1, np.float32)))
-    (out,) = play(Op.CROSS_ENTROPY_SCORE, (4, 2), (z, labels, weights))
+    loss, dz = play(Op.CROSS_ENTROPY, loss_parameters(4, 2), (z, labels, weights, np.ones(1, np.float32)))
+    (out,) = play(Op.CROSS_ENTROPY_SCORE, loss_parameters(4, 2)[:4], (z, labels, weights))
 
     close(floats(loss, 1), np.array([np.log(2)]), 1)
     close(floats(dz, 4, 2), np.array([[0, 0], [0, 0], [0, 0], [0.5, -0.5]]), 1)
@@ -104,7 +104,7 @@ def test_a_score_is_the_loss_and_whether_the_first_largest_is_right(n: int, clas
     z = np.round(2 * numbers(seed, n, classes))
     labels = np.random.default_rng(seed).integers(0, classes, n).astype(np.int32)
 
-    (out,) = play(Op.CROSS_ENTROPY_SCORE, (n, classes), (z, labels, np.ones(n, np.float32)))
+    (out,) = play(Op.CROSS_ENTROPY_SCORE, loss_parameters(n, classes)[:4], (z, labels, np.ones(n, np.float32)))
 
     exact = [(softmax_loss(row, label)[0], row.argmax() == label) for row, label in zip(z, labels, strict=True)]
     close(floats(out, n, 2), np.array(exact, np.float64), 2)
@@ -114,7 +114,9 @@ def test_a_logit_that_is_not_a_number_makes_the_loss_undefined():
     z = np.array([[1, np.nan, 2]], np.float32)
 
     loss, dz = play(
-        Op.CROSS_ENTROPY, (1, 3), (z, np.zeros(1, np.int32), np.ones(1, np.float32), np.ones(1, np.float32))
+        Op.CROSS_ENTROPY,
+        loss_parameters(1, 3),
+        (z, np.zeros(1, np.int32), np.ones(1, np.float32), np.ones(1, np.float32)),
     )
 
     assert np.isnan(loss.view(np.float32)).all()
@@ -125,7 +127,9 @@ def test_huge_logits_stay_finite():
     z = np.array([[3e38, -3e38, 0]], np.float32)
 
     loss, dz = play(
-        Op.CROSS_ENTROPY, (1, 3), (z, np.zeros(1, np.int32), np.ones(1, np.float32), np.ones(1, np.float32))
+        Op.CROSS_ENTROPY,
+        loss_parameters(1, 3),
+        (z, np.zeros(1, np.int32), np.ones(1, np.float32), np.ones(1, np.float32)),
     )
 
     assert loss.view(np.float32)[0] == 0

@@ -27,6 +27,7 @@ from tacit.plan.tape import (
     decode,
     describe,
     encode,
+    loss_parameters,
     map_parameters,
     operand_names,
     read_map,
@@ -135,7 +136,7 @@ def test_a_newer_format_is_named():
 
 
 def test_operands_have_the_names_of_the_table():
-    record = Record(Op.CROSS_ENTROPY_SCORE, (None, None, None, None), (1, 2))
+    record = Record(Op.CROSS_ENTROPY_SCORE, (None, None, None, None), loss_parameters(1, 2)[:4])
 
     assert operand_names(record) == ["out", "z", "y", "weight"]
     assert ALIGNMENT == 64

@@ -15,7 +15,7 @@ from tacit.compiler.operators import GENERAL_REMEDY, REMEDIES, RULES, VIEWS
 from tacit.compiler.trace import LOGITS, LOSS, Model, Traced, is_random, operator_name
 from tacit.compiler.view import EXAMPLES, USUAL, View, is_usual, view_of, whole
 from tacit.compiler.weights import Weights
-from tacit.plan.tape import ALIGNMENT, Kind, Op, Region, up
+from tacit.plan.tape import ALIGNMENT, Kind, Op, Region, loss_parameters, up
 
 
 def lower_forward(traced: Traced, model: Model, weights: Weights, microbatch: int, kind: Kind) -> Graph:
@@ -31,7 +31,7 @@ def lower_forward(traced: Traced, model: Model, weights: Weights, microbatch: in
         return Graph(kind, tuple(work.steps), (value,), microbatch).with_values({value: output})
     score = Value("score", (microbatch, 1, 1, 2), Region.OUTPUT, offset=0)
     given = [value, work.sources["label"], work.sources["weight"]]
-    work.step(Op.CROSS_ENTROPY_SCORE, [score], given, (microbatch, model.classes))
+    work.step(Op.CROSS_ENTROPY_SCORE, [score], given, loss_parameters(microbatch, model.classes)[:4])
     return Graph(kind, tuple(work.steps), (score,), microbatch)
 
 

@@ -33,7 +33,7 @@ from tacit.compiler.view import (
     view_of,
     whole,
 )
-from tacit.plan.tape import Accumulate, Op, float_bits
+from tacit.plan.tape import Accumulate, Op, float_bits, loss_parameters
 
 aten = torch.ops.aten
 Rule = Callable[[Lowering, fx.Node], Lowered]
@@ -585,7 +585,7 @@ def _cross_entropy(work: Lowering, node: fx.Node) -> Lowered:
         Op.CROSS_ENTROPY,
         [loss, gradient],
         [value, *(view.value for view in rest)],
-        (work.microbatch, classes),
+        loss_parameters(work.microbatch, classes),
         Accumulate.UNLESS_FIRST,
     )
     return View(loss, (), ()), view_of(gradient, (0, 3))

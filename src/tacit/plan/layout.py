@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 PANEL = 16
 
-Form = Literal["vector", "dense", "conv"]
+Form = Literal["vector", "dense", "conv", "rows"]
 Place = Literal["state", "frozen"]
 
 
@@ -24,6 +24,7 @@ class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `image` is (C, H, W) where a dense layer reads a flattened image: PyTorch flattens channels first and
     the engine channels last, so the weight's columns are permuted once, here, instead of at every step.
+    Rows are an embedding's: row-major, each padded to a multiple of 16.
     """
 
     name: str
@@ -32,6 +33,7 @@ class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     place: Place
     offset: int  # bytes into the region, a multiple of 64
     image: tuple[int, int, int] | None = None
+    groups: int = 1  # of a convolution; PyTorch's shape is (O, C / groups, KH, KW)
 
 
 def padded_size(place: TensorPlace) -> int:
@@ -40,8 +42,20 @@ def padded_size(place: TensorPlace) -> int:
     >>> padded_size(TensorPlace("fc.weight", (10, 64), "dense", "state", 0))
     1024
     """
-    rows = -(-place.shape[0] // PANEL) * PANEL
-    return rows * math.prod(place.shape[1:])
+    if place.form == "rows":
+        return place.shape[0] * _padded(place.shape[1])
+    inner = math.prod(place.shape[1:])
+    if place.groups == 1 or _is_depthwise(place):
+        return _padded(place.shape[0]) * inner
+    return place.groups * _padded(place.shape[0] // place.groups) * inner
+
+
+def _padded(count: int) -> int:
+    return -(-count // PANEL) * PANEL
+
+
+def _is_depthwise(place: TensorPlace) -> bool:
+    return place.groups > 1 and place.groups == place.shape[0] and place.shape[1] == 1
 
 
 def positions(place: TensorPlace) -> NDArray[np.int64]:
@@ -54,6 +68,9 @@ def positions(place: TensorPlace) -> NDArray[np.int64]:
     if place.form == "vector":
         return np.arange(math.prod(shape), dtype=np.int64)
     inner = math.prod(shape[1:])
+    if place.form == "rows":
+        row = np.arange(shape[0], dtype=np.int64)[:, None] * _padded(shape[1])
+        return (row + np.arange(shape[1], dtype=np.int64)).ravel()
     if place.form == "conv":
         outputs, channels, high, wide = shape
         column = np.arange(inner, dtype=np.int64).reshape(high, wide, channels).transpose(2, 0, 1).ravel()
@@ -63,7 +80,11 @@ def positions(place: TensorPlace) -> NDArray[np.int64]:
     else:
         outputs, column = shape[0], np.arange(inner, dtype=np.int64)
     output = np.arange(outputs, dtype=np.int64)[:, None]
-    return ((output // PANEL) * inner * PANEL + column[None, :] * PANEL + output % PANEL).ravel()
+    if place.groups == 1 or _is_depthwise(place):
+        return ((output // PANEL) * inner * PANEL + column[None, :] * PANEL + output % PANEL).ravel()
+    group, output = output // (outputs // place.groups), output % (outputs // place.groups)
+    panel = group * (_padded(outputs // place.groups) // PANEL) + output // PANEL
+    return (panel * inner * PANEL + column[None, :] * PANEL + output % PANEL).ravel()
 
 
 def pack(values: NDArray[np.float32], place: TensorPlace) -> NDArray[np.float32]:

@@ -6,11 +6,14 @@ same bytes are read by C, Python and, in a page, TypeScript. `docs/reference/tap
 the tables in this module; what an operation computes is said there and here, and nowhere else.
 
 Activations are float32, row-major, `[N, H, W, C]`; a matrix is `[N, 1, 1, C]`. Weights are *panels*:
-outputs in groups of 16, zero-padded, `[ceil(O/16)][KH][KW][C][16]`; a vector is padded to 16.
+outputs in groups of 16, zero-padded, `[ceil(O/16)][KH][KW][C][16]`; a vector is padded to 16. With groups
+each has panels of its own, `[G][ceil(O/G/16)][KH][KW][C/G][16]`; where every channel is a group (G = C = O),
+`[ceil(O/16)][KH][KW][1][16]`. *Rows* (an embedding) are `[V][C padded to 16]`.
 
 A record names every operand of its operation, absent ones as None. Operands begin at a multiple of 4
-bytes; `w`, `bias`, `gw` and `scratch` at a multiple of 64. Operands of one record do not overlap, unless
-said otherwise. Padding is smaller than the kernel; sides of kernels and strides are at most 1024.
+bytes; `w`, `bias`, `gamma`, `beta`, `table`, their gradients and `scratch` at a multiple of 64. Operands of one
+record do not overlap, unless said otherwise. A kernel's reach is (K-1)*D + 1; padding is smaller than it;
+reaches and strides are at most 1024; with groups or dilation a kernel has at most 1024 taps.
 """
 
 import math
@@ -54,6 +57,7 @@ class Region(IntEnum):
     LOSS = 10  # one float32
     OUTPUT = 11  # what evaluate and predict return
     RATE = 12  # one float32: the learning rate of this step
+    SEED = 13  # one uint64: what RANDOM_MASK draws from, different for every micro-batch
 
 
 class Kind(IntEnum):
@@ -97,6 +101,38 @@ class Op(IntEnum):
     CROSS_ENTROPY_SCORE = 11
     COPY = 12
     ZERO = 13
+    NORM = 14
+    NORM_GRADIENT = 15
+    SOFTMAX = 16
+    SOFTMAX_GRADIENT = 17
+    MATMUL = 18
+    GATHER = 19
+    SCATTER_ADD = 20
+    LOSS = 21
+    LOSS_SCORE = 22
+    UPSAMPLE = 23
+    UPSAMPLE_GRADIENT = 24
+    RANDOM_MASK = 25
+    CONVERT = 26
+    PACK_SIGN = 27
+    GATE_BITS = 28
+
+
+class Measure(IntEnum):
+    """What LOSS adds up, of a value z and its target y. Each is what PyTorch calls by this name."""
+
+    SQUARE = 0  # (z - y)^2
+    HUBER = 1  # d = |z - y|: d <= DELTA ? d^2 / 2 : DELTA * (d - DELTA / 2)
+    BINARY_CROSS_ENTROPY = 2  # of the logit z and the probability y
+
+
+class Number(IntEnum):
+    """How CONVERT's values are kept. A row of COUNT takes `number_bytes`."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    FLOAT16 = 2
+    INT8 = 3  # a float32 scale for each 64 values (the last may have fewer), then the values, one byte each
 
 
 class Fn(IntEnum):
@@ -122,9 +158,11 @@ class Fn(IntEnum):
     SQRT = 17
     RECIPROCAL = 18
     SET = 19  # imm
+    ERF = 20
+    SELECT = 21  # a > 0 ? b : c; a where a is NaN
 
 
-TERNARY = frozenset({Fn.MADD})  # the second word names register c
+TERNARY = frozenset({Fn.MADD, Fn.SELECT})  # the second word names register c
 IMMEDIATE = frozenset({Fn.MULI, Fn.ADDI, Fn.SET})  # the second word is a float32
 
 
@@ -136,12 +174,15 @@ class Mode(IntEnum):
     CHANNEL = 2  # x[c]
     EXAMPLE_CHANNEL = 3  # x[n * stride + c]
     EXAMPLE = 4  # x[n]
+    PERIODIC = 5  # x[i % stride]
 
 
 # Names of the operands, outputs first, and of the parameters, per operation. A `?` operand may be absent
 # (region 0xffffffff); `scratch` operands are written and never read by anybody else. `*` in MAP: see `MapProgram`.
 _CONV = ("N", "H", "W", "C", "KH", "KW", "SH", "SW", "PH", "PW", "DH", "DW", "G", "OH", "OW", "O", "ACT")
 _POOL = ("N", "H", "W", "C", "KH", "KW", "SH", "SW", "PH", "PW", "OH", "OW")
+_MATMUL = ("OUTER", "INNER", "M", "N", "K")
+_MATMUL_STRIDES = ("A0", "A1", "AM", "AK", "B0", "B1", "BK", "BN", "Y0", "Y1", "YM", "YN")
 
 
 @dataclass(frozen=True)
@@ -153,8 +194,10 @@ class Signature:
 
 SIGNATURES: Mapping[Op, Signature] = {
     # y[n,oh,ow,o] = act(bias[o] + sum over kh,kw,c of x[n, oh*SH-PH+kh*DH, ow*SW-PW+kw*DW, c] * w[o,kh,kw,c])
-    # (a Linear is KH=KW=H=W=1). ACT: 0 none, 1 relu. Accumulates into y before act. Each sum begins at 0 and
-    # takes kh, kw, c ascending; then the bias is added, then what y held. `bias` has 16 * ceil(O/16) values.
+    # (a Linear is KH=KW=H=W=1). With groups, o sees the C/G channels of its own. ACT: 0 none, 1 relu.
+    #
+    # Accumulates into y before act. Each sum begins at 0 and takes kh, kw, c ascending; then the bias is added,
+    # then what y held. `bias` has 16 * ceil(O/16) values.
     Op.CONV: Signature(("y", "scratch?"), ("x", "w", "bias?"), _CONV),
     # gx = the gradient with respect to x, given g of y's shape; accumulates. ACT is 0.
     # Each sum takes kh ascending, then ow ascending, then o.
@@ -174,16 +217,65 @@ SIGNATURES: Mapping[Op, Signature] = {
     # Term r goes to the (r mod 4)-th of four sums; in all (s0 + s1) + (s2 + s3).
     Op.SUM: Signature(("y",), ("x",), ("S", "R", "C", "SCALE")),
     Op.MAP: Signature(("*",), ("*",), ("TOTAL", "C", "ROWS", "INPUTS", "OUTPUTS", "INSTRUCTIONS")),
-    # loss = sum of weight[n]/divisor * CE(z[n], y[n]), accumulates; dz = its gradient, does not accumulate.
-    # weight 0 or a label outside 0..C-1: 0 and 0. A train tape's loss accumulates UNLESS_FIRST: after a
-    # micro-batch LOSS holds the minibatch's loss so far.
-    Op.CROSS_ENTROPY: Signature(("loss", "dz"), ("z", "y", "weight", "divisor"), ("N", "C")),
-    # out[n] = (CE(z[n], y[n]), 1 if the first largest logit is y[n] else 0); (0, 0) where weight is 0 or the label
-    # is outside
-    Op.CROSS_ENTROPY_SCORE: Signature(("out",), ("z", "y", "weight"), ("N", "C")),
+    # N rows, T to an example. loss = sum of SCALE * weight[n // T]/divisor * CE(z[n], y[n]), accumulates; dz = its
+    # gradient, does not accumulate. SCALE and SMOOTHING are float32 bits; SMOOTHING in 0..1 mixes the label with
+    # the mean over classes. Weight 0, label IGNORE, or a label outside 0..C-1: 0 and 0. A train tape's loss
+    # accumulates UNLESS_FIRST: after a micro-batch LOSS holds the minibatch's loss so far.
+    Op.CROSS_ENTROPY: Signature(
+        ("loss", "dz"), ("z", "y", "weight", "divisor"), ("N", "C", "T", "IGNORE", "SMOOTHING", "SCALE")
+    ),
+    # out[n // T] = means over the example's counted rows of (CE(z[n], y[n]), 1 if the first largest logit is y[n]
+    # else 0); (0, 0) where none counts. T divides N.
+    Op.CROSS_ENTROPY_SCORE: Signature(("out",), ("z", "y", "weight"), ("N", "C", "T", "IGNORE")),
     # y[t·i] = x[s·i] for i in the box D0..D3; strides in elements, not negative
     Op.COPY: Signature(("y",), ("x",), ("D0", "D1", "D2", "D3", "S0", "S1", "S2", "S3", "T0", "T1", "T2", "T3")),
     Op.ZERO: Signature(("y",), (), ("BYTES",)),
+    # x [N,R,C] in G groups of C/G neighbouring channels: y = (x - mean) / sqrt(variance + EPS) * gamma[c] + beta[c],
+    # over the R * C/G values of a group of an example; stats [N,G,2] = (mean, 1 / sqrt(variance + EPS)). EPS is
+    # float32 bits. GroupNorm: G groups; InstanceNorm: G = C; LayerNorm: N rows, R = 1, G = 1; batch statistics:
+    # N = 1, R = all pixels, G = C. y may stand on x. Sums: for each channel, term r goes to the (r mod 4)-th of
+    # four, (s0 + s1) + (s2 + s3); the j-th channel of a group goes to the (j mod 16)-th of sixteen, which are
+    # added in halves (i and i + 8, then 4, 2, 1). Then divided. The variance in a second pass.
+    Op.NORM: Signature(("y", "stats?"), ("x", "gamma?", "beta?"), ("N", "R", "C", "G", "EPS")),
+    # Its gradients. ggamma and gbeta (padded vectors) accumulate, examples in order; gx adds to what it held
+    # where ADD is 1, whatever the record says. gx may stand on g where ADD is 0.
+    Op.NORM_GRADIENT: Signature(
+        ("ggamma?", "gbeta?", "gx?"), ("g", "x", "stats", "gamma?"), ("N", "R", "C", "G", "ADD")
+    ),
+    # over the last axis of [ROWS, C]. CAUSAL 0: all columns; else row r sees columns <= r % CAUSAL, and y (gx) is 0
+    # at the others. y may stand on x, gx on g. Sums as in cross-entropy: four interleaved.
+    Op.SOFTMAX: Signature(("y",), ("x",), ("ROWS", "C", "CAUSAL")),
+    # gx = y * (g - sum of g * y)
+    Op.SOFTMAX_GRADIENT: Signature(("gx",), ("g", "y"), ("ROWS", "C", "CAUSAL")),
+    # y[i,j,m,n] = SCALE * sum over k of a[i,j,m,k] * b[i,j,k,n], accumulates (after scaling). i < OUTER, j < INNER;
+    # a stands at i*A0 + j*A1 + m*AM + k*AK, and so on; strides in elements, not negative. k ascending from 0.
+    Op.MATMUL: Signature(("y", "scratch?"), ("a", "b"), (*_MATMUL, *_MATMUL_STRIDES, "SCALE")),
+    # y[i*YS + c] = table[index[i*IS], c] for i < I, c < C; table is rows [V, up(C, 16)], index int32; outside 0..V-1: 0
+    Op.GATHER: Signature(("y",), ("table", "index"), ("I", "V", "C", "IS", "YS")),
+    # gtable[index[i*IS], c] += g[i*GS + c], i ascending; accumulates (else the table is zeroed first)
+    Op.SCATTER_ADD: Signature(("gtable",), ("g", "index"), ("I", "V", "C", "IS", "GS")),
+    # loss = sum of SCALE * weight[n]/divisor * measure(z[n,c], y[n,c]), accumulates; dz = its gradient, does not.
+    # y is float32; MEASURE as in `Measure`; DELTA (HUBER's, above 0; else 0) and SCALE are float32 bits.
+    # Weight 0: 0 and 0.
+    Op.LOSS: Signature(("loss", "dz"), ("z", "y", "weight", "divisor"), ("N", "C", "MEASURE", "DELTA", "SCALE")),
+    # out[n] = SCALE * sum over c of (measure(z, y), 1 if z > 0 is y > 0.5 else 0); (0, 0) where weight is 0
+    Op.LOSS_SCORE: Signature(("out",), ("z", "y", "weight"), ("N", "C", "MEASURE", "DELTA", "SCALE")),
+    # nearest: y[n, h, w, c] = x[n, h // FH, w // FW, c]; x is [N,H,W,C], y [N,H*FH,W*FW,C]
+    Op.UPSAMPLE: Signature(("y",), ("x",), ("N", "H", "W", "C", "FH", "FW")),
+    # gx[n,h,w,c] = sum over its FH * FW pixels, rows first, ascending
+    Op.UPSAMPLE_GRADIENT: Signature(("gx",), ("g",), ("N", "H", "W", "C", "FH", "FW")),
+    # y[i] = 0 with probability P (float32 bits, 0 <= P < 1), else 1 / (1 - P): word i % 4 of Philox4x32-10 with the
+    # seed as key (low word first) and the counter (i // 4, 0, STREAM, 0); 0 where the word is below P * 2^32.
+    # STREAM (not negative) is a number of the mask's own.
+    Op.RANDOM_MASK: Signature(("y",), ("seed",), ("COUNT", "STREAM", "P")),
+    # [ROWS, COUNT] from one `Number` to another, one of them FLOAT32; a row takes `number_bytes`. Rounds to nearest,
+    # ties to even; beyond float16's range: infinity. INT8: scale = largest |x| / 127, value = x / scale; a block
+    # with NaN or infinity in it comes back as NaN.
+    Op.CONVERT: Signature(("y",), ("x",), ("ROWS", "COUNT", "FROM", "TO")),
+    # bit i % 8 of byte i // 8 is 0 where x[i] <= 0, else 1; bits beyond COUNT are 0
+    Op.PACK_SIGN: Signature(("bits",), ("x",), ("COUNT",)),
+    # gx[i] = bit i ? g[i] : 0; gx may stand on g
+    Op.GATE_BITS: Signature(("gx",), ("g", "bits"), ("COUNT",)),
 }
 
 ABSENT = 0xFFFFFFFF
@@ -201,7 +293,7 @@ class Operand:
 @dataclass(frozen=True)
 class MapInput:
     mode: Mode
-    stride: int = 0  # elements, EXAMPLE_CHANNEL only
+    stride: int = 0  # elements, EXAMPLE_CHANNEL and PERIODIC only
 
 
 @dataclass(frozen=True)
@@ -272,6 +364,17 @@ def bits_float(bits: int) -> float:
     1.0
     """
     return float(struct.unpack("<f", struct.pack("<i", bits))[0])
+
+
+def loss_parameters(
+    rows: int, classes: int, positions: int = 1, ignore: int = -1, smoothing: float = 0.0, scale: float = 1.0
+) -> tuple[int, ...]:
+    """CROSS_ENTROPY's parameters; the first four are CROSS_ENTROPY_SCORE's.
+
+    >>> loss_parameters(8, 10)
+    (8, 10, 1, -1, 0, 1065353216)
+    """
+    return rows, classes, positions, ignore, float_bits(smoothing), float_bits(scale)
 
 
 def map_parameters(program: MapProgram) -> tuple[int, ...]:
@@ -390,25 +493,66 @@ def parameter_count(op: Op, parameters: Sequence[int]) -> int:
 def scratch_bytes(op: Op, parameters: Sequence[int]) -> int:
     """What a kernel needs besides its operands, at its worst over instruction sets; multiples of 64.
 
-    CONV: a ring of KH zero-padded rows where there is padding. Input gradient: such a ring of g, and the
-    transposed panels (4 for 1x1 over one pixel, else 2). Weight gradient: a padded image where C < 8.
+    CONV: a ring of zero-padded rows, as many as the kernel reaches, where there is padding. Input gradient: such
+    a ring of g, and the transposed panels of one group (4 for 1x1 over one pixel, else 2). Weight gradient: a
+    padded image where C < 8 and there are neither groups nor dilation. None where every channel is a group.
+    MATMUL: a panel of b where its columns are not whole panels side by side.
 
     >>> scratch_bytes(Op.CONV, (1, 8, 8, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 8, 8, 16, 0))
     384
     """
+    if op is Op.MATMUL:
+        m = dict(zip((*_MATMUL, *_MATMUL_STRIDES), parameters, strict=False))
+        return 0 if m["BN"] == 1 and m["N"] % PANEL == 0 else 4 * PANEL * m["K"]
     if op not in (Op.CONV, Op.CONV_INPUT_GRADIENT, Op.CONV_WEIGHT_GRADIENT):
         return 0
     p = dict(zip(_CONV, parameters, strict=False))
+    if is_depthwise(p["C"], p["O"], p["G"]):
+        return 0
     padded = p["PH"] > 0 or p["PW"] > 0
+    plain = p["G"] == p["DH"] == p["DW"] == 1
     one = p["KH"] == p["KW"] == 1
+    high, wide = (p["KH"] - 1) * p["DH"] + 1, (p["KW"] - 1) * p["DW"] + 1
     if op is Op.CONV:
-        floats = p["KH"] * (p["W"] + 2 * p["PW"]) * p["C"] if padded else 0
+        floats = high * (p["W"] + 2 * p["PW"]) * p["C"] if padded else 0
     elif op is Op.CONV_WEIGHT_GRADIENT:
-        floats = (p["H"] + 2 * p["PH"]) * (p["W"] + 2 * p["PW"]) * p["C"] if padded and p["C"] < 8 else 0
+        copies = padded and p["C"] < 8 and plain
+        floats = (p["H"] + 2 * p["PH"]) * (p["W"] + 2 * p["PW"]) * p["C"] if copies else 0
     else:
-        ring = 0 if one else p["KH"] * (p["OW"] + 2 * (p["KW"] - 1)) * p["O"]
-        floats = up(ring, PANEL) + (4 if one else 2) * PANEL * p["KH"] * p["KW"] * p["O"]
+        ring = 0 if one else high * (p["OW"] + 2 * (wide - 1)) * p["O"]
+        floats = up(ring, PANEL) + (4 if one else 2) * PANEL * p["KH"] * p["KW"] * (p["O"] // p["G"])
     return up(4 * floats, ALIGNMENT)
+
+
+def is_depthwise(channels: int, outputs: int, groups: int) -> bool:
+    """Whether every channel is a group of its own, for which panels have their own form."""
+    return groups > 1 and groups == channels == outputs
+
+
+def weight_values(channels: int, outputs: int, groups: int, taps: int) -> int:
+    """How many float32 a convolution's panels take.
+
+    >>> weight_values(4, 20, 1, 9), weight_values(20, 20, 20, 9), weight_values(4, 20, 2, 9)
+    (1152, 288, 576)
+    """
+    if is_depthwise(channels, outputs, groups):
+        return up(outputs, PANEL) * taps
+    return groups * up(outputs // groups, PANEL) * taps * (channels // groups)
+
+
+def number_bytes(number: Number, count: int) -> int:
+    """The bytes of a row of `count` values as CONVERT keeps it; a multiple of 4.
+
+    >>> [number_bytes(number, 65) for number in Number]
+    [260, 132, 132, 76]
+    """
+    match number:
+        case Number.FLOAT32:
+            return 4 * count
+        case Number.INT8:
+            return up(4 * up(count, 64) // 64 + count, 4)
+        case _:
+            return up(2 * count, 4)
 
 
 def operand_bytes(record: Record) -> tuple[int, ...]:
@@ -423,13 +567,15 @@ def operand_bytes(record: Record) -> tuple[int, ...]:
     if op is Op.SUM:
         return 4 * p[0] * p[2], 4 * p[0] * p[1] * p[2]
     if op is Op.CROSS_ENTROPY:
-        return 4, 4 * p[0] * p[1], 4 * p[0] * p[1], 4 * p[0], 4 * p[0], 4
+        return 4, 4 * p[0] * p[1], 4 * p[0] * p[1], 4 * p[0], 4 * (p[0] // p[2]), 4
     if op is Op.CROSS_ENTROPY_SCORE:
-        return 8 * p[0], 4 * p[0] * p[1], 4 * p[0], 4 * p[0]
+        return 8 * (p[0] // p[2]), 4 * p[0] * p[1], 4 * p[0], 4 * (p[0] // p[2])
     if op is Op.COPY:
         return _box_bytes(p[:4], p[8:12]), _box_bytes(p[:4], p[4:8])
     if op is Op.ZERO:
         return (p[0],)
+    if op >= Op.NORM:
+        return _more_bytes(op, p)
     n, h, w, c, kh, kw = p[:6]
     image = 4 * n * h * w * c
     if op in (Op.MAX_POOL, Op.MAX_POOL_GRADIENT, Op.AVERAGE_POOL, Op.AVERAGE_POOL_GRADIENT):
@@ -444,12 +590,51 @@ def operand_bytes(record: Record) -> tuple[int, ...]:
             case _:
                 return image, 4 * pooled
     oh, ow, o = p[13:16]
-    outputs, panels, scratch = 4 * n * oh * ow * o, 4 * up(o, PANEL) * kh * kw * c, scratch_bytes(op, p)
+    outputs, panels = 4 * n * oh * ow * o, 4 * weight_values(c, o, p[12], kh * kw)
+    scratch = scratch_bytes(op, p)
     if op is Op.CONV:
         return outputs, scratch, image, panels, 4 * up(o, PANEL)
     if op is Op.CONV_INPUT_GRADIENT:
         return image, scratch, outputs, panels
     return panels, scratch, image, outputs
+
+
+def _more_bytes(op: Op, p: Sequence[int]) -> tuple[int, ...]:
+    match op:
+        case Op.NORM | Op.NORM_GRADIENT:
+            values, stats, vector = 4 * p[0] * p[1] * p[2], 8 * p[0] * p[3], 4 * up(p[2], PANEL)
+            if op is Op.NORM:
+                return values, stats, values, vector, vector
+            return vector, vector, values, values, values, stats, vector
+        case Op.SOFTMAX:
+            return (4 * p[0] * p[1],) * 2
+        case Op.SOFTMAX_GRADIENT:
+            return (4 * p[0] * p[1],) * 3
+        case Op.MATMUL:
+            outer, inner, m, n, k = p[:5]
+            a = _box_bytes((outer, inner, m, k), p[5:9])
+            b = _box_bytes((outer, inner, k, n), p[9:13])
+            return _box_bytes((outer, inner, m, n), p[13:17]), scratch_bytes(op, p), a, b
+        case Op.GATHER:
+            return 4 * ((p[0] - 1) * p[4] + p[2]), 4 * p[1] * up(p[2], PANEL), 4 * ((p[0] - 1) * p[3] + 1)
+        case Op.SCATTER_ADD:
+            return 4 * p[1] * up(p[2], PANEL), 4 * ((p[0] - 1) * p[4] + p[2]), 4 * ((p[0] - 1) * p[3] + 1)
+        case Op.LOSS:
+            return 4, 4 * p[0] * p[1], 4 * p[0] * p[1], 4 * p[0] * p[1], 4 * p[0], 4
+        case Op.LOSS_SCORE:
+            return 8 * p[0], 4 * p[0] * p[1], 4 * p[0] * p[1], 4 * p[0]
+        case Op.UPSAMPLE | Op.UPSAMPLE_GRADIENT:
+            small = 4 * math.prod(p[:4])
+            large = small * p[4] * p[5]
+            return (large, small) if op is Op.UPSAMPLE else (small, large)
+        case Op.RANDOM_MASK:
+            return 4 * p[0], 8
+        case Op.CONVERT:
+            return p[0] * number_bytes(Number(p[3]), p[1]), p[0] * number_bytes(Number(p[2]), p[1])
+        case Op.PACK_SIGN:
+            return up(p[0], 8) // 8, 4 * p[0]
+        case _:
+            return 4 * p[0], 4 * p[0], up(p[0], 8) // 8
 
 
 def _map_bytes(program: MapProgram) -> tuple[int, ...]:
@@ -460,12 +645,13 @@ def _map_bytes(program: MapProgram) -> tuple[int, ...]:
         Mode.CHANNEL: program.channels,
         Mode.EXAMPLE: examples,
     }
-    inputs = (
-        (examples - 1) * source.stride + program.channels
-        if source.mode is Mode.EXAMPLE_CHANNEL
-        else counts[source.mode]
-        for source in program.inputs
-    )
+
+    def values(source: MapInput) -> int:
+        if source.mode is Mode.EXAMPLE_CHANNEL:
+            return (examples - 1) * source.stride + program.channels
+        return min(source.stride, program.total) if source.mode is Mode.PERIODIC else counts[source.mode]
+
+    inputs = map(values, program.inputs)
     return *(4 * program.total for _ in program.outputs), *(4 * count for count in inputs)
 
 
@@ -476,9 +662,9 @@ def _box_bytes(sides: Sequence[int], strides: Sequence[int]) -> int:
 def record_cost(record: Record) -> tuple[int, int]:
     """What a record adds to the tape's totals: operations, and bytes moved.
 
-    Convolutions count multiply-adds (padding included), pools a tap of a window, a map an instruction of
-    an element, the rest an element. Moved is what each present operand needs, and the first output
-    once more where the record may add to it.
+    Convolutions and matrix products count multiply-adds (padding included), pools and upsampling a tap of a
+    window, a map an instruction of an element, the rest an element. Moved is what each present operand needs,
+    and the first output once more where the record may add to it.
 
     >>> place = Operand(Region.ARENA, 0, 128)
     >>> record_cost(Record(Op.SUM, (place, place), (2, 5, 3, float_bits(1.0)), Accumulate.YES))
@@ -498,8 +684,25 @@ def _operations(record: Record) -> int:
     if op in (Op.MAX_POOL, Op.MAX_POOL_GRADIENT, Op.AVERAGE_POOL, Op.AVERAGE_POOL_GRADIENT):
         return p[0] * p[10] * p[11] * p[3] * p[4] * p[5]
     if op in (Op.CONV, Op.CONV_INPUT_GRADIENT, Op.CONV_WEIGHT_GRADIENT):
-        return p[0] * p[13] * p[14] * p[15] * p[3] * p[4] * p[5]
-    return math.prod(p[: {Op.SUM: 3, Op.COPY: 4}.get(op, 2)])
+        return p[0] * p[13] * p[14] * p[15] * (p[3] // p[12]) * p[4] * p[5]
+    if op in (Op.GATHER, Op.SCATTER_ADD):
+        return p[0] * p[2]
+    return math.prod(p[: _SIDES.get(op, 2)])
+
+
+# How many of the first parameters, multiplied, are an operation's elements.
+_SIDES: Mapping[Op, int] = {
+    Op.SUM: 3,
+    Op.COPY: 4,
+    Op.NORM: 3,
+    Op.NORM_GRADIENT: 3,
+    Op.MATMUL: 5,
+    Op.UPSAMPLE: 6,
+    Op.UPSAMPLE_GRADIENT: 6,
+    Op.RANDOM_MASK: 1,
+    Op.PACK_SIGN: 1,
+    Op.GATE_BITS: 1,
+}
 
 
 def counted(tape: Tape) -> Tape:
