@@ -26,7 +26,10 @@ FLAGS = (
     "-fvisibility=hidden -Wall -Wextra -Wno-psabi"
 ).split()
 # Compiled once more for each entry, under its name; play.c chooses when a tape is opened.
-KERNELS = {"conv.c", "kernels.c", "map.c", "pool.c", "reduce.c"}
+KERNELS = {
+    *("conv.c", "depthwise.c", "gather.c", "kernels.c", "loss.c", "map.c"),
+    *("matmul.c", "narrow.c", "norm.c", "pool.c", "reduce.c", "softmax.c"),
+}
 VARIANTS = {"x86_64": {"avx2": ["-mavx2", "-mfma"]}}
 SANITIZE = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all".split()
 NO_COMPILER = (

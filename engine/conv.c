@@ -4,8 +4,9 @@
  * with the sums in registers until they are done. The order of every sum is part of the format and
  * the same for any tile and any vector width; each function says what it is.
  *
- * Nothing is copied but what padding needs: forward and input gradient keep a ring of KH rows in
- * scratch, zero at both ends, so a tap row is KW * C values in one piece. */
+ * Nothing is copied but what padding needs: forward and input gradient keep a ring of as many rows as
+ * the kernel reaches in scratch, zero at both ends, so a tap row is KW * C values in one piece. With
+ * groups or dilation a tap is the channels of a group. Where every channel is a group: depthwise.c. */
 #include "kernels.h"
 #include "vector.h"
 
@@ -203,13 +204,19 @@ static void ring_advance(struct ring *ring, const float *image, ptrdiff_t image_
 
 /* A convolution's parameters, wide enough to multiply. */
 struct shape {
-    ptrdiff_t n, h, w, c, kh, kw, sh, sw, ph, pw, oh, ow, o;
+    ptrdiff_t n, h, w, c, kh, kw, sh, sw, ph, pw, dh, dw, groups, oh, ow, o;
+    ptrdiff_t group_c, group_o, group_w; /* channels, outputs and panel values of a group */
 };
 
 static struct shape shape_of(const int32_t *p)
 {
-    return (struct shape){p[P_N],  p[P_H],  p[P_W],  p[P_C],     p[P_KH],    p[P_KW],  p[P_SH],
-                          p[P_SW], p[P_PH], p[P_PW], p[CONV_OH], p[CONV_OW], p[CONV_O]};
+    struct shape z = {p[P_N],  p[P_H],  p[P_W],     p[P_C],     p[P_KH],   p[P_KW],    p[P_SH],    p[P_SW],
+                      p[P_PH], p[P_PW], p[CONV_DH], p[CONV_DW], p[CONV_G], p[CONV_OH], p[CONV_OW], p[CONV_O],
+                      0,       0,       0};
+    z.group_c = z.c / z.groups;
+    z.group_o = z.o / z.groups;
+    z.group_w = up(z.group_o, PANEL) * z.kh * z.kw * z.group_c;
+    return z;
 }
 
 static bool pointwise(const struct shape *z)
@@ -217,29 +224,68 @@ static bool pointwise(const struct shape *z)
     return z->kh == 1 && z->kw == 1; /* and then without padding: padding is smaller than the kernel */
 }
 
+static bool depthwise(const struct shape *z)
+{
+    return z->groups > 1 && z->groups == z->c && z->groups == z->o;
+}
+
+/* Whether a tap row is one piece. */
+static bool in_one_piece(const struct shape *z)
+{
+    return z->groups == 1 && z->dw == 1;
+}
+
+/* Where the taps of row `k` begin, which stands at `row`. */
+static void place_taps(ptrdiff_t *tap, const struct shape *z, ptrdiff_t k, ptrdiff_t row)
+{
+    if (in_one_piece(z))
+        tap[k] = row;
+    else
+        for (ptrdiff_t j = 0; j < z->kw; j++)
+            tap[k * z->kw + j] = row + j * z->dw * z->c;
+}
+
+/* Plays a strip once for each group. */
+static void play_groups(struct strip s, const struct shape *z, ptrdiff_t pixels)
+{
+    for (ptrdiff_t g = 0; g < z->groups; g++) {
+        play_strip(s, pixels);
+        s.x += z->group_c;
+        s.w += z->group_w;
+        s.y += z->group_o;
+        s.bias = s.bias ? s.bias + z->group_o : NULL;
+    }
+}
+
 /* Each sum begins at zero and takes kh, kw, c ascending; then the bias, then what y held, then act. */
 void KERNEL(conv)(const int32_t *p, void *const *operand, bool add)
 {
     const struct shape z = shape_of(p);
+    if (depthwise(&z)) {
+        KERNEL(depthwise)(p, operand, add);
+        return;
+    }
     const float *x = operand[2];
-    ptrdiff_t tap[MOST_SIDE] = {0};
+    const bool whole = in_one_piece(&z);
+    ptrdiff_t tap[MOST_TAPS] = {0};
     struct strip s = {
-        .x = x, .x_step = z.sw * z.c, .tap = tap, .taps = z.kh, .length = z.kw * z.c,
-        .w = operand[3], .w_step = z.kh * z.kw * z.c * PANEL,
-        .y = operand[0], .y_step = z.o, .width = z.o, .bias = operand[4], .add = add, .relu = p[CONV_ACT] == 1,
+        .x = x, .x_step = z.sw * z.c, .tap = tap, .taps = whole ? z.kh : z.kh * z.kw,
+        .length = whole ? z.kw * z.c : z.group_c,
+        .w = operand[3], .w_step = z.kh * z.kw * z.group_c * PANEL,
+        .y = operand[0], .y_step = z.o, .width = z.group_o, .bias = operand[4], .add = add, .relu = p[CONV_ACT] == 1,
     };
     if (pointwise(&z) && z.sh == 1 && z.sw == 1) {
-        play_strip(s, z.n * z.h * z.w);
+        play_groups(s, &z, z.n * z.h * z.w);
         return;
     }
     const bool padded = z.ph > 0 || z.pw > 0;
-    const ptrdiff_t row = z.w * z.c;
+    const ptrdiff_t row = z.w * z.c, reach = (z.kh - 1) * z.dh + 1;
     struct ring ring = {0};
     if (padded)
-        ring = ring_in(operand[1], z.kh, z.pw * z.c, row);
+        ring = ring_in(operand[1], reach, z.pw * z.c, row);
     else
         for (ptrdiff_t k = 0; k < z.kh; k++)
-            tap[k] = k * row;
+            place_taps(tap, &z, k, k * z.dh * row);
     for (ptrdiff_t n = 0; n < z.n; n++) {
         const float *image = x + n * z.h * row;
         ring.next = -z.ph;
@@ -249,11 +295,11 @@ void KERNEL(conv)(const int32_t *p, void *const *operand, bool add)
             if (padded) {
                 /* A stride beyond the kernel leaves rows out. */
                 ring.next = larger(ring.next, top);
-                ring_advance(&ring, image, z.h, top + z.kh - 1);
+                ring_advance(&ring, image, z.h, top + reach - 1);
                 for (ptrdiff_t k = 0; k < z.kh; k++)
-                    tap[k] = ring_row(&ring, top + k);
+                    place_taps(tap, &z, k, ring_row(&ring, top + k * z.dh));
             }
-            play_strip(s, z.ow);
+            play_groups(s, &z, z.ow);
             s.y += z.ow * z.o;
         }
     }
@@ -261,17 +307,28 @@ void KERNEL(conv)(const int32_t *p, void *const *operand, bool add)
 
 /* ---- Input gradient --------------------------------------------------------------------------- */
 
-/* The taps along one side that reach the pixels of one phase: kernel places first, first + stride, ...
- * and, for the phase's first pixel, the output `highest - i` at the i-th of them. */
+/* The taps along one side that reach the pixels of one phase: kernel places first, first + step, ...
+ * and, for the phase's first pixel, the output `highest - i * fall` at the i-th of them. */
 struct reach {
-    ptrdiff_t first, count, highest;
+    ptrdiff_t first, step, count, highest, fall;
 };
 
-static struct reach reach_of(ptrdiff_t phase, ptrdiff_t padding, ptrdiff_t stride, ptrdiff_t kernel)
+static struct reach reach_of(ptrdiff_t phase, ptrdiff_t padding, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t kernel)
 {
-    const ptrdiff_t first = (phase + padding) % stride;
-    const ptrdiff_t count = first < kernel ? parts(kernel - first, stride) : 0;
-    return (struct reach){first, count, (phase + padding) / stride};
+    ptrdiff_t common = stride;
+    for (ptrdiff_t rest = dilation; rest != 0;) { /* the greatest common divisor */
+        const ptrdiff_t next = common % rest;
+        common = rest;
+        rest = next;
+    }
+    struct reach reach = {.step = stride / common, .fall = dilation / common};
+    while (reach.first < reach.step && (phase + padding - reach.first * dilation) % stride != 0)
+        reach.first++;
+    if (reach.first < reach.step && reach.first < kernel) {
+        reach.count = parts(kernel - reach.first, reach.step);
+        reach.highest = (phase + padding - reach.first * dilation) / stride;
+    }
+    return reach;
 }
 
 /* Four by four floats, rows 16 apart, turned. */
@@ -314,16 +371,80 @@ static void transpose(float *to, const float *from, ptrdiff_t outputs, ptrdiff_t
 
 /* The weights of one phase for 16 input channels from `c0` on, as a panel whose outputs they are. */
 static void transpose_panel(float *to, const float *w, const struct shape *z, const struct reach *rh,
-                            const struct reach *rw, ptrdiff_t sh, ptrdiff_t sw, ptrdiff_t c0)
+                            const struct reach *rw, ptrdiff_t c0)
 {
     for (ptrdiff_t i = 0; i < rh->count; i++)
         for (ptrdiff_t j = 0; j < rw->count; j++) {
             /* From left to right in g is from right to left in the kernel. */
-            const ptrdiff_t kh = rh->first + i * sh, kw = rw->first + (rw->count - 1 - j) * sw;
-            const float *tap = w + ((kh * z->kw + kw) * z->c + c0) * PANEL;
-            transpose(to, tap, z->o, smaller(PANEL, z->c - c0), z->kh * z->kw * z->c * PANEL);
-            to += z->o * PANEL;
+            const ptrdiff_t kh = rh->first + i * rh->step, kw = rw->first + (rw->count - 1 - j) * rw->step;
+            const float *tap = w + ((kh * z->kw + kw) * z->group_c + c0) * PANEL;
+            transpose(to, tap, z->group_o, smaller(PANEL, z->group_c - c0), z->kh * z->kw * z->group_c * PANEL);
+            to += z->group_o * PANEL;
         }
+}
+
+/* What the input gradient of some channels of one group works on. */
+struct channels {
+    const float *g;     /* of all groups */
+    ptrdiff_t first_o;  /* where the group's outputs begin in a pixel of g */
+    const float *w;     /* of the group */
+    float *gx;          /* of the first of the channels */
+    ptrdiff_t c0, width;
+    float *ring, *panels;
+    bool add;
+};
+
+/* The pixels of one phase. */
+static void input_gradient_of_phase(const struct channels *part, const struct shape *z, ptrdiff_t ph, ptrdiff_t pw)
+{
+    const struct reach rh = reach_of(ph, z->ph, z->sh, z->dh, z->kh), rw = reach_of(pw, z->pw, z->sw, z->dw, z->kw);
+    const ptrdiff_t high = parts(z->h - ph, z->sh), wide = parts(z->w - pw, z->sw);
+    const ptrdiff_t row = z->ow * z->o, margin = (z->kw - 1) * z->dw * z->o;
+    const bool reached = rh.count > 0 && rw.count > 0, whole = in_one_piece(z);
+    ptrdiff_t tap[MOST_TAPS] = {0};
+    struct strip s = {
+        .x_step = z->o, .tap = tap, .taps = whole ? rh.count : rh.count * rw.count,
+        .length = whole ? rw.count * z->o : z->group_o,
+        .w = part->panels, .w_step = rh.count * rw.count * z->group_o * PANEL,
+        .y_step = z->sw * z->c, .width = part->width, .add = part->add,
+    };
+    for (ptrdiff_t c = 0; reached && c < part->width; c += PANEL)
+        transpose_panel(part->panels + c / PANEL * s.w_step, part->w, z, &rh, &rw, part->c0 + c);
+    if (pointwise(z) && z->sh == 1 && z->sw == 1) {
+        s.x = part->g + part->first_o;
+        s.y = part->gx;
+        play_strip(s, z->n * z->h * z->w);
+        return;
+    }
+    struct ring ring = {0};
+    if (reached && !pointwise(z))
+        ring = ring_in(part->ring, (rh.count - 1) * rh.fall + 1, margin, row);
+    for (ptrdiff_t n = 0; n < z->n; n++) {
+        ring.next = rh.highest - (rh.count - 1) * rh.fall;
+        for (ptrdiff_t a = 0; a < high; a++) {
+            s.y = part->gx + ((n * z->h + a * z->sh + ph) * z->w + pw) * z->c;
+            if (!reached) {
+                for (ptrdiff_t i = 0; !part->add && i < wide; i++)
+                    memset(s.y + i * s.y_step, 0, (size_t)part->width * sizeof(float));
+                continue;
+            }
+            if (pointwise(z)) {
+                s.x = part->g + (n * z->oh + a) * row + part->first_o;
+            } else {
+                ring_advance(&ring, part->g + n * z->oh * row, z->oh, a + rh.highest);
+                for (ptrdiff_t k = 0; k < rh.count; k++) {
+                    const ptrdiff_t at = ring_row(&ring, a + rh.highest - k * rh.fall);
+                    if (whole)
+                        tap[k] = at;
+                    else
+                        for (ptrdiff_t j = 0; j < rw.count; j++)
+                            tap[k * rw.count + j] = at + j * rw.fall * z->o;
+                }
+                s.x = ring.data + margin + (rw.highest - (rw.count - 1) * rw.fall) * z->o + part->first_o;
+            }
+            play_strip(s, wide);
+        }
+    }
 }
 
 /* A stride of s leaves s * s phases of pixels, each a convolution of g with every s-th tap. Each sum
@@ -331,60 +452,25 @@ static void transpose_panel(float *to, const float *w, const struct shape *z, co
 void KERNEL(conv_input_gradient)(const int32_t *p, void *const *operand, bool add)
 {
     const struct shape z = shape_of(p);
-    float *gx = operand[0], *scratch = operand[1];
-    const float *g = operand[2], *w = operand[3];
-    const ptrdiff_t row = z.ow * z.o, margin = (z.kw - 1) * z.o;
-    const bool flat = pointwise(&z) && z.sh == 1 && z.sw == 1;
-    float *panels = pointwise(&z) ? scratch : scratch + up(z.kh * (row + 2 * margin), PANEL);
-    const ptrdiff_t most_panels = pointwise(&z) ? 4 : 2;
-    ptrdiff_t tap[MOST_SIDE] = {0};
-
-    for (ptrdiff_t c0 = 0; c0 < z.c; c0 += most_panels * PANEL) {
-        const ptrdiff_t width = smaller(most_panels * PANEL, z.c - c0);
-        for (ptrdiff_t ph = 0; ph < smaller(z.sh, z.h); ph++)
-            for (ptrdiff_t pw = 0; pw < smaller(z.sw, z.w); pw++) {
-                const struct reach rh = reach_of(ph, z.ph, z.sh, z.kh), rw = reach_of(pw, z.pw, z.sw, z.kw);
-                const ptrdiff_t high = parts(z.h - ph, z.sh), wide = parts(z.w - pw, z.sw);
-                const bool reached = rh.count > 0 && rw.count > 0;
-                struct strip s = {
-                    .x_step = z.o, .tap = tap, .taps = rh.count, .length = rw.count * z.o,
-                    .w = panels, .w_step = rh.count * rw.count * z.o * PANEL,
-                    .y_step = z.sw * z.c, .width = width, .add = add,
-                };
-                for (ptrdiff_t c = 0; reached && c < width; c += PANEL)
-                    transpose_panel(panels + c / PANEL * s.w_step, w, &z, &rh, &rw, z.sh, z.sw, c0 + c);
-                if (flat) {
-                    s.x = g;
-                    s.y = gx + c0;
-                    play_strip(s, z.n * z.h * z.w);
-                    continue;
-                }
-                struct ring ring = {0};
-                if (reached && !pointwise(&z))
-                    ring = ring_in(scratch, rh.count, margin, row);
-                for (ptrdiff_t n = 0; n < z.n; n++) {
-                    const float *image = g + n * z.oh * row;
-                    ring.next = rh.highest - rh.count + 1;
-                    for (ptrdiff_t a = 0; a < high; a++) {
-                        s.y = gx + ((n * z.h + a * z.sh + ph) * z.w + pw) * z.c + c0;
-                        if (!reached) {
-                            for (ptrdiff_t i = 0; !add && i < wide; i++)
-                                memset(s.y + i * s.y_step, 0, (size_t)width * sizeof(float));
-                            continue;
-                        }
-                        if (pointwise(&z)) {
-                            s.x = image + a * row;
-                        } else {
-                            ring_advance(&ring, image, z.oh, a + rh.highest);
-                            for (ptrdiff_t k = 0; k < rh.count; k++)
-                                tap[k] = ring_row(&ring, a + rh.highest - k);
-                            s.x = ring.data + margin + (rw.highest - rw.count + 1) * z.o;
-                        }
-                        play_strip(s, wide);
-                    }
-                }
-            }
+    if (depthwise(&z)) {
+        KERNEL(depthwise_input_gradient)(p, operand, add);
+        return;
     }
+    float *scratch = operand[1];
+    const ptrdiff_t reach = (z.kh - 1) * z.dh + 1, margin = (z.kw - 1) * z.dw * z.o;
+    const ptrdiff_t ring = pointwise(&z) ? 0 : up(reach * (z.ow * z.o + 2 * margin), PANEL);
+    const ptrdiff_t most = (pointwise(&z) ? 4 : 2) * PANEL;
+    for (ptrdiff_t group = 0; group < z.groups; group++)
+        for (ptrdiff_t c0 = 0; c0 < z.group_c; c0 += most) {
+            const struct channels part = {
+                .g = operand[2], .first_o = group * z.group_o, .w = (const float *)operand[3] + group * z.group_w,
+                .gx = (float *)operand[0] + group * z.group_c + c0, .c0 = c0, .width = smaller(most, z.group_c - c0),
+                .ring = scratch, .panels = scratch + ring, .add = add,
+            };
+            for (ptrdiff_t ph = 0; ph < smaller(z.sh, z.h); ph++)
+                for (ptrdiff_t pw = 0; pw < smaller(z.sw, z.w); pw++)
+                    input_gradient_of_phase(&part, &z, ph, pw);
+        }
 }
 
 /* ---- Weight gradient -------------------------------------------------------------------------- */
@@ -484,24 +570,25 @@ static struct span inside(ptrdiff_t k, ptrdiff_t padding, ptrdiff_t stride, ptrd
     return (struct span){first, larger(0, end - first)};
 }
 
-/* One image, reading only pixels that exist: a strip of C rows for each tap. */
+/* One image, reading only pixels that exist: a strip of a group's channels for each tap. */
 static void weight_gradient_by_tap(struct weight_strip s, const struct shape *z, const float *x)
 {
     const float *g = s.g;
     float *gw = s.gw;
     for (ptrdiff_t kh = 0; kh < z->kh; kh++) {
-        const struct span rows = inside(kh, z->ph, z->sh, z->h, z->oh);
+        const struct span rows = inside(kh * z->dh, z->ph, z->sh, z->h, z->oh);
         for (ptrdiff_t kw = 0; kw < z->kw; kw++) {
-            const struct span columns = inside(kw, z->pw, z->sw, z->w, z->ow);
+            const struct span columns = inside(kw * z->dw, z->pw, z->sw, z->w, z->ow);
             s.high = columns.count > 0 ? rows.count : 0;
             s.wide = columns.count;
             if (s.high > 0) {
-                const ptrdiff_t top = rows.first * z->sh - z->ph + kh, left = columns.first * z->sw - z->pw + kw;
+                const ptrdiff_t top = rows.first * z->sh - z->ph + kh * z->dh;
+                const ptrdiff_t left = columns.first * z->sw - z->pw + kw * z->dw;
                 s.x = x + (top * z->w + left) * z->c;
                 s.g = g + (rows.first * z->ow + columns.first) * z->o;
             }
-            s.gw = gw + (kh * z->kw + kw) * z->c * PANEL;
-            play_weight_strip(s, z->c);
+            s.gw = gw + (kh * z->kw + kw) * z->group_c * PANEL;
+            play_weight_strip(s, z->group_c);
         }
     }
 }
@@ -523,6 +610,10 @@ static void weight_gradient_by_row(struct weight_strip s, const struct shape *z,
 void KERNEL(conv_weight_gradient)(const int32_t *p, void *const *operand, bool add)
 {
     struct shape z = shape_of(p);
+    if (depthwise(&z)) {
+        KERNEL(depthwise_weight_gradient)(p, operand, add);
+        return;
+    }
     float *gw = operand[0], *padded = operand[1];
     const float *x = operand[2], *g = operand[3];
     const float *g_end = g + z.n * z.oh * z.ow * z.o;
@@ -531,7 +622,8 @@ void KERNEL(conv_weight_gradient)(const int32_t *p, void *const *operand, bool a
         z.n = z.h = z.oh = 1;
     }
     const bool has_padding = z.ph > 0 || z.pw > 0;
-    const bool by_tap = has_padding && z.c >= 8;
+    const bool plain = z.groups == 1 && z.dh == 1 && z.dw == 1;
+    const bool by_tap = !plain || (has_padding && z.c >= 8);
     const bool copies = has_padding && !by_tap;
     const ptrdiff_t row = z.w * z.c;
     const ptrdiff_t wide = copies ? row + 2 * z.pw * z.c : row;
@@ -544,17 +636,19 @@ void KERNEL(conv_weight_gradient)(const int32_t *p, void *const *operand, bool a
                 memcpy(padded + (h + z.ph) * wide + z.pw * z.c, image + h * row, (size_t)row * sizeof(float));
             image = padded;
         }
-        for (ptrdiff_t o = 0; o < z.o; o += PANEL) {
-            const struct weight_strip s = {
-                .g = g + n * z.oh * z.ow * z.o + o, .g_end = g_end,
-                .high = z.oh, .wide = z.ow,
-                .x_step = z.sw * z.c, .g_step = z.o, .x_down = z.sh * wide, .g_down = z.ow * z.o,
-                .width = z.o - o, .gw = gw + o * z.kh * z.kw * z.c, .add = add || n > 0,
-            };
-            if (by_tap)
-                weight_gradient_by_tap(s, &z, image);
-            else
-                weight_gradient_by_row(s, &z, image);
-        }
+        for (ptrdiff_t group = 0; group < z.groups; group++)
+            for (ptrdiff_t o = 0; o < z.group_o; o += PANEL) {
+                const struct weight_strip s = {
+                    .g = g + n * z.oh * z.ow * z.o + group * z.group_o + o, .g_end = g_end,
+                    .high = z.oh, .wide = z.ow,
+                    .x_step = z.sw * z.c, .g_step = z.o, .x_down = z.sh * wide, .g_down = z.ow * z.o,
+                    .width = z.group_o - o,
+                    .gw = gw + group * z.group_w + o * z.kh * z.kw * z.group_c, .add = add || n > 0,
+                };
+                if (by_tap)
+                    weight_gradient_by_tap(s, &z, image + group * z.group_c);
+                else
+                    weight_gradient_by_row(s, &z, image);
+            }
     }
 }

@@ -17,12 +17,14 @@ enum {
     OPERANDS = 8,
     PARAMETERS = 78,
     REGIONS = 16,
-    REGIONS_USED = 13,
+    REGIONS_USED = 14,
     KINDS = 5,
     MOST_RECORDS = 65536,
     PANEL = 16,       /* floats; the width of weights, whatever the instruction set */
     ALIGNMENT = 64,   /* bytes */
-    MOST_SIDE = 1024, /* the largest kernel height, kernel width and stride */
+    MOST_SIDE = 1024, /* the largest reach of a kernel, and stride */
+    MOST_TAPS = 1024, /* of a kernel with groups or dilation */
+    SCALED = 64,      /* values of an int8 row that share a scale */
     MAP_REGISTERS = 24,
     MAP_INSTRUCTIONS = 24,
 };
@@ -74,6 +76,21 @@ enum op {
     OP_CROSS_ENTROPY_SCORE,
     OP_COPY,
     OP_ZERO,
+    OP_NORM,
+    OP_NORM_GRADIENT,
+    OP_SOFTMAX,
+    OP_SOFTMAX_GRADIENT,
+    OP_MATMUL,
+    OP_GATHER,
+    OP_SCATTER_ADD,
+    OP_LOSS,
+    OP_LOSS_SCORE,
+    OP_UPSAMPLE,
+    OP_UPSAMPLE_GRADIENT,
+    OP_RANDOM_MASK,
+    OP_CONVERT,
+    OP_PACK_SIGN,
+    OP_GATE_BITS,
     OPS,
 };
 
@@ -84,15 +101,29 @@ enum { P_N, P_H, P_W, P_C, P_KH, P_KW, P_SH, P_SW, P_PH, P_PW };
 enum { CONV_DH = 10, CONV_DW, CONV_G, CONV_OH, CONV_OW, CONV_O, CONV_ACT, CONV_PARAMETERS };
 enum { POOL_OH = 10, POOL_OW, POOL_PARAMETERS, POOL_COUNT_PADDING = POOL_PARAMETERS };
 enum { SUM_S, SUM_R, SUM_C, SUM_SCALE, SUM_PARAMETERS };
-enum { CE_N, CE_C, CE_PARAMETERS };
+enum { CE_N, CE_C, CE_T, CE_IGNORE, CE_SCORE_PARAMETERS, CE_SMOOTHING = CE_SCORE_PARAMETERS, CE_SCALE, CE_PARAMETERS };
 enum { COPY_D, COPY_S = 4, COPY_T = 8, COPY_PARAMETERS = 12 };
 enum { ZERO_BYTES, ZERO_PARAMETERS };
+enum { NORM_N, NORM_R, NORM_C, NORM_G, NORM_EPS, NORM_PARAMETERS, NORM_ADD = NORM_EPS };
+enum { SOFTMAX_ROWS, SOFTMAX_C, SOFTMAX_CAUSAL, SOFTMAX_PARAMETERS };
+enum { MATMUL_OUTER, MATMUL_INNER, MATMUL_M, MATMUL_N, MATMUL_K };
+/* Each of these is where four strides begin: batch outer, batch inner, row, column. */
+enum { MATMUL_A = 5, MATMUL_B = 9, MATMUL_Y = 13, MATMUL_SCALE = 17, MATMUL_PARAMETERS };
+enum { GATHER_I, GATHER_V, GATHER_C, GATHER_INDEX_STEP, GATHER_ROW_STEP, GATHER_PARAMETERS };
+enum { LOSS_N, LOSS_C, LOSS_MEASURE, LOSS_DELTA, LOSS_SCALE, LOSS_PARAMETERS };
+enum { UPSAMPLE_N, UPSAMPLE_H, UPSAMPLE_W, UPSAMPLE_C, UPSAMPLE_FH, UPSAMPLE_FW, UPSAMPLE_PARAMETERS };
+enum { MASK_COUNT, MASK_STREAM, MASK_P, MASK_PARAMETERS };
+enum { CONVERT_ROWS, CONVERT_COUNT, CONVERT_FROM, CONVERT_TO, CONVERT_PARAMETERS };
+enum { BITS_COUNT, BITS_PARAMETERS };
+
+enum measure { MEASURE_SQUARE, MEASURE_HUBER, MEASURE_BINARY_CROSS_ENTROPY, MEASURES };
+enum number { NUMBER_FLOAT32, NUMBER_BFLOAT16, NUMBER_FLOAT16, NUMBER_INT8, NUMBERS };
 
 /* A map's parameters: these six, then (mode, stride) per input, two words per instruction, and the
  * register each output is stored from. */
 enum { MAP_TOTAL, MAP_C, MAP_ROWS, MAP_INPUTS, MAP_OUTPUTS, MAP_STEPS, MAP_FIXED };
 
-enum mode { MODE_LINEAR, MODE_SCALAR, MODE_CHANNEL, MODE_EXAMPLE_CHANNEL, MODE_EXAMPLE, MODES };
+enum mode { MODE_LINEAR, MODE_SCALAR, MODE_CHANNEL, MODE_EXAMPLE_CHANNEL, MODE_EXAMPLE, MODE_PERIODIC, MODES };
 
 enum fn {
     FN_ADD,
@@ -115,6 +146,8 @@ enum fn {
     FN_SQRT,
     FN_RECIPROCAL,
     FN_SET,
+    FN_ERF,
+    FN_SELECT,
     FNS,
 };
 

@@ -58,6 +58,19 @@ static const float *whole_vectors(float *copy, const float *values, ptrdiff_t n,
     return copy;
 }
 
+/* `n` values from place `at` on, of `count` values over and over. */
+static const float *repeated(float *copy, const float *values, ptrdiff_t at, ptrdiff_t n, ptrdiff_t count)
+{
+    if (at + up(n, LANES) <= count)
+        return values + at;
+    for (ptrdiff_t i = 0, taken; i < n; i += taken, at = 0) {
+        taken = smaller(n - i, count - at);
+        memcpy(copy + i, values + at, (size_t)taken * sizeof(float));
+    }
+    memset(copy + n, 0, (size_t)(up(n, LANES) - n) * sizeof(float));
+    return copy;
+}
+
 /* Reads the inputs that have one value or one row of values for the whole map. */
 static void spread_constants(const struct map *m, registers r, const float **at, bool long_rows)
 {
@@ -96,6 +109,8 @@ static void point_at_block(const struct map *m, registers r, const float **at, p
             at[k] = whole_vectors(r[k], x + c, n, m->channels - c);
         else if (mode == MODE_EXAMPLE_CHANNEL && long_rows)
             at[k] = whole_vectors(r[k], x + e * stride + c, n, m->channels - c);
+        else if (mode == MODE_PERIODIC)
+            at[k] = repeated(r[k], x, i % stride, n, smaller(stride, m->total));
     }
 }
 
@@ -132,6 +147,8 @@ static void instruct(enum fn fn, float *to, const float *x, const float *y, cons
     case FN_SQRT: EACH(square_root(a));
     case FN_RECIPROCAL: EACH(1.0f / a);
     case FN_SET: EACH(splat(imm));
+    case FN_ERF: EACH(error_function(a));
+    case FN_SELECT: EACH(select((integers)(a != a), a, select((integers)(a > 0), b, load(z + i))));
     case FNS: break;
     }
 }
@@ -144,7 +161,7 @@ static void play_block(const struct map *m, registers r, const float **at, ptrdi
     for (int k = 0; k < m->steps; k++) {
         const struct instruction step = map_instruction(m->step + 2 * k);
         const bool immediate = step.fn == FN_MULI || step.fn == FN_ADDI || step.fn == FN_SET;
-        const float *z = step.fn == FN_MADD ? at[step.second] : NULL;
+        const float *z = step.fn == FN_MADD || step.fn == FN_SELECT ? at[step.second] : NULL;
         float *to = r[step.to];
         if (k == m->steps - 1 && n % LANES == 0)
             for (int o = 0; o < m->outputs; o++)

@@ -51,7 +51,8 @@ enum tacit_region {
     TACIT_DIVISOR = 9,  /* one float: the summed weight of the minibatch */
     TACIT_LOSS = 10,    /* one float */
     TACIT_OUTPUT = 11,  /* what evaluate and predict return */
-    TACIT_RATE = 12     /* one float: the learning rate of this step */
+    TACIT_RATE = 12,    /* one float: the learning rate of this step */
+    TACIT_SEED = 13     /* eight bytes: what a micro-batch's random masks are drawn from */
 };
 
 /* What a tape is for, and with that which regions it may write. */

@@ -6,47 +6,8 @@
  *
  * How it is kept easy to check: nothing here follows a pointer out of the tape. Sizes are unsigned
  * 64-bit numbers that saturate, so a product too large stays too large and fails the comparison with
- * an extent, which is below 2^47. Each rule is one comparison, in the order of verify.h. */
-#include "verify.h"
-
-#include <stdbool.h>
-#include <string.h>
-
-/* ---- Numbers that saturate ---------------------------------------------------------------------- */
-
-static uint64_t times(uint64_t a, uint64_t b)
-{
-    uint64_t product;
-    return __builtin_mul_overflow(a, b, &product) ? UINT64_MAX : product;
-}
-
-static uint64_t plus(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
-}
-
-static uint64_t times3(uint64_t a, uint64_t b, uint64_t c)
-{
-    return times(times(a, b), c);
-}
-
-static uint64_t times4(uint64_t a, uint64_t b, uint64_t c, uint64_t d)
-{
-    return times(times(a, b), times(c, d));
-}
-
-/* Bytes of `count` floats. */
-static uint64_t floats(uint64_t count)
-{
-    return times(count, 4);
-}
-
-static uint64_t up(uint64_t a, uint64_t to)
-{
-    const uint64_t more = plus(a, to - 1);
-    return more == UINT64_MAX ? more : more - more % to;
-}
+ * an extent, which is below 2^47 (need.h). Each rule is one comparison, in the order of verify.h. */
+#include "need.h"
 
 /* ---- What an operation looks like --------------------------------------------------------------- */
 
@@ -69,50 +30,59 @@ static const struct signature SIGNATURES[OPS] = {
     [OP_AVERAGE_POOL_GRADIENT] = {1, 2, POOL_PARAMETERS + 1, false, {PLAIN, PLAIN}},
     [OP_SUM] = {1, 2, SUM_PARAMETERS, true, {PLAIN, PLAIN}},
     [OP_CROSS_ENTROPY] = {2, 6, CE_PARAMETERS, true, {PLAIN, PLAIN, PLAIN, PLAIN, PLAIN, PLAIN}},
-    [OP_CROSS_ENTROPY_SCORE] = {1, 4, CE_PARAMETERS, false, {PLAIN, PLAIN, PLAIN, PLAIN}},
+    [OP_CROSS_ENTROPY_SCORE] = {1, 4, CE_SCORE_PARAMETERS, false, {PLAIN, PLAIN, PLAIN, PLAIN}},
     [OP_COPY] = {1, 2, COPY_PARAMETERS, false, {PLAIN, PLAIN}},
     [OP_ZERO] = {1, 1, ZERO_PARAMETERS, false, {PLAIN}},
-};
-
-/* What a record needs, from its parameters: bytes of each operand, and operations in all. */
-struct need {
-    uint64_t bytes[OPERANDS];
-    uint64_t operations;
+    [OP_NORM] = {2, 5, NORM_PARAMETERS, false, {PLAIN, MAY, PLAIN, MAY | PANELS, MAY | PANELS}},
+    [OP_NORM_GRADIENT] = {3, 7, NORM_PARAMETERS, true,
+                          {MAY | PANELS, MAY | PANELS, MAY, PLAIN, PLAIN, PLAIN, MAY | PANELS}},
+    [OP_SOFTMAX] = {1, 2, SOFTMAX_PARAMETERS, false, {PLAIN, PLAIN}},
+    [OP_SOFTMAX_GRADIENT] = {1, 3, SOFTMAX_PARAMETERS, false, {PLAIN, PLAIN, PLAIN}},
+    [OP_MATMUL] = {2, 4, MATMUL_PARAMETERS, true, {PLAIN, MAY | SCRATCH, PLAIN, PLAIN}},
+    [OP_GATHER] = {1, 3, GATHER_PARAMETERS, false, {PLAIN, PANELS, PLAIN}},
+    [OP_SCATTER_ADD] = {1, 3, GATHER_PARAMETERS, true, {PANELS, PLAIN, PLAIN}},
+    [OP_LOSS] = {2, 6, LOSS_PARAMETERS, true, {PLAIN, PLAIN, PLAIN, PLAIN, PLAIN, PLAIN}},
+    [OP_LOSS_SCORE] = {1, 4, LOSS_PARAMETERS, false, {PLAIN, PLAIN, PLAIN, PLAIN}},
+    [OP_UPSAMPLE] = {1, 2, UPSAMPLE_PARAMETERS, false, {PLAIN, PLAIN}},
+    [OP_UPSAMPLE_GRADIENT] = {1, 2, UPSAMPLE_PARAMETERS, false, {PLAIN, PLAIN}},
+    [OP_RANDOM_MASK] = {1, 2, MASK_PARAMETERS, false, {PLAIN, PLAIN}},
+    [OP_CONVERT] = {1, 2, CONVERT_PARAMETERS, false, {PLAIN, PLAIN}},
+    [OP_PACK_SIGN] = {1, 2, BITS_PARAMETERS, false, {PLAIN, PLAIN}},
+    [OP_GATE_BITS] = {1, 3, BITS_PARAMETERS, false, {PLAIN, PLAIN, PLAIN}},
 };
 
 /* ---- Parameters, one function a family ----------------------------------------------------------- */
 
-static bool between(int32_t value, int32_t least, int32_t most)
+/* How far a kernel's side reaches. */
+static int64_t reach_of(int32_t kernel, int32_t dilation)
 {
-    return value >= least && value <= most;
+    return ((int64_t)kernel - 1) * dilation + 1;
 }
 
-/* The first `count` parameters are at least 1. */
-static bool positive(const int32_t *p, int count)
+/* Image, kernel, stride and padding, given how far the kernel reaches. Padding smaller than that: in
+ * every window's reach the image begins or ends. */
+static bool window_in_range(const int32_t *p, int64_t high, int64_t wide)
 {
-    for (int i = 0; i < count; i++)
-        if (p[i] < 1)
-            return false;
-    return true;
-}
-
-/* Image, kernel, stride and padding. Padding smaller than the kernel: every window meets the image. */
-static bool window_in_range(const int32_t *p)
-{
-    return positive(p, P_PH) && p[P_KH] <= MOST_SIDE && p[P_KW] <= MOST_SIDE && p[P_SH] <= MOST_SIDE &&
-           p[P_SW] <= MOST_SIDE && between(p[P_PH], 0, p[P_KH] - 1) && between(p[P_PW], 0, p[P_KW] - 1);
+    return positive(p, P_PH) && high <= MOST_SIDE && wide <= MOST_SIDE && p[P_SH] <= MOST_SIDE &&
+           p[P_SW] <= MOST_SIDE && between(p[P_PH], 0, (int32_t)high - 1) && between(p[P_PW], 0, (int32_t)wide - 1);
 }
 
 /* How many windows fit along a side; 0 if none does. */
-static int64_t windows(int64_t side, int64_t kernel, int64_t stride, int64_t padding)
+static int64_t windows(int64_t side, int64_t reach, int64_t stride, int64_t padding)
 {
-    const int64_t room = side + 2 * padding - kernel;
+    const int64_t room = side + 2 * padding - reach;
     return room < 0 ? 0 : room / stride + 1;
 }
 
-static bool output_follows(const int32_t *p, int32_t oh, int32_t ow)
+static bool output_follows(const int32_t *p, int64_t high, int64_t wide, int32_t oh, int32_t ow)
 {
-    return oh == windows(p[P_H], p[P_KH], p[P_SH], p[P_PH]) && ow == windows(p[P_W], p[P_KW], p[P_SW], p[P_PW]);
+    return oh == windows(p[P_H], high, p[P_SH], p[P_PH]) && ow == windows(p[P_W], wide, p[P_SW], p[P_PW]);
+}
+
+/* Every channel a group of its own: panels have a form of their own. */
+static bool is_depthwise(const int32_t *p)
+{
+    return p[CONV_G] > 1 && p[CONV_G] == p[P_C] && p[CONV_G] == p[CONV_O];
 }
 
 /* Scratch of a convolution; `scratch_bytes` in tape.py is the same. */
@@ -121,32 +91,50 @@ static uint64_t scratch_bytes(uint16_t op, const int32_t *p)
     const uint64_t h = (uint64_t)p[P_H], w = (uint64_t)p[P_W], c = (uint64_t)p[P_C], kh = (uint64_t)p[P_KH],
                    kw = (uint64_t)p[P_KW], ph = (uint64_t)p[P_PH], pw = (uint64_t)p[P_PW],
                    ow = (uint64_t)p[CONV_OW], o = (uint64_t)p[CONV_O];
+    const uint64_t high = (uint64_t)reach_of(p[P_KH], p[CONV_DH]), wide = (uint64_t)reach_of(p[P_KW], p[CONV_DW]);
     const bool padded = ph > 0 || pw > 0, one = kh == 1 && kw == 1;
+    const bool plain = p[CONV_DH] == 1 && p[CONV_DW] == 1 && p[CONV_G] == 1;
+    if (is_depthwise(p))
+        return 0;
     if (op == OP_CONV)
-        return padded ? up(floats(times3(kh, w + 2 * pw, c)), ALIGNMENT) : 0;
+        return padded ? up(floats(times3(high, w + 2 * pw, c)), ALIGNMENT) : 0;
     if (op == OP_CONV_WEIGHT_GRADIENT)
-        return padded && c < 8 ? up(floats(times3(h + 2 * ph, w + 2 * pw, c)), ALIGNMENT) : 0;
-    const uint64_t ring = one ? 0 : times3(kh, ow + 2 * (kw - 1), o);
-    const uint64_t panels = times4(one ? 4 * PANEL : 2 * PANEL, kh, kw, o);
+        return padded && c < 8 && plain ? up(floats(times3(h + 2 * ph, w + 2 * pw, c)), ALIGNMENT) : 0;
+    const uint64_t ring = one ? 0 : times3(high, ow + 2 * (wide - 1), o);
+    const uint64_t panels = times4(one ? 4 * PANEL : 2 * PANEL, kh, kw, o / (uint64_t)p[CONV_G]);
     return up(floats(plus(up(ring, PANEL), panels)), ALIGNMENT);
+}
+
+/* `weight_values` in tape.py is the same. */
+static uint64_t weight_values(const int32_t *p)
+{
+    const uint64_t groups = (uint64_t)p[CONV_G], o = (uint64_t)p[CONV_O], c = (uint64_t)p[P_C];
+    const uint64_t taps = times((uint64_t)p[P_KH], (uint64_t)p[P_KW]);
+    if (is_depthwise(p))
+        return times(up(o, PANEL), taps);
+    return times4(groups, up(o / groups, PANEL), taps, c / groups);
 }
 
 static enum rule check_conv(const struct record *r, struct need *need)
 {
     const int32_t *p = r->parameter;
-    if (!window_in_range(p) || !positive(p + CONV_DH, CONV_ACT - CONV_DH) ||
+    if (!positive(p, P_PH) || !positive(p + CONV_DH, CONV_ACT - CONV_DH) ||
         !between(p[CONV_ACT], 0, r->op == OP_CONV ? 1 : 0))
         return RULE_PARAMETER;
-    if (p[CONV_DH] != 1 || p[CONV_DW] != 1 || p[CONV_G] != 1)
-        return RULE_NOT_SUPPORTED;
-    if (!output_follows(p, p[CONV_OH], p[CONV_OW]))
+    const int64_t high = reach_of(p[P_KH], p[CONV_DH]), wide = reach_of(p[P_KW], p[CONV_DW]);
+    if (!window_in_range(p, high, wide))
+        return RULE_PARAMETER;
+    const bool plain = p[CONV_DH] == 1 && p[CONV_DW] == 1 && p[CONV_G] == 1;
+    if (p[P_C] % p[CONV_G] != 0 || p[CONV_O] % p[CONV_G] != 0 || (!plain && p[P_KH] * p[P_KW] > MOST_TAPS))
+        return RULE_GROUPS;
+    if (!output_follows(p, high, wide, p[CONV_OH], p[CONV_OW]))
         return RULE_GEOMETRY;
-    const uint64_t kernel = times3((uint64_t)p[P_KH], (uint64_t)p[P_KW], (uint64_t)p[P_C]);
+    const uint64_t kernel = times3((uint64_t)p[P_KH], (uint64_t)p[P_KW], (uint64_t)(p[P_C] / p[CONV_G]));
     const uint64_t image = floats(times4((uint64_t)p[P_N], (uint64_t)p[P_H], (uint64_t)p[P_W], (uint64_t)p[P_C]));
     const uint64_t outputs =
         times4((uint64_t)p[P_N], (uint64_t)p[CONV_OH], (uint64_t)p[CONV_OW], (uint64_t)p[CONV_O]);
     const uint64_t padded_o = up((uint64_t)p[CONV_O], PANEL);
-    const uint64_t panels = floats(times(padded_o, kernel));
+    const uint64_t panels = floats(weight_values(p));
     need->operations = times(outputs, kernel);
     need->bytes[1] = scratch_bytes(r->op, p);
     switch (r->op) {
@@ -173,12 +161,12 @@ static enum rule check_pool(const struct record *r, struct need *need)
 {
     const int32_t *p = r->parameter;
     const bool average = r->op == OP_AVERAGE_POOL || r->op == OP_AVERAGE_POOL_GRADIENT;
-    if (!window_in_range(p) || !positive(p + POOL_OH, 2))
+    if (!positive(p, P_PH) || !window_in_range(p, p[P_KH], p[P_KW]) || !positive(p + POOL_OH, 2))
         return RULE_PARAMETER;
     /* A tap's number is kept in one byte. */
     if (average ? !between(p[POOL_COUNT_PADDING], 0, 1) : p[P_KH] * p[P_KW] > 256)
         return RULE_PARAMETER;
-    if (!output_follows(p, p[POOL_OH], p[POOL_OW]))
+    if (!output_follows(p, p[P_KH], p[P_KW], p[POOL_OH], p[POOL_OW]))
         return RULE_GEOMETRY;
     const uint64_t image = times4((uint64_t)p[P_N], (uint64_t)p[P_H], (uint64_t)p[P_W], (uint64_t)p[P_C]);
     const uint64_t pooled = times4((uint64_t)p[P_N], (uint64_t)p[POOL_OH], (uint64_t)p[POOL_OW], (uint64_t)p[P_C]);
@@ -217,32 +205,6 @@ static enum rule check_sum(const struct record *r, struct need *need)
     return RULE_NONE;
 }
 
-static enum rule check_cross_entropy(const struct record *r, struct need *need)
-{
-    const int32_t *p = r->parameter;
-    if (!positive(p, CE_PARAMETERS))
-        return RULE_PARAMETER;
-    const uint64_t n = (uint64_t)p[CE_N];
-    need->operations = times(n, (uint64_t)p[CE_C]);
-    if (r->op == OP_CROSS_ENTROPY) {
-        const uint64_t bytes[OPERANDS] = {4, floats(need->operations), floats(need->operations), floats(n), floats(n), 4};
-        memcpy(need->bytes, bytes, sizeof bytes);
-    } else {
-        const uint64_t bytes[OPERANDS] = {floats(2 * n), floats(need->operations), floats(n), floats(n)};
-        memcpy(need->bytes, bytes, sizeof bytes);
-    }
-    return RULE_NONE;
-}
-
-/* Bytes from the first element of a strided box to its last. */
-static uint64_t box(const int32_t *side, const int32_t *stride)
-{
-    uint64_t last = 0;
-    for (int i = 0; i < 4; i++)
-        last = plus(last, times((uint64_t)side[i] - 1, (uint64_t)stride[i]));
-    return floats(plus(last, 1));
-}
-
 static enum rule check_copy(const struct record *r, struct need *need)
 {
     const int32_t *p = r->parameter;
@@ -275,6 +237,7 @@ static int sources_of(uint32_t fn)
     case FN_SET:
         return 0;
     case FN_MADD:
+    case FN_SELECT:
         return 3;
     case FN_ADD:
     case FN_SUB:
@@ -333,10 +296,15 @@ static enum rule check_map_inputs(const int32_t *p, struct need *need)
         case MODE_EXAMPLE:
             count = examples;
             break;
+        case MODE_PERIODIC:
+            if (stride < 1)
+                return RULE_MAP_INPUT;
+            count = (uint64_t)stride < total ? (uint64_t)stride : total;
+            break;
         default:
             return RULE_MAP_INPUT;
         }
-        if (stride != 0 && mode != MODE_EXAMPLE_CHANNEL)
+        if (stride != 0 && mode != MODE_EXAMPLE_CHANNEL && mode != MODE_PERIODIC)
             return RULE_MAP_INPUT;
         need->bytes[p[MAP_OUTPUTS] + k] = floats(count);
     }
@@ -406,15 +374,12 @@ static enum rule check_parameters(const struct record *r, struct need *need)
         return check_sum(r, need);
     case OP_MAP:
         return check_map(r, need);
-    case OP_CROSS_ENTROPY:
-    case OP_CROSS_ENTROPY_SCORE:
-        return check_cross_entropy(r, need);
     case OP_COPY:
         return check_copy(r, need);
     case OP_ZERO:
         return check_zero(r, need);
     default:
-        return RULE_OPERATION;
+        return tacit_check_layer(r, need);
     }
 }
 
@@ -467,13 +432,29 @@ static bool overlap(const struct operand *a, const struct operand *b)
     return a->region == b->region && a->offset < b->offset + b->extent && b->offset < a->offset + a->extent;
 }
 
+/* Whether an output may stand exactly where an input stands. */
+static bool may_stand_on(const struct record *r, const struct signature *s, uint32_t output, uint32_t input)
+{
+    switch (r->op) {
+    case OP_MAP:
+        return input >= s->outputs && r->parameter[MAP_FIXED + 2 * (input - s->outputs)] == MODE_LINEAR;
+    case OP_NORM:
+        return output == 0 && input == 2;
+    case OP_NORM_GRADIENT:
+        return output == 2 && input == 3 && r->parameter[NORM_ADD] == 0;
+    case OP_SOFTMAX:
+    case OP_SOFTMAX_GRADIENT:
+    case OP_GATE_BITS:
+        return output == 0 && input == 1;
+    default:
+        return false;
+    }
+}
+
 static bool in_place(const struct record *r, const struct signature *s, uint32_t output, uint32_t input)
 {
-    if (r->op != OP_MAP || input < s->outputs)
-        return false;
     const struct operand *a = &r->operand[output], *b = &r->operand[input];
-    const int32_t mode = r->parameter[MAP_FIXED + 2 * (input - s->outputs)];
-    return mode == MODE_LINEAR && a->offset == b->offset && a->extent == b->extent;
+    return may_stand_on(r, s, output, input) && a->offset == b->offset && a->extent == b->extent;
 }
 
 static enum rule check_overlaps(const struct record *r, const struct signature *s)

@@ -22,7 +22,8 @@
     RULE(RECORD_RESERVED, "record reserved", "unused operands are absent, unused words are zero")            \
     RULE(PARAMETER, "parameter", "a parameter is outside its range")                                         \
     RULE(GEOMETRY, "geometry", "the output's height and width follow from image, kernel, stride and padding") \
-    RULE(NOT_SUPPORTED, "not supported", "groups and dilation other than 1 are not played")                  \
+    RULE(GROUPS, "groups", "groups divide channels and outputs, and with groups or dilation a kernel has at " \
+                           "most 1024 taps")                                                                 \
     RULE(MAP_SHAPE, "map shape", "a map has 1 to 8 operands with an output among them, at most 24 instructions, " \
                                  "and a total that is a multiple of rows times channels")                    \
     RULE(MAP_INPUT, "map input", "an input's mode is unknown or its stride is out of place")                 \
@@ -36,7 +37,7 @@
     RULE(EXTENT, "extent", "an operand has at least the bytes that its operation touches")                   \
     RULE(WRITABLE, "writable", "a tape of this kind may not write to this region")                           \
     RULE(OVERLAP, "overlap", "an output shares no byte with another operand, but for a map's that stands "   \
-                             "exactly on a linear input")                                                    \
+                             "exactly on a linear input, or where tape.py says so")                                                    \
     RULE(TOTALS, "totals", "the header's operations and bytes moved are the sums over its records")          \
     RULE(LIMITS, "limits", "the tape costs more operations or bytes than the caller allows")
 

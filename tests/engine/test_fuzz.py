@@ -34,6 +34,7 @@ from tacit.plan.tape import (
     counted,
     encode,
     float_bits,
+    loss_parameters,
     map_parameters,
     scratch_bytes,
 )
@@ -88,9 +89,15 @@ def reduction(r: Random) -> Tape:
             scale = float_bits(r.choice((1.0, float("nan"), 0.1)))
             return one_record(Op.SUM, (n, r.choice(SIDES), classes, scale), (True, True), how)
         case 1:
-            return one_record(Op.CROSS_ENTROPY, (n, classes), (True,) * 6, how)
+            return one_record(Op.CROSS_ENTROPY, labelled(r), (True,) * 6, how)
         case _:
-            return one_record(Op.CROSS_ENTROPY_SCORE, (n, classes), (True,) * 4)
+            return one_record(Op.CROSS_ENTROPY_SCORE, labelled(r)[:4], (True,) * 4)
+
+
+def labelled(r: Random) -> tuple[int, ...]:
+    positions = r.choice((1, 1, 2, 5))
+    smoothing = r.choice((0.0, 0.1, 1.0))
+    return loss_parameters(positions * r.randint(1, 5), r.choice(SIDES), positions, r.choice((-1, 0)), smoothing, 0.5)
 
 
 def bytes_moved(r: Random) -> Tape:
@@ -101,10 +108,16 @@ def bytes_moved(r: Random) -> Tape:
     return one_record(Op.COPY, (*sides, *strides), (True, True))
 
 
+def stride(mode: Mode, channels: int, r: Random) -> int:
+    if mode is Mode.PERIODIC:
+        return r.choice((1, 3, 16, 255, 256, 257, 5000))
+    return channels * r.randrange(3) if mode is Mode.EXAMPLE_CHANNEL else 0
+
+
 def program(r: Random) -> Tape:
     channels, rows, examples = r.choice((1, 3, 8, 10, 64, 255, 256, 257, 600)), r.choice((1, 2, 5)), r.randint(1, 3)
     modes = [r.choice(tuple(Mode)) for _ in range(r.randint(0, 6))]
-    inputs = tuple(MapInput(m, channels * r.randrange(3) if m is Mode.EXAMPLE_CHANNEL else 0) for m in modes)
+    inputs = tuple(MapInput(m, stride(m, channels, r)) for m in modes)
     known, steps = list(range(len(inputs))), list[MapInstruction]()
     for _ in range(r.randint(1, 24)):
         fn = r.choice(tuple(Fn)) if known else Fn.SET

@@ -1,5 +1,7 @@
 """Maps: every function alone, then random programs with every way of reading an input."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -77,6 +79,10 @@ def exact(fn: Fn, a: F64, b: F64, c: F64, imm: float) -> F64:
                 return 1 / a
             case Fn.SET:
                 return np.full_like(a, imm)
+            case Fn.ERF:
+                return np.vectorize(math.erf)(a)
+            case Fn.SELECT:
+                return np.where(np.isnan(a), a, np.where(a > 0, b, c))
 
 
 def apply(fn: Fn, *sources: NDArray[np.float32], imm: float = 0.0) -> NDArray[np.float32]:
@@ -120,6 +126,8 @@ def test_a_function_is_what_it_is_called_for_ordinary_and_special_values(fn: Fn)
         (Fn.LOG, 0.5, 2.0, 1.0),
         (Fn.TANH, -10.0, 10.0, 2.0),
         (Fn.SIGMOID, -80.0, 20.0, 3.0),
+        (Fn.ERF, -4.5, 4.5, 2.0),
+        (Fn.ERF, -1e-3, 1e-3, 2.0),
     ],
 )
 def test_elementary_functions_keep_the_error_they_state(fn: Fn, low: float, high: float, most: float):
@@ -145,7 +153,8 @@ def programs(draw: st.DrawFn) -> MapProgram:
         )
     )
     modes = draw(st.lists(st.sampled_from(Mode), min_size=1, max_size=5))
-    strides = [channels + draw(st.integers(0, 3)) if m is Mode.EXAMPLE_CHANNEL else 0 for m in modes]
+    far = {Mode.EXAMPLE_CHANNEL: (channels, channels + 3), Mode.PERIODIC: (1, 700)}
+    strides = [draw(st.integers(*far[m])) if m in far else 0 for m in modes]
     functions = [Fn.ADD, Fn.SUB, Fn.RELU, Fn.GATE, Fn.NEG, Fn.ABS, Fn.MAX, Fn.MIN, Fn.TANH, Fn.MULI, Fn.ADDI, Fn.SET]
     steps: list[MapInstruction] = []
     known = list(range(len(modes)))
@@ -178,6 +187,7 @@ def spread(program: MapProgram, source: MapInput, x: NDArray[np.float32]) -> F64
         Mode.CHANNEL: c,
         Mode.EXAMPLE_CHANNEL: n * source.stride + c,
         Mode.EXAMPLE: n,
+        Mode.PERIODIC: i % max(source.stride, 1),
     }
     return x.astype(np.float64)[at[source.mode]]
 
@@ -190,6 +200,7 @@ def size(program: MapProgram, source: MapInput) -> int:
         Mode.CHANNEL: program.channels,
         Mode.EXAMPLE_CHANNEL: (examples - 1) * source.stride + program.channels,
         Mode.EXAMPLE: examples,
+        Mode.PERIODIC: min(source.stride, program.total),
     }[source.mode]
 
 
@@ -243,3 +254,11 @@ def test_madd_multiplies_and_adds():
     got = apply(Fn.MADD, a, b, c)
 
     np.testing.assert_allclose(got, a.astype(np.float64) * b + c, rtol=1e-6, atol=1e-6)
+
+
+def test_select_takes_the_second_where_the_first_is_positive_and_keeps_nan():
+    a = np.array([1, 0, -0.0, -1, np.nan, np.inf] * 7, np.float32)
+
+    got = apply(Fn.SELECT, a, np.full_like(a, 2), np.full_like(a, 3))
+
+    assert np.array_equal(got, np.array([2, 3, 3, 3, np.nan, 2] * 7, np.float32), equal_nan=True)

@@ -195,7 +195,6 @@ class Signature:
 SIGNATURES: Mapping[Op, Signature] = {
     # y[n,oh,ow,o] = act(bias[o] + sum over kh,kw,c of x[n, oh*SH-PH+kh*DH, ow*SW-PW+kw*DW, c] * w[o,kh,kw,c])
     # (a Linear is KH=KW=H=W=1). With groups, o sees the C/G channels of its own. ACT: 0 none, 1 relu.
-    #
     # Accumulates into y before act. Each sum begins at 0 and takes kh, kw, c ascending; then the bias is added,
     # then what y held. `bias` has 16 * ceil(O/16) values.
     Op.CONV: Signature(("y", "scratch?"), ("x", "w", "bias?"), _CONV),

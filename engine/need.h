@@ -1,0 +1,79 @@
+/* What the verifier's files share: numbers that saturate, and what a record needs. */
+#ifndef TACIT_NEED_H
+#define TACIT_NEED_H
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "verify.h"
+
+static inline uint64_t times(uint64_t a, uint64_t b)
+{
+    uint64_t product;
+    return __builtin_mul_overflow(a, b, &product) ? UINT64_MAX : product;
+}
+
+static inline uint64_t plus(uint64_t a, uint64_t b)
+{
+    uint64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
+
+static inline uint64_t times3(uint64_t a, uint64_t b, uint64_t c)
+{
+    return times(times(a, b), c);
+}
+
+static inline uint64_t times4(uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+{
+    return times(times(a, b), times(c, d));
+}
+
+/* Bytes of `count` floats. */
+static inline uint64_t floats(uint64_t count)
+{
+    return times(count, 4);
+}
+
+static inline uint64_t up(uint64_t a, uint64_t to)
+{
+    const uint64_t more = plus(a, to - 1);
+    return more == UINT64_MAX ? more : more - more % to;
+}
+
+/* What a record needs, from its parameters: bytes of each operand, and operations in all. */
+struct need {
+    uint64_t bytes[OPERANDS];
+    uint64_t operations;
+};
+
+static inline bool between(int32_t value, int32_t least, int32_t most)
+{
+    return value >= least && value <= most;
+}
+
+/* The first `count` parameters are at least 1. */
+static inline bool positive(const int32_t *p, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (p[i] < 1)
+            return false;
+    return true;
+}
+
+/* Bytes from the first element of a strided box to its last. */
+static inline uint64_t box(const int32_t *side, const int32_t *stride)
+{
+    uint64_t last = 0;
+    for (int i = 0; i < 4; i++)
+        last = plus(last, times((uint64_t)side[i] - 1, (uint64_t)stride[i]));
+    return floats(plus(last, 1));
+}
+
+/* The bits of floats that are not negative are in the order of the floats: `between` compares them. */
+enum { ONE_BITS = 0x3f800000, LARGEST_BITS = 0x7f7fffff, SMALLEST_BITS = 1 };
+
+/* verify_layers.c: the parameters of what models are made of beside convolutions, pools and maps. */
+enum rule tacit_check_layer(const struct record *r, struct need *need);
+
+#endif
