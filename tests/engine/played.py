@@ -114,9 +114,9 @@ def floats(data: NDArray[np.uint8], *shape: int) -> NDArray[np.float32]:
     return data.view(np.float32).reshape(shape)
 
 
-def panels(weights: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Weights [O, C, KH, KW] as panels."""
-    place = TensorPlace("w", weights.shape, "conv", "state", 0)
+def panels(weights: NDArray[np.floating], groups: int = 1) -> NDArray[np.float32]:
+    """Weights [O, C / groups, KH, KW] as panels."""
+    place = TensorPlace("w", weights.shape, "conv", "state", 0, groups=groups)
     return pack(weights.astype(np.float32), place)
 
 

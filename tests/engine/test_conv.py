@@ -1,6 +1,6 @@
 """Convolution and its two gradients, against sums written out in float64."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -26,19 +26,26 @@ class Shape:
     ph: int
     pw: int
     o: int
+    dh: int = 1
+    dw: int = 1
+    groups: int = 1
 
     @property
     def oh(self) -> int:
-        return (self.h + 2 * self.ph - self.kh) // self.sh + 1
+        return (self.h + 2 * self.ph - (self.kh - 1) * self.dh - 1) // self.sh + 1
 
     @property
     def ow(self) -> int:
-        return (self.w + 2 * self.pw - self.kw) // self.sw + 1
+        return (self.w + 2 * self.pw - (self.kw - 1) * self.dw - 1) // self.sw + 1
+
+    @property
+    def weight(self) -> tuple[int, int, int, int]:
+        return self.o, self.c // self.groups, self.kh, self.kw
 
     def parameters(self, act: int = 0) -> tuple[int, ...]:
         image = (self.n, self.h, self.w, self.c)
         kernel = (self.kh, self.kw, self.sh, self.sw, self.ph, self.pw)
-        return (*image, *kernel, 1, 1, 1, self.oh, self.ow, self.o, act)
+        return (*image, *kernel, self.dh, self.dw, self.groups, self.oh, self.ow, self.o, act)
 
 
 @st.composite
@@ -66,7 +73,40 @@ linear = st.builds(
     st.integers(1, 70),
     st.integers(1, 70),
 )
-any_shape = shapes() | linear
+
+
+@st.composite
+def spread_shapes(draw: st.DrawFn) -> Shape:
+    """Dilated ones, and any number of groups."""
+    kh, kw = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    dh, dw = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    high, wide = (kh - 1) * dh + 1, (kw - 1) * dw + 1
+    ph, pw = draw(st.integers(0, high - 1)), draw(st.integers(0, wide - 1))
+    groups = draw(st.sampled_from([1, 2, 3, 5]))
+    return Shape(
+        n=draw(st.integers(1, 3)),
+        h=draw(st.integers(max(1, high - 2 * ph), 12)),
+        w=draw(st.integers(max(1, wide - 2 * pw), 20)),
+        c=groups * draw(st.sampled_from([1, 2, 7, 8, 16, 17, 33])),
+        kh=kh,
+        kw=kw,
+        sh=draw(st.integers(1, 3)),
+        sw=draw(st.integers(1, 4)),
+        ph=ph,
+        pw=pw,
+        o=groups * draw(st.sampled_from([1, 3, 8, 16, 17, 33])),
+        dh=dh,
+        dw=dw,
+        groups=groups,
+    )
+
+
+def every_channel_its_own(s: Shape, channels: int) -> Shape:
+    return replace(s, c=channels, o=channels, groups=channels)
+
+
+depthwise = st.builds(every_channel_its_own, spread_shapes(), st.sampled_from([2, 3, 8, 15, 16, 17, 32, 40, 70]))
+any_shape = shapes() | linear | spread_shapes() | depthwise
 
 
 def numbers(seed: int, *shape: int) -> NDArray[np.float32]:
@@ -77,8 +117,8 @@ def taps(s: Shape):
     """For each tap: its place, and the slices of a padded image that it reads."""
     for kh in range(s.kh):
         for kw in range(s.kw):
-            rows = slice(kh, kh + s.sh * (s.oh - 1) + 1, s.sh)
-            columns = slice(kw, kw + s.sw * (s.ow - 1) + 1, s.sw)
+            rows = slice(kh * s.dh, kh * s.dh + s.sh * (s.oh - 1) + 1, s.sh)
+            columns = slice(kw * s.dw, kw * s.dw + s.sw * (s.ow - 1) + 1, s.sw)
             yield kh, kw, rows, columns
 
 
@@ -86,38 +126,50 @@ def pad(x: NDArray[np.floating], s: Shape) -> NDArray[np.float64]:
     return np.pad(x.astype(np.float64), ((0, 0), (s.ph, s.ph), (s.pw, s.pw), (0, 0)))
 
 
+def grouped(values: NDArray[np.floating], s: Shape) -> NDArray[np.float64]:
+    """The last axis by groups, or, of weights, the first."""
+    return values.astype(np.float64).reshape(*values.shape[:-1], s.groups, -1)
+
+
+def tap_of(w: NDArray[np.floating], s: Shape, kh: int, kw: int) -> NDArray[np.float64]:
+    """A tap's weights [G, O/G, C/G]."""
+    return w[:, :, kh, kw].astype(np.float64).reshape(s.groups, s.o // s.groups, -1)
+
+
 def forward(x: NDArray[np.floating], w: NDArray[np.floating], s: Shape) -> NDArray[np.float64]:
-    """x [N,H,W,C], w [O,C,KH,KW] -> [N,OH,OW,O]"""
-    padded, y = pad(x, s), np.zeros((s.n, s.oh, s.ow, s.o))
+    """x [N,H,W,C], w [O,C/G,KH,KW] -> [N,OH,OW,O]"""
+    padded, y = grouped(pad(x, s), s), np.zeros((s.n, s.oh, s.ow, s.o))
     for kh, kw, rows, columns in taps(s):
-        y += padded[:, rows, columns] @ w[:, :, kh, kw].astype(np.float64).T
+        y += np.einsum("nhwgc,goc->nhwgo", padded[:, rows, columns], tap_of(w, s, kh, kw)).reshape(y.shape)
     return y
 
 
 def input_gradient(g: NDArray[np.floating], w: NDArray[np.floating], s: Shape) -> NDArray[np.float64]:
     padded = np.zeros((s.n, s.h + 2 * s.ph, s.w + 2 * s.pw, s.c))
     for kh, kw, rows, columns in taps(s):
-        padded[:, rows, columns] += g.astype(np.float64) @ w[:, :, kh, kw].astype(np.float64)
+        part = np.einsum("nhwgo,goc->nhwgc", grouped(g, s), tap_of(w, s, kh, kw))
+        padded[:, rows, columns] += part.reshape(s.n, s.oh, s.ow, s.c)
     return padded[:, s.ph : s.ph + s.h, s.pw : s.pw + s.w]
 
 
 def weight_gradient(x: NDArray[np.floating], g: NDArray[np.floating], s: Shape) -> NDArray[np.float64]:
-    padded, gw = pad(x, s), np.zeros((s.o, s.c, s.kh, s.kw))
+    padded, gw = grouped(pad(x, s), s), np.zeros(s.weight)
     for kh, kw, rows, columns in taps(s):
-        gw[:, :, kh, kw] = np.einsum("nhwc,nhwo->oc", padded[:, rows, columns], g.astype(np.float64))
+        part = np.einsum("nhwgc,nhwgo->goc", padded[:, rows, columns], grouped(g, s))
+        gw[:, :, kh, kw] = part.reshape(s.weight[:2])
     return gw
 
 
-@settings(max_examples=150)
+@settings(max_examples=250)
 @given(any_shape, st.integers(0, 99), st.booleans(), st.booleans(), st.sampled_from(Accumulate))
 def test_forward_is_the_sum_it_says(s: Shape, seed: int, relu: bool, with_bias: bool, how: Accumulate):
-    x, w = numbers(seed, s.n, s.h, s.w, s.c), numbers(seed + 1, s.o, s.c, s.kh, s.kw)
+    x, w = numbers(seed, s.n, s.h, s.w, s.c), numbers(seed + 1, *s.weight)
     bias, held = numbers(seed + 2, s.o), numbers(seed + 3, s.n, s.oh, s.ow, s.o)
 
     y, _ = play(
         Op.CONV,
         s.parameters(act=relu),
-        (x, panels(w), padded_vector(bias) if with_bias else None),
+        (x, panels(w, s.groups), padded_vector(bias) if with_bias else None),
         before={0: held},
         accumulate=how,
         first=True,
@@ -127,16 +179,16 @@ def test_forward_is_the_sum_it_says(s: Shape, seed: int, relu: bool, with_bias: 
     close(floats(y, *exact.shape), np.maximum(exact, 0) if relu else exact, s.kh * s.kw * s.c)
 
 
-@settings(max_examples=150)
+@settings(max_examples=250)
 @given(any_shape, st.integers(0, 99), st.booleans())
 def test_the_input_gradient_is_the_transpose_of_forward(s: Shape, seed: int, adds: bool):
-    g, w = numbers(seed, s.n, s.oh, s.ow, s.o), numbers(seed + 1, s.o, s.c, s.kh, s.kw)
+    g, w = numbers(seed, s.n, s.oh, s.ow, s.o), numbers(seed + 1, *s.weight)
     held = numbers(seed + 2, s.n, s.h, s.w, s.c)
 
     gx, _ = play(
         Op.CONV_INPUT_GRADIENT,
         s.parameters(),
-        (g, panels(w)),
+        (g, panels(w, s.groups)),
         before={0: held},
         accumulate=Accumulate.YES if adds else Accumulate.NO,
     )
@@ -145,26 +197,26 @@ def test_the_input_gradient_is_the_transpose_of_forward(s: Shape, seed: int, add
     close(floats(gx, *exact.shape), exact, s.kh * s.kw * s.o)
 
 
-@settings(max_examples=150)
+@settings(max_examples=250)
 @given(any_shape, st.integers(0, 99), st.sampled_from(Accumulate), st.booleans())
 def test_the_weight_gradient_sums_over_pixels_and_leaves_padding_zero(
     s: Shape, seed: int, how: Accumulate, first: bool
 ):
     x, g = numbers(seed, s.n, s.h, s.w, s.c), numbers(seed + 1, s.n, s.oh, s.ow, s.o)
-    held = numbers(seed + 2, s.o, s.c, s.kh, s.kw)
+    held = numbers(seed + 2, *s.weight)
 
     gw, _ = play(
         Op.CONV_WEIGHT_GRADIENT,
         s.parameters(),
         (x, g),
-        before={0: panels(held)},
+        before={0: panels(held, s.groups)},
         accumulate=how,
         first=first,
     )
 
     adds = how is Accumulate.YES or (how is Accumulate.UNLESS_FIRST and not first)
     exact = weight_gradient(x, g, s) + (held if adds else 0)
-    got, place = gw.view(np.float32), TensorPlace("w", exact.shape, "conv", "state", 0)
+    got, place = gw.view(np.float32), TensorPlace("w", exact.shape, "conv", "state", 0, groups=s.groups)
     close(unpack(got, place), exact, s.n * s.oh * s.ow)
     assert np.count_nonzero(got) <= exact.size
 
