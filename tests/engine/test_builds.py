@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from engine import build as engine_build
 from tacit.engine.library import Pointers, Sizes, instructions, library, load
 from tacit.engine.memory import allocate
-from tacit.plan.tape import Region, Tape, encode
+from tacit.plan.tape import SIGNATURES, Region, Tape, encode
 from tests.engine.test_fuzz import MAKERS
 
+SCRATCH = {op for op, signature in SIGNATURES.items() if "scratch?" in signature.outputs}
 WIDE = platform.machine() == "x86_64" and instructions() == "avx2"
 
 
@@ -37,13 +38,13 @@ def play_by(engine: ctypes.CDLL, tape: Tape, seed: int) -> dict[Region, NDArray[
 
 def some_tapes() -> list[Tape]:
     r = Random(8)
-    return [r.choice(MAKERS)(r) for _ in range(400)]
+    return [r.choice(MAKERS)(r) for _ in range(1500)]
 
 
 def scratch(tape: Tape) -> Region | None:
-    """Scratch is nobody's result: the second output of a convolution."""
+    """Scratch is nobody's result: the second output of a convolution or a matrix product."""
     record = tape.records[0]
-    return Region.KEPT if record.op <= 3 and record.operands[1] is not None else None
+    return Region.KEPT if record.op in SCRATCH and record.operands[1] is not None else None
 
 
 def built(request: pytest.FixtureRequest, name: str, extra: Sequence[str] = ()) -> ctypes.CDLL:

@@ -26,7 +26,9 @@ from tacit.plan.tape import (
     MapInput,
     MapInstruction,
     MapProgram,
+    Measure,
     Mode,
+    Number,
     Op,
     Operand,
     Region,
@@ -63,8 +65,23 @@ def convolution(r: Random) -> Tape:
     sides, oh, ow = (
         windows(r) if r.random() < 0.8 else ([r.choice(SIDES), 1, 1, r.choice(SIDES), 1, 1, 1, 1, 0, 0], 1, 1)
     )
-    outputs = r.choice((*SIDES, 31, 33, 49, 65))
-    parameters = (*sides, 1, 1, 1, oh, ow, outputs, r.randrange(2) if op is Op.CONV else 0)
+    outputs, groups, dilation = r.choice((*SIDES, 31, 33, 49, 65)), 1, [1, 1]
+    if r.random() < 0.5:
+        dilation = [r.randint(1, 3), r.randint(1, 3)]
+        for i in range(2):
+            reach = (sides[4 + i] - 1) * dilation[i] + 1
+            sides[8 + i] = r.randrange(reach)
+            sides[1 + i] = max(1, reach - 2 * sides[8 + i]) + r.choice((0, 1, 2, 5, 8))
+        oh, ow = (
+            (sides[1 + i] + 2 * sides[8 + i] - (sides[4 + i] - 1) * dilation[i] - 1) // sides[6 + i] + 1
+            for i in range(2)
+        )
+    if r.random() < 0.5:
+        groups = r.choice((2, 3, 5))
+        sides[3], outputs = groups * r.choice(SIDES), groups * r.choice(SIDES)
+    if r.random() < 0.3:
+        sides[3] = outputs = groups = r.choice((*SIDES, 33, 70))
+    parameters = (*sides, *dilation, groups, oh, ow, outputs, r.randrange(2) if op is Op.CONV else 0)
     present = [True, scratch_bytes(op, parameters) > 0, True, True]
     if op is Op.CONV:
         present.append(r.random() < 0.5)
@@ -140,7 +157,70 @@ def program(r: Random) -> Tape:
     return one_record(Op.MAP, parameters, (True,) * (len(outputs) + len(inputs)), outputs=len(outputs))
 
 
-MAKERS = (convolution, convolution, pool, reduction, bytes_moved, program)
+def norm(r: Random) -> Tape:
+    groups, how = r.choice((1, 2, 3, 17)), r.choice(tuple(Accumulate))
+    sides = (r.randint(1, 3), r.choice(SIDES), groups * r.choice((*SIDES, 100, 257)), groups)
+    if r.random() < 0.5:
+        present = (True, r.random() < 0.5, True, r.random() < 0.5, r.random() < 0.5)
+        return one_record(Op.NORM, (*sides, float_bits(r.choice((0.0, 1e-5, 1.0)))), present)
+    present = (*(r.random() < 0.7 for _ in range(3)), True, True, True, r.random() < 0.5)
+    return one_record(Op.NORM_GRADIENT, (*sides, r.randrange(2)), present, how)
+
+
+def attention(r: Random) -> Tape:
+    rows = (r.choice(SIDES), r.choice((*SIDES, 70)), r.choice((0, 1, 3, 100)))
+    match r.randrange(4):
+        case 0:
+            return one_record(Op.SOFTMAX, rows, (True, True))
+        case 1:
+            return one_record(Op.SOFTMAX_GRADIENT, rows, (True, True, True))
+        case _:
+            sides = (r.randint(1, 3), r.randint(1, 3), r.choice(SIDES), r.choice((*SIDES, 32)), r.choice(SIDES))
+            steps = [r.choice((0, 1, 1, 2, 17, 32)) for _ in range(12)]
+            parameters = (*sides, *steps, float_bits(r.choice((1.0, -0.5))))
+            present = (True, scratch_bytes(Op.MATMUL, parameters) > 0, True, True)
+            return one_record(Op.MATMUL, parameters, present, r.choice(tuple(Accumulate)))
+
+
+def table(r: Random) -> Tape:
+    if r.random() < 0.3:
+        sides = (r.randint(1, 2), r.choice(SIDES), r.choice(SIDES), r.choice(SIDES), r.randint(1, 3), r.randint(1, 3))
+        return one_record(r.choice((Op.UPSAMPLE, Op.UPSAMPLE_GRADIENT)), sides, (True, True))
+    op, c = r.choice((Op.GATHER, Op.SCATTER_ADD)), r.choice(SIDES)
+    how = r.choice(tuple(Accumulate)) if op is Op.SCATTER_ADD else Accumulate.NO
+    parameters = (r.choice(SIDES), r.choice(SIDES), c, r.randrange(3), r.choice((0, c, c + 3)))
+    return one_record(op, parameters, (True, True, True), how)
+
+
+def measured(r: Random) -> Tape:
+    which = r.choice(tuple(Measure))
+    delta = float_bits(r.choice((0.5, 1.0))) if which is Measure.HUBER else 0
+    parameters = (r.choice(SIDES), r.choice(SIDES), which, delta, float_bits(r.choice((1.0, 0.1))))
+    if r.random() < 0.5:
+        return one_record(Op.LOSS_SCORE, parameters, (True,) * 4)
+    return one_record(Op.LOSS, parameters, (True,) * 6, r.choice(tuple(Accumulate)))
+
+
+def narrowed(r: Random) -> Tape:
+    count = r.choice((*SIDES, 63, 64, 65, 200))
+    match r.randrange(4):
+        case 0:
+            numbers = [Number.FLOAT32, r.choice((Number.BFLOAT16, Number.FLOAT16, Number.INT8))]
+            r.shuffle(numbers)
+            return one_record(Op.CONVERT, (r.randint(1, 3), count, *numbers), (True, True))
+        case 1:
+            return one_record(Op.PACK_SIGN, (count,), (True, True))
+        case 2:
+            return one_record(Op.GATE_BITS, (count,), (True, True, True))
+        case _:
+            mask = (count, r.randrange(2**31), float_bits(r.choice((0.0, 0.5, 0.999))))
+            return one_record(Op.RANDOM_MASK, mask, (True, True))
+
+
+MAKERS = (
+    *(convolution, convolution, convolution, pool, reduction, bytes_moved, program),
+    *(norm, attention, table, measured, narrowed),
+)
 
 
 def spoiled(tape: Tape, r: Random) -> bytes:
@@ -228,7 +308,7 @@ def driver(request: pytest.FixtureRequest) -> Path:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="sanitizers are tried with gcc")
 def test_no_tape_makes_the_engine_leave_its_memory(driver: Path):
-    tapes = list(tapes_to_try(seed=1, count=24_000))
+    tapes = list(tapes_to_try(seed=1, count=36_000))
 
     done = subprocess.run(
         [driver],
