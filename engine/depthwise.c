@@ -279,34 +279,44 @@ static void sums_rest(const struct sums *s, ptrdiff_t c, ptrdiff_t channels)
     }
 }
 
-/* Each sum takes the pixels oh, ow of one image, ascending; the images' sums are added in order. */
+/* One tap over one image: places and sizes. */
+static struct sums tap_sums(const struct shape *z, const float *x, const float *g, float *gw, ptrdiff_t kh, ptrdiff_t kw)
+{
+    const struct span rows = inside(kh * z->dh, z->ph, z->sh, z->h, z->oh);
+    const struct span columns = inside(kw * z->dw, z->pw, z->sw, z->w, z->ow);
+    struct sums s = {
+        .wide = columns.end - columns.first,
+        .x_down = z->sh * z->w * z->c, .g_down = z->ow * z->c, .x_step = z->sw * z->c, .g_step = z->c,
+        .gw = gw + (kh * z->kw + kw) * PANEL, .gw_step = z->kh * z->kw * PANEL,
+    };
+    s.high = s.wide > 0 ? rows.end - rows.first : 0;
+    if (s.high > 0) {
+        const ptrdiff_t top = rows.first * z->sh - z->ph + kh * z->dh;
+        const ptrdiff_t left = columns.first * z->sw - z->pw + kw * z->dw;
+        s.x = x + (top * z->w + left) * z->c;
+        s.g = g + (rows.first * z->ow + columns.first) * z->c;
+    }
+    return s;
+}
+
+/* Each sum takes the pixels oh, ow of one image, ascending; the images' sums are added in order. The taps
+ * come inside the channels, so that an image's part of them is read from near memory. */
 void KERNEL(depthwise_weight_gradient)(const int32_t *p, void *const *operand, bool add)
 {
     const struct shape z = shape_of(p);
     for (ptrdiff_t n = 0; n < z.n; n++)
-        for (ptrdiff_t kh = 0; kh < z.kh; kh++)
-            for (ptrdiff_t kw = 0; kw < z.kw; kw++) {
-                const struct span rows = inside(kh * z.dh, z.ph, z.sh, z.h, z.oh);
-                const struct span columns = inside(kw * z.dw, z.pw, z.sw, z.w, z.ow);
-                struct sums s = {
-                    .wide = columns.end - columns.first,
-                    .x_down = z.sh * z.w * z.c, .g_down = z.ow * z.c, .x_step = z.sw * z.c, .g_step = z.c,
-                    .gw = (float *)operand[0] + (kh * z.kw + kw) * PANEL, .gw_step = z.kh * z.kw * PANEL,
-                    .add = add || n > 0,
-                };
-                s.high = s.wide > 0 ? rows.end - rows.first : 0;
-                if (s.high > 0) {
-                    const ptrdiff_t top = rows.first * z.sh - z.ph + kh * z.dh;
-                    const ptrdiff_t left = columns.first * z.sw - z.pw + kw * z.dw;
-                    s.x = (const float *)operand[2] + ((n * z.h + top) * z.w + left) * z.c;
-                    s.g = (const float *)operand[3] + ((n * z.oh + rows.first) * z.ow + columns.first) * z.c;
+        for (ptrdiff_t c = 0; c < z.c; c += 2 * PANEL)
+            for (ptrdiff_t kh = 0; kh < z.kh; kh++)
+                for (ptrdiff_t kw = 0; kw < z.kw; kw++) {
+                    struct sums s = tap_sums(&z, (const float *)operand[2] + n * z.h * z.w * z.c,
+                                             (const float *)operand[3] + n * z.oh * z.ow * z.c, operand[0], kh, kw);
+                    s.add = add || n > 0;
+                    const ptrdiff_t left = z.c - c;
+                    if (left >= 2 * PANEL)
+                        sums_tile_2(&s, c);
+                    else if (left >= PANEL)
+                        sums_tile_1(&s, c);
+                    if (left % PANEL != 0 && left < 2 * PANEL)
+                        sums_rest(&s, c + left / PANEL * PANEL, z.c);
                 }
-                ptrdiff_t c = 0;
-                for (; c + 2 * PANEL <= z.c; c += 2 * PANEL)
-                    sums_tile_2(&s, c);
-                for (; c + PANEL <= z.c; c += PANEL)
-                    sums_tile_1(&s, c);
-                if (c < z.c)
-                    sums_rest(&s, c, z.c);
-            }
 }

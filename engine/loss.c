@@ -27,14 +27,6 @@ static inline struct measured measure(int32_t which, vector z, vector y, float d
     }
 }
 
-/* `count` values, at most LANES, zero beyond. */
-static inline vector load_some(const float *from, ptrdiff_t count)
-{
-    float lane[LANES] = {0};
-    memcpy(lane, from, (size_t)count * sizeof(float));
-    return load(lane);
-}
-
 /* One example's sum; leaves share * slope in `dz` unless that is NULL. */
 static float measure_row(const int32_t *p, const float *z, const float *y, float share, float *dz)
 {
@@ -46,12 +38,13 @@ static float measure_row(const int32_t *p, const float *z, const float *y, float
             measure(p[LOSS_MEASURE], load_some(z + c, count), load_some(y + c, count), delta);
         float lane[LANES];
         store(lane, m.value);
-        for (ptrdiff_t i = 0; i < count; i++)
-            part[i & 3] += lane[i];
-        if (dz) {
-            store(lane, m.slope * share);
-            memcpy(dz + c, lane, (size_t)count * sizeof(float));
-        }
+        if (count == LANES)
+            UNROLL for (int i = 0; i < LANES; i++) part[i & 3] += lane[i];
+        else
+            for (ptrdiff_t i = 0; i < count; i++)
+                part[i & 3] += lane[i];
+        if (dz)
+            store_some(dz + c, m.slope * share, count);
     }
     return (part[0] + part[1]) + (part[2] + part[3]);
 }

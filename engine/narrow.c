@@ -156,9 +156,14 @@ void KERNEL(gate_bits)(const int32_t *p, void *const *operand, bool add)
     float *gx = operand[0];
     const float *g = operand[1];
     const uint8_t *bits = operand[2];
-    for (ptrdiff_t i = 0; i < p[BITS_COUNT]; i += 8)
-        for (ptrdiff_t j = 0; j < smaller(8, p[BITS_COUNT] - i); j++)
-            gx[i + j] = bits[i / 8] >> j & 1 ? g[i + j] : 0;
+    ptrdiff_t i = 0;
+    for (; i + LANES <= p[BITS_COUNT]; i += LANES) {
+        integers lane;
+        UNROLL for (int j = 0; j < LANES; j++) lane[j] = bits[(i + j) / 8] >> (i + j) % 8 & 1;
+        store(gx + i, clear(lane == 0, load(g + i)));
+    }
+    for (; i < p[BITS_COUNT]; i++)
+        gx[i] = bits[i / 8] >> i % 8 & 1 ? g[i] : 0;
 }
 
 /* ---- Random masks ---------------------------------------------------------------------------------------- */

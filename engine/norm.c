@@ -18,6 +18,12 @@ typedef float block[BLOCK];
     static void NAME(float *out, ptrdiff_t rows, ptrdiff_t step, ptrdiff_t count, __VA_ARGS__)     \
     {                                                                                              \
         ptrdiff_t c = 0;                                                                           \
+        for (; rows == 1 && c + LANES <= count; c += LANES) { /* the same, for a LayerNorm */      \
+            const ptrdiff_t i = c;                                                                 \
+            vector sum = {0};                                                                      \
+            sum += VECTOR_TERM;                                                                    \
+            store(out + c, sum);                                                                   \
+        }                                                                                          \
         for (; c + LANES <= count; c += LANES) {                                                   \
             vector part[4] = {{0}};                                                                \
             ptrdiff_t r = 0;                                                                       \
@@ -79,34 +85,38 @@ static struct norm norm_of(const int32_t *p)
  * span. `sixteen` holds the sums of the group under way. */
 static void fold(const struct norm *m, float *totals, float *sixteen, const float *sums, ptrdiff_t at, ptrdiff_t count)
 {
-    for (ptrdiff_t c = 0, taken; c < count; c += taken) {
-        const ptrdiff_t inside = (at + c) % m->group;
+    ptrdiff_t inside = at; /* a span has one block or one group */
+    for (ptrdiff_t c = 0, taken; c < count; c += taken, inside = 0) {
         taken = smaller(m->group - inside, count - c);
         if (inside == 0)
             memset(sixteen, 0, PANEL * sizeof(float));
+        vector sum[PANEL_VECTORS];
+        UNROLL for (int j = 0; j < PANEL_VECTORS; j++) sum[j] = load(sixteen + j * LANES);
         ptrdiff_t i = 0;
         for (; i + PANEL <= taken; i += PANEL)
-            for (ptrdiff_t j = 0; j < PANEL; j++)
-                sixteen[j] += sums[c + i + j];
+            UNROLL for (int j = 0; j < PANEL_VECTORS; j++) sum[j] += load(sums + c + i + j * LANES);
+        UNROLL for (int j = 0; j < PANEL_VECTORS; j++) store(sixteen + j * LANES, sum[j]);
         for (ptrdiff_t j = 0; i < taken; i++, j++)
             sixteen[j] += sums[c + i];
         if (inside + taken < m->group)
             continue;
-        for (ptrdiff_t half = PANEL / 2; half > 0; half /= 2)
-            for (ptrdiff_t j = 0; j < half; j++)
+        UNROLL for (int half = PANEL / 2; half > 0; half /= 2)
+            for (int j = 0; j < half; j++)
                 sixteen[j] += sixteen[j + half];
-        totals[(at + c) / m->group] = sixteen[0];
+        *totals++ = sixteen[0];
     }
 }
 
 /* Each channel of a block gets its group's value. `step` is from group to group. */
 static void spread(const struct norm *m, float *to, const float *values, ptrdiff_t step, ptrdiff_t at, ptrdiff_t count)
 {
-    for (ptrdiff_t c = 0; c < count;) {
-        const ptrdiff_t end = smaller(count, c + m->group - (at + c) % m->group);
-        const float value = values[(at + c) / m->group * step];
+    ptrdiff_t inside = at; /* as in fold */
+    for (ptrdiff_t c = 0; c < count; inside = 0, values += step) {
+        const ptrdiff_t end = smaller(count, c + m->group - inside);
+        for (; c + LANES <= end; c += LANES)
+            store(to + c, splat(*values));
         for (; c < end; c++)
-            to[c] = value;
+            to[c] = *values;
     }
 }
 
@@ -160,10 +170,12 @@ static void norm_span(const struct norm *m, float eps, float *y, float *stats, c
     {
         spread(m, mean, means, 1, at, count);
         spread(m, a, scales, 1, at, count);
-        for (ptrdiff_t c = 0; c < count; c++) {
-            a[c] = gamma ? a[c] * gamma[at + c] : a[c];
-            b[c] = beta ? beta[at + c] : 0;
-        }
+        for (ptrdiff_t c = 0; gamma && c < count; c++)
+            a[c] *= gamma[at + c];
+        if (beta)
+            memcpy(b, beta + at, (size_t)count * sizeof(float));
+        else
+            memset(b, 0, (size_t)count * sizeof(float));
         normalise(m, y + at, x + at, mean, a, b, count);
     }
 }

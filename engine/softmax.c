@@ -52,12 +52,11 @@ static struct softmax softmax_of(const float *z, ptrdiff_t classes, float *terms
     four part = {0};
     for (ptrdiff_t c = 0; c < classes; c += LANES) {
         const ptrdiff_t count = smaller(LANES, classes - c);
-        float lane[LANES] = {0};
-        memcpy(lane, z + c, (size_t)count * sizeof(float));
-        store(lane, exponential(load(lane) - largest));
+        float lane[LANES];
+        store(lane, exponential(load_some(z + c, count) - largest));
         add_terms(&part, lane, count);
         if (terms)
-            memcpy(terms + c, lane, (size_t)count * sizeof(float));
+            store_some(terms + c, load(lane), count);
     }
     return (struct softmax){largest, total(part)};
 }

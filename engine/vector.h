@@ -44,6 +44,29 @@ static inline void store(float *to, vector value)
     *(unaligned_vector *)to = value;
 }
 
+/* `count` values, at most LANES, zero beyond. A call of memcpy costs more than what it copies here. */
+static inline vector load_some(const float *from, ptrdiff_t count)
+{
+    if (count == LANES)
+        return load(from);
+    float lane[LANES] = {0};
+    for (ptrdiff_t i = 0; i < count; i++)
+        lane[i] = from[i];
+    return load(lane);
+}
+
+static inline void store_some(float *to, vector value, ptrdiff_t count)
+{
+    if (count == LANES) {
+        store(to, value);
+        return;
+    }
+    float lane[LANES];
+    store(lane, value);
+    for (ptrdiff_t i = 0; i < count; i++)
+        to[i] = lane[i];
+}
+
 static inline vector splat(float value)
 {
     return value - (vector){0};
