@@ -12,7 +12,8 @@ from typing import Any
 
 from tacit.errors import InputError
 
-LOSSES = ("cross_entropy",)
+OF_CLASSES = ("cross_entropy", "next_token")  # losses whose labels are classes
+LOSSES = (*OF_CLASSES, "mse", "huber", "binary_cross_entropy")
 METRICS = ("accuracy",)
 
 
@@ -47,8 +48,13 @@ def array(shape: Sequence[int], dtype: str = "float32") -> Array:
     """
     if not shape or any(not isinstance(size, int) or size < 1 for size in shape):
         raise TaskInvalid("array shape", tuple(shape), "every size is a positive whole number", "e.g. (1, 28, 28)")
-    if dtype != "float32":
-        raise TaskInvalid("array dtype", dtype, "inputs are float32", 'write "float32" and scale the data to it')
+    if dtype not in ("float32", "int32"):
+        raise TaskInvalid(
+            "array dtype",
+            dtype,
+            "inputs are float32 or int32",
+            '"float32" for numbers, "int32" for categories and tokens',
+        )
     return Array(tuple(shape), dtype)
 
 
@@ -61,6 +67,33 @@ def label(classes: int) -> Label:
     if not isinstance(classes, int) or classes < 2:
         raise TaskInvalid("label classes", classes, "there are at least two classes", "e.g. label(10)")
     return Label(classes)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What training lowers.
+
+    | example | meaning |
+    |---|---|
+    | `Loss("cross_entropy", label_smoothing=0.1)` | logits of classes against a class |
+    | `Loss("next_token", ignore_index=0)` | logits at every position against a class each; 0 does not count |
+    | `Loss("mse")` | the mean over an example's numbers |
+    | `Loss("huber", delta=0.5)` | squares up to 0.5, straight lines beyond |
+    | `Loss("binary_cross_entropy")` | logits against probabilities |
+    """
+
+    name: str
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in LOSSES:
+            raise TaskInvalid("loss", self.name, f"it is one of {', '.join(LOSSES)}", f'write loss="{LOSSES[0]}"')
+        if not 0 <= self.label_smoothing < 1:
+            raise TaskInvalid("loss label_smoothing", self.label_smoothing, "it is at least 0 and below 1", "e.g. 0.1")
+        if not 0 < self.delta < math.inf:
+            raise TaskInvalid("loss delta", self.delta, "it is above 0", "e.g. 1.0")
 
 
 @dataclass(frozen=True)

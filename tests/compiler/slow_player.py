@@ -20,6 +20,7 @@ from tacit.plan.tape import (
     Accumulate,
     Fn,
     Kind,
+    Measure,
     Mode,
     Op,
     Operand,
@@ -28,8 +29,10 @@ from tacit.plan.tape import (
     Tape,
     bits_float,
     decode,
+    is_depthwise,
     operand_bytes,
     read_map,
+    up,
 )
 
 UNWRITTEN, GIVEN = -1, -2
@@ -103,7 +106,7 @@ class SlowPlayer:
                 block = self.kept_block(kept)
                 block[:] = self.padding
                 block[: len(rows)] = rows
-        self.set(Region.Y, labels)
+        self.set(Region.Y, self.labels(labels))
         self.set(Region.WEIGHT, weights)
         self.set(Region.DIVISOR, [divisor])
         self.first = first
@@ -116,7 +119,7 @@ class SlowPlayer:
 
     def evaluate(self, inputs: Mapping[str, Any], labels: Any) -> tuple[float, int, int]:
         count = self.fill(inputs)
-        self.set(Region.Y, labels)
+        self.set(Region.Y, self.labels(labels))
         self.set(Region.WEIGHT, np.ones(count))
         self.play(Kind.EVALUATE)
         scores = self.blocks[Region.OUTPUT].numbers[: 2 * count].reshape(count, 2)
@@ -127,6 +130,10 @@ class SlowPlayer:
         self.play(Kind.PREDICT)
         size = math.prod(self.program.output_shape)
         return self.blocks[Region.OUTPUT].numbers[: count * size].reshape(count, size).copy()
+
+    def labels(self, labels: Any) -> Any:
+        labels = np.asarray(labels)
+        return (labels.transpose(0, 2, 3, 1) if self.program.label.channels_last else labels).ravel()
 
     def set(self, region: Region, values: Any) -> None:
         if region in self.blocks:
@@ -168,6 +175,7 @@ class SlowPlayer:
             if region is Region.ARENA:
                 block.numbers[:] = np.nan
                 block.bytes[:] = 255
+        self.ops = [record.op for record in tape.records]
         for number, record in enumerate(tape.records):
             check_record(tape, record)
             self.run(number, record)
@@ -192,16 +200,18 @@ class SlowPlayer:
                 block.writer[span] = UNWRITTEN
                 block.numbers[operand.offset // 4 : (operand.offset + operand.extent) // 4] = np.nan
                 continue
-            self.write(number, record, operand, results[name], adds=name == names[0])
+            adds = name == names[0] or name in ("ggamma", "gbeta")
+            self.write(number, record, operand, results[name], adds)
 
     def read(self, number: int, operand: Operand, name: str) -> Any:
         block = self.blocks[operand.region]
         span = slice(operand.offset, operand.offset + operand.extent)
         writers = set(block.writer[span].tolist())
         assert UNWRITTEN not in writers, f"record {number} reads bytes of {operand.region.name} nobody wrote"
-        if operand.region in (Region.ARENA, Region.KEPT):
+        copied = {Op.COPY, Op.ZERO} >= {self.ops[writer] for writer in writers if writer >= 0}
+        if operand.region in (Region.ARENA, Region.KEPT) and not copied:
             assert len(writers) == 1, f"record {number} reads {name}, written in part by records {sorted(writers)}"
-        if name == "index":
+        if name == "index" and self.blocks[operand.region] is not self.blocks.get(Region.X):
             return block.bytes[span]
         return block.numbers[operand.offset // 4 : (operand.offset + operand.extent) // 4].copy()
 
@@ -214,11 +224,22 @@ class SlowPlayer:
             here = block.numbers[begin // 4 : end // 4]
             anew = record.accumulate is Accumulate.NO or (record.accumulate is Accumulate.UNLESS_FIRST and self.first)
             if adds and not anew:
-                assert UNWRITTEN not in set(block.writer[begin:end].tolist()), f"record {number} adds to nothing"
-                here += values.ravel()
+                # A table's rows are padded, and what a product left of them is 0 from the beginning.
+                whole = record.op is not Op.SCATTER_ADD or UNWRITTEN not in set(
+                    block.writer[begin : begin + 4].tolist()
+                )
+                begun = set(block.writer[begin:end].tolist()) if record.op is not Op.SCATTER_ADD else set[int]()
+                assert whole and UNWRITTEN not in begun, f"record {number} adds to nothing"
+                here += np.nan_to_num(values.ravel()) if record.op is Op.MATMUL else values.ravel()
             else:
-                here[:] = values.ravel()
-        block.writer[begin:end] = number
+                gaps = np.isnan(values.ravel()) & (record.op in (Op.COPY, Op.MATMUL, Op.GATHER))
+                here[:] = np.where(gaps, here, values.ravel())
+        where = slice(begin, end)
+        if record.op in (Op.COPY, Op.MATMUL, Op.GATHER):  # what lies between is not theirs
+            written = np.repeat(~np.isnan(values.ravel()), 4)
+            block.writer[where] = np.where(written, number, block.writer[where])
+        else:
+            block.writer[where] = number
 
 
 def split(record: Record) -> tuple[int, list[str]]:
@@ -238,7 +259,8 @@ def check_record(tape: Tape, record: Record) -> None:
     for i, (operand, size, name) in enumerate(zip(record.operands, sizes, names, strict=True)):
         if operand is None:
             continue
-        assert operand.offset % 64 == 0, f"{name} of {record.op.name} is not aligned"
+        whole = 4 if name in ("x", "y", "a", "b", "index") or name[:2] in ("in", "gg", "gb", "gw") else 64
+        assert operand.offset % whole == 0, f"{name} of {record.op.name} is not aligned"
         assert operand.extent == size, f"{name} of {record.op.name} has {operand.extent} bytes, not {size}"
         assert operand.offset >= 0 and operand.offset + operand.extent <= tape.regions[operand.region]
         if i < outputs:
@@ -262,13 +284,23 @@ def check_record(tape: Tape, record: Record) -> None:
 
 
 def panels_to_weight(panels: Any, p: Mapping[str, int]) -> Any:
-    """[O/16][KH][KW][C][16] as [O, KH, KW, C]."""
+    """A group's [O/16][KH][KW][C][16] as [O, KH, KW, C], group after group."""
+    if is_depthwise(p["C"], p["O"], p["G"]):
+        return panels_to_weight(panels, {**p, "C": 1, "G": 1})
+    if p["G"] > 1:
+        one = {**p, "C": p["C"] // p["G"], "O": p["O"] // p["G"], "G": 1}
+        return np.concatenate([panels_to_weight(part, one) for part in panels.reshape(p["G"], -1)])
     groups = -(-p["O"] // PANEL)
     w = panels.reshape(groups, p["KH"], p["KW"], p["C"], PANEL).transpose(0, 4, 1, 2, 3)
     return w.reshape(groups * PANEL, p["KH"], p["KW"], p["C"])[: p["O"]]
 
 
 def weight_to_panels(w: Any, p: Mapping[str, int]) -> Any:
+    if is_depthwise(p["C"], p["O"], p["G"]):
+        return weight_to_panels(w, {**p, "C": 1, "G": 1})
+    if p["G"] > 1:
+        one = {**p, "C": p["C"] // p["G"], "O": p["O"] // p["G"], "G": 1}
+        return np.concatenate([weight_to_panels(part, one).ravel() for part in np.split(w, p["G"])])
     groups = -(-p["O"] // PANEL)
     full = np.zeros((groups * PANEL, *w.shape[1:]), w.dtype)
     full[: p["O"]] = w
@@ -284,9 +316,10 @@ def padded(x: Any, p: Mapping[str, int], fill: float = 0.0) -> Any:
 
 def taps(p: Mapping[str, int]) -> list[tuple[int, int, tuple[Any, ...]]]:
     """For each tap of a window: kh, kw and where it falls in the padded image, for every output pixel."""
+    dh, dw = p.get("DH", 1), p.get("DW", 1)
     high, wide = p["SH"] * (p["OH"] - 1) + 1, p["SW"] * (p["OW"] - 1) + 1
     return [
-        (kh, kw, (slice(None), slice(kh, kh + high, p["SH"]), slice(kw, kw + wide, p["SW"])))
+        (kh, kw, (slice(None), slice(dh * kh, dh * kh + high, p["SH"]), slice(dw * kw, dw * kw + wide, p["SW"])))
         for kh in range(p["KH"])
         for kw in range(p["KW"])
     ]
@@ -296,11 +329,18 @@ def without_padding(x: Any, p: Mapping[str, int]) -> Any:
     return x[:, p["PH"] : p["PH"] + p["H"], p["PW"] : p["PW"] + p["W"]]
 
 
+def in_groups(p: Mapping[str, int]) -> list[tuple[slice, slice]]:
+    """The channels and outputs of every group."""
+    channels, outputs = p["C"] // p["G"], p["O"] // p["G"]
+    return [(slice(i * channels, (i + 1) * channels), slice(i * outputs, (i + 1) * outputs)) for i in range(p["G"])]
+
+
 def conv(p: Any, i: Any) -> Any:
     x, w = padded(i["x"], p), panels_to_weight(i["w"], p)
     y = np.zeros((p["N"], p["OH"], p["OW"], p["O"]), x.dtype)
     for kh, kw, at in taps(p):
-        y += x[at] @ w[:, kh, kw].T
+        for c, o in in_groups(p):
+            y[..., o] += x[at][..., c] @ w[o, kh, kw].T
     if "bias" in i:
         y += i["bias"][: p["O"]]
     return {"y": np.where(y <= 0, 0, y) if p["ACT"] else y}
@@ -310,15 +350,17 @@ def conv_input_gradient(p: Any, i: Any) -> Any:
     w, g = panels_to_weight(i["w"], p), i["g"].reshape(p["N"], p["OH"], p["OW"], p["O"])
     gx = np.zeros((p["N"], p["H"] + 2 * p["PH"], p["W"] + 2 * p["PW"], p["C"]), g.dtype)
     for kh, kw, at in taps(p):
-        gx[at] += g @ w[:, kh, kw]
+        for c, o in in_groups(p):
+            gx[(*at, c)] += g[..., o] @ w[o, kh, kw]
     return {"gx": without_padding(gx, p)}
 
 
 def conv_weight_gradient(p: Any, i: Any) -> Any:
     x, g = padded(i["x"], p), i["g"].reshape(-1, p["O"])
-    gw = np.zeros((p["O"], p["KH"], p["KW"], p["C"]), x.dtype)
+    gw = np.zeros((p["O"], p["KH"], p["KW"], p["C"] // p["G"]), x.dtype)
     for kh, kw, at in taps(p):
-        gw[:, kh, kw] = g.T @ x[at].reshape(-1, p["C"])
+        for c, o in in_groups(p):
+            gw[o, kh, kw] = g[:, o].T @ x[at].reshape(-1, p["C"])[:, c]
     return {"gw": weight_to_panels(gw, p)}
 
 
@@ -371,23 +413,135 @@ def log_softmax(z: Any) -> Any:
 
 def cross_entropy(p: Any, i: Any) -> Any:
     z, y, weight = i["z"].reshape(p["N"], p["C"]), i["y"].astype(int), i["weight"] / i["divisor"][0]
-    dz, loss = np.zeros_like(z), 0.0
+    weight = weight * bits_float(p["SCALE"])
+    dz, loss, smooth = np.zeros_like(z), 0.0, bits_float(p["SMOOTHING"])
     for n in range(p["N"]):
-        if weight[n] == 0 or not 0 <= y[n] < p["C"]:
+        w = weight[n // p["T"]]
+        if w == 0 or not 0 <= y[n] < p["C"] or y[n] == p["IGNORE"]:
             continue
         scores = log_softmax(z[n : n + 1])[0]
-        loss -= weight[n] * scores[y[n]]
-        dz[n] = weight[n] * (np.exp(scores) - (np.arange(p["C"]) == y[n]))
+        target = (1 - smooth) * (np.arange(p["C"]) == y[n]) + smooth / p["C"]
+        loss -= w * (target * scores).sum()
+        dz[n] = w * (np.exp(scores) - target)
     return {"loss": np.array([loss]), "dz": dz}
 
 
 def cross_entropy_score(p: Any, i: Any) -> Any:
     z, y = i["z"].reshape(p["N"], p["C"]), i["y"].astype(int)
-    out = np.zeros((p["N"], 2))
-    for n in range(p["N"]):
-        if i["weight"][n] != 0 and 0 <= y[n] < p["C"]:
-            out[n] = -log_softmax(z[n : n + 1])[0, y[n]], z[n].argmax() == y[n]
+    out = np.zeros((p["N"] // p["T"], 2))
+    for example in range(len(out)):
+        rows = [
+            n for n in range(example * p["T"], (example + 1) * p["T"]) if 0 <= y[n] < p["C"] and y[n] != p["IGNORE"]
+        ]
+        if i["weight"][example] != 0 and rows:
+            out[example] = np.mean([(-log_softmax(z[n : n + 1])[0, y[n]], z[n].argmax() == y[n]) for n in rows], 0)
     return {"out": out}
+
+
+def measures(p: Any, z: Any, y: Any) -> tuple[Any, Any]:
+    d, delta = z - y, bits_float(p["DELTA"])
+    match Measure(p["MEASURE"]):
+        case Measure.SQUARE:
+            return d * d, 2 * d
+        case Measure.HUBER:
+            near = np.abs(d) <= delta
+            return np.where(near, d * d / 2, delta * (np.abs(d) - delta / 2)), np.where(near, d, delta * np.sign(d))
+        case _:
+            return np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z))), 0.5 * (1 + np.tanh(z / 2)) - y
+
+
+def numbers_loss(p: Any, i: Any) -> Any:
+    z, y = (i[name].reshape(p["N"], p["C"]) for name in ("z", "y"))
+    weight = (i["weight"] / i["divisor"][0] * bits_float(p["SCALE"]))[:, None]
+    loss, dz = measures(p, z, y)
+    return {"loss": np.array([(weight * loss).sum()]), "dz": weight * dz}
+
+
+def numbers_score(p: Any, i: Any) -> Any:
+    z, y = (i[name].reshape(p["N"], p["C"]) for name in ("z", "y"))
+    found = np.stack([measures(p, z, y)[0].sum(1), ((z > 0) == (y > 0.5)).sum(1)], 1) * bits_float(p["SCALE"])
+    return {"out": np.where(i["weight"][:, None] != 0, found, 0)}
+
+
+def grouped(p: Any, x: Any) -> Any:
+    return x.reshape(p["N"], p["R"], p["G"], p["C"] // p["G"])
+
+
+def norm(p: Any, i: Any) -> Any:
+    x = grouped(p, i["x"])
+    mean, variance = x.mean((1, 3), keepdims=True), x.var((1, 3), keepdims=True)
+    scale = 1 / np.sqrt(variance + bits_float(p["EPS"]))
+    y = ((x - mean) * scale).reshape(-1, p["C"])
+    gamma, beta = (i[name][: p["C"]] if name in i else default for name, default in (("gamma", 1.0), ("beta", 0.0)))
+    return {"y": y * gamma + beta, "stats": np.stack([mean.ravel(), scale.ravel()], 1)}
+
+
+def norm_gradient(p: Any, i: Any) -> Any:
+    stats = i["stats"].reshape(p["N"], 1, p["G"], 1, 2)
+    hat = (grouped(p, i["x"]) - stats[..., 0]) * stats[..., 1]
+    g = i["g"].reshape(-1, p["C"])
+    room = np.zeros(up(p["C"], PANEL) - p["C"])
+    scaled = grouped(p, g * (i["gamma"][: p["C"]] if "gamma" in i else 1.0))
+    gx = stats[..., 1] * (
+        scaled - scaled.mean((1, 3), keepdims=True) - hat * (scaled * hat).mean((1, 3), keepdims=True)
+    )
+    return {
+        "ggamma": np.append((g * hat.reshape(-1, p["C"])).sum(0), room),
+        "gbeta": np.append(g.sum(0), room),
+        "gx": gx,
+    }
+
+
+def softmax(p: Any, i: Any) -> Any:
+    return {"y": np.exp(log_softmax(i["x"].reshape(p["ROWS"], p["C"])))}
+
+
+def softmax_gradient(p: Any, i: Any) -> Any:
+    g, y = (i[name].reshape(p["ROWS"], p["C"]) for name in ("g", "y"))
+    return {"gx": y * (g - (g * y).sum(1, keepdims=True))}
+
+
+def strided(x: Any, sides: Sequence[int], strides: Sequence[int]) -> Any:
+    where = np.zeros(sides, np.int64)
+    for axis, stride in enumerate(strides):
+        where = where + np.arange(sides[axis]).reshape([-1 if k == axis else 1 for k in range(len(sides))]) * stride
+    return where if x is None else x[where]
+
+
+def matmul(p: Any, i: Any) -> Any:
+    o, j, m, n, k = (p[name] for name in ("OUTER", "INNER", "M", "N", "K"))
+    a = strided(i["a"], (o, j, m, k), [p[f"A{s}"] for s in "01MK"])
+    b = strided(i["b"], (o, j, k, n), [p[f"B{s}"] for s in "01KN"])
+    at = strided(None, (o, j, m, n), [p[f"Y{s}"] for s in "01MN"])
+    y = np.full(at.max() + 1, np.nan)
+    y[at] = bits_float(p["SCALE"]) * (a @ b)
+    return {"y": y}
+
+
+def gather(p: Any, i: Any) -> Any:
+    table = i["table"].reshape(p["V"], -1)[:, : p["C"]]
+    index = i["index"][:: p["IS"]].astype(int)[: p["I"]]
+    y = np.full((p["I"] - 1) * p["YS"] + p["C"], np.nan)
+    for row, chosen in enumerate(index):
+        y[row * p["YS"] : row * p["YS"] + p["C"]] = table[chosen] if 0 <= chosen < p["V"] else 0
+    return {"y": y}
+
+
+def scatter_add(p: Any, i: Any) -> Any:
+    table = np.zeros((p["V"], up(p["C"], PANEL)))
+    for row, chosen in enumerate(i["index"][:: p["IS"]].astype(int)[: p["I"]]):
+        if 0 <= chosen < p["V"]:
+            table[chosen, : p["C"]] += i["g"][row * p["GS"] : row * p["GS"] + p["C"]]
+    return {"gtable": table}
+
+
+def upsample(p: Any, i: Any) -> Any:
+    x = i["x"].reshape(p["N"], p["H"], p["W"], p["C"])
+    return {"y": x.repeat(p["FH"], 1).repeat(p["FW"], 2)}
+
+
+def upsample_gradient(p: Any, i: Any) -> Any:
+    return {"gx": i["g"].reshape(p["N"], p["H"], p["FH"], p["W"], p["FW"], p["C"]).sum((2, 4))}
 
 
 def copy(p: Any, i: Any) -> Any:
@@ -416,8 +570,10 @@ FUNCTIONS: dict[Fn, Callable[..., Any]] = {
     Fn.SIGMOID: lambda a: 0.5 * (1 + np.tanh(a / 2)),
     Fn.SQRT: np.sqrt,
     Fn.RECIPROCAL: lambda a: 1 / a,
+    Fn.ERF: np.vectorize(math.erf, otypes=[np.float64]),
+    Fn.SELECT: lambda a, b, c: np.where(np.isnan(a), a, np.where(a > 0, b, c)),
 }
-ARITY = {Fn.MADD: 3} | dict.fromkeys((Fn.ADD, Fn.SUB, Fn.MUL, Fn.DIV, Fn.GATE, Fn.MAX, Fn.MIN), 2)
+ARITY = {Fn.MADD: 3, Fn.SELECT: 3} | dict.fromkeys((Fn.ADD, Fn.SUB, Fn.MUL, Fn.DIV, Fn.GATE, Fn.MAX, Fn.MIN), 2)
 
 
 def run_map(record: Record, inputs: Sequence[Any]) -> dict[str, Any]:
@@ -432,6 +588,7 @@ def run_map(record: Record, inputs: Sequence[Any]) -> dict[str, Any]:
             Mode.CHANNEL: channel,
             Mode.EXAMPLE_CHANNEL: example * source.stride + channel,
             Mode.EXAMPLE: example,
+            Mode.PERIODIC: element % max(1, source.stride),
         }[source.mode]
         registers[number] = values[where]
     for step in program.instructions:
@@ -461,6 +618,17 @@ OPERATIONS: dict[Op, Callable[[Any, Any], dict[str, Any]]] = {
     Op.CROSS_ENTROPY: cross_entropy,
     Op.CROSS_ENTROPY_SCORE: cross_entropy_score,
     Op.COPY: copy,
+    Op.LOSS: numbers_loss,
+    Op.LOSS_SCORE: numbers_score,
+    Op.NORM: norm,
+    Op.NORM_GRADIENT: norm_gradient,
+    Op.SOFTMAX: softmax,
+    Op.SOFTMAX_GRADIENT: softmax_gradient,
+    Op.MATMUL: matmul,
+    Op.GATHER: gather,
+    Op.SCATTER_ADD: scatter_add,
+    Op.UPSAMPLE: upsample,
+    Op.UPSAMPLE_GRADIENT: upsample_gradient,
     Op.ZERO: lambda p, i: {"y": np.zeros(p["BYTES"] // 4)},
 }
 

@@ -6,6 +6,7 @@ bound, the most bytes alive at once; placing tries several orders and both ways 
 the best order, the topmost above all, until the bound is reached.
 """
 
+import bisect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tacit.compiler.ir import Step, Value
 from tacit.plan.tape import ALIGNMENT, Mode, Region, up
 
 TRIES = 2000
+MOST_FITS = 12_000_000  # tries times the square of the blocks: a few seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +47,11 @@ def in_arena(values: Sequence[Value]) -> Iterator[Value]:
 
 def heirs(step: Step) -> Iterator[tuple[Value, Value]]:
     """(operand, result) pairs of a map: the result may take over the operand's place if it dies here."""
-    result = step.outputs[0]
+    result = step.outputs[0] if len(step.outputs) == 1 else None
     if step.program is None or result is None or result.region is not Region.ARENA:
         return
-    for value, source in zip(step.read(), step.program.inputs, strict=True):
-        linear = source.mode is Mode.LINEAR and value.region is Region.ARENA
+    for value, source in zip(step.operands(), step.program.inputs, strict=True):
+        linear = source.mode is Mode.LINEAR and value.region is Region.ARENA and step.read().count(value) == 1
         if linear and value.bytes == result.bytes:
             yield value, result
 
@@ -116,7 +118,7 @@ def place(steps: Sequence[Step]) -> Placement:
     ]
     best, order = min(tries, key=lambda tried: tried[0].size)
     draw = random.Random(0)
-    for _ in range(TRIES):
+    for _ in range(min(TRIES, MOST_FITS // max(1, len(found) ** 2))):
         if best.size <= least:
             break
         # What stands topmost is placed earlier; now and then any block is placed at any time.
@@ -135,19 +137,19 @@ def place(steps: Sequence[Step]) -> Placement:
 def _fit(order: Sequence[Block], best_fit: bool) -> Placement:
     """Every block into a gap among the placed ones alive with it: the tightest, or the lowest."""
     offsets: dict[Block, int] = {}
+    placed: list[tuple[int, int, int, int]] = []  # begin, end, first, last; by begin
     size = 0
     for block in order:
-        others = sorted(
-            (offset, offset + other.size)
-            for other, offset in offsets.items()
-            if other.first <= block.last and block.first <= other.last
-        )
+        wanted_first, wanted_last = block.first, block.last
         end, chosen, spare = 0, None, 0
-        for begin, stop in others:
+        for begin, stop, first, last in placed:
+            if first > wanted_last or last < wanted_first:
+                continue
             gap = begin - end
             if gap >= block.size and (chosen is None or (best_fit and gap - block.size < spare)):
                 chosen, spare = end, gap - block.size
             end = max(end, stop)
-        offsets[block] = end if chosen is None else chosen
+        offsets[block] = at = end if chosen is None else chosen
+        bisect.insort(placed, (at, at + block.size, wanted_first, wanted_last))
         size = max(size, offsets[block] + block.size)
     return Placement(offsets, size)

@@ -41,8 +41,7 @@ def choose_subset(
     ...     optimizer=Optimizer(0.1)).names
     ('2.weight', '2.bias')
     """
-    model = model_of(module, inputs, classes)
-    rehearse(model)
+    model = rehearse(model_of(module, inputs, classes))
     traced = trace_step(model)
     layers = used_layers(model, traced)
     if not layers:

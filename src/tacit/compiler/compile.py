@@ -39,6 +39,7 @@ from tacit.plan.tape import (
     Tape,
     encode,
 )
+from tacit.task import OF_CLASSES, Loss
 
 RUNTIME = "tape/1"
 FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
@@ -90,7 +91,7 @@ def compile_program(
     label: str,
     classes: int,
     *,
-    loss: str = "cross_entropy",
+    loss: str | Loss = "cross_entropy",
     subset: Sequence[str],
     microbatch: int,
     optimizer: Optimizer,
@@ -131,9 +132,9 @@ def compile_program(
                 inputs.items(), input_values(model, microbatch).values(), strict=True
             )
         ),
-        label=Field(label, (), "int32", 0, classes=classes),
+        label=_label_field(model, label),
         kept=training.split.kept,
-        output_shape=(classes,),
+        output_shape=model.output,
         optimizer=optimizer,
         resources=resources,
     )
@@ -171,22 +172,25 @@ def training_bytes(model: Model, training: Training, optimizer: Optimizer, micro
     return arena + state + io + touched
 
 
-def _model(module: nn.Module, inputs: Inputs, label: str, classes: int, loss: str, microbatch: int) -> Model:
-    if loss != "cross_entropy":
-        raise InputError(f'the loss {loss!r} has no kernel; use "cross_entropy"')
-    if microbatch < 1 or classes < 2:
+def _label_field(model: Model, name: str) -> Field:
+    if model.loss.name in OF_CLASSES:
+        return Field(name, model.label_shape, "int32", 0, classes=model.classes)
+    return Field(name, model.label_shape, "float32", 0, channels_last=len(model.label_shape) == 3)
+
+
+def _model(module: nn.Module, inputs: Inputs, label: str, classes: int, loss: str | Loss, microbatch: int) -> Model:
+    loss = Loss(loss) if isinstance(loss, str) else loss
+    if microbatch < 1 or (classes < 2 and loss.name in OF_CLASSES):
         raise InputError(f"a micro-batch of {microbatch} with {classes} classes cannot be compiled")
     for name, (shape, dtype) in inputs.items():
-        if dtype != "float32" or len(shape) > 3 or math.prod(shape) < 1:
+        if dtype not in ("float32", "int32") or len(shape) > 3 or math.prod(shape) < 1:
             raise InputError(
-                f"the input {name} is {dtype} {tuple(shape)}; inputs are float32 with at most three dimensions, "
-                "as (C, H, W)"
+                f"the input {name} is {dtype} {tuple(shape)}; inputs are float32 or int32 with at most three "
+                "dimensions, as (C, H, W)"
             )
     if not inputs:
         raise NotTraceable("an example has no inputs; name at least one")
-    model = model_of(module, inputs, classes, label)
-    rehearse(model)
-    return model
+    return rehearse(model_of(module, inputs, classes, label, loss))
 
 
 def _check_subset(model: Model, subset: Sequence[str]) -> None:
@@ -259,11 +263,11 @@ def _sizes(model: Model, training: Training, microbatch: int) -> Sizes:
         Region.FROZEN: weights.frozen_size,
         Region.KEPT: max((part.offset + part.example_bytes * microbatch for part in training.split.kept), default=0),
         Region.X: x + last.bytes,
-        Region.Y: 4 * microbatch,
+        Region.Y: 4 * microbatch * math.prod(model.label_shape),
         Region.WEIGHT: 4 * microbatch,
         Region.DIVISOR: 4,
         Region.LOSS: 4,
-        Region.OUTPUT: 4 * microbatch * model.classes,
+        Region.OUTPUT: 4 * microbatch * max(2, math.prod(model.output)),
         Region.RATE: 4,
     }
     return Sizes(regions, weights.state_offsets())
@@ -336,7 +340,7 @@ def _notes(model: Model) -> list[str]:
         path for path, part in model.module.named_modules()
         if isinstance(part, nn.Dropout | nn.Dropout1d | nn.Dropout2d) and part.p > 0
     ]  # fmt: skip
-    norms = [path for path, part in model.module.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    norms = [path for path, part in model.module.named_modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
     if dropouts:
         notes.append(f"dropout is off in local training: {', '.join(map(model.kind, dropouts))}")
     if norms:

@@ -4,6 +4,7 @@
 new line. An operand is a register (`Register`) or a Python float, which becomes an immediate.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,8 @@ class Chain:
         return self.do(Fn.ADDI, a, imm=b) if isinstance(b, float) else self.do(Fn.ADD, a, b)
 
     def sub(self, a: Operand, b: Operand) -> Register:
+        if isinstance(a, float):
+            return self.add(self.do(Fn.NEG, b), a)
         return self.add(a, -b) if isinstance(b, float) else self.do(Fn.SUB, a, b)
 
     def mul(self, a: Operand, b: Operand) -> Register:
@@ -100,11 +103,103 @@ def _clamped_backward(m: Chain, g: Operand, x: Operand, low: float, high: float)
     return m.do(Fn.GATE, m.do(Fn.GATE, g, m.sub(x, low)), m.add(m.do(Fn.NEG, x), high))
 
 
+def _elu(m: Chain, x: Operand, alpha: float = 1.0, scale: float = 1.0, inside: float = 1.0) -> Operand:
+    below = m.mul(m.add(m.do(Fn.EXP, m.mul(x, inside)), -1.0), alpha)
+    return m.scaled(m.do(Fn.SELECT, x, x, below), scale)
+
+
+def _elu_backward(
+    m: Chain, g: Operand, alpha: float, scale: float, inside: float, is_result: bool, x: Operand
+) -> Operand | None:
+    if is_result:
+        return None
+    below = m.mul(m.do(Fn.EXP, m.mul(x, inside)), alpha * inside)
+    return m.mul(m.mul(g, m.do(Fn.SELECT, x, 1.0, below)), scale)
+
+
+def _softplus(m: Chain, x: Operand, beta: float = 1.0, threshold: float = 20.0) -> Operand:
+    z = m.scaled(x, beta)
+    # log(1 + exp z) = max(z, 0) + log(1 + exp -|z|): nothing overflows
+    tail = m.do(Fn.LOG, m.add(m.do(Fn.EXP, m.do(Fn.NEG, m.do(Fn.ABS, z))), 1.0))
+    return m.scaled(m.add(m.do(Fn.RELU, z), tail), 1.0 / beta)
+
+
+def _softplus_backward(m: Chain, g: Operand, x: Operand, beta: float, threshold: float) -> Operand:
+    return m.mul(g, m.do(Fn.SIGMOID, m.scaled(x, beta)))
+
+
+def _mish(m: Chain, x: Operand) -> Operand:
+    return m.mul(x, m.do(Fn.TANH, _softplus(m, x)))
+
+
+def _mish_backward(m: Chain, g: Operand, x: Operand) -> Operand:
+    t = m.do(Fn.TANH, _softplus(m, x))
+    slope = m.mul(m.mul(x, m.do(Fn.SIGMOID, x)), m.add(m.do(Fn.NEG, m.mul(t, t)), 1.0))
+    return m.mul(g, m.add(t, slope))
+
+
+def _hardsigmoid(m: Chain, x: Operand) -> Operand:
+    return _clamped(m, m.add(m.mul(x, 1 / 6), 0.5), 0.0, 1.0)
+
+
+def _inside(m: Chain, x: Operand, low: float, high: float) -> Operand:
+    """1 where low < x < high, else 0."""
+    return m.do(Fn.GATE, m.do(Fn.GATE, 1.0, m.add(x, -low)), m.add(m.do(Fn.NEG, x), high))
+
+
+def _hardswish_backward(m: Chain, g: Operand, x: Operand) -> Operand:
+    middle = m.mul(m.add(m.mul(x, 1 / 3), 0.5), _inside(m, x, -3.0, 3.0))
+    above = m.do(Fn.GATE, 1.0, m.add(x, -3.0))
+    return m.mul(g, m.add(middle, above))
+
+
+SQRT_HALF, TANH_SCALE, TANH_CUBE = 0.5**0.5, (2 / math.pi) ** 0.5, 0.044715
+
+
+def _gelu(m: Chain, x: Operand, approximate: str = "none") -> Operand:
+    if approximate == "tanh":
+        inner = m.mul(m.mul(x, m.add(m.mul(m.mul(x, x), TANH_CUBE), 1.0)), TANH_SCALE)
+        return m.mul(m.mul(x, 0.5), m.add(m.do(Fn.TANH, inner), 1.0))
+    return m.mul(m.mul(x, 0.5), m.add(m.do(Fn.ERF, m.mul(x, SQRT_HALF)), 1.0))
+
+
+def _gelu_backward(m: Chain, g: Operand, x: Operand, approximate: str = "none") -> Operand:
+    if approximate == "tanh":
+        square = m.mul(x, x)
+        t = m.do(Fn.TANH, m.mul(m.mul(x, m.add(m.mul(square, TANH_CUBE), 1.0)), TANH_SCALE))
+        slope = m.mul(m.add(m.mul(square, 3 * TANH_CUBE), 1.0), TANH_SCALE)
+        curve = m.mul(m.mul(m.add(m.do(Fn.NEG, m.mul(t, t)), 1.0), slope), x)
+        return m.mul(g, m.mul(m.add(m.add(t, 1.0), curve), 0.5))
+    share = m.mul(m.add(m.do(Fn.ERF, m.mul(x, SQRT_HALF)), 1.0), 0.5)
+    density = m.mul(m.do(Fn.EXP, m.mul(m.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
+    return m.mul(g, m.add(share, m.mul(x, density)))
+
+
+def _sign(m: Chain, x: Operand) -> Operand:
+    return m.sub(m.do(Fn.GATE, 1.0, x), m.do(Fn.GATE, 1.0, m.do(Fn.NEG, x)))
+
+
+def _truth(a_above_b: bool, or_equal: bool) -> Callable[[Chain, Operand, Operand], Operand]:
+    """Comparisons as 1 and 0."""
+
+    def write(m: Chain, a: Operand, b: Operand) -> Operand:
+        more, less = (a, b) if a_above_b else (b, a)
+        if not or_equal:
+            return m.do(Fn.GATE, 1.0, m.sub(more, less))
+        return m.add(m.do(Fn.NEG, m.do(Fn.GATE, 1.0, m.sub(less, more))), 1.0)
+
+    return write
+
+
 def _power(m: Chain, x: Operand, exponent: float) -> Operand | None:
     if exponent == 1.0:
         return x
     if exponent == 0.5:
         return m.do(Fn.SQRT, x)
+    if exponent == -0.5:
+        return m.do(Fn.RECIPROCAL, m.do(Fn.SQRT, x))
+    if exponent == -1.0:
+        return m.do(Fn.RECIPROCAL, x)
     if exponent in (2.0, 3.0, 4.0):
         square = m.mul(x, x)
         return square if exponent == 2.0 else m.mul(square, x if exponent == 3.0 else square)
@@ -139,6 +234,46 @@ ELEMENTWISE: Mapping[Any, Callable[..., Operand | None]] = {
     aten.silu_backward.default: _silu_backward,
     aten.leaky_relu.default: _leaky,
     aten.leaky_relu_backward.default: _leaky_backward,
+    aten.abs.default: lambda m, a: m.do(Fn.ABS, a),
+    aten.sgn.default: _sign,
+    aten.sign.default: _sign,
+    aten.erf.default: lambda m, a: m.do(Fn.ERF, a),
+    aten.log1p.default: lambda m, a: m.do(Fn.LOG, m.add(a, 1.0)),
+    aten.square.default: lambda m, a: m.mul(a, a),
+    aten.maximum.default: lambda m, a, b: m.do(Fn.MAX, a, b),
+    aten.minimum.default: lambda m, a, b: m.do(Fn.MIN, a, b),
+    aten.gelu.default: _gelu,
+    aten.gelu_backward.default: _gelu_backward,
+    aten.elu.default: _elu,
+    aten.elu_backward.default: _elu_backward,
+    aten.softplus.default: _softplus,
+    aten.softplus_backward.default: _softplus_backward,
+    aten.mish.default: _mish,
+    aten.mish_backward.default: _mish_backward,
+    aten.hardsigmoid.default: _hardsigmoid,
+    aten.hardsigmoid_backward.default: lambda m, g, x: m.mul(m.mul(g, 1 / 6), _inside(m, x, -3.0, 3.0)),
+    aten.hardswish.default: lambda m, a: m.mul(a, _hardsigmoid(m, a)),
+    aten.hardswish_backward.default: _hardswish_backward,
+    aten.clamp.default: lambda m, a, low=None, high=None: _clamped(
+        m, a, -math.inf if low is None else low, math.inf if high is None else high
+    ),
+    aten.clamp_min.default: lambda m, a, low: m.do(Fn.MAX, a, low),
+    aten.addcmul.default: lambda m, a, b, c, value=1.0: m.add(a, m.scaled(m.mul(b, c), value)),
+    aten.lerp.Tensor: lambda m, a, b, w: m.add(a, m.mul(w, m.sub(b, a))),
+    aten.gt.Scalar: _truth(True, False),
+    aten.ge.Scalar: _truth(True, True),
+    aten.lt.Scalar: _truth(False, False),
+    aten.le.Scalar: _truth(False, True),
+    aten.gt.Tensor: _truth(True, False),
+    aten.ge.Tensor: _truth(True, True),
+    aten.lt.Tensor: _truth(False, False),
+    aten.le.Tensor: _truth(False, True),
+    aten.where.self: lambda m, c, a, b: m.do(Fn.SELECT, c, a, b),
+    aten.masked_fill.Scalar: lambda m, a, c, value: m.do(Fn.SELECT, c, value, a),
+    aten.masked_fill.Tensor: lambda m, a, c, value: m.do(Fn.SELECT, c, value, a),
+    aten.logical_not.default: lambda m, a: m.add(m.do(Fn.NEG, a), 1.0),
+    aten.logical_and.default: lambda m, a, b: m.mul(a, b),
+    aten._to_copy.default: lambda m, a, **_: a,
     aten.hardtanh.default: _clamped,
     aten.hardtanh_backward.default: _clamped_backward,
 }

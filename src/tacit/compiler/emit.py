@@ -21,6 +21,8 @@ def emit(graph: Graph, placement: Placement, sizes: Sizes) -> Tape:
     arena = placement.of_values()
 
     def begin(value: Value) -> int:
+        if value.of is not None:
+            return begin(value.of) + 4 * value.begin
         if value.region is Region.ARENA:
             return arena[value]
         if value.offset is not None:

@@ -18,6 +18,8 @@ from tacit.plan.tape import (
     Op,
 )
 
+# How an operand is read whatever the channels and rows of its map.
+FREE = frozenset({Mode.LINEAR, Mode.SCALAR, Mode.PERIODIC})
 ACT = SIGNATURES[Op.CONV].parameters.index("ACT")
 
 
@@ -47,7 +49,8 @@ def gate_pools(graph: Graph) -> Graph:
         if not _is(step, Fn.GATE) or len(step.inputs) != 2:
             continue
         g, gate = step.inputs
-        assert g is not None
+        if g is None or gate is None or g.of is not None or gate.of is not None:
+            continue
         before = writers.get(g)
         if before is not None and before.op is Op.MAX_POOL_GRADIENT and readers[g] == [step]:
             pool = _pool_of(before, writers)
@@ -88,7 +91,9 @@ def fuse_relu(graph: Graph) -> Graph:
     for step in graph.steps:
         if not _is(step, Fn.RELU):
             continue
-        (x,) = step.read()
+        (x,) = step.operands()
+        if x.of is not None:
+            continue
         before = writers.get(x)
         if before is None or before.op is not Op.CONV or readers[x] != [step] or x in graph.results:
             continue
@@ -130,24 +135,26 @@ def _merged(first: Step, second: Step, between: Value) -> Step | None:
     one, two = first.program, second.program
     assert one is not None and two is not None
     # Channels and rows matter only to operands that are read by channel or by example.
-    bound = [p for p in (two, one) if any(s.mode not in (Mode.LINEAR, Mode.SCALAR) for s in p.inputs)]
+    bound = [p for p in (two, one) if any(s.mode not in FREE for s in p.inputs)]
     geometries = {(program.channels, program.rows) for program in bound or [two]}
     if len(geometries) > 1:
         return None
     ((channels, rows),) = geometries
-    inputs: list[tuple[Value, MapInput]] = list(zip(first.read(), one.inputs, strict=True))
+    inputs: list[tuple[Value, MapInput]] = list(zip(first.operands(), one.inputs, strict=True))
     of_second: dict[int, int] = {}  # register of the second map -> register of both
-    for register, (value, source) in enumerate(zip(second.read(), two.inputs, strict=True)):
-        if value is between:
-            if source.mode is not Mode.LINEAR:
+    for register, (value, source) in enumerate(zip(second.operands(), two.inputs, strict=True)):
+        if value.root is between:
+            if source.mode is not Mode.LINEAR or value.of is not None:
                 return None
         else:
-            if (value, source) not in inputs:
+            keys = [(known.root, known.begin, how) for known, how in inputs]
+            key = (value.root, value.begin, source)
+            if key not in keys:
                 inputs.append((value, source))
-            of_second[register] = inputs.index((value, source))
+            of_second[register] = keys.index(key) if key in keys else len(inputs) - 1
     count = len(inputs)
     instructions = [_moved(step, _shift(len(one.inputs), count)) for step in one.instructions]
-    for register, value in enumerate(second.read()):
+    for register, value in enumerate(second.operands()):
         if value is between:
             of_second[register] = _shift(len(one.inputs), count)(one.outputs[0])
     offset = count + len(instructions)

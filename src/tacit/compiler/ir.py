@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tacit.plan import tape
+from tacit.plan.layout import TensorPlace, padded_size
 from tacit.plan.tape import (
-    PANEL,
     SIGNATURES,
     TERNARY,
     Accumulate,
@@ -24,11 +24,10 @@ from tacit.plan.tape import (
     Op,
     Region,
     map_parameters,
-    up,
 )
 
 DType = Literal["float32", "int32", "uint8"]
-Form = Literal["rows", "undecided", "vector", "dense", "conv"]
+Form = Literal["rows", "undecided", "vector", "dense", "conv", "table"]
 BINARY = frozenset({Fn.ADD, Fn.SUB, Fn.MUL, Fn.DIV, Fn.GATE, Fn.MAX, Fn.MIN})
 ITEM_BYTES: Mapping[DType, int] = {"float32": 4, "int32": 4, "uint8": 1}
 
@@ -38,7 +37,8 @@ class Value:
     """A block of memory.
 
     `form` is "rows" for what is computed; a tensor of the model has the form of its panels, "undecided" until
-    an operator uses it. `image` is (C, H, W) for a dense weight that reads a flattened image.
+    an operator uses it. `image` is (C, H, W) for a dense weight that reads a flattened image. A value may be a
+    stretch `of` another, from its element `begin` on; only operands are, and they live as long as the whole.
     """
 
     name: str
@@ -51,13 +51,32 @@ class Value:
     module: str = ""
     offset: int | None = None  # into its region, once known
     tensor: str = ""  # the name of the model's tensor that this is, or is the gradient of
+    groups: int = 1  # of a convolution's weight
+    of: "Value | None" = None
+    begin: int = 0  # elements, where it is a stretch of another
 
     @property
     def bytes(self) -> int:
+        if self.of is not None:
+            return self.of.bytes - 4 * self.begin
         if self.form == "rows":
             return ITEM_BYTES[self.dtype] * math.prod(self.shape)
-        first = self.shape[0] if self.shape else 1
-        return 4 * up(first, PANEL) * math.prod(self.shape[1:])
+        return 4 * padded_size(self.place_at(0))
+
+    @property
+    def root(self) -> "Value":
+        """The whole value."""
+        return self if self.of is None else self.of
+
+    def part(self, begin: int) -> "Value":
+        """What stands from an element on; the value itself from 0 on."""
+        return self if begin == 0 else replace(self, of=self, begin=begin)
+
+    def place_at(self, offset: int, place: Literal["state", "frozen"] = "frozen") -> TensorPlace:
+        """A tensor of the model as the Plan tells of it."""
+        form = "rows" if self.form == "table" else self.form
+        assert form != "undecided"
+        return TensorPlace(self.name, self.shape or (1,), form, place, offset, self.image, self.groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +106,15 @@ class Step:
         return dict(zip(SIGNATURES[self.op].parameters, self.words, strict=False))
 
     def written(self) -> list[Value]:
-        return [value for value in self.outputs if value is not None]
+        """The values it writes to, stretches as their whole."""
+        return [value.root for value in self.outputs if value is not None]
 
     def read(self) -> list[Value]:
+        """The values it reads from, stretches as their whole."""
+        return [value.root for value in self.inputs if value is not None]
+
+    def operands(self) -> list[Value]:
+        """What it reads, stretches as such."""
         return [value for value in self.inputs if value is not None]
 
 
@@ -136,9 +161,15 @@ def exchange(step: Step, changed: Mapping[Value, Value]) -> Step:
         return step
     return replace(
         step,
-        outputs=tuple(None if v is None else changed.get(v, v) for v in step.outputs),
-        inputs=tuple(None if v is None else changed.get(v, v) for v in step.inputs),
+        outputs=tuple(None if v is None else _exchanged(v, changed) for v in step.outputs),
+        inputs=tuple(None if v is None else _exchanged(v, changed) for v in step.inputs),
     )
+
+
+def _exchanged(value: Value, changed: Mapping[Value, Value]) -> Value:
+    if value.of is not None and value.of in changed:
+        return changed[value.of].part(value.begin)
+    return changed.get(value, value)
 
 
 def operand_names(step: Step) -> list[str]:

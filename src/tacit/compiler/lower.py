@@ -1,21 +1,33 @@
 """From PyTorch's graph to ours: every node becomes a kernel call, a fact about an operand, or a refusal."""
 
+import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from tacit.compiler.elementwise import ELEMENTWISE
 from tacit.compiler.errors import WrongSubset
 from tacit.compiler.ir import Graph, Value
 from tacit.compiler.lowering import Lowered, Lowering
 from tacit.compiler.operators import GENERAL_REMEDY, REMEDIES, RULES, VIEWS
-from tacit.compiler.trace import LOGITS, LOSS, Model, Traced, is_random, operator_name
-from tacit.compiler.view import EXAMPLES, USUAL, View, is_usual, view_of, whole
+from tacit.compiler.trace import LOGITS, LOSS, MEASURES, Model, Traced, is_random, operator_name
+from tacit.compiler.view import USUAL, View, view_of, whole
 from tacit.compiler.weights import Weights
-from tacit.plan.tape import ALIGNMENT, Kind, Op, Region, loss_parameters, up
+from tacit.plan.tape import ALIGNMENT, Kind, Op, Region, float_bits, up
+from tacit.task import OF_CLASSES
+
+# Tensors of one number, whatever their first operand is.
+FILLED: Mapping[Any, Callable[[fx.Node], float]] = {
+    torch.ops.aten.zeros_like.default: lambda node: 0.0,
+    torch.ops.aten.ones_like.default: lambda node: 1.0,
+    torch.ops.aten.new_zeros.default: lambda node: 0.0,
+    torch.ops.aten.new_ones.default: lambda node: 1.0,
+    torch.ops.aten.full_like.default: lambda node: float(node.args[1]),  # pyright: ignore[reportArgumentType]
+    torch.ops.aten.new_full.default: lambda node: float(node.args[2]),  # pyright: ignore[reportArgumentType]
+}
 
 
 def lower_forward(traced: Traced, model: Model, weights: Weights, microbatch: int, kind: Kind) -> Graph:
@@ -23,16 +35,33 @@ def lower_forward(traced: Traced, model: Model, weights: Weights, microbatch: in
     work = _walk(traced, model, weights, microbatch, [LOGITS])
     logits = work.seen(traced.outputs[LOGITS])
     made = {value for step in work.steps for value in step.written()}
-    usual = logits.value in made and is_usual(logits)
-    value = logits.value if usual else work.copied(logits)
+    if len(logits.shape) == 4:
+        # An image is answered as (C, H, W), which is how people read it.
+        logits = work.dense(logits)
+    value = work.dense(logits).value
+    if value not in made or logits.offset:
+        value = work.arranged(logits).value
     work.node = None
     if kind is Kind.PREDICT:
         output = Value("logits", value.shape, Region.OUTPUT, module=value.module, offset=0)
         return Graph(kind, tuple(work.steps), (value,), microbatch).with_values({value: output})
     score = Value("score", (microbatch, 1, 1, 2), Region.OUTPUT, offset=0)
-    given = [value, work.sources["label"], work.sources["weight"]]
-    work.step(Op.CROSS_ENTROPY_SCORE, [score], given, loss_parameters(microbatch, model.classes)[:4])
+    loss, each = model.loss, math.prod(model.output)
+    if loss.name in OF_CLASSES:
+        rows = each // model.classes
+        parameters = (microbatch * rows, model.classes, rows, loss.ignore_index)
+        work.step(Op.CROSS_ENTROPY_SCORE, [score], [value, *_given(work)], parameters)
+    else:
+        if len(model.output) == 3:
+            value = work.copied(logits)
+        delta = float_bits(loss.delta if loss.name == "huber" else 0.0)
+        parameters = (microbatch, each, int(MEASURES[loss.name]), delta, float_bits(1.0 / each))
+        work.step(Op.LOSS_SCORE, [score], [value, *_given(work)], parameters)
     return Graph(kind, tuple(work.steps), (score,), microbatch)
+
+
+def _given(work: Lowering) -> list[Value]:
+    return [work.sources["label"], work.sources["weight"]]
 
 
 def lower_training(traced: Traced, model: Model, weights: Weights, microbatch: int) -> Graph:
@@ -61,20 +90,28 @@ def input_values(model: Model, microbatch: int) -> dict[str, Value]:
     """
     values: dict[str, Value] = {}
     at = 0
-    for name, (shape, _) in model.inputs.items():
+    for name, (shape, dtype) in model.inputs.items():
         memory = [microbatch, 1, 1, 1]
         for axis, size in zip(USUAL[len(shape) + 1], (microbatch, *shape), strict=True):
             memory[axis] = size
-        values[name] = Value(name, tuple(memory), Region.X, module=name, offset=at)
+        values[name] = Value(
+            name, tuple(memory), Region.X, "int32" if dtype == "int32" else "float32", module=name, offset=at
+        )
         at += up(values[name].bytes, ALIGNMENT)
     return values
+
+
+def label_value(model: Model, microbatch: int) -> Value:
+    """Where the labels of a micro-batch stand in Y: numbers as the output stands, images with channels last."""
+    dtype = "int32" if model.loss.name in OF_CLASSES else "float32"
+    return Value("label", (microbatch, *model.label_shape), Region.Y, dtype, offset=0)
 
 
 def _walk(traced: Traced, model: Model, weights: Weights, microbatch: int, outputs: Sequence[str]) -> Lowering:
     """Every node that the outputs need, lowered in order."""
     work = Lowering(model, weights, microbatch, _needed(traced, outputs))
     work.sources = {
-        "label": Value("label", (microbatch,), Region.Y, "int32", offset=0),
+        "label": label_value(model, microbatch),
         "weight": Value("weight", (microbatch,), Region.WEIGHT, offset=0),
         "divisor": Value("divisor", (1,), Region.DIVISOR, batched=False, offset=0),
         "loss": Value("loss", (1,), Region.LOSS, batched=False, offset=0),
@@ -89,7 +126,7 @@ def _walk(traced: Traced, model: Model, weights: Weights, microbatch: int, outpu
             work.known[node] = view_of(inputs[name], USUAL[len(model.inputs[name][0]) + 1])
         else:
             value = work.sources[role]
-            work.known[node] = view_of(value, (0,)) if value.batched else View(value, (), ())
+            work.known[node] = whole(value) if value.batched else View(value, (), ())
     nodes = [node for node in traced.graph.nodes if node in work.needed]
     for node in nodes:
         work.node = node
@@ -128,6 +165,10 @@ def _lower(work: Lowering, node: fx.Node) -> None:
         if parts[index] is not None:
             work.known[node] = parts[index]
         return
+    if node.target in FILLED:
+        shape = tuple(node.meta["val"].shape)
+        work.constants[node] = torch.full((), FILLED[node.target](node)).expand(shape)
+        return
     rule = RULES.get(node.target)
     if rule is not None:
         work.known[node] = rule(work, node)
@@ -146,13 +187,14 @@ def _compute(work: Lowering, node: fx.Node) -> bool:
     arguments, named = fx.map_arg((node.args, dict(node.kwargs)), lambda source: work.constants[source])
     target: Any = node.target
     result = target(*arguments, **named)
-    made = isinstance(result, Tensor) and node.target not in VIEWS
-    if made and any(size and size % EXAMPLES == 0 for size in result.shape):
-        raise work.refuse(
-            "It makes a tensor for the whole micro-batch; make one for a single example and let it broadcast."
-        )
     work.constants[node] = result
     return True
+
+
+def _shaped_without(node: fx.Node, argument: Any) -> bool:
+    """Whether the result would have its shape without this operand."""
+    others = [other.meta["val"].shape for other in node.args if isinstance(other, fx.Node) and other is not argument]
+    return bool(others) and torch.broadcast_shapes(*others) == node.meta["val"].shape
 
 
 def _elementwise(work: Lowering, node: fx.Node) -> Lowered:
@@ -164,15 +206,17 @@ def _elementwise(work: Lowering, node: fx.Node) -> Lowered:
     arguments: list[Any] = []
     views: list[View] = []
     for argument in node.args:
-        constant = work.constants.get(argument) if isinstance(argument, fx.Node) else None
-        if isinstance(constant, Tensor) and constant.numel() == 1 and constant.dim() == 0:
-            arguments.append(float(constant))
+        number = work.number(argument)
+        if number is not None and _shaped_without(node, argument):
+            arguments.append(number)
         elif isinstance(argument, fx.Node):
             arguments.append(len(views))
             views.append(work.seen(argument))
         else:
             arguments.append(float(argument) if isinstance(argument, int | float) else argument)
-    numbers: Mapping[str, Any] = {name: float(value) for name, value in node.kwargs.items()}  # pyright: ignore[reportArgumentType]
+    numbers: Mapping[str, Any] = {
+        name: float(value) if isinstance(value, int | float) else value for name, value in node.kwargs.items()
+    }
     write = ELEMENTWISE[node.target]
     return work.elementwise(
         views, lambda m, r: write(m, *(r[a] if isinstance(a, int) else a for a in arguments), **numbers)

@@ -5,35 +5,37 @@ refused, with what `REMEDIES` knows to do about it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from tacit.compiler.elementwise import Chain, Operand
-from tacit.compiler.ir import Step, Value
-from tacit.compiler.lowering import Lowered, Lowering, along_channels
+from tacit.compiler.ir import Form, Step, Value
+from tacit.compiler.lowering import Lowered, Lowering, Piece, along_channels
 from tacit.compiler.trace import path_of
 from tacit.compiler.view import (
     EXAMPLES,
     Dims,
     View,
+    aligned,
+    elements,
     expand,
     image_view,
     is_turned,
-    is_usual,
     joined,
+    narrow,
     permute,
     reshape,
     runs_over_examples,
     squeeze,
     traced_shape,
     unsqueeze,
-    view_of,
     whole,
 )
-from tacit.plan.tape import Accumulate, Op, float_bits, loss_parameters
+from tacit.plan.tape import PANEL, Accumulate, Op, Region, float_bits, up
 
 aten = torch.ops.aten
 Rule = Callable[[Lowering, fx.Node], Lowered]
@@ -44,20 +46,16 @@ MOST_SIDE = 1024  # the engine's largest kernel and stride
 MOST_TAPS = 256  # a pool's winner is remembered in one byte
 
 REMEDIES: Mapping[str, str] = {
-    "native_layer_norm": "Use nn.BatchNorm2d (its statistics are frozen) or leave the norm out.",
-    "native_group_norm": "Use nn.BatchNorm2d (its statistics are frozen) or leave the norm out.",
-    "gelu": "Use nn.SiLU or nn.ReLU.",
-    "_softmax": "Return logits: the loss takes the softmax itself.",
     "_log_softmax": "Return logits: the loss takes the softmax itself.",
-    "constant_pad_nd": "Use the padding of the convolution or pool that follows.",
-    "_adaptive_avg_pool2d": "Use nn.AdaptiveAvgPool2d(1), or nn.AvgPool2d with a kernel.",
+    "pixel_unshuffle": "Use a Conv2d with a stride.",
+    "pixel_shuffle": "Use a ConvTranspose2d.",
     "adaptive_max_pool2d": "Use nn.MaxPool2d with a kernel.",
-    "upsample_nearest2d": "Use images of one size.",
+    "upsample_bilinear2d": "Use nearest upsampling.",
+    "index": "Use nn.Embedding, slices or torch.cat.",
+    "sort": "Use max pooling or attention.",
+    "cumsum": "Use a convolution or attention.",
 }
-GENERAL_REMEDY = (
-    "What can be compiled: Conv2d (groups=1, dilation=1), Linear, BatchNorm2d, max and average pooling, flatten, "
-    "mean over space, and element-wise arithmetic with ReLU, SiLU, tanh or sigmoid."
-)
+GENERAL_REMEDY = "docs/reference/operators.md lists what can be compiled."
 
 
 def lowers(*targets: Any) -> Callable[[Rule], Rule]:
@@ -106,7 +104,10 @@ def _permute(work: Lowering, node: fx.Node) -> Lowered:
 
 @views(aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 def _view(work: Lowering, node: fx.Node) -> Lowered:
-    found = reshape(_kept_pending(work, _arguments(node)[0]), _sizes(_arguments(node)[1]))
+    view = _kept_pending(work, _arguments(node)[0])
+    found = reshape(view, _sizes(_arguments(node)[1]))
+    if found is None and view.value not in work.pending:
+        found = reshape(work.arranged(view), _sizes(_arguments(node)[1]))
     if found is None:
         raise work.refuse("It cuts across channels and pixels; there is no such view of [N, H, W, C].")
     return found
@@ -132,7 +133,7 @@ def _expand(work: Lowering, node: fx.Node) -> Lowered:
 def _kept_pending(work: Lowering, node: Any) -> View:
     """A view of a sum that is still pending is allowed; anything else is a node's value as it is seen."""
     found = work.known.get(node)
-    return found if isinstance(found, View) else work.seen(node)
+    return found if isinstance(found, View) and found.value in work.pending else work.seen(node)
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
@@ -142,27 +143,50 @@ def _sizes(value: Any) -> tuple[int, ...]:
 # --- Convolutions ---------------------------------------------------------------------------------------
 
 
-def _convolution_parameters(
+@dataclass(frozen=True)
+class _Convolution:
+    """A convolution's parameters as the kernel takes them; a transposed one is that of its own gradient."""
+
+    parameters: tuple[int, ...]
+    transposed: bool
+    form: Form
+    image: tuple[int, int, int] | None
+    groups: int
+    rank: int  # of x as PyTorch sees it
+
+    def view(self, value: Value) -> View:
+        """`[N, H, W, C]` as PyTorch sees it: (N, C, H, W), or (N, C, L)."""
+        return image_view(value) if self.rank == 4 else squeeze(image_view(value), (2,))
+
+
+def _convolution_of(
     work: Lowering, x: tuple[int, ...], weight: tuple[int, ...], y: tuple[int, ...], rest: tuple[Any, ...]
-) -> tuple[int, ...]:
-    """The kernel's parameters, from x and y as (N, C, H, W) and PyTorch's stride, padding, dilation and so on."""
+) -> _Convolution:
+    """From x and y as (N, C, H, W) or (N, C, L) and PyTorch's stride, padding, dilation and so on."""
     stride, padding, dilation, transposed, _, groups = rest
-    if len(weight) != 4:
-        raise work.refuse("Only two-dimensional convolutions have kernels; use Conv2d on (C, H, W).")
+    if len(weight) not in (3, 4) or len(x) != len(weight):
+        raise work.refuse("Only one- and two-dimensional convolutions have kernels; use Conv1d or Conv2d.")
+    (sh, sw), (ph, pw), (dh, dw) = _pair(stride), _pair(padding), _pair(dilation)
+    form: Form = "conv"
+    image = None
+    if len(weight) == 3:
+        sh, ph, dh = 1, 0, 1
+        x, y = (*x[:2], 1, x[2]), (*y[:2], 1, y[2])
+        form, image = "dense", (weight[1], 1, weight[2])
+        weight = (*weight[:2], 1, weight[2])
     if transposed:
-        raise work.refuse("There is no transposed convolution; use Conv2d.")
-    if groups != 1:
-        raise work.refuse(f"It has groups={groups}; use groups=1.")
-    if tuple(dilation) not in ((1, 1), (1,)):
-        raise work.refuse(f"It has dilation={tuple(dilation)}; use dilation=1.")
-    (sh, sw), (ph, pw) = _pair(stride), _pair(padding)
-    outputs, channels, kh, kw = weight
-    if max(kh, kw, sh, sw) > MOST_SIDE:
+        x, y = y, x
+    outputs, each, kh, kw = weight
+    reach = ((kh - 1) * dh + 1, (kw - 1) * dw + 1)
+    if max(*reach, sh, sw) > MOST_SIDE:
         raise work.refuse(f"Its kernel or stride is above {MOST_SIDE}.")
-    if ph >= kh or pw >= kw:
+    if ph >= reach[0] or pw >= reach[1]:
         raise work.refuse("Its padding is not smaller than its kernel; use less padding.")
-    n, oh, ow = work.microbatch, y[2], y[3]
-    return (n, x[2], x[3], channels, kh, kw, sh, sw, ph, pw, 1, 1, 1, oh, ow, outputs, 0)
+    if (y[2], y[3]) != ((x[2] + 2 * ph - reach[0]) // sh + 1, (x[3] + 2 * pw - reach[1]) // sw + 1):
+        raise work.refuse("Its size does not follow from its kernel; use output_padding below the stride.")
+    n, channels = work.microbatch, each * groups
+    parameters = (n, x[2], x[3], channels, kh, kw, sh, sw, ph, pw, dh, dw, groups, y[2], y[3], outputs, 0)
+    return _Convolution(parameters, bool(transposed), form, image, groups, 3 if form == "dense" else 4)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -174,37 +198,51 @@ def _pair(value: Any) -> tuple[int, int]:
 def _convolution(work: Lowering, node: fx.Node) -> Lowered:
     x, w, bias, *rest = _arguments(node)
     weight = work.seen(w)
-    shape = _shape(node)
-    parameters = _convolution_parameters(work, _shape(x), weight.shape, shape, tuple(rest))
+    how = _convolution_of(work, _shape(x), weight.shape, _shape(node), tuple(rest))
     vector = work.seen(bias) if bias is not None else None
-    if (folded := _frozen_norm_after(work, node)) is not None:
+    if not how.transposed and (folded := _frozen_norm_after(work, node)) is not None:
         weight, vector = folded
     image = work.image(x)
-    panels = work.weight(weight, "conv")
+    panels = work.weight(weight, how.form, how.image, how.groups)
+    if how.transposed:
+        found = how.view(_convolve_back(work, how, image, panels))
+        if vector is None:
+            return found
+        return work.elementwise([found, along_channels(vector, how.rank)], lambda m, r: m.add(*r), ".bias")
     added = work.weight(vector, "vector") if vector is not None else None
-    y = work.make((work.microbatch, shape[2], shape[3], shape[1]))
-    work.step(Op.CONV, [y, work.scratch(Op.CONV, parameters)], [image, panels, added], parameters)
-    return image_view(y)
+    return how.view(_convolve(work, how, image, panels, added))
+
+
+def _convolve(work: Lowering, how: _Convolution, x: Value, w: Value, bias: Value | None = None) -> Value:
+    p = how.parameters
+    y = work.make((p[0], p[13], p[14], p[15]))
+    work.step(Op.CONV, [y, work.scratch(Op.CONV, p)], [x, w, bias], p)
+    return y
+
+
+def _convolve_back(work: Lowering, how: _Convolution, g: Value, w: Value) -> Value:
+    p = how.parameters
+    gx = work.make(p[:4])
+    work.step(Op.CONV_INPUT_GRADIENT, [gx, work.scratch(Op.CONV_INPUT_GRADIENT, p)], [g, w], p)
+    return gx
 
 
 @lowers(aten.convolution_backward.default)
 def _convolution_backward(work: Lowering, node: fx.Node) -> Lowered:
     g, x, w, _, *rest, mask = _arguments(node)
     weight = work.seen(w)
-    parameters = _convolution_parameters(work, _shape(x), weight.shape, _shape(g), tuple(rest))
+    how = _convolution_of(work, _shape(x), weight.shape, _shape(g), tuple(rest))
     gradient = work.image(g)
     results: list[View | None] = [None, None, None]
     if mask[0]:
-        n, h, wide, c = parameters[:4]
-        gx = work.make((n, h, wide, c))
-        scratch = work.scratch(Op.CONV_INPUT_GRADIENT, parameters)
-        work.step(Op.CONV_INPUT_GRADIENT, [gx, scratch], [gradient, work.weight(weight, "conv")], parameters)
-        results[0] = image_view(gx)
+        panels = work.weight(weight, how.form, how.image, how.groups)
+        results[0] = how.view((_convolve if how.transposed else _convolve_back)(work, how, gradient, panels))
     if mask[1]:
-        image = work.image(x)
-        results[1] = whole(work.later(weight.shape, _weight_gradient(work, image, gradient, parameters)))
+        given, made = (gradient, work.image(x)) if how.transposed else (work.image(x), gradient)
+        results[1] = whole(work.later(weight.shape, _weight_gradient(work, given, made, how.parameters)))
     if mask[2]:
-        rows, channels = parameters[0] * parameters[13] * parameters[14], parameters[15]
+        channels = _shape(g)[1]
+        rows = work.microbatch * math.prod(_shape(g)[2:])
         results[2] = whole(work.later((channels,), _column_sums(gradient, rows, channels)))
     return tuple(results)
 
@@ -233,82 +271,115 @@ def _addmm(work: Lowering, node: fx.Node) -> Lowered:
     if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("beta", 1) != 1:
         raise work.refuse("It scales its operands; use nn.Linear.")
     weight = work.seen(w)
-    if weight.value.form != "undecided" or not is_turned(weight):
-        raise work.refuse("It multiplies two computed matrices; only layers with a weight have kernels.")
-    return _linear(work, work.seen(x), weight, work.seen(bias))
+    if work.number(x) == 0.0:
+        return expand(work.seen(bias), _shape(node))
+    if weight.value.form == "undecided" and is_turned(weight) and work.weights.form_of(weight.value.name) != "table":
+        if work.seen(bias).value.form == "undecided":
+            return _linear(work, work.seen(x), weight, work.seen(bias))
+    product = _matrices(work, work.seen(x), weight)
+    return work.elementwise([product, work.seen(bias)], lambda m, r: m.add(*r), ".bias")
 
 
 @lowers(aten.mm.default)
 def _mm(work: Lowering, node: fx.Node) -> Lowered:
-    a, b = (work.seen(argument) for argument in _arguments(node))
-    if b.value.form == "undecided":
+    numbers = [work.number(argument) for argument in _arguments(node)]
+    if 0.0 in numbers:
+        if EXAMPLES in _shape(node):
+            return work.constant_view(torch.zeros(()).expand(_shape(node)), node.name)
+        return whole(work.later(_shape(node)))  # a gradient of nothing
+    return _matrices(work, *(work.seen(argument) for argument in _arguments(node)))
+
+
+def _matrices(work: Lowering, a: View, b: View) -> View:
+    if runs_over_examples(a, 1) or runs_over_examples(b, 0) or _has_examples(a, 1):
+        return _outer(work, permute(a, (1, 0)), b)
+    if b.value.form == "undecided" and work.weights.form_of(b.value.name) != "table":
         if is_turned(b):
             return _linear(work, a, b, None)
-        return _linear_input_gradient(work, a, b)
-    if runs_over_examples(a, 1) and runs_over_examples(b, 0):
-        return _outer(work, permute(a, (1, 0)), b)
-    raise work.refuse("It multiplies two computed matrices; only layers with a weight have kernels.")
+        if b == whole(b.value):
+            return _linear_input_gradient(work, a, b)
+    return _product(work, unsqueeze(a, 0), unsqueeze(b, 0))
+
+
+def _has_examples(view: View, dim: int) -> bool:
+    return any(size % EXAMPLES == 0 for size, _ in view.dims[dim])
 
 
 Image = tuple[int, int, int] | None
+Atoms = tuple[tuple[int, int], ...]
 
 
-def _rows(work: Lowering, view: View, flattened: bool) -> tuple[Value, int, Image]:
-    """A matrix's value, its rows per example, and (C, H, W) where its columns are a flattened image.
+def _rows(work: Lowering, view: View, flattened: bool) -> tuple[View, int, Image]:
+    """A matrix whose rows fill its memory in some order, its rows per example, and (C, H, W) where its columns
+    are a flattened image.
 
     With `flattened` false an image's columns are written out in PyTorch's order first.
     """
     count, features = view.shape
-    if view.dims[0] == joined([(count, features)]) and count % EXAMPLES == 0:
-        columns = view.dims[1]
-        if columns == joined([(features, 1)]):
-            return view.value, count // EXAMPLES, None
-        if flattened and len(columns) == 2 and columns[0][1] == 1 and columns[1][1] == columns[0][0]:
+    dense = math.prod(traced_shape(view.value)) == elements(view) == count * features and view.value.form == "rows"
+    columns = view.dims[1]
+    if dense and count % EXAMPLES == 0:
+        if columns == joined([(features, 1)]) and all(stride % features == 0 for _, stride in view.dims[0]):
+            return view, count // EXAMPLES, None
+        if (
+            flattened
+            and view.dims[0] == joined([(count, features)])
+            and len(columns) == 2
+            and columns[0][1] == 1
+            and columns[1][1] == columns[0][0]
+        ):
             channels, pixels = columns[0][0], columns[1][0]
-            _, high, wide, last = view.value.shape
-            if (high * wide, last) != (pixels, channels):
+            shape = view.value.shape
+            high, wide = shape[1:3] if len(shape) == 4 and shape[3] == channels else (pixels, 1)
+            if high * wide != pixels:
                 high, wide = pixels, 1
-            return view.value, count // EXAMPLES, (channels, high, wide)
-    if count != EXAMPLES:
-        raise work.refuse("It reads rows that do not lie one after another; use one row per example.")
-    return work.copied(view), 1, None
+            return view, count // EXAMPLES, (channels, high, wide)
+    found = work.arranged(view)
+    return found, count // EXAMPLES, None
+
+
+def _row_order(view: View) -> Atoms:
+    """In which order the rows of such a matrix stand in its memory."""
+    features = view.shape[1]
+    return tuple((size, stride // features) for size, stride in view.dims[0])
 
 
 def _dense_parameters(n: int, rows: int, c: int, o: int) -> tuple[int, ...]:
     return (n, rows, 1, c, 1, 1, 1, 1, 0, 0, 1, 1, 1, rows, 1, o, 0)
 
 
-def _matrix_view(value: Value) -> View:
-    """`[N, rows, 1, C]` as PyTorch's (N·rows, C)."""
-    found = reshape(whole(value), (-1, value.shape[3]))
-    assert found is not None
-    return found
+def _matrix_view(value: Value, order: Atoms) -> View:
+    """`[N, rows, 1, C]` as PyTorch's (N·rows, C), rows in this order."""
+    channels = value.shape[3]
+    rows = math.prod(size for size, _ in order)
+    atoms = joined((size, stride * channels) for size, stride in order)
+    return View(value, (rows, channels), (atoms, joined([(channels, 1)])))
 
 
 def _linear(work: Lowering, x: View, weight: View, bias: View | None) -> View:
     outputs, features = weight.value.shape
-    value, rows, image = _rows(work, x, flattened=True)
-    if image is not None and work.weights.image_of(weight.value.name, image) != image:
-        value, rows, image = _rows(work, x, flattened=False)
+    view, rows, image = _rows(work, x, flattened=True)
+    if work.weights.image_of(weight.value.name, image) != image:
+        view, rows, image = _rows(work, x, flattened=False)
     parameters = _dense_parameters(work.microbatch, rows, features, outputs)
     panels = work.weight(weight, "dense", image)
     added = work.weight(bias, "vector") if bias is not None else None
     y = work.make((work.microbatch, rows, 1, outputs))
-    work.step(Op.CONV, [y, work.scratch(Op.CONV, parameters)], [value, panels, added], parameters)
-    return _matrix_view(y)
+    work.step(Op.CONV, [y, work.scratch(Op.CONV, parameters)], [view.value, panels, added], parameters)
+    return _matrix_view(y, _row_order(view) if image is None else ((EXAMPLES, 1),))
 
 
 def _linear_input_gradient(work: Lowering, g: View, weight: View) -> View:
     outputs, features = weight.value.shape
-    value, rows, _ = _rows(work, g, flattened=False)
+    view, rows, _ = _rows(work, g, flattened=False)
     panels = work.weight(weight, "dense", work.weights.image_of(weight.value.name, None))
     parameters = _dense_parameters(work.microbatch, rows, features, outputs)
     channels, high, wide = panels.image if panels.image is not None and rows == 1 else (features, rows, 1)
     gx = work.make((work.microbatch, high, wide, channels))
     op = Op.CONV_INPUT_GRADIENT
-    work.step(op, [gx, work.scratch(op, parameters)], [value, panels], parameters)
+    work.step(op, [gx, work.scratch(op, parameters)], [view.value, panels], parameters)
     if panels.image is None:
-        return _matrix_view(gx)
+        return _matrix_view(gx, _row_order(view))
     flat = reshape(image_view(gx), (EXAMPLES, features))
     assert flat is not None
     return flat
@@ -319,18 +390,124 @@ def _outer(work: Lowering, first: View, second: View) -> View:
 
     def add(gradient: Value, how: Accumulate, turned: bool) -> list[Step]:
         g, x = (second, first) if turned else (first, second)
+        before = len(work.steps)
+        if gradient.form == "table":
+            _add_product(work, gradient, g, x, how)
+            made = work.steps[before:]
+            del work.steps[before:]
+            return made
         gradients, g_rows, _ = _rows(work, g, flattened=False)
         inputs, rows, image = _rows(work, x, flattened=True)
         if image != gradient.image:
             inputs, rows, image = _rows(work, x, flattened=False)
         if image != gradient.image or rows != g_rows:
             raise work.refuse("Its weight reads images in two ways; use two layers.")
+        if image is None and _row_order(gradients) != _row_order(inputs):
+            gradients, inputs = (
+                v if _row_order(v) == joined([(v.shape[0], 1)]) else work.arranged(v) for v in (gradients, inputs)
+            )
         outputs, features = gradient.shape
         parameters = _dense_parameters(work.microbatch, rows, features, outputs)
         op = Op.CONV_WEIGHT_GRADIENT
-        return [Step(op, (gradient, work.scratch(op, parameters)), (inputs, gradients), parameters, how)]
+        step = Step(op, (gradient, work.scratch(op, parameters)), (inputs.value, gradients.value), parameters, how)
+        made = work.steps[before:]
+        del work.steps[before:]
+        return [*made, step]
 
     return whole(work.later((first.shape[1], second.shape[1]), add))
+
+
+# --- Products of two computed matrices --------------------------------------------------------------------
+
+
+@lowers(aten.bmm.default)
+def _bmm(work: Lowering, node: fx.Node) -> Lowered:
+    return _product(work, *(work.seen(argument) for argument in _arguments(node)))
+
+
+@lowers(aten.baddbmm.default)
+def _baddbmm(work: Lowering, node: fx.Node) -> Lowered:
+    added, *factors = (work.seen(argument) for argument in _arguments(node))
+    alpha, beta = (float(node.kwargs.get(name, 1)) for name in ("alpha", "beta"))  # pyright: ignore[reportArgumentType]
+    product = _product(work, *factors)
+    return work.elementwise([product, added], lambda m, r: m.add(m.scaled(r[0], alpha), m.scaled(r[1], beta)))
+
+
+def _product(work: Lowering, a: View, b: View) -> View:
+    """(B, M, K) times (B, K, N), operands where they stand."""
+    count, m, k = a.shape
+    n = b.shape[2]
+    first = a.dims[0] if _has_examples(a, 0) else a.dims[1]
+    if not first or first[0][0] % EXAMPLES or (_has_examples(a, 2) or _has_examples(b, 1)):
+        raise work.refuse("It multiplies matrices across examples; compute each example by itself.")
+    # The axes of B in common pieces, at most two; M, K and N one piece each.
+    batches = aligned(View(a.value, (count,), a.dims[:1]), View(b.value, (count,), b.dims[:1]))
+    if batches is None or len(_outer_two(batches)) > 2:
+        a, b = (work.arranged(v) for v in (a, b))
+        batches = [(count, m * k, k * n)]
+    if len(a.dims[1]) > 1 or len(a.dims[2]) > 1:
+        a = work.arranged(a)
+    if len(b.dims[1]) > 1 or len(b.dims[2]) > 1:
+        b = work.arranged(b)
+    batches = aligned(View(a.value, (count,), a.dims[:1]), View(b.value, (count,), b.dims[:1]))
+    if batches is None or len(_outer_two(batches)) > 2:
+        raise work.refuse("It multiplies matrices in more than two axes of batches.")
+    pair = _outer_two(batches)
+    (inner, a1, b1), (outer, a0, b0) = ([*pair, (1, 0, 0)] * 2)[:2] if len(pair) < 2 else pair
+    y = work.make((work.microbatch, 1, 1, count * m * n // EXAMPLES))
+    dims, stride = list[Atoms](), 1
+    for size in reversed((count, m, n)):
+        dims.insert(0, joined([(size, stride)]))
+        stride *= size
+    result = View(y, (count, m, n), tuple(dims))
+    (am, ak), (bk, bn) = (_table_strides(work, v) for v in (a, b))
+    parameters = (
+        work.real(outer), work.real(inner), work.real(m), n, k,
+        a0, a1, am, ak, b0, b1, bk, bn,
+        inner * m * n if outer > 1 else 0, m * n if inner > 1 else 0, n, 1, float_bits(1.0),
+    )  # fmt: skip
+    operands = [work.input_or_table(v) for v in (a, b)]
+    work.step(Op.MATMUL, [y, work.scratch(Op.MATMUL, parameters)], operands, parameters)
+    return result
+
+
+def _add_product(work: Lowering, gradient: Value, g: View, x: View, how: Accumulate) -> None:
+    """A table's gradient as that of a dense weight: the sum over rows of g ⊗ x."""
+    pieces = aligned(View(g.value, g.shape[:1], g.dims[:1]), View(x.value, x.shape[:1], x.dims[:1]))
+    if pieces is None or len(pieces) > 1 or len(g.dims[1]) > 1 or len(x.dims[1]) > 1:
+        g, x = work.arranged(g), work.arranged(x)
+    (rows, g_step), (_, x_step) = g.dims[0][0], x.dims[0][0]
+    width = up(x.shape[1], PANEL)
+    parameters = (
+        1, 1, g.shape[1], x.shape[1], work.real(rows),
+        0, 0, _only(g.dims[1]), g_step, 0, 0, x_step, _only(x.dims[1]), 0, 0, width, 1, float_bits(1.0),
+    )  # fmt: skip
+    operands = [v.value.part(v.offset) for v in (g, x)]
+    work.step(Op.MATMUL, [gradient, work.scratch(Op.MATMUL, parameters)], operands, parameters, how)
+
+
+def _outer_two(pieces: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Innermost first; neighbours that run on in both are one."""
+    found: list[tuple[int, int, int]] = []
+    for size, a, b in pieces:
+        if found and (a, b) == (found[-1][0] * found[-1][1], found[-1][0] * found[-1][2]):
+            found[-1] = (found[-1][0] * size, *found[-1][1:])
+        elif size > 1:
+            found.append((size, a, b))
+    return found or [(1, 0, 0)]
+
+
+def _table_strides(work: Lowering, view: View) -> tuple[int, int]:
+    """Strides of a matrix's rows and columns; a table's rows are padded."""
+    first, second = _only(view.dims[1]), _only(view.dims[2])
+    if view.value.form != "undecided" or work.weights.form_of(view.value.name) != "table":
+        return first, second
+    width = view.value.shape[1]
+    return tuple(up(width, PANEL) if stride == width > 1 else stride for stride in (first, second))  # pyright: ignore[reportReturnType]
+
+
+def _only(atoms: Atoms) -> int:
+    return atoms[0][1] if atoms else 0
 
 
 # --- Pools ------------------------------------------------------------------------------------------------
@@ -418,9 +595,15 @@ def _reduce(work: Lowering, node: fx.Node, average: bool) -> View:
     given = _arguments(node)[1] if len(_arguments(node)) > 1 and _arguments(node)[1] else list(range(rank))
     keep = bool(_arguments(node)[2]) if len(_arguments(node)) > 2 else False
     gone = {d % rank for d in _sizes(given)}
+    scale = 1.0 / math.prod(view.shape[d] for d in gone) if average else 1.0
+    return _summed(work, view, gone, keep, scale)
+
+
+def _summed(work: Lowering, view: View, gone: set[int], keep: bool, scale: float) -> View:
+    """Sums over dimensions; over examples it is a gradient's."""
+    rank = len(view.shape)
     if not view.value.batched:
         raise work.refuse("It computes with parameters alone; only layers may use trained parameters.")
-    scale = 1.0 / math.prod(view.shape[d] for d in gone) if average else 1.0
     atoms = [atom for d in gone for atom in view.dims[d]]
     # What is repeated is summed by multiplying.
     repeated = math.prod(size for size, stride in atoms if not stride)
@@ -428,14 +611,24 @@ def _reduce(work: Lowering, node: fx.Node, average: bool) -> View:
         raise work.refuse("It sums one value over all examples; compute each example by itself.")
     stays = [d for d in range(rank) if keep or d not in gone]
     shape = tuple(1 if d in gone else view.shape[d] for d in stays)
-    dims = tuple(() if d in gone else view.dims[d] for d in stays)
     summed = sorted((atom for atom in atoms if atom[1]), key=lambda atom: atom[1])
     if not summed:
-        return work.elementwise([View(view.value, shape, dims)], lambda m, r: m.scaled(r[0], scale * repeated))
+        dims = tuple(() if d in gone else view.dims[d] for d in stays)
+        seen = View(view.value, shape, dims, view.offset)
+        return work.elementwise([seen], lambda m, r: m.scaled(r[0], scale * repeated))
+    whole_value = elements(view) == math.prod(traced_shape(view.value))
+    kept = [d for d in range(rank) if d not in gone]
+    over_examples = any(size % EXAMPLES == 0 and stride for d in gone for size, stride in view.dims[d])
+    in_order = len(joined(atom for d in kept for atom in view.dims[d])) < 2 or not over_examples
+    if len(joined(reversed(summed))) > 1 or not whole_value or not in_order:
+        order = [*sorted(gone), *kept] if over_examples else [*kept, *sorted(gone)]
+        view, repeated = work.arranged(view, order), 1
+        summed = sorted((atom for d in gone for atom in view.dims[d]), key=lambda atom: atom[1])
+        if len(joined(reversed(summed))) > 1:
+            raise work.refuse("It sums over axes that do not lie side by side in memory.")
+    dims = tuple(() if d in gone else view.dims[d] for d in stays)
     # In memory: blocks, of rows, of columns; the rows are summed.
     columns, rows = summed[0][1], math.prod(size for size, _ in summed)
-    if len(joined(reversed(summed))) > 1:
-        raise work.refuse("It sums over axes that do not lie side by side in [N, H, W, C].")
     blocks = math.prod(traced_shape(view.value)) // (rows * columns)
     dims = _after_sum(dims, rows, columns)
     bits = float_bits(scale * repeated)
@@ -532,7 +725,8 @@ def _two_madds(m: Chain, r: list[Operand]) -> Operand:
 
 
 def _channel_sums(work: Lowering, view: View) -> View:
-    value = view.value if is_usual(view) else work.copied(view)
+    rank = len(view.shape)
+    value = work.dense(view, (0, *range(2, rank), 1)).value
     channels = view.shape[1]
     rows = work.microbatch * math.prod(view.shape[2:])
     return whole(work.later((channels,), _column_sums(value, rows, channels)))
@@ -560,7 +754,8 @@ def _frozen_norm_after(work: Lowering, node: fx.Node) -> tuple[View, View] | Non
     if training or x is not node or not all(_constant(work, tensor) for tensor in tensors):
         return None
     scale, shift = _affine(work, weight, bias, *_norm_statistics(work, mean, variance, training, eps))
-    kernel = work.constants[_arguments(node)[1]].double() * scale[:, None, None, None]
+    kernel = work.constants[_arguments(node)[1]].double()
+    kernel = kernel * scale.reshape(-1, *(1,) * (kernel.dim() - 1))
     added = shift if _arguments(node)[2] is None else shift + work.constants[_arguments(node)[2]].double() * scale
     work.folded.add(reader)
     name = f"{path_of(node)} with {path_of(reader)}"
@@ -571,24 +766,435 @@ def _frozen_norm_after(work: Lowering, node: fx.Node) -> tuple[View, View] | Non
     )
 
 
+# --- Norms over an example's own values -------------------------------------------------------------------
+
+
+def _float(value: Any) -> int:
+    return float_bits(float(value))
+
+
+def _vector(work: Lowering, node: Any) -> Value | None:
+    return work.weight(reshape(work.seen(node), (-1,)) or work.seen(node), "vector") if node is not None else None
+
+
+def _normalised(work: Lowering, x: View, weight: Any, bias: Any, parameters: tuple[int, ...]) -> tuple[View, Value]:
+    y = replace(x, value=work.make(x.value.shape))
+    stats = work.make((parameters[0], parameters[3], 1, 2), ".stats")
+    given = [x.value, _vector(work, weight), _vector(work, bias)]
+    work.step(Op.NORM, [y.value, stats], given, parameters)
+    return y, stats
+
+
+def _norm_gradients(
+    work: Lowering, g: View, x: View, stats: Value, weight: Any, parameters: tuple[int, ...], mask: Sequence[bool]
+) -> Lowered:
+    gamma = _vector(work, weight)
+    given = (g.value, x.value, stats, gamma)
+    results: list[View | None] = [None, None, None]
+    if mask[0]:
+        results[0] = replace(x, value=work.make(x.value.shape))
+        work.step(Op.NORM_GRADIENT, [None, None, results[0].value], given, (*parameters, 0))
+    for place in (0, 1):
+        if mask[place + 1]:
+
+            def add(gradient: Value, how: Accumulate, _turned: bool, place: int = place) -> list[Step]:
+                outputs = (gradient, None, None) if place == 0 else (None, gradient, None)
+                return [Step(Op.NORM_GRADIENT, outputs, given, (*parameters, 0), how)]
+
+            shape = tuple(work.seen(weight).shape) if weight is not None else (parameters[2],)
+            flat = work.later((math.prod(shape),), add)
+            results[place + 1] = reshape(whole(flat), shape)
+    return tuple(results)
+
+
+@lowers(aten.native_layer_norm.default)
+def _layer_norm(work: Lowering, node: fx.Node) -> Lowered:
+    x, shape, weight, bias, eps = _arguments(node)
+    view = work.dense(work.seen(x))
+    width = math.prod(_sizes(shape))
+    parameters = (work.real(math.prod(view.shape) // width), 1, width, 1, _float(eps))
+    y, stats = _normalised(work, view, weight, bias, parameters)
+    return y, whole(stats), whole(stats)
+
+
+@lowers(aten.native_layer_norm_backward.default)
+def _layer_norm_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, x, shape, mean, _, weight, _, mask = _arguments(node)
+    view, gradient = (work.dense(work.seen(argument)) for argument in (x, g))
+    width = math.prod(_sizes(shape))
+    parameters = (work.real(math.prod(view.shape) // width), 1, width, 1)
+    return _norm_gradients(work, gradient, view, work.seen(mean).value, weight, parameters, mask)
+
+
+def _channels_last(view: View) -> tuple[int, ...]:
+    return (0, *range(2, len(view.shape)), 1)
+
+
+@lowers(aten.native_group_norm.default)
+def _group_norm(work: Lowering, node: fx.Node) -> Lowered:
+    x, weight, bias, _, channels, pixels, groups, eps = _arguments(node)
+    view = work.seen(x)
+    view = work.dense(view, _channels_last(view))
+    parameters = (work.microbatch, int(pixels), int(channels), int(groups), _float(eps))
+    y, stats = _normalised(work, view, weight, bias, parameters)
+    return y, whole(stats), whole(stats)
+
+
+@lowers(aten.native_group_norm_backward.default)
+def _group_norm_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, x, mean, _, weight, _, channels, pixels, groups, mask = _arguments(node)
+    view, gradient = (work.dense(v, _channels_last(v)) for v in (work.seen(x), work.seen(g)))
+    parameters = (work.microbatch, int(pixels), int(channels), int(groups))
+    return _norm_gradients(work, gradient, view, work.seen(mean).value, weight, parameters, mask)
+
+
+# --- Softmax ----------------------------------------------------------------------------------------------
+
+
+def _last(work: Lowering, view: View, dim: int) -> View:
+    """Memory with this dimension innermost."""
+    rank = len(view.shape)
+    order = [d for d in range(rank) if d != dim % rank]
+    return work.dense(view, [*order, dim % rank])
+
+
+def _softmax_parameters(work: Lowering, view: View, dim: int) -> tuple[int, ...]:
+    width = view.shape[dim]
+    return (work.real(math.prod(view.shape) // width), width, 0)
+
+
+@lowers(aten._softmax.default, aten._safe_softmax.default)
+def _softmax(work: Lowering, node: fx.Node) -> Lowered:
+    x, dim = _arguments(node)[:2]
+    view = _last(work, work.seen(x), int(dim))
+    y = replace(view, value=work.make(view.value.shape))
+    work.step(Op.SOFTMAX, [y.value], [view.value], _softmax_parameters(work, view, int(dim)))
+    return y
+
+
+@lowers(aten._softmax_backward_data.default)
+def _softmax_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, y, dim = _arguments(node)[:3]
+    gradient, view = (_last(work, work.seen(argument), int(dim)) for argument in (g, y))
+    gx = replace(view, value=work.make(view.value.shape))
+    operands = [gradient.value, view.value]
+    work.step(Op.SOFTMAX_GRADIENT, [gx.value], operands, _softmax_parameters(work, view, int(dim)))
+    return gx
+
+
+# --- Embeddings -------------------------------------------------------------------------------------------
+
+
+def _index(work: Lowering, node: Any) -> tuple[Value, int]:
+    """Where indices stand, and how far apart."""
+    view = work.seen(node)
+    if view.value.dtype != "int32":
+        raise work.refuse("Its indices are computed; an index is an input of the example.")
+    atoms = joined(atom for d in view.dims for atom in d)
+    if len(atoms) > 1:
+        raise work.refuse("Its indices do not lie evenly in memory; give them an input of their own.")
+    return view.value.part(view.offset), atoms[0][1] if atoms else 1
+
+
+@lowers(aten.embedding.default)
+def _embedding(work: Lowering, node: fx.Node) -> Lowered:
+    table, index = work.seen(_arguments(node)[0]), _arguments(node)[1]
+    if (span := _constant_range(work, index)) is not None:
+        found = narrow(table, 0, *span)
+        assert found is not None
+        return reshape(found, _shape(node)) or found
+    rows, width = table.shape
+    if table != whole(table.value):
+        raise work.refuse("Its table is a part of a parameter, or one turned around; give it its own.")
+    places, apart = _index(work, index)
+    count = math.prod(_shape(node)) // width
+    y = work.make((work.microbatch, 1, count // EXAMPLES, width))
+    parameters = (work.real(count), rows, width, apart, width)
+    work.step(Op.GATHER, [y], [work.weight(table, "table"), places], parameters)
+    found = reshape(View(y, (count, width), (joined([(count, width)]), joined([(width, 1)]))), _shape(node))
+    assert found is not None
+    return found
+
+
+def _constant_range(work: Lowering, index: Any) -> tuple[int, int] | None:
+    """(first, count) where the indices are a range known now, as positions are."""
+    found = work.constants.get(index)
+    if found is None:
+        return None
+    flat = found.reshape(-1)
+    if EXAMPLES in found.shape or not torch.equal(flat, torch.arange(len(flat)) + flat[0]):
+        raise work.refuse("Its indices are fixed and no range; look them up by slices, or make them an input.")
+    return int(flat[0]), len(flat)
+
+
+@lowers(aten.embedding_dense_backward.default)
+def _embedding_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, index, rows, padding, scaled = _arguments(node)
+    if scaled:
+        raise work.refuse("It scales gradients by frequency; leave scale_grad_by_freq out.")
+    if (span := _constant_range(work, index)) is not None:
+        return _placed(work, node, g, (int(rows), _shape(node)[1]), {0: (span[0], 1)})
+    if int(padding) >= 0:
+        raise work.refuse("A padding_idx has no gradient of its own; train other tensors, or leave it out.")
+    gradient = work.dense(work.seen(g))
+    places, apart = _index(work, index)
+    width = _shape(node)[1]
+    count = math.prod(_shape(g)) // width
+    parameters = (work.real(count), int(rows), width, apart, width)
+
+    def add(total: Value, how: Accumulate, _turned: bool) -> list[Step]:
+        if total.form != "table":
+            raise work.refuse("Its table is also read as a layer's weight before; look up first.")
+        return [Step(Op.SCATTER_ADD, (total,), (gradient.value, places), parameters, how)]
+
+    return whole(work.later((int(rows), width), add))
+
+
+# --- Parts of tensors, and tensors of parts ----------------------------------------------------------------
+
+
+def _range(work: Lowering, view: View, dim: int, start: int, count: int, step: int = 1) -> View:
+    if view.value in work.pending:
+        raise work.refuse("It takes a part of a sum over examples.")
+    dim %= len(view.shape)
+    if view.shape[dim] % EXAMPLES == 0 and count != view.shape[dim]:
+        raise work.refuse("It takes some of the examples of a micro-batch; compute each example by itself.")
+    found = narrow(view, dim, start, count, step)
+    if found is None:
+        found = narrow(work.arranged(view), dim, start, count, step)
+    if found is None:
+        raise work.refuse("It takes a part across pixels and channels.")
+    return found
+
+
+def _bounds(size: int, start: Any, end: Any) -> tuple[int, int]:
+    first, last = (0 if start is None else int(start)), (size if end is None else int(end))
+    first, last = (v + size if v < 0 else v for v in (first, last))
+    return min(max(first, 0), size), min(max(last, 0), size)
+
+
+@views(aten.slice.Tensor)
+def _slice(work: Lowering, node: fx.Node) -> Lowered:
+    arguments = [*_arguments(node), *(0, None, None, 1)[len(_arguments(node)) - 1 :]]
+    x, dim, start, end, step = arguments
+    view = work.seen(x)
+    first, last = _bounds(view.shape[int(dim)], start, end)
+    return _range(work, view, int(dim), first, -(-(last - first) // int(step)), int(step))
+
+
+@views(aten.select.int)
+def _select(work: Lowering, node: fx.Node) -> Lowered:
+    x, dim, index = _arguments(node)
+    view = work.seen(x)
+    at = int(index) % view.shape[int(dim)]
+    return squeeze(_range(work, view, int(dim), at, 1), (int(dim),))
+
+
+@views(aten.split.Tensor, aten.split_with_sizes.default, aten.unsafe_split.Tensor, aten.unsafe_split_with_sizes.default)
+def _split(work: Lowering, node: fx.Node) -> Lowered:
+    x, sizes, dim = (*_arguments(node), 0)[:3]
+    view = work.seen(x)
+    width = view.shape[int(dim)]
+    if isinstance(sizes, int):
+        sizes = [min(sizes, width - start) for start in range(0, width, sizes)]
+    starts = [sum(_sizes(sizes)[:i]) for i in range(len(sizes))]
+    return tuple(_range(work, view, int(dim), start, int(count)) for start, count in zip(starts, sizes, strict=True))
+
+
+@views(aten.unbind.int)
+def _unbind(work: Lowering, node: fx.Node) -> Lowered:
+    x, dim = (*_arguments(node), 0)[:2]
+    view = work.seen(x)
+    count = view.shape[int(dim)]
+    return tuple(squeeze(_range(work, view, int(dim), i, 1), (int(dim),)) for i in range(count))
+
+
+@lowers(aten.cat.default)
+def _cat(work: Lowering, node: fx.Node) -> Lowered:
+    parts, dim = (*_arguments(node), 0)[:2]
+    return _together(work, [work.seen(part) for part in parts], int(dim), _shape(node))
+
+
+@lowers(aten.stack.default)
+def _stack(work: Lowering, node: fx.Node) -> Lowered:
+    parts, dim = (*_arguments(node), 0)[:2]
+    at = int(dim) % len(_shape(node))
+    return _together(work, [unsqueeze(work.seen(part), at) for part in parts], at, _shape(node))
+
+
+def _together(work: Lowering, parts: Sequence[View], dim: int, shape: tuple[int, ...]) -> View:
+    dim %= len(shape)
+    pieces: list[Piece] = []
+    start = 0
+    for part in parts:
+        pieces.append(Piece(part, tuple((start if d == dim else 0, 1) for d in range(len(shape)))))
+        start += part.shape[dim]
+    return work.joined_parts(shape, pieces)
+
+
+@lowers(aten.constant_pad_nd.default)
+def _pad(work: Lowering, node: fx.Node) -> Lowered:
+    x, sizes, *value = _arguments(node)
+    if value and float(value[0]) != 0.0:
+        raise work.refuse("It pads with a number other than 0; add that number before and take it off after.")
+    view, shape = work.seen(x), _shape(node)
+    at = [0] * len(shape)
+    for i, (before, after) in enumerate(zip(sizes[::2], sizes[1::2], strict=True)):
+        dim = len(shape) - 1 - i
+        if before < 0 or after < 0:
+            size = view.shape[dim]
+            view = _range(work, view, dim, max(0, -before), size + min(0, before) + min(0, after))
+        at[dim] = max(0, before)
+    return work.joined_parts(shape, [Piece(view, tuple((start, 1) for start in at))])
+
+
+def _placed(work: Lowering, node: fx.Node, g: Any, shape: tuple[int, ...], at: Mapping[int, tuple[int, int]]) -> View:
+    """A gradient in a tensor of zeros: not written yet, or, if it is a sum over examples, a part of the sum."""
+    known = work.known.get(g)
+    places = tuple(at.get(d, (0, 1)) for d in range(len(shape)))
+    if isinstance(known, View) and known.value in work.pending:
+        return _part_of_sum(work, known, shape, places)
+    view = work.seen(g)
+    if len(view.shape) != len(shape):
+        view = unsqueeze(view, next(iter(at)))
+    value = Value(node.name, shape, Region.ARENA, module=work.module)
+    work.scattered[value] = [Piece(view, places)]
+    return View(value, shape, tuple(joined([(size, 1)]) for size in shape))
+
+
+def _part_of_sum(work: Lowering, known: View, shape: tuple[int, ...], at: tuple[tuple[int, int], ...]) -> View:
+    begin = sum(start * math.prod(shape[d + 1 :]) for d, (start, _) in enumerate(at))
+    inner = [d for d, (start, _) in enumerate(at) if start == 0 and d > 0]
+    if (
+        any(step != 1 for _, step in at)
+        or len(inner) != len(shape) - 1
+        or math.prod(known.shape) % math.prod(shape[1:])
+    ):
+        raise work.refuse("It trains a part of a parameter that is not a range of its rows.")
+    addends = work.pending[known.value]
+
+    def add(gradient: Value, how: Accumulate, _turned: bool) -> list[Step]:
+        if gradient.form != "vector":
+            raise work.refuse("It trains a part of a layer's weight; give it a weight of its own.")
+        made: list[Step] = []
+        for addend, turned in addends:
+            made += addend(gradient.part(begin), how if not made else Accumulate.YES, turned)
+        return made
+
+    return whole(work.later(shape, add))
+
+
+@lowers(aten.slice_backward.default)
+def _slice_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, shape, dim, start, end, step = _arguments(node)
+    sizes = _sizes(shape)
+    first, _ = _bounds(sizes[int(dim)], start, end)
+    return _placed(work, node, g, sizes, {int(dim) % len(sizes): (first, int(step))})
+
+
+@lowers(aten.select_backward.default)
+def _select_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, shape, dim, index = _arguments(node)
+    sizes = _sizes(shape)
+    at = int(dim) % len(sizes)
+    return _placed(work, node, g, sizes, {at: (int(index) % sizes[at], 1)})
+
+
+# --- Images made larger or averaged to a size --------------------------------------------------------------
+
+
+def _factors(work: Lowering, small: tuple[int, ...], large: tuple[int, ...]) -> tuple[int, ...]:
+    if len(small) == 3:
+        small, large = (small[0], small[1], 1, small[2]), (large[0], large[1], 1, large[2])
+    if large[2] % small[2] or large[3] % small[3]:
+        raise work.refuse("It enlarges by a factor that is not whole.")
+    return (work.microbatch, small[2], small[3], small[1], large[2] // small[2], large[3] // small[3])
+
+
+def _as_seen(value: Value, rank: int) -> View:
+    return image_view(value) if rank == 4 else squeeze(image_view(value), (2,))
+
+
+UPSAMPLED = (aten.upsample_nearest2d.default, aten.upsample_nearest2d.vec, aten.upsample_nearest1d.default)
+UPSAMPLED_BACK = (aten.upsample_nearest2d_backward.default, aten.upsample_nearest1d_backward.default)
+
+
+@lowers(*UPSAMPLED, aten.upsample_nearest1d.vec)
+def _upsample(work: Lowering, node: fx.Node) -> Lowered:
+    x = _arguments(node)[0]
+    p = _factors(work, _shape(x), _shape(node))
+    y = work.make((p[0], p[1] * p[4], p[2] * p[5], p[3]))
+    work.step(Op.UPSAMPLE, [y], [work.image(x)], p)
+    return _as_seen(y, len(_shape(node)))
+
+
+@lowers(*UPSAMPLED_BACK)
+def _upsample_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g = _arguments(node)[0]
+    p = _factors(work, _shape(node), _shape(g))
+    gx = work.make(p[:4])
+    work.step(Op.UPSAMPLE_GRADIENT, [gx], [work.image(g)], p)
+    return _as_seen(gx, len(_shape(node)))
+
+
+def _adaptive(work: Lowering, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
+    if x[2] % y[2] or x[3] % y[3]:
+        raise work.refuse("Its windows differ in size; use nn.AdaptiveAvgPool2d(1), or nn.AvgPool2d with a kernel.")
+    kh, kw = x[2] // y[2], x[3] // y[3]
+    return (work.microbatch, x[2], x[3], x[1], kh, kw, kh, kw, 0, 0, y[2], y[3], 1)
+
+
+@lowers(aten._adaptive_avg_pool2d.default)
+def _adaptive_pool(work: Lowering, node: fx.Node) -> Lowered:
+    x = _arguments(node)[0]
+    p = _adaptive(work, _shape(x), _shape(node))
+    y = work.make((p[0], p[10], p[11], p[3]))
+    work.step(Op.AVERAGE_POOL, [y], [work.image(x)], p)
+    return image_view(y)
+
+
+@lowers(aten._adaptive_avg_pool2d_backward.default)
+def _adaptive_pool_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, x = _arguments(node)
+    p = _adaptive(work, _shape(x), _shape(g))
+    gx = work.make(p[:4])
+    work.step(Op.AVERAGE_POOL_GRADIENT, [gx], [work.image(g)], p)
+    return image_view(gx)
+
+
 # --- The loss ----------------------------------------------------------------------------------------------
 
 
 @lowers(torch.ops.tacit.cross_entropy.default)
 def _cross_entropy(work: Lowering, node: fx.Node) -> Lowered:
-    logits, *rest = (work.seen(argument) for argument in _arguments(node))
-    value = logits.value if is_usual(logits) else work.copied(logits)
+    z, *rest, ignored, smoothing = _arguments(node)
+    logits = work.dense(work.seen(z))
+    given = [work.seen(argument).value for argument in rest]
     loss = work.sources["loss"]
-    classes = logits.shape[1]
-    gradient = work.make((work.microbatch, 1, 1, classes))
-    work.step(
-        Op.CROSS_ENTROPY,
-        [loss, gradient],
-        [value, *(view.value for view in rest)],
-        loss_parameters(work.microbatch, classes),
-        Accumulate.UNLESS_FIRST,
-    )
-    return View(loss, (), ()), view_of(gradient, (0, 3))
+    *rows, classes = logits.shape
+    each = math.prod(rows) // EXAMPLES
+    gradient = replace(logits, value=work.make(logits.value.shape))
+    parameters = (
+        work.microbatch * each, classes, each, int(ignored), float_bits(float(smoothing)), float_bits(1.0 / each)
+    )  # fmt: skip
+    work.step(Op.CROSS_ENTROPY, [loss, gradient.value], [logits.value, *given], parameters, Accumulate.UNLESS_FIRST)
+    return View(loss, (), ()), gradient
+
+
+@lowers(torch.ops.tacit.measure.default)
+def _measure(work: Lowering, node: fx.Node) -> Lowered:
+    z, y, *rest, measure, delta = _arguments(node)
+    target = work.seen(y)
+    prediction = work.seen(z)
+    # The target stands as the example gives it: an image with channels last, everything else row by row.
+    prediction = work.dense(prediction, _channels_last(prediction) if len(prediction.shape) == 4 else None)
+    loss = work.sources["loss"]
+    gradient = replace(prediction, value=work.make(prediction.value.shape))
+    each = math.prod(prediction.shape) // EXAMPLES
+    parameters = (work.microbatch, each, int(measure), float_bits(float(delta)), float_bits(1.0 / each))
+    given = [prediction.value, target.value, *(work.seen(argument).value for argument in rest)]
+    work.step(Op.LOSS, [loss, gradient.value], given, parameters, Accumulate.UNLESS_FIRST)
+    return View(loss, (), ()), gradient
 
 
 def _shape(node: Any) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tacit.compiler.arena import heirs, in_arena
 from tacit.compiler.ir import Graph, Step, Value
-from tacit.plan.tape import ALIGNMENT, Accumulate, Region, up
+from tacit.plan.tape import ALIGNMENT, Op, Region, up
 
 MOVES_A_STEP = 40
 MOST_MOVES = 3000
@@ -119,12 +119,16 @@ def _footprint(step: Step) -> int:
 
 def _needed(steps: Sequence[Step]) -> dict[Step, list[Step]]:
     """The steps each step must follow: those that write what it reads, and the one that begins its sum."""
-    writer: dict[Value, Step] = {}
+    writers: dict[Value, list[Step]] = {}
     found: dict[Step, list[Step]] = {}
     for step in steps:
-        found[step] = [writer[value] for value in step.read() if value in writer]
+        found[step] = [writer for value in step.read() for writer in writers.get(value, ())]
         for value in step.written():
-            if step.accumulate is Accumulate.YES and value in writer:
-                found[step].append(writer[value])
-            writer.setdefault(value, step)
+            before = writers.setdefault(value, [])
+            if value.region in (Region.GRADIENT, Region.LOSS):
+                # Addends may come in any order, but for the one that begins the sum.
+                found[step] += before[:1]
+            elif before and before[0].op is Op.ZERO:
+                found[step].append(before[0])
+            before.append(step)
     return found

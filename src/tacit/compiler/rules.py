@@ -33,7 +33,16 @@ GIVEN = frozenset(
 )  # fmt: skip
 # Sums over a minibatch, written by several steps.
 SUMS = frozenset({Region.GRADIENT, Region.LOSS})
+# How many of an operation's outputs are added to; of the others it is the first.
+SUMMED = {Op.NORM_GRADIENT: 2}
 BYTES = frozenset({"index", "scratch"})
+# Their operands may be spread out, or be a part of a value.
+SPREAD = frozenset({Op.COPY, Op.MATMUL, Op.GATHER, Op.SCATTER_ADD})
+
+
+def _apart(step: Step) -> bool:
+    """Whether the step adds to a stretch of a sum, which has a first addend of its own."""
+    return step.outputs[0] is not None and step.outputs[0].of is not None
 
 
 def _written_before_read(graph: Graph) -> Iterator[str]:
@@ -53,11 +62,13 @@ def _written_once(graph: Graph) -> Iterator[str]:
         for place, value in enumerate(step.outputs):
             if value is None:
                 continue
-            again, adds = value in written, step.accumulate
+            value, adds = value.root, step.accumulate
+            again = value in written
             if value.region in SUMS:
-                wrong = adds is not (Accumulate.YES if again else Accumulate.UNLESS_FIRST) or place > 0
+                first = Accumulate.YES if again else Accumulate.UNLESS_FIRST
+                wrong = (adds is not first and not _apart(step)) or place >= SUMMED.get(step.op, 1)
             else:
-                wrong = again or (adds is not Accumulate.NO and place == 0)
+                wrong = (again and step.op is not Op.COPY) or (adds is not Accumulate.NO and place == 0)
             if wrong:
                 yield f"step {number} writes {value.name} ({adds.name})"
             written.add(value)
@@ -108,7 +119,9 @@ def _sizes(graph: Graph) -> Iterator[str]:
             if value is None:
                 continue
             # A kernel reads an unpadded vector where panels have room for more, and a copy a part of its source.
-            exact = value.form == "rows" and step.op is not Op.COPY
+            exact = value.form == "rows" and value.of is None and step.op not in SPREAD
+            if step.program is not None and name.startswith("in"):
+                exact &= step.program.inputs[int(name[2:])].mode is not Mode.EXAMPLE_CHANNEL
             if value.bytes < size or (exact and value.bytes != size):
                 yield f"step {number}: {name} is {value.name} of {value.bytes} bytes, not {size}"
 
@@ -119,8 +132,9 @@ def _types(graph: Graph) -> Iterator[str]:
             if value is None:
                 continue
             labels = name == "y" and step.op in (Op.CROSS_ENTROPY, Op.CROSS_ENTROPY_SCORE)
-            wanted = "uint8" if name in BYTES else "int32" if labels else "float32"
-            if value.dtype != wanted:
+            labels |= step.op in (Op.GATHER, Op.SCATTER_ADD) and name == "index"
+            wanted = "int32" if labels else "uint8" if name in BYTES else "float32"
+            if value.dtype != wanted and step.op is not Op.COPY:
                 yield f"step {number}: {name} is {value.name} of {value.dtype}, not {wanted}"
             if value.form == "undecided":
                 yield f"step {number}: {name} is {value.name}, whose form nobody has decided"
@@ -177,16 +191,35 @@ def _examples_apart(graph: Graph) -> Iterator[str]:
                 yield f"step {number}: {value.name} belongs to no example"
         program = step.program
         if program is not None:
-            each = program.rows * program.channels
-            if program.total != graph.microbatch * each:
+            # A group of rows and channels is an example or a whole part of one.
+            each, groups = program.rows * program.channels, program.total // (program.rows * program.channels)
+            if program.total % graph.microbatch or (program.total // graph.microbatch) % each:
                 yield f"step {number}: a map of {program.total} elements, {each} an example"
-            for value, source in zip(step.read(), program.inputs, strict=True):
-                if value.batched and source.mode in (Mode.SCALAR, Mode.CHANNEL):
+            for value, source in zip(step.operands(), program.inputs, strict=True):
+                if not value.batched:
+                    continue
+                if source.mode in (Mode.SCALAR, Mode.CHANNEL, Mode.PERIODIC):
                     yield f"step {number}: all examples read one example of {value.name}"
-        elif "N" in step.named and step.named["N"] != graph.microbatch:
+                example = value.root.bytes // 4 // graph.microbatch
+                if source.mode is Mode.EXAMPLE_CHANNEL and source.stride * groups != example * graph.microbatch:
+                    yield f"step {number}: an example of {value.name} is not {source.stride} elements"
+                if source.mode is Mode.EXAMPLE_CHANNEL and value.begin + program.channels > source.stride:
+                    yield f"step {number}: an example reads beyond its own {value.name}"
+        elif step.op in BY_EXAMPLE and step.named["N"] != graph.microbatch:
             yield f"step {number}: N = {step.named['N']}"
+        elif step.op in BY_ROW and step.written()[0].batched and step.parameters[0] % graph.microbatch:
+            yield f"step {number}: {step.parameters[0]} rows"
         elif step.op is Op.SUM and step.written()[0].batched and step.named["S"] % graph.microbatch:
             yield f"step {number}: a sum runs over examples"
+
+
+BY_EXAMPLE = frozenset(
+    {
+        Op.CONV, Op.CONV_INPUT_GRADIENT, Op.CONV_WEIGHT_GRADIENT, Op.MAX_POOL, Op.MAX_POOL_GRADIENT,
+        Op.AVERAGE_POOL, Op.AVERAGE_POOL_GRADIENT, Op.UPSAMPLE, Op.UPSAMPLE_GRADIENT,
+    }
+)  # fmt: skip
+BY_ROW = frozenset({Op.NORM, Op.SOFTMAX, Op.SOFTMAX_GRADIENT, Op.GATHER, Op.CROSS_ENTROPY, Op.LOSS})
 
 
 def _one_gradient_each(graph: Graph) -> Iterator[str]:

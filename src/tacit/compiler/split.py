@@ -5,7 +5,6 @@ that crosses it stands in KEPT, a block of `[microbatch, example_bytes]` each. A
 almost all of the arithmetic there is to save, the one that keeps the fewest bytes an example wins.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,13 +56,21 @@ def split_prefix(train: Graph) -> Split:
 
 
 def _frozen_steps(train: Graph) -> list[Step]:
-    known: set[Value] = set()
-    found: list[Step] = []
-    for step in train.steps:
-        if all(v in known or v.region in (Region.X, Region.FROZEN) for v in step.read()):
-            known.update(step.written())
-            found.append(step)
-    return found
+    # A value that several steps write is known only if all of them are: look until nothing more is ruled out.
+    late: set[Value] = set()
+    while True:
+        known: set[Value] = set()
+        found: list[Step] = []
+        ruled_out = len(late)
+        for step in train.steps:
+            given = all(v in known or v.region in (Region.X, Region.FROZEN) for v in step.read())
+            if given and not late.intersection(step.written()) and step.op is not Op.RANDOM_MASK:
+                known.update(step.written())
+                found.append(step)
+            else:
+                late.update(step.written())
+        if len(late) == ruled_out:
+            return found
 
 
 def _crossing(first: Sequence[Step], rest: Sequence[Step]) -> list[Value]:
@@ -84,7 +91,7 @@ def _cut(train: Graph, first: list[Step], rest: list[Step]) -> Split:
         at += up(value.bytes, ALIGNMENT)
         moved[value] = standing
         if value.region is Region.X:
-            box = (1, 1, 1, math.prod(value.shape), 0, 0, 0, 1, 0, 0, 0, 1)
+            box = (1, 1, 1, value.bytes // 4, 0, 0, 0, 1, 0, 0, 0, 1)
             copies.append(Step(Op.COPY, (standing,), (value,), box, module=value.module))
     results = tuple(moved.values())
     in_prefix = {old: new for old, new in moved.items() if old.region is not Region.X}

@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,20 +25,47 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tacit.compiler.errors import NotLowered, NotTraceable
 from tacit.compiler.view import EXAMPLES
+from tacit.plan.tape import Measure
+from tacit.task import OF_CLASSES, Loss
 
 LOGITS, LOSS = "logits of the micro-batch", "loss of the micro-batch"  # no parameter's name has a space
+CROSS_ENTROPY = Loss("cross_entropy")
+MEASURES = {
+    "mse": Measure.SQUARE,
+    "huber": Measure.HUBER,
+    "binary_cross_entropy": Measure.BINARY_CROSS_ENTROPY,
+}
 Inputs = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape without the batch, dtype)
 
 
 @torch.library.custom_op("tacit::cross_entropy", mutates_args=())
-def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weight: Tensor, divisor: Tensor, ignored: int, smoothing: float
+) -> tuple[Tensor, Tensor]:
     """The weighted loss and its gradient with respect to the logits; only ever traced."""
     raise NotImplementedError("this operator is played by the engine, not by PyTorch")
 
 
 @cross_entropy.register_fake
-def _(logits: Tensor, labels: Tensor, weight: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+def _(
+    logits: Tensor, labels: Tensor, weight: Tensor, divisor: Tensor, ignored: int, smoothing: float
+) -> tuple[Tensor, Tensor]:
     return logits.new_empty(()), torch.empty_like(logits)
+
+
+@torch.library.custom_op("tacit::measure", mutates_args=())
+def measure(
+    output: Tensor, target: Tensor, weight: Tensor, divisor: Tensor, kind: int, delta: float
+) -> tuple[Tensor, Tensor]:
+    """The same for losses of numbers; `kind` is a `Measure`."""
+    raise NotImplementedError("this operator is played by the engine, not by PyTorch")
+
+
+@measure.register_fake
+def _(
+    output: Tensor, target: Tensor, weight: Tensor, divisor: Tensor, kind: int, delta: float
+) -> tuple[Tensor, Tensor]:
+    return output.new_empty(()), torch.empty_like(output)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +76,13 @@ class Model:
     inputs: Inputs
     classes: int
     label: str = "y"
+    loss: Loss = CROSS_ENTROPY
+    output: tuple[int, ...] = ()  # what the module returns for an example, once it was rehearsed
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """A label's shape: a class for each row of logits, or a number for each of the output's."""
+        return self.output[:-1] if self.loss.name in OF_CLASSES else self.output
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -74,19 +108,22 @@ class Traced:
     outputs: Mapping[str, fx.Node | None]  # the logits, the loss, and by its name each parameter's gradient
 
 
-def model_of(module: nn.Module, inputs: Inputs, classes: int, label: str = "y") -> Model:
+def model_of(module: nn.Module, inputs: Inputs, classes: int, label: str = "y", loss: Loss = CROSS_ENTROPY) -> Model:
     """The module in eval form, on the CPU, as float32.
 
     >>> model_of(nn.Linear(2, 3), {"x": ((2,), "float32")}, 3).kind("")
     'the module itself (Linear)'
     """
-    return Model(copy.deepcopy(module).eval().to("cpu", torch.float32), inputs, classes, label)
+    return Model(copy.deepcopy(module).eval().to("cpu", torch.float32), inputs, classes, label, loss)
 
 
-def rehearse(model: Model) -> None:
-    """Runs the module on two examples of zeros: what is wrong with it, PyTorch says best itself."""
+def rehearse(model: Model) -> Model:
+    """Runs the module on two examples of zeros: what is wrong with it, PyTorch says best itself.
+
+    What comes back knows the shape of the output.
+    """
     paths = _Paths()
-    zeros = [torch.zeros(2, *shape) for shape, _ in model.inputs.values()]
+    zeros = _zeros(model, 2)
     try:
         with torch.no_grad(), _watching(model.module, paths):
             logits: object = model.module(*zeros)
@@ -96,11 +133,22 @@ def rehearse(model: Model) -> None:
             f"{model.kind(paths.current)} does not run on examples of shape "
             f"{[list(shape) for shape, _ in model.inputs.values()]}: {reason}"
         ) from error
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, model.classes):
-        seen = list(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
-        raise NotTraceable(
-            f"the module returns {seen} for an example; a classifier returns one logit per class: [{model.classes}]"
-        )
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+    rank = {"cross_entropy": 2, "next_token": 3}.get(model.loss.name)
+    of_classes = model.loss.name in OF_CLASSES
+    if len(shape) < 2 or shape[0] != 2 or (of_classes and (shape[-1] != model.classes or len(shape) != rank)):
+        seen = list(shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
+        wanted = {
+            "cross_entropy": f"a classifier returns one logit per class: [{model.classes}]",
+            "next_token": f"a model of tokens returns logits at every position: [positions, {model.classes}]",
+        }.get(model.loss.name, "with this loss it returns a tensor with an axis of examples first")
+        raise NotTraceable(f"the module returns {seen} for an example; {wanted}")
+    return replace(model, output=shape[1:])
+
+
+def _zeros(model: Model, count: int) -> list[Tensor]:
+    types = {"float32": torch.float32, "int32": torch.int32}
+    return [torch.zeros(count, *shape, dtype=types[dtype]) for shape, dtype in model.inputs.values()]
 
 
 def trace_step(model: Model) -> Traced:
@@ -124,14 +172,21 @@ def trace_step(model: Model) -> Traced:
             logits: Tensor = functional_call(model.module, {**leaves, **buffers}, tuple(inputs))
         if not logits.requires_grad:
             return [logits, None, *(None for _ in leaves)]
-        loss, gradient = torch.ops.tacit.cross_entropy(logits.detach(), labels, weight, divisor)
+        kind, given = model.loss, (logits.detach(), labels, weight, divisor)
+        if kind.name in OF_CLASSES:
+            loss, gradient = torch.ops.tacit.cross_entropy(*given, kind.ignore_index, kind.label_smoothing)
+        else:
+            delta = kind.delta if kind.name == "huber" else 0.0
+            loss, gradient = torch.ops.tacit.measure(*given, MEASURES[kind.name], delta)
         with _undoing(paths):
             gradients = torch.autograd.grad(logits, list(leaves.values()), gradient, allow_unused=True)
         return [logits, loss, *gradients]
 
     parameters, buffers = model.parameters, model.buffers
-    inputs = [torch.zeros(EXAMPLES, *shape) for shape, _ in model.inputs.values()]
-    labels, weight, divisor = torch.zeros(EXAMPLES, dtype=torch.int32), torch.ones(EXAMPLES), torch.ones(())
+    inputs = _zeros(model, EXAMPLES)
+    label_type = torch.int32 if model.loss.name in OF_CLASSES else torch.float32
+    labels = torch.zeros(EXAMPLES, *model.label_shape, dtype=label_type)
+    weight, divisor = torch.ones(EXAMPLES), torch.ones(())
     owner = _traced(model, paths, step, parameters, buffers, inputs, labels, weight, divisor)
     roles = [("tensor", name) for name in (*parameters, *buffers)] + [("input", name) for name in model.inputs]
     roles += [("label", "label"), ("weight", "weight"), ("divisor", "divisor")]
@@ -267,6 +322,10 @@ def _undoing(paths: _Paths) -> Generator[None]:
 ALIASES = frozenset("detach alias t transpose permute view _unsafe_view unsqueeze squeeze expand select slice".split())
 
 
+# In-place operators that change how a tensor is looked at, and not its memory.
+RESHAPED = frozenset({"transpose_", "t_", "squeeze_", "unsqueeze_"})
+
+
 def operator_name(node: fx.Node) -> str:
     """`convolution` for `aten.convolution.default`.
 
@@ -297,10 +356,11 @@ def _without_mutation(graph: fx.Graph, model: Model) -> None:
             continue
         changed = node.args[0]
         plain = getattr(torch.ops.aten, name[:-1], None)
-        overload = node.target._overloadname
+        overload = "int" if name == "transpose_" else node.target._overloadname
         others = [
             m for m in graph.nodes
-            if m is not changed and m is not node and order[m] < order[node] and root(m) is root(changed)
+            if name not in RESHAPED and m is not changed and m is not node
+            and order[m] < order[node] and root(m) is root(changed)
             and any(order[user] > order[node] for user in m.users)
         ]  # fmt: skip
         if plain is None or not hasattr(plain, overload) or others:

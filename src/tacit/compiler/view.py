@@ -11,7 +11,7 @@ outermost of memory, never of size one, and a single trace serves every size.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tacit.compiler.ir import Value
 
@@ -33,6 +33,7 @@ class View:
     value: Value
     shape: tuple[int, ...]
     dims: Dims
+    offset: int = 0  # the element of memory where it begins
 
 
 def joined(atoms: Iterable[Atom]) -> tuple[Atom, ...]:
@@ -91,7 +92,8 @@ def image_view(value: Value) -> View:
 def permute(view: View, order: Sequence[int]) -> View:
     """The dimensions in another order."""
     rank = len(view.shape)
-    return View(view.value, tuple(view.shape[i % rank] for i in order), tuple(view.dims[i % rank] for i in order))
+    shape, dims = (tuple(of[i % rank] for i in order) for of in (view.shape, view.dims))
+    return replace(view, shape=shape, dims=dims)
 
 
 def expand(view: View, shape: Sequence[int]) -> View:
@@ -100,11 +102,8 @@ def expand(view: View, shape: Sequence[int]) -> View:
     old = (1,) * missing + view.shape
     dims = ((),) * missing + view.dims
     sizes = tuple(o if s == -1 else s for o, s in zip(old, shape, strict=True))
-    return View(
-        view.value,
-        sizes,
-        tuple(d if o == s else joined([(s, 0)]) for d, o, s in zip(dims, old, sizes, strict=True)),
-    )
+    dims = tuple(d if o == s else joined([(s, 0)]) for d, o, s in zip(dims, old, sizes, strict=True))
+    return replace(view, shape=sizes, dims=dims)
 
 
 def reshape(view: View, shape: Sequence[int]) -> View | None:
@@ -139,20 +138,52 @@ def reshape(view: View, shape: Sequence[int]) -> View | None:
                 atoms.insert(0, (inner, stride))
                 left = 1
         dims.append(joined(taken))
-    return None if atoms else View(view.value, sizes, tuple(dims))
+    return None if atoms else replace(view, shape=sizes, dims=tuple(dims))
 
 
 def squeeze(view: View, dims: Sequence[int]) -> View:
     """Without the given dimensions where their size is one."""
     gone = {d % len(view.shape) for d in dims}
     keep = [i for i in range(len(view.shape)) if i not in gone or view.shape[i] != 1]
-    return View(view.value, tuple(view.shape[i] for i in keep), tuple(view.dims[i] for i in keep))
+    return replace(view, shape=tuple(view.shape[i] for i in keep), dims=tuple(view.dims[i] for i in keep))
 
 
 def unsqueeze(view: View, dim: int) -> View:
     """With a dimension of size one at `dim`."""
     at = dim % (len(view.shape) + 1)
-    return View(view.value, (*view.shape[:at], 1, *view.shape[at:]), (*view.dims[:at], (), *view.dims[at:]))
+    shape, dims = ((*of[:at], one, *of[at:]) for of, one in ((view.shape, 1), (view.dims, ())))
+    return replace(view, shape=shape, dims=dims)
+
+
+def narrow(view: View, dim: int, start: int, count: int, step: int = 1) -> View | None:
+    """A range of one dimension, or None where no strides describe it.
+
+    >>> from tacit.plan.tape import Region
+    >>> found = narrow(whole(Value("x", (4, 6), Region.ARENA)), 1, 2, 3)
+    >>> found.shape, found.dims, found.offset
+    ((509, 3), (((509, 6),), ((3, 1),)), 2)
+    """
+    at = dim % len(view.shape)
+    atoms = list(view.dims[at])
+    shape = (*view.shape[:at], count, *view.shape[at + 1 :])
+    if (start, count) == (0, view.shape[at]) and step == 1:
+        return view
+    if count == 1:  # one index, taken apart into an index of every atom
+        offset, rest = view.offset, start
+        for size, stride in reversed(atoms):
+            offset, rest = offset + rest % size * stride, rest // size
+        return replace(view, shape=shape, dims=(*view.dims[:at], (), *view.dims[at + 1 :]), offset=offset)
+    inner = math.prod(size for size, _ in atoms[1:])
+    if step == 1 and len(atoms) > 1 and start % inner == 0 and count % inner == 0:
+        stride = atoms[0][1]
+        taken = [(count // inner, stride), *atoms[1:]]
+        offset = view.offset + start // inner * stride
+    elif len(atoms) == 1:
+        stride = atoms[0][1]
+        taken, offset = [(count, stride * step)], view.offset + start * stride
+    else:
+        return None
+    return replace(view, shape=shape, dims=(*view.dims[:at], joined(taken), *view.dims[at + 1 :]), offset=offset)
 
 
 def elements(view: View) -> int:
@@ -166,7 +197,8 @@ def is_usual(view: View) -> bool:
     strides = row_strides(memory)
     if len(view.shape) == 4:
         strides = [strides[0], strides[3], strides[1], strides[2]]
-    return view.dims == tuple(joined([atom]) for atom in zip(view.shape, strides, strict=True))
+    every = math.prod(view.shape) == math.prod(traced_shape(view.value))
+    return every and view.dims == tuple(joined([atom]) for atom in zip(view.shape, strides, strict=True))
 
 
 def is_turned(view: View) -> bool:

@@ -7,7 +7,7 @@ FROZEN, in the order it is asked for, among it what folding made of frozen tenso
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from tacit.compiler.errors import NotLowered, WrongSubset
 from tacit.compiler.ir import Form, Value
 from tacit.plan.layout import TensorPlace, pack, padded_size
 from tacit.plan.tape import ALIGNMENT, Region, up
-
-PanelForm = Literal["vector", "dense", "conv"]
 
 
 class Weights:
@@ -45,7 +43,9 @@ class Weights:
         shape = tuple(tensor.shape)
         return Value(name, shape, Region.FROZEN, batched=False, form="undecided", module=module, tensor=name)
 
-    def decided(self, value: Value, form: Form, image: tuple[int, int, int] | None, module: str) -> Value:
+    def decided(
+        self, value: Value, form: Form, image: tuple[int, int, int] | None, module: str, groups: int = 1
+    ) -> Value:
         """The tensor in the form an operator needs; refused where another operator needed another form."""
         if value.form != "undecided":
             return value
@@ -53,17 +53,21 @@ class Weights:
         known = self._values.get(value.name)
         if known is None:
             offset = None
-            wanted = replace(value, form=form, shape=shape, image=image)
+            wanted = replace(value, form=form, shape=shape, image=image, groups=groups)
             if value.region is Region.FROZEN:
                 offset, self._frozen_end = self._frozen_end, self._frozen_end + up(wanted.bytes, ALIGNMENT)
             known = self._values[value.name] = replace(wanted, offset=offset)
-        elif (known.form, known.shape, known.image) != (form, shape, image):
+        elif (known.form, known.shape, known.image, known.groups) != (form, shape, image, groups):
             raise NotLowered(
                 f"{value.name} as {form} where it was {known.form} before",
                 module,
                 "A tensor is used in one way only; use two tensors.",
             )
         return known
+
+    def form_of(self, name: str) -> Form:
+        """How a tensor stands in memory, where that is settled."""
+        return self._values[name].form if name in self._values else "undecided"
 
     def image_of(self, name: str, otherwise: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
         """The image a dense weight reads, where that is settled."""
@@ -90,11 +94,9 @@ class Weights:
     def places(self) -> tuple[TensorPlace, ...]:
         """The subset in its order, then the frozen tensors by offset."""
         offsets = self.state_offsets()
-        state = [_place(value, offsets[name], "state") for name in self.subset for value in [self._values[name]]]
+        state = [value.place_at(offsets[name], "state") for name in self.subset for value in [self._values[name]]]
         frozen = [
-            _place(value, cast(int, value.offset), "frozen")
-            for value in self._values.values()
-            if value.region is Region.FROZEN
+            value.place_at(cast(int, value.offset)) for value in self._values.values() if value.region is Region.FROZEN
         ]
         return (*state, *sorted(frozen, key=lambda place: place.offset))
 
@@ -125,7 +127,3 @@ class Weights:
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     return np.array(tensor.detach().numpy(), np.float32)
-
-
-def _place(value: Value, offset: int, place: Literal["state", "frozen"]) -> TensorPlace:
-    return TensorPlace(value.name, value.shape, cast(PanelForm, value.form), place, offset, value.image)
