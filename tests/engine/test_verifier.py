@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from tacit.plan.tape import (
     Tape,
     counted,
     encode,
+    float_bits,
     loss_parameters,
     map_parameters,
 )
@@ -85,7 +87,18 @@ def raw(step: int, second: int) -> bytes:
     return in_record(map_tape(ADD), 8 + 24 * 8 + 4 * 10, "<II", step, second)
 
 
+THIN = (1, 1, 2, 15, 2, 0, 0, 2, 1, 0, 0, 15, 1, 0, 0, 15, 1, 0)
 NO_BIAS = (True, False, True, True, False)
+
+
+def spoiled(op: Op, parameters: tuple[int, ...], operands: int, index: int, value: int) -> bytes:
+    """A good record whose parameter at `index` becomes `value`."""
+    present = [True] * operands
+    if op is Op.MATMUL:
+        present[1] = False
+    return parameter(one_record(op, parameters, present), index, value)
+
+
 BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("length", lambda: encode(CONV)[:-1]),
     ("length", lambda: encode(CONV) + b"\0"),
@@ -126,6 +139,40 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("parameter", lambda: parameter(one_record(Op.ZERO, (8,), (True,)), 0, -8)),
     ("parameter", lambda: encode(one_record(Op.MAX_POOL, (1, 40, 40, 1, 33, 8, 1, 1, 0, 0, 8, 33), (True,) * 3))),
     ("parameter", lambda: parameter(AVERAGE, 12, 2)),
+    *(("parameter", partial(spoiled, *case)) for case in (
+        (Op.CROSS_ENTROPY, (6, 3, 2, -1, 0, 0), 6, 2, 4),
+        (Op.CROSS_ENTROPY, (6, 3, 2, -1, 0, 0), 6, 4, float_bits(1.5)),
+        (Op.CROSS_ENTROPY, (6, 3, 2, -1, 0, 0), 6, 4, float_bits(-0.0)),
+        (Op.CROSS_ENTROPY_SCORE, (6, 3, 2, -1), 4, 2, 0),
+        (Op.LOSS, (2, 3, 0, 0, 0), 6, 2, 3),
+        (Op.LOSS, (2, 3, 0, 0, 0), 6, 3, float_bits(1.0)),
+        (Op.LOSS, (2, 3, 1, float_bits(1.0), 0), 6, 3, 0),
+        (Op.LOSS_SCORE, (2, 3, 1, float_bits(1.0), 0), 4, 3, float_bits(float("inf"))),
+        (Op.NORM, (1, 2, 6, 3, 0), 5, 4, float_bits(-1.0)),
+        (Op.NORM, (1, 2, 6, 3, 0), 5, 4, float_bits(float("nan"))),
+        (Op.NORM_GRADIENT, (1, 2, 6, 3, 0), 7, 4, 2),
+        (Op.SOFTMAX, (2, 3, 0), 2, 2, -1),
+        (Op.SOFTMAX_GRADIENT, (2, 3, 0), 3, 1, 0),
+        (Op.MATMUL, (1, 1, 2, 16, 2, 0, 0, 2, 1, 0, 0, 16, 1, 0, 0, 16, 1, 0), 4, 8, -1),
+        (Op.MATMUL, (1, 1, 2, 16, 2, 0, 0, 2, 1, 0, 0, 16, 1, 0, 0, 16, 1, 0), 4, 4, 0),
+        (Op.GATHER, (2, 3, 4, 1, 4), 3, 3, -1),
+        (Op.SCATTER_ADD, (2, 3, 4, 1, 4), 3, 1, 0),
+        (Op.UPSAMPLE, (1, 2, 2, 3, 2, 2), 2, 4, 1025),
+        (Op.UPSAMPLE_GRADIENT, (1, 2, 2, 3, 2, 2), 2, 5, 0),
+        (Op.RANDOM_MASK, (8, 0, 0), 2, 2, float_bits(1.0)),
+        (Op.RANDOM_MASK, (8, 0, 0), 2, 1, -1),
+        (Op.CONVERT, (2, 8, 0, 1), 2, 3, 0),
+        (Op.CONVERT, (2, 8, 0, 1), 2, 2, 2),
+        (Op.CONVERT, (2, 8, 0, 1), 2, 3, 4),
+        (Op.PACK_SIGN, (8,), 2, 0, 0),
+        (Op.GATE_BITS, (8,), 3, 0, -1),
+    )),
+    ("extent", lambda: parameter(one_record(Op.GATHER, (2, 3, 4, 1, 4), (True,) * 3), 1, 4)),
+    ("extent", lambda: parameter(one_record(Op.GATHER, (2, 3, 4, 1, 4), (True,) * 3), 3, 2)),
+    ("extent", lambda: parameter(one_record(Op.CONVERT, (2, 8, 0, 3), (True,) * 2), 3, 1)),
+    ("aligned", lambda: moved(one_record(Op.GATHER, (2, 3, 4, 1, 4), (True,) * 3), 1, offset=4, extent=188)),
+    ("required operand", lambda: operand(one_record(Op.MATMUL, THIN, (True,) * 4), 1, None)),
+    ("overlap", lambda: encode(counted(softmax_on_itself(4)))),
     ("geometry", lambda: parameter(CONV, 13, 5)),
     ("geometry", lambda: parameter(CONV, 2, 7)),
     ("geometry", lambda: encode(one_record(Op.MAX_POOL, (1, 4, 4, 1, 2, 2, 2, 2, 0, 0, 2, 3), (True,) * 3))),
@@ -191,6 +238,11 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("totals", lambda: encode(replace(CONV, moved=CONV.moved - 1))),
     ("totals", lambda: encode(broadcast_without_end())),
 ]  # fmt: skip
+
+
+def softmax_on_itself(shift: int) -> Tape:
+    places = Operand(Region.ARENA, shift, 24), Operand(Region.ARENA, 0, 24)
+    return Tape(Kind.PREFIX, {Region.ARENA: 64}, (Record(Op.SOFTMAX, places, (2, 3, 0)),))
 
 
 def zero(accumulate: Accumulate) -> Record:
@@ -301,6 +353,10 @@ def test_a_refusal_says_where_and_why():
 def test_a_tape_of_another_version_says_to_update():
     with pytest.raises(TapeRefused, match="update tacit"):
         VerifiedTape.load(patched(CONV, 8, "<I", 2))
+
+
+def test_a_softmax_may_stand_exactly_on_its_input():
+    VerifiedTape.load(encode(counted(softmax_on_itself(0))))
 
 
 def test_operands_that_only_touch_do_not_overlap():

@@ -13,7 +13,7 @@ small = st.integers(1, 20)
 
 @st.composite
 def places(draw: st.DrawFn) -> TensorPlace:
-    match draw(st.sampled_from(["vector", "dense", "image", "conv"])):
+    match draw(st.sampled_from(["vector", "dense", "image", "conv", "groups", "depthwise", "rows"])):
         case "vector":
             return TensorPlace("v", (draw(st.integers(1, 60)),), "vector", "state", 0)
         case "dense":
@@ -21,6 +21,15 @@ def places(draw: st.DrawFn) -> TensorPlace:
         case "image":
             image = (draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
             return TensorPlace("i", (draw(st.integers(1, 40)), math.prod(image)), "dense", "state", 0, image)
+        case "rows":
+            return TensorPlace("r", (draw(st.integers(1, 9)), draw(st.integers(1, 40))), "rows", "state", 0)
+        case "groups":
+            groups = draw(st.integers(2, 4))
+            shape = (groups * draw(small), draw(small), draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+            return TensorPlace("g", shape, "conv", "state", 0, groups=groups)
+        case "depthwise":
+            shape = (draw(st.integers(2, 40)), 1, draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+            return TensorPlace("w", shape, "conv", "state", 0, groups=shape[0])
         case _:
             shape = (draw(st.integers(1, 40)), draw(small), draw(st.integers(1, 3)), draw(st.integers(1, 3)))
             return TensorPlace("c", shape, "conv", "state", 0)
@@ -53,6 +62,25 @@ def test_a_convolution_stands_output_panel_then_tap_then_channel():
 
     assert panels[1, 1, 0, 2, 0] == values[16, 2, 1, 0]
     assert panels[0, 0, 1, 1, 5] == values[5, 1, 0, 1]
+
+
+def test_each_group_has_panels_of_its_own():
+    place = TensorPlace("c", (2 * 17, 3, 2, 2), "conv", "state", 0, groups=2)
+    values = np.random.default_rng(0).normal(size=place.shape).astype(np.float32)
+
+    panels = pack(values, place).reshape(2, 2, 2, 2, 3, PANEL)
+
+    assert panels[1, 0, 1, 0, 2, 4] == values[17 + 4, 2, 1, 0]
+    assert panels[1, 1, 1, 0, 2, 0] == values[17 + 16, 2, 1, 0]
+
+
+def test_where_every_channel_is_a_group_sixteen_share_a_panel():
+    place = TensorPlace("c", (20, 1, 3, 3), "conv", "state", 0, groups=20)
+    values = np.random.default_rng(0).normal(size=place.shape).astype(np.float32)
+
+    panels = pack(values, place).reshape(2, 3, 3, 1, PANEL)
+
+    assert panels[1, 2, 0, 0, 3] == values[19, 0, 2, 0]
 
 
 def test_a_flattened_image_is_read_channels_last():

@@ -65,6 +65,7 @@ class Player:
         self._memory = self._allocate(playable.frozen, most_memory)
         self._playing: dict[Kind, Playing] = {k: tape.on(self._memory) for k, tape in self._tapes.items()}
         self._place = permutation(self._program.places)
+        self._seed = 0
         self._state = self._memory[Region.STATE].view(np.float32)
         self._x = [self._view(Region.X, field) for field in self._program.inputs]
         self._y = self._view(Region.Y, self._program.label).reshape(self.microbatch)
@@ -96,6 +97,8 @@ class Player:
             Region.OUTPUT: 4 * n * max(2, math.prod(program.output_shape)),
             Region.KEPT: max((k.offset + n * k.example_bytes for k in program.kept), default=0),
         }
+        if Region.SEED in sizes:
+            wanted[Region.SEED] = 8
         sizes = largest([sizes, wanted])
         state = max(sizes.get(r, 0) for r in (Region.STATE, Region.GRADIENT, Region.MOMENT))
         sizes |= {region: state for region in (Region.STATE, Region.GRADIENT, Region.MOMENT) if region in sizes}
@@ -185,11 +188,21 @@ class Player:
         self._label(labels)
         self._weigh(weights)
         self._memory[Region.DIVISOR].view(np.float32)[0] = divisor
+        self._draw()
         self._playing[Kind.TRAIN](first=first)
         loss = float(self._memory[Region.LOSS].view(np.float32)[0])
         if not math.isfinite(loss):
             raise NotFinite
         return loss
+
+    def reseed(self, seed: int) -> None:
+        """Begins the random masks anew: each micro-batch from here on draws from the next number."""
+        self._seed = seed
+
+    def _draw(self) -> None:
+        if Region.SEED in self._memory:
+            self._memory[Region.SEED].view(np.uint64)[0] = self._seed & (1 << 64) - 1
+            self._seed += 1
 
     def apply(self, rate: float) -> None:
         """Takes the gradients of the minibatch off the state, by the Plan's optimizer."""
