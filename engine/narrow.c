@@ -129,9 +129,10 @@ void KERNEL(convert)(const int32_t *p, void *const *operand, bool add)
     uint8_t *y = operand[0];
     const uint8_t *x = operand[1];
     for (ptrdiff_t r = 0; r < p[CONVERT_ROWS]; r++, y += y_step, x += x_step)
-        if (p[CONVERT_FROM] == NUMBER_FLOAT32)
+        if (p[CONVERT_FROM] == NUMBER_FLOAT32) {
+            memset(y + y_step - 4, 0, 4); /* a row's end is a multiple of four */
             narrow_row(p[CONVERT_TO], y, (const float *)x, count);
-        else
+        } else
             widen_row(p[CONVERT_FROM], (float *)y, x, count);
 }
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tacit.plan.narrow import narrow as narrowed
 from tacit.plan.tape import Number, Op, float_bits, number_bytes
 from tests.engine.played import floats, play
 
@@ -73,6 +74,18 @@ def test_int8_keeps_what_is_not_finite_visible(value: float):
 
     assert np.isnan(wide[0, 64:128]).all()
     assert (wide[0, :64] == 1).all() and (wide[0, 128:] == 1).all()
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(Number), st.integers(1, 200), st.integers(0, 999))
+def test_the_compiler_and_the_engine_narrow_to_the_same_bytes(number: Number, count: int, seed: int):
+    x = in_all_sizes(seed, 1, count)
+    x = x if number is not Number.INT8 else np.clip(np.nan_to_num(x), -1e3, 1e3)
+    x[np.isnan(x)] = 0  # whose bits say nothing
+
+    ours = narrowed(x[0], number)
+
+    assert ours.tobytes() == (x if number is Number.FLOAT32 else there_and_back(x, number)[0]).tobytes()
 
 
 @given(st.integers(1, 100))

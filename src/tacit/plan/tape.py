@@ -540,7 +540,7 @@ def weight_values(channels: int, outputs: int, groups: int, taps: int) -> int:
 
 
 def number_bytes(number: Number, count: int) -> int:
-    """The bytes of a row of `count` values as CONVERT keeps it; a multiple of 4.
+    """The bytes of a row of `count` values as CONVERT keeps it; a multiple of 4, zero at its end.
 
     >>> [number_bytes(number, 65) for number in Number]
     [260, 132, 132, 76]

@@ -1,0 +1,49 @@
+"""Values in fewer bits, as the engine's CONVERT writes them: for what a Plan keeps frozen."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.plan.tape import Number, number_bytes, up
+
+SCALED = 64  # values that share a scale
+
+
+def narrow(values: NDArray[np.float32], number: Number) -> NDArray[np.uint8]:
+    """One row's bytes, a multiple of four.
+
+    >>> narrow(np.array([1.0, -2.0], np.float32), Number.BFLOAT16).view(np.uint16).tolist()
+    [16256, 49152]
+    """
+    row = np.zeros(number_bytes(number, values.size), np.uint8)
+    match number:
+        case Number.FLOAT32:
+            row[:] = values.view(np.uint8)
+        case Number.BFLOAT16:
+            row[: 2 * values.size] = _bfloat16(values).view(np.uint8)
+        case Number.FLOAT16:
+            with np.errstate(over="ignore"):
+                row[: 2 * values.size] = values.astype(np.float16).view(np.uint8)
+        case Number.INT8:
+            scales, bytes_ = _int8(values)
+            row[: 4 * scales.size] = scales.view(np.uint8)
+            row[4 * scales.size : 4 * scales.size + values.size] = bytes_.view(np.uint8)
+    return row
+
+
+def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """To nearest, ties to even; NaN stays one."""
+    bits = values.view(np.uint32).astype(np.uint64)
+    nearest = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(values), bits >> 16 | 0x40, nearest).astype(np.uint16)
+
+
+def _int8(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Each block's scale, and the values; a block that is not finite has a scale that is not, and zeros."""
+    blocks = np.zeros(up(values.size, SCALED), np.float32)
+    blocks[: values.size] = values
+    blocks = blocks.reshape(-1, SCALED)
+    scales = np.abs(blocks).max(axis=1) / np.float32(127)
+    scales[scales < np.finfo(np.float32).tiny] = 0  # as the engine, which flushes denormals
+    usable = np.isfinite(scales) & (scales > 0)
+    steps = np.where(usable[:, None], blocks, 0) / np.where(usable, scales, 1)[:, None]
+    return scales, np.rint(steps).astype(np.int8).ravel()[: values.size]
