@@ -1,6 +1,38 @@
 """Train models on everyday devices without the data ever leaving them."""
 
-from tacit.task import Array, Budget, Label, Local, Privacy, Sgd, Task, array, label, sgd
+from tacit.task import (
+    Array,
+    Budget,
+    Label,
+    Local,
+    Loss,
+    LowRank,
+    Privacy,
+    Sgd,
+    Slices,
+    Task,
+    array,
+    label,
+    lowrank,
+    sgd,
+    slices,
+)
 
-__all__ = ["Array", "Budget", "Label", "Local", "Privacy", "Sgd", "Task", "array", "label", "sgd"]
+__all__ = [
+    "Array",
+    "Budget",
+    "Label",
+    "Local",
+    "Loss",
+    "LowRank",
+    "Privacy",
+    "Sgd",
+    "Slices",
+    "Task",
+    "array",
+    "label",
+    "lowrank",
+    "sgd",
+    "slices",
+]
 __version__ = "0.1.0"

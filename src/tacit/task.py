@@ -121,6 +121,43 @@ def sgd(rate: float, momentum: float = 0.0, decay: float = 1.0) -> Sgd:
 
 
 @dataclass(frozen=True)
+class Slices:
+    """A range of a layer's input features. See `slices`."""
+
+    layer: str
+    start: int
+    stop: int
+
+
+def slices(layer: str, inputs: range) -> Slices:
+    """Train only what a Linear or Conv layer makes of these input features.
+
+    >>> slices("fc1", inputs=range(0, 64))
+    Slices(layer='fc1', start=0, stop=64)
+    """
+    if not isinstance(inputs, range) or inputs.step != 1 or inputs.start < 0 or len(inputs) < 1:
+        raise TaskInvalid("slices inputs", inputs, "it is a range of neighbouring features", "e.g. range(0, 64)")
+    return Slices(layer, inputs.start, inputs.stop)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A low-rank addition to a layer. See `lowrank`."""
+
+    layer: str
+    rank: int
+
+
+def lowrank(layer: str, rank: int = 4) -> LowRank:
+    """Train a product of two thin matrices, added to a Linear layer's weight.
+
+    >>> lowrank("fc1", rank=2)
+    LowRank(layer='fc1', rank=2)
+    """
+    return LowRank(layer, _whole("lowrank rank", rank, 1))
+
+
+@dataclass(frozen=True)
 class Local:
     """What one visit does on a device.
 
@@ -269,12 +306,13 @@ class Task:
     name: str
     model: Callable[[], Any]  # makes the torch.nn.Module, weights included
     example: Mapping[str, Array | Label]
-    loss: str = "cross_entropy"
+    loss: str | Loss = "cross_entropy"
     metrics: Sequence[str] = ("accuracy",)
     local: Local = field(default_factory=Local)
     budget: Budget = field(default_factory=Budget)
     privacy: Privacy = field(default_factory=Privacy)
-    subset: Sequence[str] | None = None  # parameters or modules to train; None: the compiler chooses
+    # Parameters or modules to train, or parts of layers by `slices` and `lowrank`; None: the compiler chooses.
+    subset: Sequence[str | Slices | LowRank] | None = None
     server_rate: float = 1.0
     purpose: str = ""
     data_sources: Sequence[str] = ()
@@ -298,8 +336,8 @@ class Task:
                 "it has one label and at least one array",
                 'write {"x": tacit.array((1, 28, 28)), "y": tacit.label(10)}',
             )
-        if self.loss not in LOSSES:
-            raise TaskInvalid("loss", self.loss, f"it is one of {', '.join(LOSSES)}", f'write loss="{LOSSES[0]}"')
+        if isinstance(self.loss, str):
+            Loss(self.loss)  # refuses what is none
         for metric in self.metrics:
             if metric not in METRICS:
                 raise TaskInvalid("metrics", metric, f"each is one of {', '.join(METRICS)}", "leave it out")

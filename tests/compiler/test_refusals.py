@@ -102,7 +102,7 @@ class Absolute(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.fold, self.last = nn.Linear(4, 4), Call(torch.abs), nn.Linear(4, CLASSES)
+        self.first, self.fold, self.last = nn.Linear(4, 4), Call(lambda x: torch.maximum(x, -x)), nn.Linear(4, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.fold(self.first(x)))

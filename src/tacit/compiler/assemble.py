@@ -15,6 +15,7 @@ from torch import nn
 from tacit.compiler.choose import choose_subset
 from tacit.compiler.compile import Compiled, compile_program
 from tacit.compiler.errors import NothingFits
+from tacit.compiler.parts import rewritten
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
@@ -57,7 +58,10 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
     label = next(name for name, part in task.example.items() if isinstance(part, Label))
     optimizer = Optimizer(task.local.optimizer.rate, task.local.optimizer.momentum, task.local.optimizer.decay)
     microbatch = task.local.microbatch or min(task.local.minibatch, 8)
-    subset, reasons = _subset(task, module, inputs, classes, microbatch, optimizer, len(parties.keyholders))
+    parts: list[str] | None = None
+    if task.subset is not None:
+        module, parts = rewritten(module, task.subset)
+    subset, reasons = _subset(task, parts, module, inputs, classes, microbatch, optimizer, len(parties.keyholders))
     compiled = compile_program(
         module,
         inputs,
@@ -143,6 +147,7 @@ def build_module(task: Task) -> nn.Module:
 
 def _subset(
     task: Task,
+    wanted_names: Sequence[str] | None,
     module: nn.Module,
     inputs: Mapping[str, tuple[tuple[int, ...], str]],
     classes: int,
@@ -151,17 +156,17 @@ def _subset(
     keyholders: int,
 ) -> tuple[Sequence[str], Sequence[str]]:
     """The parameters to train: those that the Task names, else the most last layers that fit the budget."""
-    if task.subset is not None:
+    if wanted_names is not None:
         names = [
             name
             for name, _ in module.named_parameters()
-            if any(name == wanted or name.startswith(f"{wanted}.") for wanted in task.subset)
+            if any(name == wanted or name.startswith(f"{wanted}.") for wanted in wanted_names)
         ]
-        unknown = [w for w in task.subset if not any(n == w or n.startswith(f"{w}.") for n in names)]
+        unknown = [w for w in wanted_names if not any(n == w or n.startswith(f"{w}.") for n in names)]
         if unknown:
             known = sorted({name.rpartition(".")[0] or name for name, _ in module.named_parameters()})
             raise TaskInvalid("subset", unknown[0], "the model has no such parameter", f"it has {', '.join(known)}")
-        return names, [f"the Task names {', '.join(task.subset)}"]
+        return names, [f"the Task names {', '.join(wanted_names)}"]
     most = _most_values(task, sum(p.numel() for p in module.parameters()), keyholders)
     chosen = choose_subset(
         module,

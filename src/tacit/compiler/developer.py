@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tacit.compiler.parts import merged
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot, read_plan
 from tacit.plan.layout import padded_size, permutation, unpack
@@ -55,7 +56,7 @@ class DeveloperPlan:
             found = region[start : start + len(panels)]
             panels[: len(found)] = found
             tensors[place.name] = torch.from_numpy(unpack(panels, place).copy())
-        return _completed(tensors, like)
+        return _completed(merged(tensors), like)
 
 
 def _completed(tensors: dict[str, torch.Tensor], like: nn.Module | None) -> dict[str, torch.Tensor]:

@@ -273,9 +273,9 @@ def _addmm(work: Lowering, node: fx.Node) -> Lowered:
     weight = work.seen(w)
     if work.number(x) == 0.0:
         return expand(work.seen(bias), _shape(node))
-    if weight.value.form == "undecided" and is_turned(weight) and work.weights.form_of(weight.value.name) != "table":
-        if work.seen(bias).value.form == "undecided":
-            return _linear(work, work.seen(x), weight, work.seen(bias))
+    is_layer = weight.value.form == work.seen(bias).value.form == "undecided" and is_turned(weight)
+    if is_layer and work.weights.form_of(weight.value.name) != "table":
+        return _linear(work, work.seen(x), weight, work.seen(bias))
     product = _matrices(work, work.seen(x), weight)
     return work.elementwise([product, work.seen(bias)], lambda m, r: m.add(*r), ".bias")
 
