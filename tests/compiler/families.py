@@ -337,7 +337,7 @@ def family(name: str) -> nn.Module:
     net = FAMILIES[name].make().eval()
     for part in net.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            lived_in(part)  # pyright: ignore[reportArgumentType]
+            lived_in(part)
     return net
 
 

@@ -975,7 +975,7 @@ def _bounds(size: int, start: Any, end: Any) -> tuple[int, int]:
 
 @views(aten.slice.Tensor)
 def _slice(work: Lowering, node: fx.Node) -> Lowered:
-    arguments = [*_arguments(node), *(0, None, None, 1)[len(_arguments(node)) - 1 :]]
+    arguments: list[Any] = [*_arguments(node), *(0, None, None, 1)[len(_arguments(node)) - 1 :]]
     x, dim, start, end, step = arguments
     view = work.seen(x)
     first, last = _bounds(view.shape[int(dim)], start, end)
@@ -1011,13 +1011,15 @@ def _unbind(work: Lowering, node: fx.Node) -> Lowered:
 
 @lowers(aten.cat.default)
 def _cat(work: Lowering, node: fx.Node) -> Lowered:
-    parts, dim = (*_arguments(node), 0)[:2]
+    parts: Any = _arguments(node)[0]
+    dim = _arguments(node)[1] if len(_arguments(node)) > 1 else 0
     return _together(work, [work.seen(part) for part in parts], int(dim), _shape(node))
 
 
 @lowers(aten.stack.default)
 def _stack(work: Lowering, node: fx.Node) -> Lowered:
-    parts, dim = (*_arguments(node), 0)[:2]
+    parts: Any = _arguments(node)[0]
+    dim = _arguments(node)[1] if len(_arguments(node)) > 1 else 0
     at = int(dim) % len(_shape(node))
     return _together(work, [unsqueeze(work.seen(part), at) for part in parts], at, _shape(node))
 

@@ -36,7 +36,7 @@ class InputSlice(nn.Module):
             return self.frozen(x) + F.linear(x[..., self.start : self.stop], delta)
         convolve = F.conv1d if isinstance(self.frozen, nn.Conv1d) else F.conv2d
         layer, part = self.frozen, x[:, self.start : self.stop]
-        return layer(x) + convolve(part, delta, None, layer.stride, layer.padding, layer.dilation)  # pyright: ignore[reportArgumentType]
+        return layer(x) + convolve(part, delta, None, layer.stride, layer.padding, layer.dilation)
 
 
 class LowRankAdded(nn.Module):
