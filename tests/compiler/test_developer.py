@@ -75,3 +75,15 @@ def test_a_folded_norm_is_taken_from_the_developers_own_module():
     net.load_state_dict(plan.state_dict(values, like=net))
 
     assert same_answers(plan, net, values)
+
+
+@pytest.mark.parametrize("part", [tacit.slices("3", inputs=range(4, 20)), tacit.lowrank("3", rank=2)])
+def test_a_trained_part_is_added_to_the_layer_it_belongs_to(part):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, 3))
+    plan = plan_of(lambda: net, [part])
+    values = changed(plan)
+
+    net.load_state_dict(plan.state_dict(values))
+
+    assert same_answers(plan, net, values)
