@@ -63,14 +63,14 @@ def _status(plan: Any, as_json: bool) -> str:
                 "forgotten": plan.forgotten,
             }
         )
-    from tacit.privacy.account import epsilon_of_mu
+    from tacit.privacy.account import epsilon_of_mu, epsilon_text
 
     epsilon = epsilon_of_mu(standing.mu2_spent**0.5, plan.delta)
     state = "forgotten" if plan.forgotten else f"Snapshot {plan.newest_version}"
     return (
         f"{plan.title} {plan.plan_id.hex()[:8]} at {plan.server}: {state}; {standing.landings_used} of {plan.landings} "
         f"Updates, {plan.settled} opened within sums, {plan.expired} expired, {standing.unanswered} in the outbox; "
-        f"spent ε = {epsilon:.3g} at δ = {plan.delta:g} for this device"
+        f"spent ε = {epsilon_text(epsilon)} at δ = {plan.delta:g} for this device"
     )
 
 

@@ -65,6 +65,7 @@ def summary(plan: Plan, size: int) -> str:
     else:
         against = ""
     kept = f"{bytes_text(resources.kept_per_example)} kept an example" if resources.kept_per_example else "nothing kept"
+    passes = "1 pass" if manifest.local.epochs == 1 else f"{manifest.local.epochs} passes"
     return "\n".join(
         [
             f"Plan       {plan.name}   {bytes_text(size)}   signed by {plan.author.hex()[:16]}",
@@ -74,8 +75,8 @@ def summary(plan: Plan, size: int) -> str:
             f"{bytes_text(resources.state)}, in and out {bytes_text(resources.io)}, frozen "
             f"{bytes_text(resources.frozen_touched)}",
             f"           {against}the peak is at {resources.peak}; {kept}",
-            f"visit      {manifest.local.epochs} passes in minibatches of {manifest.local.minibatch}, "
-            f"{program.microbatch} at a time, {operations_text(resources.operations)} each",
+            f"visit      {passes} in minibatches of {manifest.local.minibatch}, {program.microbatch} at a time, "
+            f"{operations_text(resources.operations)} each",
             f"Update     at most {bytes_text(manifest.limits.max_upload_bytes)}: {quant.bits} bits a value and "
             f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(program.d, quant.bits))} of keys, signatures",
             f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "

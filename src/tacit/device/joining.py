@@ -50,8 +50,8 @@ class PlanOverBudget(InputError):
         super().__init__(
             f"Plan {plan} may spend μ² = {wants:.4g} of this device's privacy (ε = {_epsilon(wants, delta)} at "
             f"δ = {delta:g}), and of the {allowed:.4g} it may spend in its life (ε = {_epsilon(allowed, delta)}) "
-            f"{spent:.4g} are spent; nothing was run. If you want this, for example because the data are not "
-            f"yours to protect, say --accept-epsilon {accept} (or any)"
+            f"{spent:.4g} are spent; nothing was run. If you want this all the same, for example because the data "
+            f"are public, say --accept-epsilon {accept} (or any)"
         )
 
 
@@ -167,7 +167,8 @@ def current_credential(member: Membership, ledger: Ledger, client: Client, invit
 
 
 def _epsilon(mu2: float, delta: float) -> str:
-    return f"{epsilon_of_mu(math.sqrt(mu2), delta):.3g}"
+    epsilon = epsilon_of_mu(math.sqrt(mu2), delta)
+    return f"{epsilon:,.0f}" if epsilon >= 1000 else f"{epsilon:.3g}"
 
 
 def _rounded_up(value: float) -> str:
