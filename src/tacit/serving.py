@@ -50,8 +50,18 @@ def status_of(code: Code) -> int:
     return _STATUS.get(code, 409)
 
 
-def refused(refusal: Refusal, retry_after: int | None = None) -> Response:
+def natural(text: str) -> int | None:
+    """The number that these at most 15 digits are; None for every other text.
+
+    >>> natural("42"), natural("\u00b2"), natural("9" * 5000), natural("")
+    (42, None, None, None)
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else None
+
+
+def refused(refusal: Refusal) -> Response:
     """A refusal as a response."""
+    retry_after = refusal.retry_after
     if retry_after is None and refusal.retryable:
         retry_after = 1
     reply = ErrorReply(code=refusal.code, reason=refusal.reason[:500], retry_after=retry_after)
@@ -61,9 +71,9 @@ def refused(refusal: Refusal, retry_after: int | None = None) -> Response:
 
 async def read_body(request: Request, most: int) -> bytes:
     """The request's body, if it has at most `most` bytes and arrives in time. E_TOO_LARGE, E_RATE."""
-    said = request.headers.get("content-length", "0")
-    if said.isdigit() and int(said) > most:
-        raise Refusal(Code.E_TOO_LARGE, f"a body of {int(said)} bytes; at most {most} are read")
+    said = natural(request.headers.get("content-length", "0"))
+    if said is not None and said > most:
+        raise Refusal(Code.E_TOO_LARGE, f"a body of {said} bytes; at most {most} are read")
     parts: list[bytes] = []
     size = 0
     try:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tacit.coordinator.batch import Applied, Batch, Closed, Collecting, Ended, Member
-from tacit.coordinator.intake import Standing, admit
+from tacit.coordinator.intake import FULL_RETRY_S, Standing, admit
 from tacit.plan.manifest import Manifest
-from tacit.wire.codes import Code
+from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, UpdateId, sha256
 from tests.factory import make_world
 from tests.keyholder.asking import code_of
@@ -23,7 +23,7 @@ def member(version: int) -> Member:
 
 
 @pytest.mark.parametrize(
-    ("version", "batch", "newest", "used", "code"),
+    ("version", "batch", "newest", "landed", "code"),
     [
         (3, Ended(3, Code.E_HALTED, "halted"), 3, 0, Code.E_HALTED),
         (4, Closed(4, 0, ()), 4, 0, Code.E_BUDGET),  # the fifth batch is the last, and its list is fixed
@@ -36,13 +36,13 @@ def member(version: int) -> Member:
     ],
 )
 def test_what_no_batch_can_take_is_refused(
-    manifest: Manifest, version: int, batch: Batch, newest: int | None, used: int, code: Code
+    manifest: Manifest, version: int, batch: Batch, newest: int | None, landed: int, code: Code
 ):
-    assert code_of(lambda: admit(member(version), Standing(batch, newest, used), manifest)) is code
+    assert code_of(lambda: admit(member(version), Standing(batch, newest, landed, 0, 0), manifest)) is code
 
 
 @pytest.mark.parametrize(
-    ("version", "batch", "newest", "used"),
+    ("version", "batch", "newest", "landed"),
     [
         (2, Collecting(2, 0), 2, 1),
         (1, Collecting(2, 0), 2, 0),
@@ -50,5 +50,26 @@ def test_what_no_batch_can_take_is_refused(
         (2, Applied(3, sha256(b""), sha256(b""), ()), 2, 0),
     ],
 )
-def test_what_some_batch_may_take_waits(manifest: Manifest, version: int, batch: Batch, newest: int | None, used: int):
-    admit(member(version), Standing(batch, newest, used), manifest)
+def test_what_some_batch_may_take_waits(
+    manifest: Manifest, version: int, batch: Batch, newest: int | None, landed: int
+):
+    admit(member(version), Standing(batch, newest, landed, 0, 0), manifest)
+
+
+def test_a_pending_update_may_land_and_counts_as_if_it_had(manifest: Manifest):
+    two = Standing(Collecting(2, 0), 2, landed=1, pending=1, queued=1)
+
+    assert code_of(lambda: admit(member(2), two, manifest)) is Code.E_PARTICIPATION
+
+
+@pytest.mark.parametrize(("pending", "queued"), [(0, 16), (0, 17), (2, 2)])
+def test_what_would_only_wait_until_it_expires_is_asked_to_come_again(tmp_path: Path, pending: int, queued: int):
+    """Two batches of at most eight can still take what starts from the newest Snapshot."""
+    manifest = make_world(tmp_path, max_age=1, most=8, landings=9).plan.manifest
+    batch = Collecting(2, 0)
+
+    with pytest.raises(Refusal) as caught:
+        admit(member(2), Standing(batch, 2, 0, pending, queued), manifest)
+
+    assert (caught.value.code, caught.value.retry_after) == (Code.E_RATE, FULL_RETRY_S)
+    admit(member(2), Standing(batch, 2, 0, pending=1, queued=15), manifest)

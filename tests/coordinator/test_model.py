@@ -121,7 +121,7 @@ class CoordinatorModel(RuleBasedStateMachine):
 
     def opened(self, line: Direct) -> list[tuple[int, list[UpdateId]]]:
         assert line.keyholder is not None
-        return line.keyholder.opened_ids(self.world.plan_id)
+        return [(one.t, one.updates) for one in line.keyholder.opened_lists(self.world.plan_id)]
 
     # What may happen
 

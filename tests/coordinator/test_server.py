@@ -1,6 +1,7 @@
 """The coordinator's routes, by HTTP, from its process, with a real keyholder behind it."""
 
 import concurrent.futures
+import html
 import json
 import os
 import signal
@@ -15,12 +16,17 @@ import msgspec
 import numpy as np
 import pytest
 
+from tacit.codec.errors import CodecError
+from tacit.coordinator import __main__ as process
 from tacit.coordinator.server import MOST_AT_ONCE
+from tacit.coordinator.status import promise
+from tacit.plan.bundle import Plan, PlanRefused
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, KeyId, Lineage, sha256
 from tacit.wire.log import verify_chain
 from tacit.wire.messages import (
     Credential,
+    ErrorReply,
     Head,
     LogEntry,
     LoggedOpened,
@@ -116,8 +122,13 @@ def test_snapshot_zero_is_what_the_plan_was_published_with(site: Site):
         ("/snapshots/..%2f..%2fcoordinator.key", Code.E_HEAD),
         ("/snapshots/no-hex", Code.E_HEAD),
         ("/heads/9", Code.E_VERSION_FUTURE),
-        ("/heads/99999999999999999999999", Code.E_VERSION_FUTURE),
+        ("/heads/99999999999999999999999", Code.E_MALFORMED),
+        ("/heads/" + "9" * 5000, Code.E_MALFORMED),
+        ("/heads/%C2%B2", Code.E_MALFORMED),
+        ("/heads/-1", Code.E_MALFORMED),
         ("/log?after=x", Code.E_MALFORMED),
+        ("/log?after=%C2%B2", Code.E_MALFORMED),
+        ("/log?after=" + "9" * 5000, Code.E_MALFORMED),
     ],
 )
 def test_what_does_not_exist_is_refused(site: Site, path: str, code: Code):
@@ -287,7 +298,7 @@ def test_an_update_that_a_keyholder_rejects_leaves_the_batch(tmp_path: Path):
         assert status["updates"]["opened"] == 3
         public = site.world.coordinator.sig.public
         check_proof(proof_of(site, bad.update_id), public, update=update_hash(bad))
-        assert proof_of(site, bad.update_id).outcome == "expired"
+        assert proof_of(site, bad.update_id).outcome == "refused"
         verify_chain(log, public)
         opened = [decode(LoggedOpened, entry.body) for entry in log if entry.kind is LogKind.OPENED]
         assert [(one.t, one.count) for one in opened] == [(0, 3)]
@@ -329,7 +340,7 @@ def test_the_plan_ends_with_its_budget_and_says_so(tmp_path: Path):
         assert status["version"] == 1
         assert status["privacy"]["epsilon"] == pytest.approx(2.49, abs=0.01)
         assert status["privacy"]["trust"] == "single-operator"
-        assert status["privacy"]["sentence"].startswith("ε = 2.5")
+        assert status["privacy"]["sentence"].startswith("Spent so far, by the device that landed most often: ε = 2.5")
         assert refusal_code(lambda: site.send(update(site, version=1))) is Code.E_BUDGET
         assert site.send(upload) == receipt
         assert site.head() == head
@@ -340,19 +351,52 @@ def test_the_plan_ends_with_its_budget_and_says_so(tmp_path: Path):
 
 
 def test_an_update_from_too_old_a_snapshot_is_stale_and_one_that_waited_too_long_expires(tmp_path: Path):
-    with small(tmp_path, target=3, max_age=0) as site:
+    """Two batches may take them and the keyholder is away: of seven Updates the last waits for a third."""
+    with small(tmp_path, target=3, max_age=1) as site:
         site.wait_version(0)
-        device = Device(site.world)
-        waiting = update(site, device)
-        late = update(site)
-        for upload in (update(site, device), update(site), waiting, update(site)):
+        site.keyholders[0].kill()
+        uploads, late = [update(site) for _ in range(7)], update(site)
+        for upload in uploads:
             site.send(upload)
+        site.keyholders[0].start()
 
-        site.wait_version(1)
-        wait_for(lambda: site.status()["updates"]["expired"] == 1, "the second of one device expires")
+        site.wait_version(2)
+        wait_for(lambda: site.status()["updates"]["expired"] == 1, "the seventh expires")
 
         assert refusal_code(lambda: site.send(late)) is Code.E_STALE
-        assert proof_of(site, waiting.update_id).outcome == "expired"
+        assert proof_of(site, uploads[6].update_id).outcome == "expired"
+
+
+def test_a_full_queue_asks_to_come_again_and_knows_what_it_has(tmp_path: Path):
+    with small(tmp_path, target=3, most=3, max_age=1) as site:
+        site.wait_version(0)
+        site.keyholders[0].kill()
+        uploads = [update(site) for _ in range(10)]
+        receipts = [site.send(upload) for upload in uploads[:3]]
+        wait_for(lambda: site.status()["batch"]["state"] != "collecting", "the first three are in a batch")
+        receipts += [site.send(upload) for upload in uploads[3:9]]
+
+        status, headers, data = site.coordinator.request("POST", f"{site.path}/updates", encode(uploads[9]))
+
+        assert (status, decode(ErrorReply, data).code) == (429, Code.E_RATE)
+        assert headers["retry-after"] == "30" == str(decode(ErrorReply, data).retry_after)
+        assert [site.send(upload) for upload in uploads[:9]] == receipts
+        site.keyholders[0].start()
+        site.wait_version(2)
+        site.send(update(site, version=2))
+
+
+def test_a_body_is_never_longer_than_an_upload_whatever_the_plan_says(tmp_path: Path):
+    with small(tmp_path, max_upload_bytes=2**40) as site:
+        site.wait_version(0)
+        head = f"POST {site.path}/updates HTTP/1.1\r\nHost: x\r\nContent-Length: {Upload.max_bytes + 1}\r\n\r\n"
+
+        with socket.create_connection(("127.0.0.1", site.coordinator.port)) as connection:
+            connection.settimeout(30)
+            connection.sendall(head.encode())
+            answer = connection.recv(100)
+
+        assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_coordinator_waits_for_its_keyholder_and_loses_nothing(tmp_path: Path):
@@ -432,6 +476,11 @@ def test_the_join_page_shows_the_command_and_escapes_what_it_was_given(site: Sit
     assert "to test &lt;sums&gt; &amp; nothing else" in page
     assert "integers &lt;1..9&gt;" in page
     assert "whoever runs this server can unmask individual updates" in page
+    assert "Enrolment is open" in page
+    assert "2 Updates are 2 enrolments" in page
+    assert "only the noise\nprotects you" in page
+    said = html.escape(promise(site.world.plan).sentence)
+    assert f"Over the Plan's whole life, at most: {said}" in page
     assert "<script" not in page
     assert headers["content-security-policy"].startswith("default-src 'none'; base-uri 'none'")
     assert headers["x-frame-options"] == "DENY"
@@ -477,6 +526,22 @@ def test_a_plan_of_another_coordinator_is_refused_in_one_sentence(tmp_path: Path
     assert ended.stderr.startswith("error: ")
     assert "compile the Task with this home's keys" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("kind", [CodecError, ValueError, OverflowError, ZeroDivisionError])
+def test_a_plan_with_numbers_that_nobody_foresaw_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+):
+    world = make_world(tmp_path)
+    words = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file)]
+
+    def read(path: Path) -> Plan:
+        raise kind("a number")
+
+    monkeypatch.setattr(process, "read_plan", read)
+
+    with pytest.raises(PlanRefused, match="a number"):
+        process.coordinator_of(process.parse(words))
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path):

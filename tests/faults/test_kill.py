@@ -197,6 +197,11 @@ def noise_key(world: World, j: int) -> bytes:
     return rows(world, "SELECT noise_key FROM plans", j=j)[0][0]
 
 
+def store_files(world: World) -> bytes:
+    """Every byte of a keyholder's records, of the write-ahead log too."""
+    return b"".join(path.read_bytes() for path in world.keyholder_home().glob("keyholder.sqlite*"))
+
+
 def journey(folder: Path, point: str | None, keyholders: int = 1, victim: int = 1) -> Journey:
     """Everybody up, one of them with a crash point; `victim` is which keyholder."""
     world = make_world(folder, keyholders, target=3, threshold=3, snapshots=SNAPSHOTS, sigma=0.5)
@@ -286,5 +291,37 @@ def test_a_halt_that_is_cut_off_is_finished_at_the_next_start(tmp_path: Path):
     try:
         assert list(cards.iterdir()) == []
         assert keyholder.request("POST", "/v1/load", data)[0] == 503
+    finally:
+        keyholder.stop()
+
+
+@pytest.mark.parametrize("point", ["keyholder.open.committed", "keyholder.sign.committed"])
+def test_a_noise_key_that_was_used_is_in_no_file_after_a_start(tmp_path: Path, point: str):
+    """Killed after the ratchet, an opening's or a void batch's, and before the write-ahead log is emptied."""
+    world = make_world(tmp_path)
+    keyholder, asked = keyholder_process(world).start(), Asking(world, [])
+    keyholder.request("POST", "/v1/load", bytes(world.plan.raw))
+    keyholder.post("/v1/sign_head", asked.head_zero(), HeadSignature)
+    asked.heads[0] = world.initial_hash
+    used = noise_key(world, 1)
+    keyholder.stop()
+    keyholder.start(crash_at=point)
+
+    asks = {
+        "keyholder.open.committed": ("/v1/open", asked.open_request(0, asked.entries(asked.updates(3)))),
+        "keyholder.sign.committed": ("/v1/sign_head", asked.sign_request(1, world.initial_hash, [], [], spoilt=True)),
+    }
+    with pytest.raises((OSError, http.client.HTTPException)):
+        keyholder.request("POST", asks[point][0], encode(asks[point][1]))
+    assert keyholder.wait_dead() == -9
+    killed = store_files(world)
+    keyholder.start()
+    started = store_files(world)
+
+    try:
+        assert used in killed
+        assert used not in started
+        assert noise_key(world, 1) in started
+        assert noise_key(world, 1) != used
     finally:
         keyholder.stop()

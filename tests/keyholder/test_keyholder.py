@@ -1,5 +1,6 @@
 """The keyholder as a whole, on its real store: what it answers, remembers and erases."""
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tacit.codec.errors import CodecError
 from tacit.codec.ring import center, unpack
+from tacit.keyholder import keyholder as room
 from tacit.keyholder.checks import Landings
 from tacit.keyholder.keyholder import Keyholder
 from tacit.keyholder.keys import load_card, new_card
 from tacit.keyholder.states import Active, Done, Halted
 from tacit.keyholder.sums import noise_deviation
+from tacit.plan.bundle import Plan, PlanRefused
 from tacit.privacy.noise import plain_noise
 from tacit.wire.codes import Code
 from tacit.wire.ids import KeyId, sha256
@@ -32,6 +36,11 @@ def noise_key(world: World, j: int = 1) -> bytes:
         return db.execute("SELECT noise_key FROM plans WHERE plan_id = ?", (world.plan_id,)).fetchone()[0]
     finally:
         db.close()
+
+
+def store_files(world: World, j: int = 1) -> bytes:
+    """Every byte of the records, of the write-ahead log too."""
+    return b"".join(path.read_bytes() for path in world.keyholder_home(j).glob("keyholder.sqlite*"))
 
 
 def unmasked(uploads: list[Upload], masks: list[bytes], d: int, bits: int) -> np.ndarray:
@@ -178,7 +187,9 @@ def test_a_void_batch_burns_what_was_opened_and_the_next_one_works(tmp_path: Pat
 
     assert [one.code for one in reply.rejected] == [Code.E_DUP_ID] * 3
     asked.advance(1, [device.update(1, asked.head_hash(1)), *asked.updates(2, 1)])
-    assert [t for t, _ in asked.keyholders[0].opened_ids(asked.world.plan_id)] == [0, 1]
+    lists = asked.keyholders[0].opened_lists(asked.world.plan_id)
+    assert [(one.t, one.void) for one in lists] == [(0, True), (1, False)]
+    assert lists[0].updates == sorted(upload.update_id for upload in uploads)
 
 
 def test_a_spoilt_landing_counts(tmp_path: Path):
@@ -212,13 +223,13 @@ def test_every_batch_has_another_noise_key_and_the_old_one_is_nowhere(tmp_path: 
     keys.append(noise_key(asked.world))
     asked.skip(1)
     keys.append(noise_key(asked.world))
+    after_void = store_files(asked.world)
     asked.advance(2, asked.updates(3, 2))
     keys.append(noise_key(asked.world))
 
-    files = b"".join(path.read_bytes() for path in asked.world.keyholder_home().glob("keyholder.sqlite*"))
     assert len(set(keys)) == 4
-    assert keys[0] not in files
-    assert keys[2] not in files
+    assert [key in after_void for key in keys] == [False, False, True, False]
+    assert [key in store_files(asked.world) for key in keys] == [False, False, False, True]
 
 
 def test_two_lists_for_one_batch_would_have_unrelated_noise(tmp_path: Path):
@@ -285,6 +296,43 @@ def test_secrets_are_readable_by_nobody_else(tmp_path: Path):
 
     assert len(files) >= 4
     assert [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+
+
+def test_an_id_that_is_opened_twice_stands_in_both_lists(tmp_path: Path):
+    """No rule of this keyholder would let it: an auditor has to see it where a rule failed."""
+    asked = asking(tmp_path)
+    first = asked.updates(3)
+    asked.advance(0, first)
+    home = asked.world.keyholder_home()
+    with contextlib.closing(sqlite3.connect(home / "keyholder.sqlite")) as db, db:
+        db.execute("DELETE FROM burnt")  # as if it were never checked
+
+    again = [*first[:2], *asked.updates(1, 1)]
+    asked.advance(1, again)
+
+    lists = asked.keyholders[0].opened_lists(asked.world.plan_id)
+    assert [one.updates for one in lists] == [
+        sorted(upload.update_id for upload in uploads) for uploads in (first, again)
+    ]
+
+
+def test_records_of_the_first_format_keep_their_lists(tmp_path: Path):
+    asked = asking(tmp_path)
+    first, second = asked.updates(3), asked.updates(4)
+    asked.advance(0, first)
+    asked.open(1, second)
+    asked.skip(1)
+    expected = asked.keyholders[0].opened_lists(asked.world.plan_id)
+    asked.keyholders[0].close()
+    with contextlib.closing(sqlite3.connect(asked.world.keyholder_home() / "keyholder.sqlite")) as db, db:
+        db.execute("DROP TABLE opened")
+        db.execute("ALTER TABLE openings DROP COLUMN void")
+        db.execute("PRAGMA user_version = 1")
+
+    asked.keyholders[0] = start(asked.world, 1, asked.now)
+
+    assert [(one.t, one.void, len(one.updates)) for one in expected] == [(0, False, 3), (1, True, 4)]
+    assert asked.keyholders[0].opened_lists(asked.world.plan_id) == expected
 
 
 def test_the_store_counts_landings(tmp_path: Path):
@@ -415,6 +463,20 @@ def test_a_plan_that_was_altered_is_refused(tmp_path: Path):
     assert code_of(lambda: asked.keyholders[0].load(bytes(data))) is Code.E_PLAN
 
 
+@pytest.mark.parametrize("kind", [PlanRefused, CodecError, ValueError, OverflowError, ZeroDivisionError])
+def test_a_plan_with_numbers_that_nobody_foresaw_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+):
+    asked = asking(tmp_path, begun=False)
+
+    def parse(data: bytes) -> Plan:
+        raise kind("a number")
+
+    monkeypatch.setattr(room, "parse_plan", parse)
+
+    assert code_of(lambda: asked.keyholders[0].load(bytes(asked.world.plan.raw))) is Code.E_PLAN
+
+
 def test_a_plan_whose_card_is_not_here_is_refused(tmp_path: Path):
     asked = asking(tmp_path, begun=False)
     shutil.rmtree(asked.world.keyholder_home() / "cards")
@@ -472,7 +534,7 @@ def test_a_plan_that_was_not_loaded_is_unknown(tmp_path: Path):
 
     assert code_of(lambda: asked.open(0, uploads)) is Code.E_PLAN
     assert code_of(lambda: asked.keyholders[0].sign_head(asked.head_zero())) is Code.E_PLAN
-    assert code_of(lambda: asked.keyholders[0].opened_ids(asked.world.plan_id)) is Code.E_PLAN
+    assert code_of(lambda: asked.keyholders[0].opened_lists(asked.world.plan_id)) is Code.E_PLAN
 
 
 def test_nothing_is_opened_before_head_zero(tmp_path: Path):

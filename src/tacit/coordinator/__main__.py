@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tacit.codec.errors import CodecError
 from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
@@ -15,7 +16,7 @@ from tacit.coordinator.server import Coordinator, IntakeThread, make_app
 from tacit.coordinator.sqlite_store import SqliteStore, process_name
 from tacit.durable import make_folder, write_file
 from tacit.errors import InputError, TacitError
-from tacit.plan.bundle import read_plan
+from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.serving import serve
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 60.0
@@ -70,7 +71,7 @@ def parse(arguments: list[str]) -> Settings:
 def coordinator_of(settings: Settings) -> Coordinator:
     """Everything a coordinator consists of, nothing of it started."""
     keys = load_or_make(settings.home, os.urandom)
-    plan = read_plan(settings.plan)
+    plan = _plan(settings.plan)
     manifest = plan.manifest
     if manifest.coordinator != keys.sig.public:
         raise InputError(
@@ -84,7 +85,7 @@ def coordinator_of(settings: Settings) -> Coordinator:
     plan_file = folder / "plan.tacit"
     if not plan_file.exists():
         write_file(plan_file, plan.raw)
-    plan = read_plan(plan_file)  # our own copy: nobody else writes to it
+    plan = _plan(plan_file)  # our own copy: nobody else writes to it
 
     def open_store() -> SqliteStore:
         return SqliteStore(folder, plan, keys.sig)
@@ -103,6 +104,13 @@ def coordinator_of(settings: Settings) -> Coordinator:
         urls=urls,
         deadline_s=settings.deadline_s,
     )
+
+
+def _plan(path: Path) -> Plan:
+    try:
+        return read_plan(path)
+    except (CodecError, ValueError, ArithmeticError) as error:  # numbers that nobody foresaw
+        raise PlanRefused(f"{path}: this is not a Plan that may be used: {error}") from error
 
 
 def _pause(failures: int) -> float:

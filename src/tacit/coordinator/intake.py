@@ -17,6 +17,8 @@ from tacit.wire.ids import DeviceKey, Digest, Lineage, PlanId, UpdateId, sha256
 from tacit.wire.messages import Credential, Entry, Upload, update_hash
 from tacit.wire.signed import check_credential, check_update
 
+FULL_RETRY_S = 30  # a batch has to be opened before there is room
+
 
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An Upload without its payload: what the keyholders are shown once its batch closes."""
@@ -62,7 +64,9 @@ class Standing:
 
     batch: Batch
     newest: int | None  # the newest version with a HEAD
-    used: int  # landings of this device, and Updates of it that wait
+    landed: int  # landings of this device
+    pending: int  # Updates of this device that wait or are in the batch
+    queued: int  # Updates that wait, of all devices
 
 
 def check_upload(upload: Upload, plan: Plan, head_hash: Digest | None, hour: int) -> Offer:
@@ -115,7 +119,15 @@ def admit(member: Member, standing: Standing, manifest: Manifest) -> None:
         raise Refusal(
             Code.E_STALE, f"it starts from version {member.base_version}, too old for batch {t}; train from a newer one"
         )
-    if standing.used >= manifest.participation.landings:
+    if standing.landed + standing.pending >= manifest.participation.landings:
         raise Refusal(
             Code.E_PARTICIPATION, f"this device has sent all {manifest.participation.landings} Updates it may send"
         )
+    # A batch takes one Update of a device, and `most` in all; what waits longer than `max_age` batches expires.
+    # So no more than this can ever be opened. The first rule also means that a full queue holds Updates of at
+    # least `most` devices, enough for a batch: a few devices cannot fill it for good.
+    batches = manifest.batch.max_age + 1
+    if standing.pending >= batches:
+        raise Refusal(Code.E_RATE, f"{standing.pending} Updates of this device wait already", FULL_RETRY_S)
+    if standing.queued >= manifest.batch.most * batches:
+        raise Refusal(Code.E_RATE, f"{standing.queued} Updates wait already, more would expire", FULL_RETRY_S)

@@ -6,8 +6,9 @@ import html
 import re
 import shlex
 
+from tacit.coordinator.status import promise
 from tacit.plan.bundle import Plan
-from tacit.privacy.trust import sentence, trust_of
+from tacit.privacy.trust import sentence
 
 _STYLE = """
 :root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
@@ -29,7 +30,7 @@ def join_page(plan: Plan, scheme: str, host: str, author: str | None) -> str:
     """The page as HTML. `host` and `author` come from whoever asked, and are believed for nothing."""
     manifest, text = plan.manifest, html.escape
     sources = "".join(f"<li>{text(source)}</li>" for source in plan.charter.data_sources) or "<li>none named</li>"
-    trust = sentence(trust_of([card.sig_pk for card in manifest.keyholders], {}))
+    said = promise(plan)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -41,7 +42,7 @@ def join_page(plan: Plan, scheme: str, host: str, author: str | None) -> str:
 <body>
 <main>
 <h1>{text(manifest.title)}</h1>
-<p>{text(plan.charter.purpose)}</p>
+<p>Its purpose: {text(plan.charter.purpose)}</p>
 <p>You are invited to help train this model with data on your own device. The data stay there. What leaves is
 one Update at a time: clipped, rounded and masked, {manifest.limits.max_upload_bytes} bytes at most.</p>
 {_command(plan, scheme, host, author)}
@@ -54,7 +55,13 @@ one Update at a time: clipped, rounded and masked, {manifest.limits.max_upload_b
 {manifest.batch.threshold} at a time</dd>
 </dl>
 <h2>Whom you have to trust</h2>
-<p class="warning">{text(trust)}</p>
+<p class="warning">{text(sentence(said.trust))}</p>
+<p class="warning">Enrolment is open: anybody may enrol as many devices as they like, at no cost. So
+{manifest.batch.threshold} Updates are {manifest.batch.threshold} enrolments, perhaps not as many people. An outsider
+who fills a batch with Updates of their own knows all of its sum but yours, and against that only the noise
+protects you.</p>
+<h2>What the noise promises</h2>
+<p>Over the Plan's whole life, at most: {text(said.sentence)}</p>
 <p>Plan <code>{plan.plan_id.hex()}</code></p>
 </main>
 </body>

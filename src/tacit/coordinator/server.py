@@ -38,7 +38,7 @@ from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
-from tacit.serving import MESSAGE_TYPE, SecurityHeaders, read_body, refused
+from tacit.serving import MESSAGE_TYPE, SecurityHeaders, natural, read_body, refused
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId, sha256
@@ -67,7 +67,7 @@ _OUTCOMES: dict[Fate, Outcome] = {
     Fate.APPLIED: "opened",
     Fate.SPOILT: "spoilt",
     Fate.EXPIRED: "expired",
-    Fate.REFUSED: "expired",  # it will never be opened, and that is what its device has to know
+    Fate.REFUSED: "refused",
 }
 
 
@@ -216,6 +216,8 @@ class Coordinator:
 def make_app(coordinator: Coordinator) -> Starlette:
     """The application around one coordinator; its threads live as long as the application does."""
     uploading = asyncio.Semaphore(MOST_AT_ONCE)
+    # A Plan may say what it likes; a message that is an Upload is never longer than that.
+    most_body = min(coordinator.plan.manifest.limits.max_upload_bytes, Upload.max_bytes)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
@@ -244,8 +246,10 @@ def make_app(coordinator: Coordinator) -> Starlette:
 
     async def head_of_version(request: Request) -> Response:
         check_id(request)
-        version = int(request.path_params["version"])
-        found = coordinator.store.head(version) if version < 2**53 else None
+        version = natural(request.path_params["version"])
+        if version is None:
+            raise Refusal(Code.E_MALFORMED, "a version is a number of at most 15 digits")
+        found = coordinator.store.head(version)
         if found is None:
             raise Refusal(Code.E_VERSION_FUTURE, f"there is no Snapshot {version} yet")
         tag = f'"{version}-{found.snapshot_hash.hex()[:16]}"'
@@ -268,7 +272,7 @@ def make_app(coordinator: Coordinator) -> Starlette:
             if uploading.locked():
                 raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again in a second")
             async with uploading:
-                body = await read_body(request, coordinator.plan.manifest.limits.max_upload_bytes)
+                body = await read_body(request, most_body)
                 receipt = await coordinator.take(body)
         except Refusal as refusal:
             coordinator.intake.count(refusal.code)
@@ -285,10 +289,10 @@ def make_app(coordinator: Coordinator) -> Starlette:
 
     async def log(request: Request) -> Response:
         check_id(request)
-        after = request.query_params.get("after", "0")
-        if not after.isdigit() or len(after) > 15:
+        after = natural(request.query_params.get("after", "0"))
+        if after is None:
             raise Refusal(Code.E_MALFORMED, "`after` is the number of entries that were seen already")
-        lines = (msgspec.json.encode(entry) + b"\n" for entry in coordinator.store.log(int(after)))
+        lines = (msgspec.json.encode(entry) + b"\n" for entry in coordinator.store.log(after))
         return Response(b"".join(lines), media_type="application/jsonl")
 
     async def status(request: Request) -> Response:
@@ -309,7 +313,7 @@ def make_app(coordinator: Coordinator) -> Starlette:
         routes=[
             Route(here, plan),
             Route(f"{here}/head", head),
-            Route(f"{here}/heads/{{version:int}}", head_of_version),
+            Route(f"{here}/heads/{{version}}", head_of_version),
             Route(f"{here}/snapshots/{{name}}", snapshot),
             Route(f"{here}/enrol", enrol, methods=["POST"]),
             Route(f"{here}/updates", updates, methods=["POST"]),

@@ -154,9 +154,14 @@ class SqliteStore:
     def accept(self, offers: Sequence[Offer], hour: int) -> list[Receipt | Refusal]:
         results: list[Receipt | Refusal] = []
         with transaction(self._db):
+            queued = self.queued_count()
             for offer in offers:
                 try:
-                    results.append(self._accept(offer, hour))
+                    receipt = self._given(offer.member)
+                    if receipt is None:
+                        receipt = self._take(offer, hour, queued)
+                        queued += 1
+                    results.append(receipt)
                 except Refusal as refusal:
                     results.append(refusal)
             sync_folder(self._updates)
@@ -289,15 +294,18 @@ class SqliteStore:
 
     # Inside
 
-    def _accept(self, offer: Offer, hour: int) -> Receipt:
-        member = offer.member
+    def _given(self, member: Member) -> Receipt | None:
+        """The Receipt of an Update that was received before."""
         known = self.known(member.update_id)
-        if known is not None:
-            if known.member.update_hash != member.update_hash:
-                raise Refusal(Code.E_DUP_ID, "another Update has this id")
-            return known.receipt
+        if known is not None and known.member.update_hash != member.update_hash:
+            raise Refusal(Code.E_DUP_ID, "another Update has this id")
+        return None if known is None else known.receipt
+
+    def _take(self, offer: Offer, hour: int, queued: int) -> Receipt:
+        member = offer.member
         newest = self._db.execute("SELECT max(version) FROM heads").fetchone()[0]
-        admit(member, Standing(self.batch(), newest, self._used(member.dpk)), self._plan.manifest)
+        landed, pending = self._used(member.dpk)
+        admit(member, Standing(self.batch(), newest, landed, pending, queued), self._plan.manifest)
         write_content(self._payload_path(member), offer.payload)
         receipt = Receipt(
             update_hash=member.update_hash,
@@ -319,13 +327,13 @@ class SqliteStore:
         )
         return receipt
 
-    def _used(self, dpk: DeviceKey) -> int:
-        """Landings of a device, and Updates of it that may still land."""
+    def _used(self, dpk: DeviceKey) -> tuple[int, int]:
+        """Landings of a device, and how many Updates of it may still land."""
         landed = self._db.execute("SELECT count FROM landings WHERE dpk = ?", (dpk,)).fetchone()
         (pending,) = self._db.execute(
             "SELECT count(*) FROM updates WHERE dpk = ? AND fate IN ('queued', 'in')", (dpk,)
         ).fetchone()
-        return (landed[0] if landed else 0) + pending
+        return (landed[0] if landed else 0), pending
 
     def _member(self, update_id: UpdateId) -> Member:
         known = self.known(update_id)
@@ -373,7 +381,7 @@ def process_name(nonce: bytes) -> str:
 def _gone(owner: str) -> bool:
     """Whether the process that holds a lease has certainly ended, so that nobody need wait it out."""
     host, _, rest = owner.rpartition("/")[0].partition("/")
-    if host != socket.gethostname() or not rest.isdigit():
+    if host != socket.gethostname() or not (rest.isascii() and rest.isdecimal()):
         return False
     process = int(rest)
     if process == os.getpid():

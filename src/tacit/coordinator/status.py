@@ -9,7 +9,7 @@ from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Ended, Fa
 from tacit.coordinator.store import Counts
 from tacit.plan.bundle import Plan
 from tacit.privacy.account import Statement, plain_mu, statement
-from tacit.privacy.trust import sentence, trust_of
+from tacit.privacy.trust import Trust, sentence, trust_of
 
 
 class Updates(msgspec.Struct, frozen=True):
@@ -36,7 +36,10 @@ class BatchStatus(msgspec.Struct, frozen=True):
 
 
 class Privacy(msgspec.Struct, frozen=True):
-    """What was spent so far, by the device that has landed most often. `epsilon` is null where it is infinite."""
+    """What was spent so far, by the device that has landed most often. `epsilon` is null where it is infinite.
+
+    `sentence` says so itself: a reader must not take it for what the whole Plan may come to.
+    """
 
     epsilon: float | None
     delta: float
@@ -127,8 +130,18 @@ def spent(plan: Plan, landings: int) -> Statement:
     Who is independent is for each device to say.
     """
     noise = plan.manifest.noise
-    trust = trust_of([card.sig_pk for card in plan.manifest.keyholders], {})
-    return statement(plain_mu(landings, noise.sigma * noise.sensitivity), noise.delta, trust=trust, unit=noise.unit)
+    mu = plain_mu(landings, noise.sigma * noise.sensitivity)
+    return statement(mu, noise.delta, trust=_trust(plan), unit=noise.unit)
+
+
+def promise(plan: Plan) -> Statement:
+    """What the whole life of the Plan costs a device at most, against one keyholder's noise."""
+    noise = plan.manifest.noise
+    return statement(1 / noise.sigma, noise.delta, trust=_trust(plan), unit=noise.unit)
+
+
+def _trust(plan: Plan) -> Trust:
+    return trust_of([card.sig_pk for card in plan.manifest.keyholders], {})
 
 
 def _privacy(said: Statement, plan: Plan, landings: int) -> Privacy:
@@ -140,7 +153,7 @@ def _privacy(said: Statement, plan: Plan, landings: int) -> Privacy:
         relation=said.relation,
         trust=said.trust.value,
         trust_sentence=sentence(said.trust),
-        sentence=said.sentence,
+        sentence=f"Spent so far, by the device that landed most often: {said.sentence}",
         most_landings=landings,
         landings_allowed=plan.manifest.participation.landings,
     )

@@ -9,20 +9,21 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tacit.codec.errors import CodecError
 from tacit.durable import make_folder, write_file
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.keyholder.checks import Knowledge, check_list, examine
 from tacit.keyholder.keys import erase_card, load_card, load_identity
 from tacit.keyholder.states import Active, Done, Halted, Loaded, active, advance, start
-from tacit.keyholder.store import KeyholderStore, PlanRecord
+from tacit.keyholder.store import KeyholderStore, OpenedList, PlanRecord
 from tacit.keyholder.sums import answer
 from tacit.plan.bundle import Plan, PlanRefused, parse_plan, read_plan
 from tacit.plan.manifest import Manifest
 from tacit.privacy.noise import next_key
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import KeyId, PlanId, UpdateId, sha256
+from tacit.wire.ids import KeyId, PlanId, sha256
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     Head,
@@ -36,6 +37,9 @@ from tacit.wire.messages import (
 from tacit.wire.signed import check_head_request, check_opened, check_request, sign_head, sign_opened
 
 log = logging.getLogger("tacit.keyholder")
+
+# What reading a Plan may end with. The last two are numbers that nobody foresaw: no reason to fall over them.
+_NO_PLAN = (PlanRefused, CodecError, ValueError, ArithmeticError)
 
 
 class Keyholder:
@@ -56,6 +60,7 @@ class Keyholder:
         self._approved, self._random, self._clock = approved, random, clock
         self._identity: SigningKey = load_identity(home, random)
         self._store = KeyholderStore(home / "keyholder.sqlite")
+        self._store.forget_deleted()  # a kill may have come between a ratchet and this
         self._turn = threading.Lock()
         self._plans: dict[PlanId, Plan] = {}
         with self._turn:
@@ -80,8 +85,8 @@ class Keyholder:
         """
         try:
             plan = parse_plan(data)
-        except PlanRefused as error:
-            raise Refusal(Code.E_PLAN, str(error)) from error
+        except _NO_PLAN as error:
+            raise Refusal(Code.E_PLAN, f"this is not a Plan that may be used: {error}"[:500]) from error
         with self._turn:
             plan_id = PlanId(plan.plan_id)
             j = self._position(plan.manifest)
@@ -196,10 +201,13 @@ class Keyholder:
                     self._store.set_noise_key(plan_id, next_key(self._store.noise_key(plan_id), self._random))
                 head_hash = sha256(preimage.head(plan_id, version, request.snapshot_hash, key_ids))
                 self._store.add_head(plan_id, version, request.snapshot_hash, head_hash)
+                if request.spoilt:
+                    self._store.declare_void(plan_id, version - 1)
                 self._store.drop_answers(plan_id)
                 self._store.set_state(plan_id, after)
                 crash_point("keyholder.sign.before_commit")
             crash_point("keyholder.sign.committed")
+            self._store.forget_deleted()
             if isinstance(after, Done):
                 self._erase_secrets(self._current(plan_id))
             return signature
@@ -211,11 +219,11 @@ class Keyholder:
         with self._turn:
             return [self._current(record.plan_id) for record in self._store.plans()]
 
-    def opened_ids(self, plan_id: PlanId) -> list[tuple[int, list[UpdateId]]]:
-        """Every opened batch with the ids in it. E_PLAN for a Plan that is not known here."""
+    def opened_lists(self, plan_id: PlanId) -> list[OpenedList]:
+        """Every list that was opened. E_PLAN for a Plan that is not known here."""
         with self._turn:
             self._plan(plan_id)
-            return self._store.opened_ids(plan_id)
+            return self._store.opened_lists(plan_id)
 
     # Inside
 
@@ -334,7 +342,7 @@ class Keyholder:
         """After a start: finish what a kill interrupted, and halt where a secret is missing."""
         try:
             self._plans[record.plan_id] = read_plan(self._plan_path(record.plan_id))
-        except PlanRefused as error:
+        except _NO_PLAN as error:
             raise TacitError(f"a Plan that this keyholder loaded is damaged: {error}") from error
         match record.state:
             case Done() | Halted():

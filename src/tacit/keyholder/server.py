@@ -4,13 +4,12 @@ POST /v1/load           a Plan's bytes; `Tacit-Head` may carry the newest HEAD, 
 POST /v1/prepare        PrepareRequest -> PrepareReply
 POST /v1/open           OpenRequest -> Opened
 POST /v1/sign_head      SignHeadRequest -> HeadSignature
-GET  /v1/plans/ID/opened    [[t, [update_id, ...]], ...] as JSON
+GET  /v1/plans/ID/opened    what every OPEN held: [{"t": t, "void": bool, "updates": [update_id, ...]}, ...] as JSON
 GET  /v1/status             every Plan and its state as JSON
 GET  /healthz
 """
 
 import base64
-import binascii
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -57,8 +56,8 @@ def make_app(keyholder: Keyholder) -> Starlette:
             plan_id = PlanId(bytes.fromhex(request.path_params["plan_id"]))
         except ValueError:
             raise Refusal(Code.E_PLAN, "a Plan's id has 64 hex digits") from None
-        batches = await run_in_threadpool(keyholder.opened_ids, plan_id)
-        return _json([[t, [one.hex() for one in ids]] for t, ids in batches])
+        lists = await run_in_threadpool(keyholder.opened_lists, plan_id)
+        return _json([{"t": one.t, "void": one.void, "updates": [i.hex() for i in one.updates]} for one in lists])
 
     async def status(request: Request) -> Response:
         records = await run_in_threadpool(keyholder.records)
@@ -88,7 +87,7 @@ def _shown_head(request: Request) -> Head | None:
         return None
     try:
         return decode(Head, base64.b64decode(text, validate=True))
-    except binascii.Error:
+    except ValueError:
         raise Refusal(Code.E_MALFORMED, "the header Tacit-Head is not base64") from None
 
 

@@ -63,6 +63,24 @@ MIGRATIONS = (
         PRIMARY KEY (plan_id, dpk)
     ) WITHOUT ROWID;
     """,
+    # 2
+    """
+    ALTER TABLE openings ADD COLUMN void INTEGER NOT NULL DEFAULT 0;   -- declared so by the coordinator, later
+    CREATE TABLE opened (                  -- for auditors: no rule keeps an id out that stands in it already
+        plan_id   BLOB NOT NULL REFERENCES plans,
+        t         INTEGER NOT NULL,
+        place     INTEGER NOT NULL,        -- in the list of this OPEN, from 0
+        update_id BLOB NOT NULL,
+        PRIMARY KEY (plan_id, t, place)
+    ) WITHOUT ROWID;
+    INSERT INTO opened
+        SELECT plan_id, t, row_number() OVER (PARTITION BY plan_id, t ORDER BY update_id) - 1, update_id FROM burnt;
+    -- Until now only the Snapshot that stayed told of a void batch.
+    UPDATE openings SET void = 1 WHERE EXISTS (
+        SELECT 1 FROM heads a JOIN heads b ON a.plan_id = b.plan_id AND a.snapshot_hash = b.snapshot_hash
+        WHERE a.plan_id = openings.plan_id AND a.version = openings.t AND b.version = openings.t + 1
+    );
+    """,
 )
 
 
@@ -74,6 +92,15 @@ class PlanRecord:
     key_id: KeyId
     expires_at: int
     state: PlanState
+
+
+@dataclass(frozen=True)
+class OpenedList:
+    """What the OPEN of batch `t` held, in its order. `void`: the coordinator declared the batch so afterwards."""
+
+    t: int
+    void: bool
+    updates: list[UpdateId]
 
 
 class KeyholderStore:
@@ -200,8 +227,12 @@ class KeyholderStore:
         """The answer, the ids it burns and the landings it counts."""
         plan_id, t = opened.plan_id, opened.t
         self._db.execute(
-            "INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO openings (plan_id, t, root, masks_hash, count, answer) VALUES (?, ?, ?, ?, ?, ?)",
             (plan_id, t, opened.root, masks_hash, len(entries), encode(opened)),
+        )
+        self._db.executemany(
+            "INSERT INTO opened VALUES (?, ?, ?, ?)",
+            [(plan_id, t, place, entry.update_id) for place, entry in enumerate(entries)],
         )
         self._db.executemany("INSERT INTO burnt VALUES (?, ?, ?)", [(plan_id, entry.update_id, t) for entry in entries])
         self._db.executemany(
@@ -209,6 +240,10 @@ class KeyholderStore:
             "ON CONFLICT (plan_id, dpk) DO UPDATE SET count = count + 1, last_t = excluded.last_t",
             [(plan_id, entry.dpk, t) for entry in entries],
         )
+
+    def declare_void(self, plan_id: PlanId, t: int) -> None:
+        """The coordinator said that nothing came of batch t; what was opened in it, if anything, stays burnt."""
+        self._db.execute("UPDATE openings SET void = 1 WHERE plan_id = ? AND t = ?", (plan_id, t))
 
     def drop_answers(self, plan_id: PlanId) -> None:
         self._db.execute("UPDATE openings SET answer = NULL WHERE plan_id = ?", (plan_id,))
@@ -228,11 +263,17 @@ class KeyholderStore:
                 found[dpk] = Landings(*row)
         return found
 
-    def opened_ids(self, plan_id: PlanId) -> list[tuple[int, list[UpdateId]]]:
-        """Every batch that was opened, with the ids in it: what an auditor compares with devices' ledgers."""
-        batches = self._db.execute("SELECT t FROM openings WHERE plan_id = ? ORDER BY t", (plan_id,)).fetchall()
-        ids = "SELECT update_id FROM burnt WHERE plan_id = ? AND t = ? ORDER BY update_id"
-        return [(t, [UpdateId(row[0]) for row in self._db.execute(ids, (plan_id, t))]) for (t,) in batches]
+    def opened_lists(self, plan_id: PlanId) -> list[OpenedList]:
+        """Every list that was opened, as it was: what an auditor compares with devices' ledgers.
+
+        Not taken from `burnt`, which could not show an id that was opened twice.
+        """
+        batches = "SELECT t, void FROM openings WHERE plan_id = ? ORDER BY t"
+        ids = "SELECT update_id FROM opened WHERE plan_id = ? AND t = ? ORDER BY place"
+        return [
+            OpenedList(t, bool(void), [UpdateId(name) for (name,) in self._db.execute(ids, (plan_id, t))])
+            for t, void in self._db.execute(batches, (plan_id,)).fetchall()
+        ]
 
     def _state(self, plan_id: PlanId, name: str, t: int | None, code: str | None, reason: str | None) -> PlanState:
         match name:
