@@ -11,11 +11,16 @@ from tacit.cli import COMMANDS, main
 HEAVY = {"torch", "numpy", "starlette", "uvicorn", "matplotlib", "sklearn", "cryptography", "msgspec"}
 
 
-def loaded_by(statement: str) -> set[str]:
-    """The packages that a fresh interpreter has loaded after this statement."""
-    script = f"import sys\n{statement}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+def modules_of(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after this statement."""
+    script = f"import sys\n{statement}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The packages among them."""
+    return {name.partition(".")[0] for name in modules_of(statement)}
 
 
 def test_help_imports_nothing_heavy():
@@ -31,13 +36,12 @@ def test_a_device_loads_neither_torch_nor_the_server_stack():
     assert not loaded & {"torch", "starlette", "uvicorn", "uvloop", "sklearn", "matplotlib"}
 
 
-def test_the_servers_load_neither_torch_nor_the_engine():
-    script = "import tacit.coordinator.server, tacit.keyholder.server, sys\n"
-    script += "print(*[m for m in sys.modules if m.startswith('tacit')])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+def test_the_servers_load_neither_torch_nor_the_engine_nor_the_device():
+    loaded = modules_of("import tacit.coordinator.server, tacit.keyholder.server")
 
-    rooms = {".".join(module.split(".")[:2]) for module in done.stdout.split()}
-    assert not rooms & {"tacit.engine", "tacit.device", "tacit.compiler", "tacit.task.torch"}
+    assert "tacit.plan.bundle" in loaded
+    assert not {name for name in loaded if name.split(".")[0] in ("torch", "sklearn", "matplotlib")}
+    assert not {name for name in loaded if name.startswith(("tacit.engine", "tacit.device", "tacit.compiler"))}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

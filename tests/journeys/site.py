@@ -3,28 +3,22 @@
 import atexit
 import contextlib
 import functools
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from tacit.cli.demo.result import Audit, Receipted, audit
+from tacit.cli.demo.audit import Audit, Made, Opening, audit, claims_for, made_by, openings_of
 from tacit.cli.processes import Served, serve, stop
 from tacit.cli.serve import fetch, start_servers
-from tacit.device.client import Client
-from tacit.device.ledger import Ledger
-from tacit.device.link import parse_link
 from tacit.plan.bundle import Plan, read_plan
-from tacit.wire.ids import UpdateId
 from tests.factory import wait_for
 
 README = Path(__file__).parents[2] / "README.md"
@@ -86,40 +80,23 @@ class Site:
         path = self.folder / f"{name}.log"
         return path.read_text() if path.exists() else ""
 
-    def opened(self) -> list[list[bytes]]:
+    def openings(self) -> list[Opening]:
         """The keyholder's own lists."""
-        url = f"http://127.0.0.1:{self.keyholder.port}/v1/plans/{self.plan.plan_id.hex()}/opened"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return [[bytes.fromhex(i) for i in ids] for _, ids in json.load(answer)]
+        return openings_of(f"http://127.0.0.1:{self.keyholder.port}", self.plan)
 
-    def receipts(self) -> list[Receipted]:
-        """Every Update that a device here holds a receipt for, from the devices' ledgers."""
-        found = []
-        for name, home in self.homes.items():
-            with Ledger.read(home) as ledger:
-                found += [
-                    Receipted(bytes(line.update_id), name, line.version)
-                    for line in ledger.receipts()
-                    if line.receipt is not None
-                ]
-        return found
+    def made(self) -> list[Made]:
+        """Every Update that a device here has paid for."""
+        return made_by(self.homes, self.plan)
 
     def audit(self) -> Audit:
-        """What became of every receipted Update."""
-        receipts, opened = self.receipts(), self.opened()
-        lists = {i for batch in opened for i in batch}
-        client = Client(parse_link(self.link))
-        claims = {
-            r.update_id: client.proof(UpdateId(r.update_id)).outcome for r in receipts if r.update_id not in lists
-        }
-        manifest = self.plan.manifest
+        """What became of every one of them."""
+        made, openings = self.made(), self.openings()
         return audit(
-            receipts,
-            opened,
-            claims,
-            last=len(opened) - 1,
-            max_age=manifest.batch.max_age,
-            ended=len(opened) >= manifest.noise.snapshots,
+            made,
+            openings,
+            claims_for(made, openings, self.link),
+            max_age=self.plan.manifest.batch.max_age,
+            ended=bool(self.status().get("ended")),
         )
 
     def restart(self, server: Served) -> None:

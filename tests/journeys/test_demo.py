@@ -35,7 +35,9 @@ def test_the_demo_keeps_what_it_promises(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert [name for name in PROMISED if name not in result] == []
-    assert (result["updates_lost"], result["updates_doubled"]) == (0, 0)
+    assert (result["updates_lost"], result["updates_doubled"], result["updates_unknown"]) == (0, 0, 0)
+    parts = ("updates_opened", "updates_too_old", "updates_waiting")
+    assert result["updates_accepted"] == sum(result[part] for part in parts)
     assert result["accuracy"] >= result["accuracy_central"] - 0.03
     assert result["accuracy"] > result["accuracy_alone_mean"]
     assert result["bytes_up_per_device"] < result["bytes_full_model"] / 4

@@ -27,7 +27,7 @@ def test_three_devices_train_the_readmes_model_to_the_end_of_its_budget(tmp_path
         status = tacit("device", "status", "--home", str(here.homes["ada"]))
         receipts = tacit("device", "receipts", "--home", str(here.homes["ada"]), "--json")
 
-        assert (found.lost, found.doubled) == (0, 0)
+        assert (found.lost, found.doubled, found.unknown, found.too_old) == (0, 0, 0, 0)
         assert found.opened == 2 * here.plan.manifest.noise.snapshots
         assert here.status()["ended"]
         assert fetched.returncode == 0 and "Snapshot 20" in fetched.stdout
@@ -56,7 +56,7 @@ def test_once_ends_after_one_accepted_update(tmp_path):
         device = here.join("ada", "--once")
 
         assert device.wait(60) == 0, here.log("ada")
-        assert len(here.receipts()) == 1
+        assert [one.receipted for one in here.made()] == [True]
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_stood(tmp_path):
@@ -77,7 +77,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_stood(tmp_path):
                 tmp_path / "mine.tacit", tmp_path / "home", processes, host="127.0.0.1", port=0
             )
             again = Site(tmp_path, here.plan, link, keyholder, coordinator, processes, dict(here.homes))
-            reached = len(again.opened())
+            reached = len(again.openings())
             for name in ("ada", "bob", "eve"):
                 again.join(name)
             again.wait_version(reached + 3)
@@ -86,8 +86,30 @@ def test_a_run_that_was_stopped_goes_on_where_it_stood(tmp_path):
             stop(processes)
 
     assert reached >= 3
-    assert (found.lost, found.doubled) == (0, 0)
+    assert (found.lost, found.doubled, found.unknown) == (0, 0, 0)
     assert before == again.plan.plan_id
+
+
+def test_what_was_learnt_is_served_after_the_run_has_ended_and_was_stopped(tmp_path):
+    from tacit.cli.processes import stop
+    from tacit.cli.serve import start_servers
+
+    short = readme_task().replace("snapshots=20", "snapshots=2")
+    with site(tmp_path, short) as here:
+        for name in ("ada", "bob", "eve"):
+            here.join(name)
+        here.wait_version(2)
+        stop(here.processes)
+
+        processes: list = []
+        try:
+            link, _, _ = start_servers(tmp_path / "mine.tacit", tmp_path / "home", processes, host="127.0.0.1", port=0)
+            fetched = tacit("fetch", link, "-o", str(tmp_path / "snapshot.bin"))
+        finally:
+            stop(processes)
+
+    assert fetched.returncode == 0, fetched.stderr
+    assert "Snapshot 2 of mine" in fetched.stdout
 
 
 def test_a_device_without_its_owners_word_spends_nothing_on_a_plan_beyond_its_budget(tmp_path):

@@ -63,14 +63,16 @@ def _status(plan: Any, as_json: bool) -> str:
                 "forgotten": plan.forgotten,
             }
         )
-    from tacit.privacy.account import epsilon_of_mu, epsilon_text
+    from tacit.privacy.account import statement
+    from tacit.privacy.trust import Trust
 
-    epsilon = epsilon_of_mu(standing.mu2_spent**0.5, plan.delta)
+    # The ledger holds no directory of operators, so nobody counts as independent here.
+    said = statement(standing.mu2_spent**0.5, plan.delta, trust=Trust.SINGLE_OPERATOR)
     state = "forgotten" if plan.forgotten else f"Snapshot {plan.newest_version}"
     return (
         f"{plan.title} {plan.plan_id.hex()[:8]} at {plan.server}: {state}; {standing.landings_used} of {plan.landings} "
-        f"Updates, {plan.settled} opened within sums, {plan.expired} expired, {standing.unanswered} in the outbox; "
-        f"spent ε = {epsilon_text(epsilon)} at δ = {plan.delta:g} for this device"
+        f"Updates, {plan.settled} opened within sums, {plan.expired} expired, {standing.unanswered} in the outbox\n"
+        f"  spent so far: {said.sentence}"
     )
 
 

@@ -45,6 +45,7 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "landings": manifest.participation.landings,
         "epsilon": said.epsilon,
         "delta": said.delta,
+        "relation": said.relation,
         "trust": trust(plan).value,
         "unit": noise.unit,
     }
@@ -82,7 +83,7 @@ def summary(plan: Plan, size: int) -> str:
             f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "
             f"{batch.max_age} Snapshots old",
             f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device",
-            f"privacy    {promise(plan).sentence}",
+            f"privacy    over the Plan's whole life, at most: {promise(plan).sentence}",
             f"trust      {sentence(trust(plan))}",
         ]
     )

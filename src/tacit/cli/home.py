@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from tacit.durable import load_or_make_seed, make_folder
 from tacit.wire.keys import SigningKey
 
 
@@ -13,24 +14,9 @@ def home(given: str | None) -> Path:
     True
     """
     path = Path(given or os.environ.get("TACIT_HOME") or Path.home() / ".tacit").expanduser().resolve()
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return path
+    return make_folder(path)
 
 
 def author_key(path: Path) -> SigningKey:
     """The developer's signing key, made at the first compile and kept."""
-    file = path / "author.key"
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return SigningKey.from_seed(file.read_bytes())
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(os.urandom(32))
-        stream.flush()
-        os.fsync(stream.fileno())
-    return SigningKey.from_seed(file.read_bytes())
-
-
-def plan_home(path: Path, plan_id: bytes) -> Path:
-    """Where the runs of one Plan live."""
-    return path / "plans" / plan_id.hex()
+    return SigningKey.from_seed(load_or_make_seed(path / "author.key", os.urandom))

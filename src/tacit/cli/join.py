@@ -25,7 +25,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-epsilon",
         metavar="EPSILON",
-        help="join although the Plan may spend more than this device's lifetime budget of ε = 8; a number, or 'any'",
+        help="join although the Plan may spend more than this device's lifetime budget of μ² = 2.03 (for the device, "
+        "ε about 8 at δ = 1e-7); a number, or 'any'",
     )
     parser.add_argument("--pace", type=float, default=0.0, help="seconds to wait after every minibatch")
     parser.add_argument("--poll", type=float, default=5.0, help="seconds between two looks at the coordinator")

@@ -10,10 +10,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tacit.errors import InputError
+
 EXAMPLE = """\
 example:
   tacit serve mine.tacit
-  tacit serve mine.tacit --host 0.0.0.0 --public-url http://clinic.example:8750
+  tacit serve mine.tacit --host 0.0.0.0 --public-url https://clinic.example
+
+Devices elsewhere should reach it through TLS, which a proxy in front of it ends.
 
 State is kept in --home: stop with Ctrl-C, start again, and the run goes on where it stood.
 """
@@ -48,11 +52,17 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             print(f"serving    {plan.name}")
             print(f"trust      {sentence(trust(plan))}")
-            print(f"privacy    {promise(plan).sentence}")
+            print(f"privacy    over the Plan's whole life, at most: {promise(plan).sentence}")
+            if reached_at(arguments.host) != arguments.host and not arguments.public_url:
+                print("note       other machines need another address in this link: say --public-url")
             print(f"join       tacit join '{link}' --data FILE")
             print_code(link)
             print("Ctrl-C stops; nothing is lost.", flush=True)
-        watch(f"http://127.0.0.1:{coordinator.port}/v1/plans/{plan.plan_id.hex()}/status", processes, arguments.json)
+        watch(
+            f"http://{reached_at(arguments.host)}:{coordinator.port}/v1/plans/{plan.plan_id.hex()}/status",
+            processes,
+            arguments.json,
+        )
 
 
 def start_servers(
@@ -66,12 +76,13 @@ def start_servers(
 
     plan = read_plan(path)
     for card in plan.manifest.keyholders:
-        if load_card(place / "keyholder", KeyId(card.key_id)) is None:
-            from tacit.errors import InputError
-
+        # A key is erased when its Plan has ended; the keyholder then still knows the Plan, and its last
+        # Snapshot is served on.
+        known = (place / "keyholder" / "plans" / f"{plan.plan_id.hex()}.tacit").exists()
+        if not known and load_card(place / "keyholder", KeyId(card.key_id)) is None:
             raise InputError(
                 f"keyholder {card.key_id.hex()[:8]} of this Plan has no key in {place / 'keyholder'}: serve with the "
-                "--home the Plan was compiled with, or compile the Task again (a key is erased when its Plan has ended)"
+                "--home the Plan was compiled with, or compile the Task again"
             )
     keyholder = serve(
         "keyholder",
@@ -90,17 +101,24 @@ def start_servers(
         place / "logs" / "coordinator.log",
     )
     processes.append(coordinator.process)
-    # An address that means "every interface" is none that a device could call.
-    reached = "127.0.0.1" if _is_any(host) else host
-    base = (public or f"http://{reached}:{coordinator.port}").rstrip("/")
+    base = (public or f"http://{reached_at(host)}:{coordinator.port}").rstrip("/")
     return f"{base}/join/{plan.plan_id.hex()}?author={plan.author.hex()}", keyholder, coordinator
 
 
-def _is_any(host: str) -> bool:
+def reached_at(host: str) -> str:
+    """The address by which this machine reaches a server that listens on `host`, as it stands in a link.
+
+    >>> reached_at("0.0.0.0"), reached_at("::1"), reached_at("clinic.example")
+    ('127.0.0.1', '[::1]', 'clinic.example')
+    """
     try:
-        return ipaddress.ip_address(host).is_unspecified
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return host
+    if address.is_unspecified:
+        # "Every interface" is no address that one could call.
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    return str(address) if address.version == 4 else f"[{address}]"
 
 
 def watch(url: str, processes: list[Any], as_json: bool) -> None:

@@ -12,7 +12,11 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the demo loads what it needs when it needs it: `tacit demo --help` is quick
+    from tacit.cli.demo.watch import Watched
+    from tacit.plan.bundle import Plan
 
 EXAMPLE = """\
 example:
@@ -84,7 +88,7 @@ def play(folder: Path, count: int, processes: list[subprocess.Popen[str]]) -> di
     from tacit.cli.demo.result import draw
     from tacit.cli.demo.screen import Moment, Screen
     from tacit.cli.demo.watch import KILL_POINT, Watched
-    from tacit.cli.figures import promise, summary
+    from tacit.cli.figures import promise, summary, trust
     from tacit.cli.serve import fetch, start_servers
     from tacit.errors import TacitError
     from tacit.plan.bundle import read_plan
@@ -145,6 +149,8 @@ def play(folder: Path, count: int, processes: list[subprocess.Popen[str]]) -> di
                 central=yardstick["central"] if yardstick else None,
                 epsilon=curve.epsilons[-1][1] if curve.epsilons else 0.0,
                 epsilon_budget=promise(plan).epsilon,
+                delta=plan.manifest.noise.delta,
+                trust=trust(plan).value,
                 accepted=int(status.get("updates", {}).get("accepted", 0)),
                 opened=int(status.get("updates", {}).get("opened", 0)),
             ),
@@ -169,7 +175,9 @@ def play(folder: Path, count: int, processes: list[subprocess.Popen[str]]) -> di
             raise TacitError(f"the comparison in PyTorch failed; its log is {folder / 'logs' / 'baseline.log'}")
         yardstick = json.loads(out)
     picture = folder / "digits.png"
-    draw(picture, curve.points, curve.epsilons, yardstick["central"], sum(yardstick["alone"]) / count)
+    noise = plan.manifest.noise
+    meaning = f"of the device that landed most often, at δ = {noise.delta:g}, zero-out, {trust(plan)}"
+    draw(picture, curve.points, curve.epsilons, yardstick["central"], sum(yardstick["alone"]) / count, meaning)
     result = gather(plan, link, keyholder.port, devices, curve, yardstick)
     result |= {
         "seconds": time.monotonic() - began,
@@ -295,49 +303,21 @@ def mishaps(device: Any, version: int, snapshots: int, processes: list[Any], scr
 
 
 def gather(
-    plan: Any, link: str, keyholder_port: int, devices: list[Any], curve: Curve, yardstick: dict[str, Any]
+    plan: "Plan", link: str, keyholder_port: int, devices: "list[Watched]", curve: Curve, yardstick: dict[str, Any]
 ) -> dict[str, Any]:
-    """The figures of the run, the counts from the devices' ledgers and the keyholder's lists."""
-    import urllib.request
-
-    from tacit.cli.demo.result import Receipted, audit, spent
+    """The figures of the run; what became of Updates is counted from the devices' ledgers and the keyholder's lists."""
+    from tacit.cli.demo.audit import audit, claims_for, made_by, openings_of
+    from tacit.cli.demo.result import spent
     from tacit.cli.figures import trust
-    from tacit.device.client import Client
-    from tacit.device.ledger import Ledger
-    from tacit.device.link import parse_link
-    from tacit.privacy.account import statement
     from tacit.privacy.trust import sentence
-    from tacit.wire.ids import UpdateId
 
-    receipts: list[Receipted] = []
-    for device in devices:
-        with Ledger.read(device.home) as ledger:
-            receipts += [
-                Receipted(bytes(line.update_id), device.role.name, line.version)
-                for line in ledger.receipts(plan.plan_id)
-                if line.receipt is not None
-            ]
-    where = f"http://127.0.0.1:{keyholder_port}/v1/plans/{plan.plan_id.hex()}/opened"
-    with urllib.request.urlopen(where, timeout=10) as answer:
-        opened = [[bytes.fromhex(i) for i in ids] for _, ids in json.load(answer)]
-    lists = {i for batch in opened for i in batch}
-    client = Client(parse_link(link))
-    claims = {r.update_id: client.proof(UpdateId(r.update_id)).outcome for r in receipts if r.update_id not in lists}
     manifest = plan.manifest
-    counted = audit(
-        receipts,
-        opened,
-        claims,
-        last=len(opened) - 1,
-        max_age=manifest.batch.max_age,
-        ended=len(opened) >= manifest.noise.snapshots,
-    )
-    noise = manifest.noise
-    cost = spent(counted.landings, noise.sigma * noise.sensitivity, manifest.batch.target, noise.delta)
-    said = statement(noise_mu(cost.landings, noise), noise.delta, unit=noise.unit, trust=trust(plan))
+    made = made_by({device.role.name: device.home for device in devices}, plan)
+    openings = openings_of(f"http://127.0.0.1:{keyholder_port}", plan)
+    counted = audit(made, openings, claims_for(made, openings, link), max_age=manifest.batch.max_age, ended=True)
+    cost = spent(plan, counted.landings)
     resources = manifest.program.resources
     sends = sum(device.sent for device in devices)
-    parameters = resources.model_parameters
     alone = yardstick["alone"]
     return {
         "accuracy": curve.points[-1][2],
@@ -348,21 +328,25 @@ def gather(
         "accuracy_alone_worst": min(alone),
         "accuracy_alone_best": max(alone),
         "bytes_up_per_device": sum(device.sent_bytes for device in devices) / len(devices),
-        "bytes_full_model": 4 * parameters * sends / len(devices),
+        "bytes_full_model": 4 * resources.model_parameters * sends / len(devices),
         "update_bytes": sum(device.sent_bytes for device in devices) / max(1, sends),
         "updates_per_device": sends / len(devices),
-        "model_parameters": parameters,
+        "model_parameters": resources.model_parameters,
         "trained_values": manifest.program.d,
         "arena_bytes": resources.arena,
         "training_bytes": resources.training_bytes,
         "full_training_bytes": resources.full_training_bytes,
         "device_peak_rss_bytes": max(device.peak_rss for device in devices),
-        "epsilon": cost.epsilon,
-        "delta": cost.delta,
-        "epsilon_at_million": cost.at_million,
-        "unit": noise.unit,
+        "epsilon": cost.said.epsilon,
+        "delta": cost.said.delta,
+        "unit": cost.said.unit,
+        "relation": cost.said.relation,
+        "privacy": cost.said.sentence,
         "landings_most": cost.landings,
-        "privacy": said.sentence,
+        "landings_allowed": manifest.participation.landings,
+        "epsilon_at_million": cost.fleet.epsilon,
+        "epsilon_at_million_few": cost.fleet_few.epsilon,
+        "privacy_at_million": cost.fleet.sentence,
         "trust": trust(plan).value,
         "trust_sentence": sentence(trust(plan)),
         "updates_accepted": counted.accepted,
@@ -371,13 +355,7 @@ def gather(
         "updates_waiting": counted.waiting,
         "updates_lost": counted.lost,
         "updates_doubled": counted.doubled,
-        "snapshots": len(opened),
+        "updates_unknown": counted.unknown,
+        "snapshots": sum(not opening.void for opening in openings),
         "plan_id": plan.plan_id.hex(),
     }
-
-
-def noise_mu(landings: int, noise: Any) -> float:
-    """What `landings` landings cost one device under this noise."""
-    from tacit.privacy.account import plain_mu
-
-    return plain_mu(landings, noise.sigma * noise.sensitivity)

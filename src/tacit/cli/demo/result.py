@@ -1,105 +1,48 @@
-"""The end of a run: counted from the devices' ledgers and the keyholder's lists, then told and drawn."""
+"""The end of a run, told and drawn."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tacit.cli.figures import bytes_text
-from tacit.privacy.account import epsilon_of_mu
-
-
-@dataclass(frozen=True)
-class Receipted:
-    """An Update that a device holds a signed receipt for."""
-
-    update_id: bytes
-    device: str
-    version: int  # the Snapshot it started from
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What became of every accepted Update. Neither figure is taken from the coordinator."""
-
-    accepted: int
-    opened: int
-    too_old: int  # not opened within the ages the Plan allows
-    waiting: int  # still young enough when the run ended
-    lost: int
-    doubled: int
-    landings: Mapping[str, int]  # of each device
-
-
-def audit(
-    receipts: Sequence[Receipted],
-    opened: Iterable[Sequence[bytes]],
-    claims: Mapping[bytes, str],
-    *,
-    last: int,
-    max_age: int,
-    ended: bool,
-) -> Audit:
-    """Compare the devices' receipts with the keyholder's lists; `last` is the number of the last batch.
-
-    An accepted Update that was not opened counts as lost unless the coordinator still owns up to it
-    (`claims`: queued or expired) *and* the numbers bear that out: an expired one must have been too old
-    before the last batch, a queued one still young enough; where the run has `ended`, no further batch will
-    come for the young ones either, and both words mean that they waited in vain.
-
-    >>> one = Receipted(b"a", "d", 0)
-    >>> [audit([one], opened, {}, last=0, max_age=8, ended=True).lost for opened in ([[b"a"]], [])]
-    [0, 1]
-    """
-    times: dict[bytes, int] = {}
-    for batch in opened:
-        for update_id in batch:
-            times[update_id] = times.get(update_id, 0) + 1
-    too_old = waiting = lost = 0
-    landings: dict[str, int] = {}
-    for receipt in receipts:
-        old, said = receipt.version + max_age <= last, claims.get(receipt.update_id)
-        if receipt.update_id in times:
-            landings[receipt.device] = landings.get(receipt.device, 0) + 1
-        elif old and said == "expired":
-            too_old += 1
-        elif not old and (said == "queued" or (ended and said == "expired")):
-            waiting += 1
-        else:
-            lost += 1
-    ids = [receipt.update_id for receipt in receipts]
-    doubled = sum(count - 1 for count in times.values()) + len(ids) - len(set(ids))
-    return Audit(len(receipts), len(times), too_old, waiting, lost, doubled, landings)
+from tacit.cli.figures import bytes_text, trust
+from tacit.plan.bundle import Plan
+from tacit.privacy.account import Statement, epsilon_text, plain_mu, statement
 
 
 @dataclass(frozen=True)
 class Spent:
     """ε of what ran, and what the same settings mean for a large fleet."""
 
-    epsilon: float
-    delta: float
+    said: Statement
     landings: int  # of the device that landed most often
-    at_million: float
+    fleet: Statement  # at a million devices, at most as many landings
+    fleet_few: Statement  # the same, with landings limited as a large fleet would
 
 
 FLEET, FLEET_BATCH, FLEET_LANDINGS = 1_000_000, 1000, 4
 
 
-def spent(landings: Mapping[str, int], noise: float, batch: int, delta: float) -> Spent:
-    """`noise` is the deviation of the noise in one sum, in units of one device's bound.
+def spent(plan: Plan, landings: Mapping[str, int]) -> Spent:
+    """ε of the device that landed most often, against one keyholder's noise; and of a large fleet.
 
-    At a million devices a batch holds 1,000 instead of `batch`. For the same noise *in the mean* the noise in the
-    sum is larger by that factor, while one device still adds at most one unit, and lands four times at most.
-
-    >>> s = spent({"d": 25}, 0.1, 4, 1e-7)
-    >>> round(s.epsilon), round(s.at_million, 2)
-    (1509, 0.35)
+    At a million devices a batch holds 1,000. For the same noise *in the mean* the noise in the sum is larger by
+    that factor, while one device still adds at most one unit.
     """
+    noise, manifest = plan.manifest.noise, plan.manifest
     most = max(landings.values(), default=0)
-    epsilon = epsilon_of_mu(math.sqrt(most) / noise, delta)
-    fleet_noise = noise * FLEET_BATCH / batch
-    return Spent(epsilon, delta, most, epsilon_of_mu(math.sqrt(FLEET_LANDINGS) / fleet_noise, delta))
+    in_one_sum = noise.sigma * noise.sensitivity
+    in_fleet_sum = in_one_sum * FLEET_BATCH / manifest.batch.target
+
+    def said(count: int, deviation: float) -> Statement:
+        return statement(plain_mu(count, deviation), noise.delta, unit=noise.unit, trust=trust(plan))
+
+    return Spent(
+        said(most, in_one_sum),
+        most,
+        said(manifest.participation.landings, in_fleet_sum),
+        said(FLEET_LANDINGS, in_fleet_sum),
+    )
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -121,15 +64,16 @@ def table(result: Mapping[str, Any]) -> str:
             f"{bytes_text(result['arena_bytes'])}), {memory:.1%} less than the whole model 32 at a time",
             f"  process        {bytes_text(result['device_peak_rss_bytes'])} at the peak of the largest device "
             "process, Python included",
-            f"privacy          {result['privacy']}",
-            f"  at scale       the same noise in the mean with batches of {FLEET_BATCH:,} out of {FLEET:,} "
-            f"devices, {FLEET_LANDINGS} Updates each: ε = {result['epsilon_at_million']:.2g} at "
-            f"δ = {result['delta']:g} (computed, not run)",
+            f"privacy          spent by the device that landed most often: {result['privacy']}",
+            f"  at scale       computed, not run: the same noise in the mean with batches of {FLEET_BATCH:,} out of "
+            f"{FLEET:,} devices and at most {result['landings_allowed']} Updates each: {result['privacy_at_million']}",
+            f"                 with at most {FLEET_LANDINGS} Updates each: "
+            f"ε = {epsilon_text(result['epsilon_at_million_few'])}, in the same terms",
             f"trust            {result['trust_sentence']}",
             f"Updates          {result['updates_accepted']} accepted = {result['updates_opened']} opened in sums + "
             f"{result['updates_too_old']} too old + {result['updates_waiting']} waiting at the end; "
-            f"{result['updates_lost']} lost, {result['updates_doubled']} doubled",
-            "                 (the devices' receipts against the keyholder's lists)",
+            f"{result['updates_lost']} lost; {result['updates_doubled']} doubled, {result['updates_unknown']} unknown",
+            "                 (the devices' ledgers against the keyholder's lists)",
             f"mishaps          {result['mishaps']}",
             f"took             {result['seconds']:.0f} s",
             "",
@@ -145,6 +89,7 @@ def draw(
     epsilons: Sequence[tuple[int, float]],
     central: float,
     alone: float,
+    epsilon_of: str,
 ) -> None:
     """Accuracy over Snapshots with its two yardsticks, and ε below, as a PNG."""
     import matplotlib
@@ -163,7 +108,8 @@ def draw(
     top.set(ylabel="right on the test images, %", title="Digits on twelve device processes")
     top.legend(loc="lower right")
     bottom.plot([version for version, _ in epsilons], [epsilon for _, epsilon in epsilons], color="C1")
-    bottom.set(ylabel="ε, busiest device", xlabel="Snapshot")
+    bottom.set(ylabel="ε so far", xlabel="Snapshot")
+    bottom.set_title(epsilon_of, fontsize=8, loc="left")
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

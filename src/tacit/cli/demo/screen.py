@@ -19,6 +19,8 @@ class Moment:
     central: float | None
     epsilon: float
     epsilon_budget: float
+    delta: float
+    trust: str
     accepted: int
     opened: int
 
@@ -69,7 +71,7 @@ def lines(moment: Moment, devices: Sequence[Watched]) -> list[str]:
         f"{moment.opened} opened in sums   {moment.seconds:.0f} s",
         f"accuracy  {_bar(moment.accuracy)} {moment.accuracy:6.1%}{goal}",
         f"epsilon   {_bar(min(1.0, moment.epsilon / moment.epsilon_budget))} {moment.epsilon:,.0f} of "
-        f"{moment.epsilon_budget:,.0f}",
+        f"{moment.epsilon_budget:,.0f} at most   (device, δ = {moment.delta:g}, zero-out, {moment.trust})",
     ]
 
 
