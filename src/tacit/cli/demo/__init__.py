@@ -270,7 +270,7 @@ class Judge:
                     values = decode_snapshot(answer.read(), self._d)
             except (urllib.error.URLError, OSError):
                 return
-            self._average = values if self._average is None else 0.8 * self._average + 0.2 * values
+            self._average = values if self._average is None else 0.9 * self._average + 0.1 * values
             curve.points.append((self._next, self._right(values), self._right(self._average)))
             self._next += 1
 
