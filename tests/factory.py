@@ -419,7 +419,8 @@ class Site:
         return "\n".join(p.log_path.read_text()[-1500:] for p in processes if p.log_path.exists())
 
     def opened_ids(self, j: int = 1) -> list[tuple[int, list[str]]]:
-        return [(t, ids) for t, ids in json.loads(self.keyholders[j - 1].get(f"{self.path}/opened"))]
+        lists = json.loads(self.keyholders[j - 1].get(f"{self.path}/opened"))
+        return [(one["t"], one["updates"]) for one in lists]
 
 
 @contextlib.contextmanager

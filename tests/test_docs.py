@@ -33,9 +33,7 @@ def broken_links(document: pathlib.Path) -> list[str]:
             continue  # elsewhere: not looked up, so that the tests need no network
         place, _, anchor = link.partition("#")
         target = document.parent / place if place else document
-        if not target.exists() or (
-            anchor and target.suffix == ".md" and anchor not in anchors(target.read_text())
-        ):
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target.read_text())):
             broken.append(link)
     return broken
 
@@ -53,9 +51,7 @@ def test_a_link_to_nowhere_is_found(tmp_path: pathlib.Path):
 
 
 def test_every_python_block_of_the_readme_compiles():
-    blocks = [
-        code for language, code in FENCE.findall((ROOT / "README.md").read_text()) if language == "python"
-    ]
+    blocks = [code for language, code in FENCE.findall((ROOT / "README.md").read_text()) if language == "python"]
 
     assert blocks
     for code in blocks:

@@ -74,9 +74,7 @@ def test_a_library_is_built_once_and_again_when_a_source_is_newer(
     assert stamp() != first
 
 
-def test_a_source_that_does_not_compile_leaves_the_old_library(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
-):
+def test_a_source_that_does_not_compile_leaves_the_old_library(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
     monkeypatch.setattr(engine_build, "SOURCES", tmp_path)
     (tmp_path / "one.c").write_text("this is not C\n")
     output = tmp_path / "lib.so"

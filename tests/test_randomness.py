@@ -110,7 +110,4 @@ def test_a_pure_room_that_asks_the_system_is_found(source: str):
 
 
 def test_innocent_names_are_left_alone():
-    assert (
-        refused_names("import os\nos.path.join('a')\nrandom = 1\nfrom x import random_mask", SEEDED + SYSTEM)
-        == []
-    )
+    assert refused_names("import os\nos.path.join('a')\nrandom = 1\nfrom x import random_mask", SEEDED + SYSTEM) == []

@@ -1,4 +1,4 @@
-"""Handwritten digits: a small network that has seen five digits in public learns all ten in private."""
+"""Handwritten digits: a network that has seen five of them in public learns all ten where the images are."""
 
 import numpy as np
 import torch

@@ -16,8 +16,17 @@ SEED_SIZE = 32
 
 
 def make_folder(folder: Path) -> Path:
-    """The folder, made with its parents if it is not there; only its owner may look inside."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The folder, made with its parents if it is not there; only its owner may look inside what is made.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = make_folder(Path(folder) / "home" / "keys")
+    ...     [f"{one.stat().st_mode & 0o777:o}" for one in (made.parent, made)]
+    ['700', '700']
+    """
+    if not folder.parent.is_dir():
+        make_folder(folder.parent)  # mkdir(parents=True) would make these with the mode of the umask
+    folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

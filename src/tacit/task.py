@@ -14,6 +14,7 @@ from tacit.errors import InputError
 
 OF_CLASSES = ("cross_entropy", "next_token")  # losses whose labels are classes
 LOSSES = (*OF_CLASSES, "mse", "huber", "binary_cross_entropy")
+OF_ONE_LABEL = ("cross_entropy",)  # what a Task can ask for: its label is one class an example
 METRICS = ("accuracy",)
 
 
@@ -336,8 +337,14 @@ class Task:
                 "it has one label and at least one array",
                 'write {"x": tacit.array((1, 28, 28)), "y": tacit.label(10)}',
             )
-        if isinstance(self.loss, str):
-            Loss(self.loss)  # refuses what is none
+        loss = Loss(self.loss) if isinstance(self.loss, str) else self.loss
+        if loss.name not in OF_ONE_LABEL:
+            raise TaskInvalid(
+                "loss",
+                loss.name,
+                "it is compiled and played, and an example of a Task has one class as its label so far",
+                'write loss="cross_entropy"',
+            )
         for metric in self.metrics:
             if metric not in METRICS:
                 raise TaskInvalid("metrics", metric, f"each is one of {', '.join(METRICS)}", "leave it out")

@@ -137,7 +137,7 @@ def playable(prefix: bool = False, rate: float = 0.1) -> Playable:
         kept=(KeptTensor("x", 0, 4 * FEATURES),) if prefix else (),
         output_shape=(CLASSES,),
         optimizer=Optimizer(rate),
-        resources=Resources(128, 64, 128, 640, 256, 0, 0, 16 if prefix else 0, "fc", 48, 4096),
+        resources=Resources(128, 64, 128, 640, 384, 0, 0, 16 if prefix else 0, "fc", 48, 4096),
     )
     return Playable(program, _tapes(prefix), np.zeros(0, np.uint8), np.zeros(D, np.float32))
 
@@ -147,10 +147,15 @@ def learning_world(
 ) -> World:
     """A world of `tests.factory` whose Plan learns: its rules are those of `make_plan`."""
     world = make_world(folder, d=D, **rules)
-    made, model = world.plan, playable(prefix, rate)
-    local = msgspec.structs.replace(made.manifest.local, minibatch=minibatch, epochs=epochs)
-    manifest = msgspec.structs.replace(made.manifest, program=model.program, local=local)
-    data = build_plan(manifest, made.charter, playable_blobs(model), world.author)
+    model = playable(prefix, rate)
+    local = msgspec.structs.replace(world.plan.manifest.local, minibatch=minibatch, epochs=epochs)
+    return with_plan(world, model, program=model.program, local=local)
+
+
+def with_plan(world: World, model: Playable, **changes: Any) -> World:
+    """The world with another Plan: this model, and a manifest with these changes."""
+    manifest = msgspec.structs.replace(world.plan.manifest, **changes)
+    data = build_plan(manifest, world.plan.charter, playable_blobs(model), world.author)
     world.plan_file.write_bytes(data)
     return replace(world, plan=parse_plan(data))
 

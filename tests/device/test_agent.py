@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,17 +13,18 @@ from tacit.device.agent import run
 from tacit.device.client import Refused
 from tacit.device.home import HomeBusy, agent_lock, device_receipts, device_status
 from tacit.device.ledger import Ledger
+from tacit.device.trainer import PrefixTooSlow
 from tacit.device.trust import HeadRefused
 from tacit.engine.player import Player
 from tacit.errors import InputError
 from tacit.plan.bundle import decode_snapshot
 from tacit.wire.codes import Code
 from tacit.wire.ids import Digest, UpdateId, sha256
-from tacit.wire.messages import Receipt, Upload, decode, encode
+from tacit.wire.messages import Outcome, Receipt, Upload, decode, encode
 from tacit.wire.signed import sign_proof
 from tests.device.coordinating import Stage, in_threads, refusal, staged
 from tests.device.scripted import Answer, Asked
-from tests.device.small import examples, learning_world, playable, save_examples, settings_for
+from tests.device.small import examples, learning_world, playable, save_examples, settings_for, with_plan
 from tests.factory import World, running
 
 LANDINGS = 3
@@ -151,14 +153,62 @@ def test_a_device_that_is_asked_to_stop_while_it_trains_has_spent_nothing(stage:
 
 
 def test_training_beyond_the_plan_s_seconds_is_dropped_and_not_tried_again(stage: Stage):
-    ticks = iter(range(0, 10**9, 25))  # every look at the clock takes 25 s, the Plan allows 60
-    stage.changes["monotonic"] = lambda: next(ticks)
+    slow_from(stage, events.Training)
 
     stage.run(most_waits=5)
 
     (dropped,) = stage.of(events.Dropped)
     assert "more than the 60 s" in dropped.reason
     assert stage.of(events.Waiting)[-1].reason == "the visit to Snapshot 0 was dropped; the next one is tried"
+
+
+def slow_from(stage: Stage, kind: type[events.Event]) -> None:
+    """From this event on every look at the clock takes 25 s; the Plan allows 60."""
+    ticks = iter(range(0, 10**9, 25))
+    stage.changes["monotonic"] = lambda: next(ticks) if stage.of(kind) else 0
+
+
+def test_evaluation_beyond_the_plan_s_seconds_is_dropped_before_anything_is_trained(stage: Stage):
+    slow_from(stage, events.Prepared)
+
+    stage.run(most_waits=5, validation=0.9)
+
+    (dropped,) = stage.of(events.Dropped)
+    assert "more than the 60 s" in dropped.reason
+    assert not stage.of(events.Training)
+
+
+def test_a_prefix_that_takes_longer_than_the_plan_s_seconds_ends_the_agent_with_what_to_do(stage: Stage):
+    slow_from(stage, events.Joined)
+
+    with pytest.raises(PrefixTooSlow, match=r"allows 60 s for one visit.* 18 examples; .*Give fewer examples"):
+        stage.run()
+
+    assert not stage.of(events.Prepared) and states(stage.home) == []
+
+
+def test_a_device_that_is_asked_to_stop_while_the_prefix_is_computed_stops(stage: Stage):
+    looks = iter(range(10**9))
+
+    ended = stage.run(until=lambda: bool(stage.of(events.Joined)) and next(looks) > 3)
+
+    assert ended.reason == "asked to stop" and not stage.of(events.Prepared)
+
+
+def test_prefix_results_beyond_the_owner_s_memory_are_computed_anew_at_every_step(stage: Stage, tmp_path: Path):
+    limits = msgspec.structs.replace(stage.world.plan.manifest.limits, max_memory=2000)
+    world = with_plan(learning_world(tmp_path / "w", prefix=True, rate=0.5), playable(True, 0.5), limits=limits)
+    seen: list[events.Trained] = []
+    for memory in (1 << 20, 8000):  # 900 examples of 16 bytes are kept, or not
+        with staged(world, tmp_path / str(memory)) as one:
+            one.folder.mkdir()
+            save_examples(one.folder / "examples.npz", 1000)
+            one.changes["random"] = lambda count: bytes(count)
+            assert one.run(once=True, memory=memory).accepted == 1
+            seen += one.of(events.Trained)
+            assert bool(one.of(events.Prepared)) == (memory == 1 << 20)
+
+    assert (seen[0].first_loss, seen[0].last_loss) == (seen[1].first_loss, seen[1].last_loss)
 
 
 def test_a_visit_that_diverges_is_dropped_in_one_line_and_the_next_snapshot_is_tried(stage: Stage):
@@ -221,6 +271,44 @@ def test_a_retry_sends_identical_bytes_after_every_kind_of_failure(stage: Stage)
     assert any("does not answer" in event.reason for event in stage.of(events.Waiting))
 
 
+def test_what_anything_on_the_way_says_leaves_the_update_in_the_outbox(stage: Stage):
+    """A captive portal, a proxy's page, a gateway in between: said in one line, and sent again."""
+    page = b"<html>no</html>"
+    stage.script.on(
+        "POST updates",
+        Answer(302, page, {"Location": "http://login.example/"}),
+        Answer(403, page),
+        Answer(404, page),
+        Answer(500, page),
+        Answer(200, page),
+        stage.pretender.received,
+    )
+
+    ended = stage.run(once=True, most_waits=5000)
+
+    bodies = stage.script.bodies("POST updates")
+    assert len(bodies) == 6 and len(set(bodies)) == 1
+    assert ended.accepted == 1 and states(stage.home) == ["Receipted"]
+    assert not stage.of(events.Expired) and not stage.script.bodies("POST proof")
+    said = [event.reason for event in stage.of(events.Waiting)]
+    assert "HTTP 302 Found, not in the words of a coordinator" in said[0]
+    assert len(said) == 5 and not any("\n" in reason for reason in said)
+
+
+def test_a_wait_of_years_is_one_of_an_hour(stage: Stage):
+    stage.script.on(
+        "POST updates",
+        refusal(Code.E_RATE, status=429, wait=2**53 - 1),
+        Answer(503, b"", {"Retry-After": "9" * 400}),
+        stage.pretender.received,
+    )
+
+    ended = stage.run(once=True, most_waits=10**6)
+
+    assert ended.accepted == 1
+    assert all(3600 < event.seconds <= 3900 for event in stage.of(events.Waiting))
+
+
 def test_what_was_asked_for_by_retry_after_is_waited(stage: Stage):
     stage.script.on("POST updates", refusal(Code.E_RATE, status=429, wait=7), stage.pretender.received)
 
@@ -281,8 +369,69 @@ def test_a_refusal_after_a_lost_receipt_does_not_lose_an_accepted_update(stage: 
     assert states(stage.home) == ["Settled"]
 
 
+def test_a_refusal_that_somebody_on_the_way_made_up_does_not_lose_an_accepted_update(stage: Stage):
+    """The coordinator took it at the first attempt; E_STALE is not signed, and anybody can say it."""
+
+    def taken_and_denied(asked: Asked) -> Answer:
+        stage.pretender.received(asked)
+        return refusal(Code.E_STALE)
+
+    stage.script.on("POST updates", taken_and_denied, taken_and_denied, stage.pretender.received)
+    stage.script.on("POST proof", stage.pretender.proof("queued"))
+
+    ended = stage.run(once=True, most_waits=1000)
+
+    assert ended.accepted == 1 and states(stage.home) == ["Receipted"]
+    assert len(stage.script.bodies("POST proof")) == 2 and not stage.of(events.Expired)
+    assert len(set(stage.script.bodies("POST updates"))) == 1
+    assert "says it holds; it stays in the outbox" in stage.of(events.Waiting)[0].reason
+
+
+@pytest.mark.parametrize("code", [Code.E_STALE, Code.E_SIG, Code.E_HALTED])
+def test_an_update_that_was_opened_is_settled_whatever_refusal_came_before(stage: Stage, code: Code):
+    stage.script.on("POST updates", refusal(code))
+    stage.script.on("POST proof", stage.pretender.proof("opened", t=0))
+
+    ended = stage.run(once=True)
+
+    assert ended.accepted == 1 and states(stage.home) == ["Settled"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        ("expired", "no batch took it before it was too old"),
+        ("spoilt", "batch 0 was void, and it with it"),
+        ("refused", "a keyholder would not open it"),
+    ],
+)
+def test_what_the_coordinator_signs_is_why_an_update_ends(stage: Stage, outcome: Outcome, reason: str):
+    stage.script.on("POST updates", refusal(Code.E_STALE), stage.pretender.received)
+    stage.script.on("POST proof", stage.pretender.proof(outcome))
+    stage.pretender.publish(0, 0, 1)
+
+    stage.run(once=True)
+
+    assert [event.reason for event in stage.of(events.Expired)] == [reason]
+    assert states(stage.home) == ["Expired", "Receipted"]
+
+
+def test_a_refusal_without_a_signed_word_on_the_update_ends_nothing(stage: Stage):
+    def forged(asked: Asked) -> Answer:
+        return Answer(body=stage.pretender.proof("unknown")(asked).body[:-64] + bytes(64))
+
+    stage.script.on("POST updates", refusal(Code.E_STALE))
+    stage.script.on("POST proof", forged, Answer(silent=True), Answer(404, b"<html>"))
+
+    stage.run(most_waits=50)
+
+    assert states(stage.home) == ["Sent"] and not stage.of(events.Expired)
+    assert len(set(stage.script.bodies("POST updates"))) == 1
+
+
 def test_a_refused_update_is_not_sent_again_and_its_budget_stays_spent(stage: Stage):
     stage.script.on("POST updates", refusal(Code.E_STALE, "too old"), stage.pretender.received)
+    stage.script.on("POST proof", stage.pretender.proof("unknown"))
     stage.pretender.publish(0, 0, 1)
 
     stage.run(once=True)
@@ -297,6 +446,7 @@ def test_a_refused_update_is_not_sent_again_and_its_budget_stays_spent(stage: St
 @pytest.mark.parametrize("code", [Code.E_BUDGET, Code.E_EXPIRED, Code.E_HALTED, Code.E_PARTICIPATION])
 def test_the_end_of_a_run_ends_the_device(stage: Stage, code: Code):
     stage.script.on("POST updates", refusal(code, "it is over"))
+    stage.script.on("POST proof", stage.pretender.proof("unknown"))
 
     ended = stage.run()
 
@@ -304,9 +454,23 @@ def test_the_end_of_a_run_ends_the_device(stage: Stage, code: Code):
     assert len(stage.script.bodies("POST updates")) == 1
 
 
+def test_a_refusal_about_the_run_leaves_the_update_in_the_outbox_for_the_next_start(stage: Stage):
+    stage.script.on("POST updates", refusal(Code.E_HALTED, "it is over"), stage.pretender.received)
+    stage.script.on("POST proof", stage.pretender.proof("unknown"))
+
+    stage.run()
+    kept = states(stage.home)
+    ended = stage.run(once=True)
+
+    assert kept == ["Sent"] and not stage.of(events.Expired)
+    assert ended.accepted == 1 and states(stage.home) == ["Receipted"]
+    assert len(set(stage.script.bodies("POST updates"))) == 1
+
+
 @pytest.mark.parametrize("code", [Code.E_SIG, Code.E_CRED, Code.E_MALFORMED, Code.E_PLAN])
 def test_a_refusal_that_every_update_would_meet_is_an_error_and_not_a_loop(stage: Stage, code: Code):
     stage.script.on("POST updates", refusal(code))
+    stage.script.on("POST proof", stage.pretender.proof("unknown"))
 
     with pytest.raises(Refused):
         stage.run()

@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from tacit.device import events
+from tacit.device import events, playing
 from tacit.device.home import plan_file
 from tacit.device.joining import EnrolmentRefused, PlanOverBudget, PlanOverMemory
 from tacit.device.ledger import DELTA, Ledger, StepRefused
+from tacit.device.playing import PlanMisstated
 from tacit.engine.tape import TapeRefused
-from tacit.plan.bundle import PlanRefused, build_plan, parse_plan, playable_blobs
+from tacit.errors import InputError
+from tacit.plan.bundle import PlanRefused
 from tacit.plan.tape import Kind
 from tacit.privacy.account import mu_of_epsilon
 from tacit.wire.ids import Digest, sha256
@@ -21,7 +24,7 @@ from tacit.wire.messages import Enrol, Upload, decode, encode
 from tacit.wire.signed import sign_credential
 from tests.device.coordinating import A_MONTH_S, Stage, staged
 from tests.device.scripted import Answer, Asked
-from tests.device.small import learning_world, link_to, playable
+from tests.device.small import learning_world, link_to, playable, with_plan
 from tests.factory import World
 
 
@@ -119,11 +122,66 @@ def test_an_expired_plan_is_refused(stage: Stage):
         stage.run()
 
 
-def test_a_plan_over_the_owner_s_memory_is_refused_with_both_sizes(stage: Stage):
-    with pytest.raises(PlanOverMemory, match="needs 1 KiB to train and this device allows 0 KiB"):
-        stage.run(memory=100)
+def test_a_plan_that_may_take_more_than_the_owner_s_memory_is_refused_with_both_sizes(stage: Stage):
+    with pytest.raises(PlanOverMemory, match="wants up to 1024 KiB to train and this device allows 1023 KiB"):
+        stage.run(memory=(1 << 20) - 1024)
 
-    assert not stage.of(events.Training)
+    assert untouched_but_fetched(stage)
+
+
+def test_a_plan_that_takes_more_memory_than_it_says_is_refused_before_it_is_joined(tmp_path: Path):
+    """What it says fits, what its tapes are played on does not."""
+    world, model = learning_world(tmp_path / "world"), playable()
+    small = msgspec.structs.replace(model.program.resources, arena=0, state=0, io=64)
+    program = msgspec.structs.replace(model.program, resources=small)
+    limits = msgspec.structs.replace(world.plan.manifest.limits, max_memory=64)
+    with staged(with_plan(world, model, program=program, limits=limits), tmp_path) as stage:
+        with pytest.raises(InputError, match=r"plays on \d+ bytes and 1024 are allowed"):
+            stage.run(memory=1024)
+        with pytest.raises(PlanMisstated, match="says that training takes 64 bytes and it takes 1,152"):
+            stage.run()
+
+        assert untouched_but_fetched(stage)
+
+
+def test_a_plan_that_takes_less_memory_than_it_says_is_refused_too(tmp_path: Path):
+    world, model = learning_world(tmp_path / "world"), playable()
+    large = msgspec.structs.replace(model.program.resources, arena=192)
+    with staged(
+        with_plan(world, model, program=msgspec.structs.replace(model.program, resources=large)), tmp_path
+    ) as stage:
+        with pytest.raises(PlanMisstated):
+            stage.run()
+
+        assert untouched_but_fetched(stage)
+
+
+def test_a_tape_that_takes_more_operations_than_its_seconds_allow_is_refused(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(playing, "MOST_RATE", 2)  # a second; 60 are allowed, and the train tape has 120 and more
+
+    with pytest.raises(TapeRefused, match="limits"):
+        stage.run()
+
+    assert untouched_but_fetched(stage)
+
+
+def test_a_plan_is_measured_again_before_it_trains_where_it_only_delivered_at_first(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    stage.script.on("POST updates", Answer(silent=True))
+    stage.run(most_waits=5)
+    stage.script.on("POST updates", stage.pretender.received)
+    stage.pretender.publish(0, 0, 1)
+    stage.script.on("POST proof", stage.pretender.proof("opened"))
+    stage.events.clear()
+    monkeypatch.setattr(playing, "MOST_RATE", 2)
+
+    with pytest.raises(TapeRefused, match="limits"):
+        stage.run()
+
+    assert stage.of(events.Received) and stage.of(events.Settled) and not stage.of(events.Training)
 
 
 def test_a_plan_over_the_device_s_budget_is_refused_until_the_owner_allows_it(tmp_path: Path):
@@ -136,14 +194,19 @@ def test_a_plan_over_the_device_s_budget_is_refused_until_the_owner_allows_it(tm
         nothing = untouched_but_fetched(stage)
         ended = stage.run(allow_mu2=allowed, once=True)
 
-    assert "may spend μ² = 25" in sentence and "(ε = 37.8 at δ = 1e-07)" in sentence
-    assert "of the 2.03 it may spend in its life (ε = 8) 0 are spent" in sentence
+    for part in (
+        "Over the Plan's whole life, at most: no meaningful differential privacy (ε = 37.9). Unit: one device",
+        "(one device's contributions replaced by zeros; that it took part is not hidden), δ = 1e-07",
+        "Trust: single-operator. That is μ² = 25; of the 2.03 that this device may spend in its life,",
+        "over all Plans (ε = 8.01 at δ = 1e-07), 0 are spent",
+    ):
+        assert part in sentence
     assert nothing and ended.accepted == 1 and 25 <= allowed < 25.1
 
 
 def untouched_but_fetched(stage: Stage) -> bool:
     with Ledger.read(stage.home) as ledger:
-        return not stage.of(events.Training) and ledger.mu2_spent() == 0
+        return not (stage.of(events.Joined) or stage.of(events.Training)) and ledger.mu2_spent() == 0
 
 
 def test_what_other_plans_spent_counts(tmp_path: Path):
@@ -166,7 +229,8 @@ def test_trust_and_privacy_are_said_with_what_the_owner_knows(stage: Stage):
     alone, known = stage.of(events.Joined)
     assert alone.trust == "single-operator" and known.trust == "two-party"
     assert alone.trust_sentence.startswith("Single-operator mode: whoever runs this server can unmask")
-    assert alone.privacy_sentence.startswith("No meaningful differential privacy (ε = ")
+    assert alone.privacy_sentence.startswith("Over the Plan's whole life, at most: no meaningful differential privacy")
+    assert alone.purpose == "to test <sums> & nothing else" and alone.data_sources == ("integers <1..9>",)
 
 
 def test_a_tape_that_the_verifier_refuses_is_not_played(tmp_path: Path):
@@ -174,26 +238,19 @@ def test_a_tape_that_the_verifier_refuses_is_not_played(tmp_path: Path):
     model = playable()
     broken = bytearray(model.tapes[Kind.TRAIN])
     broken[256 + 8 + 8] = 255  # the first record's first operand reaches outside its region
-    blobs = {**playable_blobs(model), "tape/train": bytes(broken)}
-    data = build_plan(world.plan.manifest, world.plan.charter, blobs, world.author)
-    world.plan_file.write_bytes(data)
-    bad = World(world.folder, world.author, world.coordinator, parse_plan(data))
-    with staged(bad, tmp_path) as stage, pytest.raises(TapeRefused):
-        stage.run()
-    with Ledger.read(tmp_path / "device") as ledger:
-        assert ledger.mu2_spent() == 0
+    bad = with_plan(world, replace(model, tapes={**model.tapes, Kind.TRAIN: bytes(broken)}))
+    with staged(bad, tmp_path) as stage:
+        with pytest.raises(TapeRefused):
+            stage.run()
+
+        assert untouched_but_fetched(stage)
 
 
 def test_an_evaluation_plan_is_refused(tmp_path: Path):
     world = learning_world(tmp_path / "world")
     part = msgspec.structs.replace(world.plan.manifest.participation, cohort="eval")
-    manifest = msgspec.structs.replace(world.plan.manifest, participation=part)
-    data = build_plan(manifest, world.plan.charter, playable_blobs(playable()), world.author)
-    world.plan_file.write_bytes(data)
-    with (
-        staged(World(world.folder, world.author, world.coordinator, parse_plan(data)), tmp_path) as stage,
-        pytest.raises(PlanRefused, match="for evaluation"),
-    ):
+    evaluation = with_plan(world, playable(), participation=part)
+    with staged(evaluation, tmp_path) as stage, pytest.raises(PlanRefused, match="for evaluation"):
         stage.run()
 
 

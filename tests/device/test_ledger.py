@@ -51,7 +51,7 @@ def opened(home: Path) -> Ledger:
 
 
 def debt(mu2: float = 0.5, next_ok_version: int = 1) -> Debt:
-    return Debt(UpdateId(os.urandom(16)), Digest(os.urandom(32)), HASH, mu2, next_ok_version, 3, 7)
+    return Debt(UpdateId(os.urandom(16)), Digest(os.urandom(32)), mu2, next_ok_version, 3, 7)
 
 
 def made(ledger: Ledger, version: int = 0, plan: PlanId = PLAN, mu2: float = 0.5) -> Debited:
@@ -63,16 +63,28 @@ def made(ledger: Ledger, version: int = 0, plan: PlanId = PLAN, mu2: float = 0.5
     return after
 
 
-def test_a_new_home_is_for_its_owner_alone_and_keeps_its_secret(tmp_path: Path):
-    home = tmp_path / "home"
+def test_a_new_home_and_the_folders_made_for_it_are_for_its_owner_alone_and_it_keeps_its_secret(tmp_path: Path):
+    home = tmp_path / ".tacit" / "device"
     with Ledger.open(home, os.urandom) as ledger:
         secret = ledger.root_secret
     with Ledger.open(home, os.urandom) as ledger:
         again = ledger.root_secret
 
     assert secret == again and len(secret) == 32
-    assert home.stat().st_mode & 0o077 == 0
+    assert home.stat().st_mode & 0o077 == home.parent.stat().st_mode & 0o077 == 0
     assert all(file.stat().st_mode & 0o077 == 0 for file in home.iterdir())
+
+
+def test_nothing_that_follows_from_a_delta_is_kept(tmp_path: Path):
+    """Who finds the file later could put a guess at the delta to the test, had it a hash of the integers."""
+    with opened(tmp_path) as ledger:
+        columns = {name for _, name, *_ in ledger._run("PRAGMA table_info(participation)")}
+
+    assert columns == {
+        *("number", "plan_id", "version", "head_hash", "state", "changed_at"),
+        *("update_id", "update_hash", "mu2", "next_ok_version", "size", "made_at"),
+        *("receipt", "opened_in", "reason"),
+    }
 
 
 def test_every_step_of_a_participation_is_remembered(tmp_path: Path):

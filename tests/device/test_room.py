@@ -6,6 +6,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,21 @@ from tacit.device import events, line, record
 
 MODULES = sorted(module.name for module in pkgutil.iter_modules(device.__path__, "tacit.device."))
 EVENTS = [
-    events.Joined(b"p" * 32, "digits", "http://here", "single-operator", "Trust.", "Privacy.", 20, 2, 4096, 0, 3),
+    events.Joined(
+        plan_id=b"p" * 32,
+        title="digits",
+        server="http://here",
+        purpose="to learn\n  digits",
+        data_sources=("handwriting", "its\x1b[2J labels"),
+        trust="single-operator",
+        trust_sentence="Trust.",
+        privacy_sentence="Privacy.",
+        examples=20,
+        held_back=2,
+        training_bytes=4096,
+        landings_used=0,
+        landings=3,
+    ),
     events.Prepared(18, 2048, True),
     events.Prepared(18, 2048, False),
     events.Training(3, 18, 4),
@@ -60,3 +75,24 @@ def test_every_event_is_a_line_and_a_record(event: events.Event):
 
     assert line(event).split(":")[0] in (kind, "trained")
     assert json.loads(json.dumps(record(event)))["event"] == kind
+
+
+def test_joined_says_what_the_owner_agrees_to_and_its_words_do_not_steer_the_terminal():
+    said = line(EVENTS[0]).splitlines()
+
+    assert said[0].endswith("20 examples (2 held back), 4 KiB to train, 0 of 3 landings used")
+    assert [one.strip() for one in said[1:]] == [
+        "purpose: to learn digits",
+        "data: handwriting; its[2J labels",
+        "Privacy.",
+        "Trust.",
+    ]
+    assert json.loads(json.dumps(record(EVENTS[0])))["data_sources"] == ["handwriting", "its\x1b[2J labels"]
+
+
+def test_joined_without_a_purpose_says_so():
+    assert isinstance(EVENTS[0], events.Joined)
+
+    said = line(replace(EVENTS[0], purpose="", data_sources=()))
+
+    assert said.count("its author states none") == 2

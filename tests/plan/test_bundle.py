@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tacit.plan import manifest as canonical
 from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
-from tacit.plan.program import KeptTensor
+from tacit.plan.program import KeptTensor, Optimizer, Resources
 from tacit.wire.keys import SigningKey
 from tests.factory import World, make_world
 
@@ -140,15 +140,15 @@ NUMBERS = {
     "a ring of 13 bits": with_quant(bits=13),
     "Q_in = ": with_quant(q_in=512),
     "Q = 1048576": with_quant(q=1 << 20),
-    "the clip": with_quant(clip=0.0),
+    "- at `$.quantisation.clip`": with_quant(clip=0.0),
     "threshold 9": with_batch(threshold=9),
     "age weights for ages": with_batch(weights=(1,)),
     "age weights other than 1": with_batch(weights=(2, 1, 1)),
-    "noise is never zero": with_noise(sigma=0.0),
+    "- at `$.noise.sigma`": with_noise(sigma=0.0),
     "delta = ": with_noise(delta=0.5),
     "it claims sensitivity": with_noise(sensitivity=1.0),
     "it claims a budget": with_noise(mu2_total=1.0),
-    "more than the charter's": with_noise(mu2_total=1e300),
+    "more than the charter's": with_noise(mu2_total=1e17),
     "landings, separation": lambda m: change(m, participation=change(m.participation, landings=0)),
     "it outlives its charter": lambda m: change(m, limits=change(m.limits, expires_at=2**40)),
     "is not in the charter": lambda m: change(
@@ -164,11 +164,20 @@ NUMBERS = {
     "it says d = ": with_program(d=31),
     "micro-batches of 0": with_program(microbatch=0),
     "a visit has no step": lambda m: change(m, local=change(m.local, epochs=0)),
-    "server_rate = 0": lambda m: change(m, server_rate=0.0),
+    "- at `$.server_rate`": lambda m: change(m, server_rate=0.0),
     "not a multiple of 64": with_place(offset=4),
     "a dense weight has two": with_place(form="dense"),
     "a convolution's weight": with_place(form="conv"),
     "balanced training": lambda m: change(m, local=change(m.local, balance=True)),
+    "- at `$.batch.max_age`": with_batch(max_age=-1, weights=()),
+    "- at `$.participation.landings`": lambda m: change(m, participation=change(m.participation, landings=2**60)),
+    "- at `$.noise.snapshots`": with_noise(snapshots=2**70),
+    "- at `$.limits.max_seconds`": lambda m: change(m, limits=change(m.limits, max_seconds=2**60)),
+    "- at `$.program.optimizer.decay`": with_program(optimizer=Optimizer(0.1, 0.0, 1e300)),
+    "- at `$.program.optimizer.momentum`": with_program(optimizer=Optimizer(0.1, -7.0)),
+    "- at `$.program.resources.arena`": with_program(resources=Resources(-1, *[0] * 7, "head", 0, 0)),
+    "does not serve d = 32": with_quant(q=5),
+    "its manifest 7": lambda m: change(m, format=7),
     "tape/prefix is missing": with_program(kept=(KeptTensor("flat", 0, 64),)),
 }
 

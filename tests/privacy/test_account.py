@@ -155,7 +155,7 @@ def test_an_epsilon_just_above_ten_is_not_shown_as_ten():
 def test_an_epsilon_shown_is_never_below_the_one_computed():
     for mu in (0.111, 0.2, 0.333, 0.5, 1.0, 1.5, 2.7, 50.0, 4e4):
         claim = statement(mu, DELTA, trust=Trust.TWO_PARTY)
-        shown = float(claim.sentence.split("ε = ")[1].split(" ")[0].rstrip(").,"))
+        shown = float(claim.sentence.split("ε = ")[1].split(" ")[0].rstrip(").,").replace(",", ""))
         assert claim.epsilon <= shown <= claim.epsilon * 1.01 + 0.01
 
 

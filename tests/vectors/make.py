@@ -24,6 +24,7 @@ from tacit.wire import log, preimage
 from tacit.wire.ids import DeviceKey, Digest, KeyId, Lineage, PlanId, UpdateId, key_id, sha256
 from tacit.wire.keys import SealingKey, SigningKey, device_seed, hedge_key
 from tacit.wire.messages import (
+    OUTCOMES,
     LoggedOpened,
     LoggedPlan,
     LogKind,
@@ -278,7 +279,10 @@ def preimages() -> Json:
         root=root,
         spoilt=True,
     )
-    add("proof", preimage.proof(PLAN, update_id, 1, 7), plan_id=PLAN, update_id=update_id, outcome=1, t=7)
+    for i, outcome in enumerate(("opened", "refused")):
+        code = OUTCOMES.index(outcome)
+        signed = preimage.proof(PLAN, update_id, code, 7)
+        add(f"proof_{i}", signed, plan_id=PLAN, update_id=update_id, outcome=code, t=7)
     add("log", preimage.log_entry(one, 3, two), previous=one, kind=3, body_hash=two)
     return result
 
@@ -319,6 +323,7 @@ def messages() -> Json:
         "opened": opened,
         "sign_head": sign_head_request(coordinator, PLAN, 1, sha256(b"next"), root=root, opened=[mark]),
         "proof": sign_proof(coordinator, PLAN, upload.update_id, "opened", 0, [update_hash(upload)]),
+        "proof_refused": sign_proof(coordinator, PLAN, upload.update_id, "refused", 0),
         "log_1": first,
         "log_2": second,
     }

@@ -126,4 +126,4 @@ def test_a_field_of_another_length_is_refused(name):
 
 def test_keyholders_are_counted_from_one():
     with pytest.raises(ValueError, match="from 1"):
-        preimage.seal_info(0, bytes(32), 0, bytes(16), bytes(32), bytes(32), bytes(16))  # type: ignore[arg-type]
+        preimage.seal_info(0, bytes(32), 0, bytes(16), bytes(32), bytes(32), bytes(16))

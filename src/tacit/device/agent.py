@@ -17,10 +17,10 @@ from tacit.device.decision import Go, Never, NotNow, send_now, train_now
 from tacit.device.events import Event
 from tacit.device.examples import Examples, read_examples, split
 from tacit.device.home import agent_lock
-from tacit.device.joining import Membership, branch, fetched_plan, member_of
+from tacit.device.joining import Membership, branch, fetched_plan, member_of, promise
 from tacit.device.ledger import Ledger
 from tacit.device.link import JoinLink, parse_link
-from tacit.device.outbox import Outbox
+from tacit.device.outbox import OF_THE_RUN, Outbox
 from tacit.device.settings import JoinSettings
 from tacit.device.trust import Seen, verified_head
 from tacit.device.world import AskedToStop, World
@@ -31,12 +31,13 @@ from tacit.wire.codes import Code
 from tacit.wire.ids import Digest
 from tacit.wire.messages import Head
 
-if TYPE_CHECKING:  # the engine is loaded by the first visit: delivering an Update needs none
+if TYPE_CHECKING:  # delivering an Update needs no engine, and loads none
     from tacit.device.trainer import Trainer
+    from tacit.engine.player import Player
 
 # After these another Update may be accepted; after all others it would meet the same answer.
 _ONLY_THIS_UPDATE = frozenset({Code.E_STALE, Code.E_DUP_DEVICE})
-_RUN_OVER = frozenset({Code.E_BUDGET, Code.E_EXPIRED, Code.E_HALTED, Code.E_STATE_LOST, Code.E_PARTICIPATION})
+_RUN_OVER = OF_THE_RUN | {Code.E_PARTICIPATION}
 
 T = TypeVar("T")
 
@@ -108,8 +109,10 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
     client = Client(link)
     plan: Plan = patience.until_answered(lambda: fetched_plan(settings.home, link, client))
     member = member_of(plan, ledger, settings, patience.world.now())
-    manifest = member.manifest
+    manifest, charter = member.manifest, plan.charter
     program, landings = manifest.program, manifest.participation.landings
+    # A Plan with an Update in the outbox was measured before that was made, and is again before the next one.
+    player = None if ledger.unanswered(member.plan_id) else _player(member, settings)
     examples = read_examples(settings.data, program.inputs, program.label)
     training, validation = split(len(examples), branch(ledger.root_secret, "split"), settings.validation)
     ledger.pin(
@@ -126,9 +129,11 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
             plan_id=plan.plan_id,
             title=manifest.title,
             server=link.server,
+            purpose=charter.purpose,
+            data_sources=charter.data_sources,
             trust=str(member.trust),
             trust_sentence=sentence(member.trust),
-            privacy_sentence=member.statement.sentence,
+            privacy_sentence=promise(member.statement),
             examples=len(examples),
             held_back=len(validation),
             training_bytes=program.resources.training_bytes,
@@ -138,8 +143,14 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
     )
     outbox = Outbox(member, ledger, client, patience.world.second)
     return _Agent(
-        settings, member, ledger, client, outbox, patience, examples.take(training), examples.take(validation)
+        settings, member, ledger, client, outbox, patience, player, examples.take(training), examples.take(validation)
     )
+
+
+def _player(member: Membership, settings: JoinSettings) -> "Player":
+    from tacit.device.playing import player_of
+
+    return player_of(member.plan, settings)
 
 
 class _Agent:
@@ -151,12 +162,14 @@ class _Agent:
         client: Client,
         outbox: Outbox,
         patience: _Patience,
+        player: "Player | None",
         training: Examples,
         validation: Examples,
     ):
         self.settings, self.member, self.manifest = settings, member, member.manifest
         self.ledger, self.client, self.outbox = ledger, client, outbox
         self.patience, self.report, self.world = patience, patience.report, patience.world
+        self.player = player
         self.training: Examples | None = training
         self.validation = validation
         self.trainer: Trainer | None = None
@@ -219,12 +232,15 @@ class _Agent:
                 return decision
             self.report(events.Sent(state.debt.update_id, state.offer.version, state.debt.size, again))
             delivered = self.outbox.deliver(state)
-            if isinstance(delivered.state, participation.Expired):
-                self.report(events.Expired(state.debt.update_id, delivered.state.reason))
-            else:
-                self._accepted(delivered.state)
-                if self.settings.once:
-                    return events.Ended("one Update was accepted, as asked", self.patience.accepted)
+            match delivered.state:
+                case participation.Expired(reason=reason):
+                    self.report(events.Expired(state.debt.update_id, reason))
+                case participation.Receipted() | participation.Settled() as arrived:
+                    self._accepted(arrived)
+                    if self.settings.once:
+                        return events.Ended("one Update was accepted, as asked", self.patience.accepted)
+                case participation.Sent():
+                    pass  # the refusal is about the run
             refusal = delivered.refusal
             if refusal is not None and refusal.code not in _ONLY_THIS_UPDATE:
                 if refusal.code in _RUN_OVER:
@@ -295,6 +311,7 @@ class _Agent:
             assert self.training is not None
             self.trainer = Trainer(
                 self.member,
+                self.player or _player(self.member, self.settings),
                 self.training,
                 self.validation,
                 self.settings,
@@ -316,7 +333,7 @@ class _Agent:
         """Whether the coordinator says that the run is over; asked only when there is nothing to do."""
         try:
             reason = self.client.ended()
-        except Refused:
+        except (Refused, Unreachable):
             return None  # a mirror of the static files has no status
         return None if reason is None else self._ended(f"the coordinator ended the run: {reason}")
 

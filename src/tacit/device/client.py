@@ -2,7 +2,7 @@
 
 Nothing here is believed because it came from the right address: the caller checks signatures, and what
 is named by a hash is compared with it here. Retries are the caller's, because the outbox outlives this
-process; redirects are refused, because a join link names one server.
+process; redirects are not followed, because a join link names one server.
 """
 
 import http.client
@@ -55,12 +55,12 @@ class Unreachable(TacitError):
 
 
 class Refused(TacitError):
-    """The coordinator said no. `code` is None where something on the way said it in words of its own."""
+    """The coordinator said no, in the protocol's words. It is not signed, so it ends nothing by itself."""
 
-    def __init__(self, code: Code | None, reason: str, retry_after: float | None):
+    def __init__(self, code: Code, reason: str, retry_after: float | None):
         self.code, self.reason, self.retry_after = code, reason, retry_after
-        self.retryable = retry_after is not None or (code is not None and code.retryable)
-        super().__init__(f"the coordinator refused: {reason}" + (f" ({code})" if code else ""))
+        self.retryable = retry_after is not None or code.retryable
+        super().__init__(f"the coordinator refused: {reason} ({code})")
 
 
 class AnswerBroken(TacitError):
@@ -210,10 +210,11 @@ class Client:
         try:
             reply = decode(ErrorReply, self._body(answer, MOST_ERROR_BYTES))
         except (Refusal, AnswerBroken):
+            # A proxy, a login page or a gateway: whatever it says, the coordinator has not been heard.
             words = f"HTTP {answer.status} {answer.reason}"
-            if answer.status >= 500 or answer.status in _BUSY:
-                return Unreachable(self._link.server, words, wait)
-            return Refused(None, f"{words} from {self._link.server}; is this the coordinator of the link?", wait)
+            if answer.status < 500 and answer.status not in _BUSY:
+                words += ", not in the words of a coordinator; is the network open, and the link right?"
+            return Unreachable(self._link.server, words, wait)
         return Refused(reply.code, reply.reason, wait if reply.retry_after is None else float(reply.retry_after))
 
     def _message(self, kind: type[M], answer: http.client.HTTPResponse) -> M:

@@ -10,14 +10,16 @@ from typing import Any, assert_never
 
 @dataclass(frozen=True)
 class Joined:
-    """The Plan was fetched and verified, and the data fits it."""
+    """The Plan was fetched and verified, and the data fits it. What the owner agrees to by staying is in here."""
 
     plan_id: bytes
     title: str
     server: str
+    purpose: str  # as is data_sources, in the words of the Plan's charter
+    data_sources: tuple[str, ...]
     trust: str  # single-operator, two-party or three-party
     trust_sentence: str
-    privacy_sentence: str
+    privacy_sentence: str  # over the Plan's whole life
     examples: int
     held_back: int  # of these, for validation
     training_bytes: int
@@ -120,7 +122,7 @@ Event = Joined | Prepared | Training | Trained | Dropped | Sent | Received | Set
 
 
 def line(event: Event) -> str:
-    """One line for a person; `Joined` takes three, because what it promises is not to be cut short.
+    """One line for a person; `Joined` takes five, because what it asks for and promises is not to be cut short.
 
     >>> line(Sent(bytes(16), 3, 4096, again=False))
     'sent: Update 00000000 from Snapshot 3, 4,096 bytes'
@@ -129,10 +131,14 @@ def line(event: Event) -> str:
     """
     match event:
         case Joined():
+            sources = "; ".join(_plain(one) for one in event.data_sources)
             return (
-                f"joined: {event.title} at {event.server}, {event.examples} examples ({event.held_back} held back), "
-                f"{event.training_bytes / 1024:.0f} KiB to train, {event.landings_used} of {event.landings} landings "
-                f"used\n  {event.privacy_sentence}\n  {event.trust_sentence}"
+                f"joined: {_plain(event.title)} at {event.server}, {event.examples} examples "
+                f"({event.held_back} held back), {event.training_bytes / 1024:.0f} KiB to train, "
+                f"{event.landings_used} of {event.landings} landings used\n"
+                f"  purpose: {_plain(event.purpose) or 'its author states none'}\n"
+                f"  data: {sources or 'its author states none'}\n"
+                f"  {event.privacy_sentence}\n  {event.trust_sentence}"
             )
         case Prepared():
             how = "found" if event.reused else "computed once"
@@ -168,6 +174,15 @@ def line(event: Event) -> str:
             return f"ended: {event.reason}; {event.accepted} {updates} accepted"
         case _:
             assert_never(event)
+
+
+def _plain(text: str) -> str:
+    """Words of the Plan's author, on one line and without the signs that steer a terminal.
+
+    >>> _plain("to learn\\n  digits\\x1b[2J")
+    'to learn digits[2J'
+    """
+    return "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
 
 
 def record(event: Event) -> dict[str, Any]:

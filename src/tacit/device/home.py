@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tacit.device.kept import erase_kept, kept_bytes
 from tacit.device.ledger import MU2_DEVICE_MAX, HomeMissing, Ledger, PlanStatus, ReceiptLine
+from tacit.durable import make_folder
 from tacit.errors import InputError
 from tacit.wire.ids import PlanId
 
@@ -44,8 +45,7 @@ def plan_file(home: Path, plan_id: bytes) -> Path:
 @contextmanager
 def agent_lock(home: Path) -> Generator[None]:
     """Holds the home; HomeBusy if another process does. A killed process lets go by itself."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(home / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(make_folder(home) / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

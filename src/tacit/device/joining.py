@@ -15,10 +15,11 @@ from tacit.device.home import plan_file
 from tacit.device.ledger import DELTA, MU2_DEVICE_MAX, Ledger
 from tacit.device.link import JoinLink
 from tacit.device.settings import JoinSettings
+from tacit.durable import make_folder
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.manifest import Manifest
-from tacit.privacy.account import Statement, epsilon_of_mu, statement
+from tacit.privacy.account import Statement, epsilon_of_mu, epsilon_text, statement
 from tacit.privacy.trust import Trust, trust_of
 from tacit.wire.codes import Refusal
 from tacit.wire.ids import DeviceKey, Lineage, PlanId
@@ -31,27 +32,28 @@ RENEW_HOURS = 1  # a credential is asked for anew when it has no more than this 
 
 
 class PlanOverMemory(InputError):
-    """Training would take more memory than the owner allows; nothing was run."""
+    """Training would take, or may take, more memory than the owner allows; nothing was run."""
 
     def __init__(self, plan: str, needs: int, allowed: int):
         self.needs, self.allowed = needs, allowed
         super().__init__(
-            f"Plan {plan} needs {needs / 1024:.0f} KiB to train and this device allows {allowed / 1024:.0f} KiB; "
-            f"nothing was run. Ask its author for a Plan that was compiled for less memory"
+            f"Plan {plan} wants up to {needs / 1024:.0f} KiB to train and this device allows {allowed / 1024:.0f} "
+            f"KiB; nothing was run. Ask its author for a Plan that was compiled for less memory"
         )
 
 
 class PlanOverBudget(InputError):
     """The Plan may spend more of the owner's privacy than the owner allows; nothing was run."""
 
-    def __init__(self, plan: str, wants: float, spent: float, allowed: float, delta: float):
-        self.wants, self.spent, self.allowed = wants, spent, allowed
-        accept = _rounded_up(epsilon_of_mu(math.sqrt(spent + wants), DELTA))
+    def __init__(self, plan: str, said: Statement, spent: float, allowed: float):
+        self.wants, self.spent, self.allowed = said.mu**2, spent, allowed
+        life = epsilon_text(epsilon_of_mu(math.sqrt(allowed), DELTA))
+        accept = _rounded_up(epsilon_of_mu(math.sqrt(spent + self.wants), DELTA))
         super().__init__(
-            f"Plan {plan} may spend μ² = {wants:.4g} of this device's privacy (ε = {_epsilon(wants, delta)} at "
-            f"δ = {delta:g}), and of the {allowed:.4g} it may spend in its life (ε = {_epsilon(allowed, delta)}) "
-            f"{spent:.4g} are spent; nothing was run. If you want this, for example because the data are not "
-            f"yours to protect, say --accept-epsilon {accept} (or any)"
+            f"Plan {plan} may spend more of this device's privacy than its owner allows; nothing was run. "
+            f"{promise(said)} That is μ² = {self.wants:.4g}; of the {allowed:.4g} that this device may spend in its "
+            f"life, over all Plans (ε = {life} at δ = {DELTA:g}), {spent:.4g} are spent. If you want this all the "
+            f"same, for example because the data are public, say --accept-epsilon {accept} (or any)"
         )
 
 
@@ -85,6 +87,15 @@ class Membership:
         return Lineage(self.plan.plan_id)
 
 
+def promise(said: Statement) -> str:
+    """What a Plan promises its devices. Its ε is not that of one Update, nor what has been spent so far.
+
+    >>> promise(statement(1.0, 1e-7, trust=Trust.TWO_PARTY)).split(" for ")[0]
+    "Over the Plan's whole life, at most: ε = 5.35 at δ = 1e-07"
+    """
+    return f"Over the Plan's whole life, at most: {said.sentence[0].lower()}{said.sentence[1:]}"
+
+
 def branch(root_secret: bytes, purpose: str, about: bytes = b"") -> bytes:
     """A secret of its own for an order or a split: it makes them repeatable and protects nothing.
 
@@ -97,7 +108,7 @@ def branch(root_secret: bytes, purpose: str, about: bytes = b"") -> bytes:
 def fetched_plan(home: Path, link: JoinLink, client: Client) -> Plan:
     """The Plan of the link, from the home or from the coordinator, every check made."""
     path = plan_file(home, link.plan_id)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent)
     if not path.exists():
         partial = path.with_suffix(".partial")
         client.fetch_plan(partial)
@@ -117,7 +128,8 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
         raise PlanRefused(f"Plan {plan.name} has expired; nothing was run. Ask its author for a newer one")
     if manifest.participation.cohort != "train":
         raise PlanRefused(f"Plan {plan.name} is for evaluation, which this tacit does not do; nothing was run")
-    needs = manifest.program.resources.training_bytes
+    # What it says; what it takes is asked of the engine (`tacit.device.playing`).
+    needs = max(manifest.program.resources.training_bytes, manifest.limits.max_memory)
     if needs > settings.memory:
         raise PlanOverMemory(plan.name, needs, settings.memory)
     plan_id = PlanId(plan.plan_id)
@@ -125,10 +137,10 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
     standing = ledger.standing(plan_id)
     elsewhere = standing.mu2_device - standing.mu2_spent
     wants = 1.0 / manifest.noise.sigma**2
-    if elsewhere + wants > mu2_most * (1 + 1e-9):
-        raise PlanOverBudget(plan.name, wants, elsewhere, mu2_most, manifest.noise.delta)
     trust = trust_of([card.sig_pk for card in manifest.keyholders], settings.operators)
     said = statement(wants**0.5, manifest.noise.delta, trust=trust, unit=manifest.noise.unit)
+    if elsewhere + wants > mu2_most * (1 + 1e-9):
+        raise PlanOverBudget(plan.name, said, elsewhere, mu2_most)
     secret = ledger.root_secret
     return Membership(
         plan,
@@ -164,10 +176,6 @@ def current_credential(member: Membership, ledger: Ledger, client: Client, invit
         ) from refusal
     ledger.keep_credential(member.lineage, encode(credential))
     return credential
-
-
-def _epsilon(mu2: float, delta: float) -> str:
-    return f"{epsilon_of_mu(math.sqrt(mu2), delta):.3g}"
 
 
 def _rounded_up(value: float) -> str:

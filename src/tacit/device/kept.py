@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.durable import make_folder
 from tacit.plan.program import KeptTensor
 
 Kept = Sequence[NDArray[np.uint8]]  # by kept tensor, [examples, example_bytes]
@@ -40,9 +41,7 @@ def save_kept(home: Path, plan_id: bytes, digest: bytes, kept: Kept, storage: in
     shutil.rmtree(folder, ignore_errors=True)
     if _bytes_under(home / "kept") + sum(one.nbytes for one in kept) > storage:
         return False
-    folder.mkdir(parents=True, mode=0o700)
-    partial = folder / "partial"
-    partial.mkdir(mode=0o700)
+    partial = make_folder(folder / "partial")
     for number, one in enumerate(kept):
         with (partial / f"{number}.npy").open("wb") as file:
             np.save(file, one)

@@ -6,7 +6,8 @@ the transaction that debits, and not only where the decision is made: an Update 
 leaves, a Plan gets no more landings than it states, no version is used twice, the device's cap holds.
 
 The file holds the device's root secret, ids, hashes, counts, receipts, and the bytes of Updates that are
-still on their way: masked and sealed, as they will leave. It never holds a delta, an example or a loss.
+still on their way: masked and sealed, as they will leave. It never holds a delta, an example or a loss, nor
+a hash of one: that would let whoever has the file later put a guess to the test.
 """
 
 import os
@@ -32,6 +33,7 @@ from tacit.device.participation import (
     Unsettled,
     receipt_of,
 )
+from tacit.durable import make_folder
 from tacit.errors import InputError, TacitError
 from tacit.wire.ids import Digest, PlanId, UpdateId
 
@@ -57,7 +59,7 @@ CREATE TABLE participation (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     plan_id BLOB NOT NULL REFERENCES plan, version INTEGER NOT NULL, head_hash BLOB NOT NULL,
     state TEXT NOT NULL, changed_at INTEGER NOT NULL,
-    update_id BLOB UNIQUE, update_hash BLOB, integers_hash BLOB,
+    update_id BLOB UNIQUE, update_hash BLOB,
     mu2 REAL, next_ok_version INTEGER, size INTEGER, made_at INTEGER,
     receipt BLOB, opened_in INTEGER, reason TEXT
 );
@@ -163,8 +165,7 @@ class Ledger:
     @classmethod
     def open(cls, home: Path, random: Callable[[int], bytes]) -> "Ledger":
         """The ledger of this home, made with a new root secret if there is none."""
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = home / FILE
+        path = make_folder(home) / FILE
         # Made before SQLite sees it, so that it is never readable by others, not even for a moment.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         return cls._connect(path, random)
@@ -435,11 +436,10 @@ class Ledger:
         if not isinstance(state, Trained):
             debt = state.debt
             run(
-                "UPDATE participation SET update_id = ?, update_hash = ?, integers_hash = ?, mu2 = ?,"
-                " next_ok_version = ?, size = ?, made_at = ? WHERE number = ?",
+                "UPDATE participation SET update_id = ?, update_hash = ?, mu2 = ?, next_ok_version = ?,"
+                " size = ?, made_at = ? WHERE number = ?",
                 debt.update_id,
                 debt.update_hash,
-                debt.integers_hash,
                 debt.mu2,
                 debt.next_ok_version,
                 debt.size,
@@ -459,8 +459,8 @@ class Ledger:
 
     def _states(self, plan_id: PlanId) -> Iterator[Participation]:
         rows = self._run(
-            "SELECT state, number, version, head_hash, update_id, update_hash, integers_hash, mu2,"
-            " next_ok_version, size, made_at, receipt, opened_in, reason FROM participation"
+            "SELECT state, number, version, head_hash, update_id, update_hash, mu2, next_ok_version,"
+            " size, made_at, receipt, opened_in, reason FROM participation"
             " WHERE plan_id = ? ORDER BY number",
             plan_id,
         ).fetchall()

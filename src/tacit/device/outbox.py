@@ -1,10 +1,11 @@
 """What happens to an Update once it is made: sent until it is answered, then asked after until it landed.
 
-    Debited, Sent  --deliver-->  Receipted | Expired
+    Debited, Sent  --deliver-->  Receipted | Settled | Expired
     Receipted      --settle--->  Settled | Expired
 
-Every attempt sends the bytes that are in the ledger. A refusal ends an Update only after the coordinator
-was asked whether an earlier attempt had arrived: an accepted Update is never given up.
+Every attempt sends the bytes that are in the ledger. A refusal is not signed, and whatever is on the way can
+say it; so it ends an Update only where the coordinator then signs that it does not hold it. An accepted
+Update is never given up, and neither is one whose fate nobody has signed for.
 """
 
 from collections.abc import Callable
@@ -30,12 +31,15 @@ from tacit.wire.codes import Code, Refusal
 from tacit.wire.messages import Proof, encode
 from tacit.wire.signed import check_proof, check_receipt
 
+# These are about the run. They say nothing against the Update, which stays in the outbox.
+OF_THE_RUN = frozenset({Code.E_BUDGET, Code.E_EXPIRED, Code.E_HALTED, Code.E_STATE_LOST})
+
 
 @dataclass(frozen=True)
 class Delivered:
-    """An Update that was answered, and the refusal if that was the answer."""
+    """An Update that was answered, and the refusal if that was the answer; `Sent` where it is kept in spite of it."""
 
-    state: Receipted | Settled | Expired
+    state: Sent | Receipted | Settled | Expired
     refusal: Refused | None
 
 
@@ -50,7 +54,6 @@ class Outbox:
 
     def deliver(self, state: Unanswered) -> Delivered:
         """Sends one Update. Raises what `Client` raises where a later attempt may do better."""
-        was_sent = isinstance(state, Sent)
         out = sent(state)
         self.ledger.move(out, self.now())
         crash_point("device.sending")
@@ -59,8 +62,7 @@ class Outbox:
         except Refused as refusal:
             if refusal.retryable:
                 raise
-            # Had this been the first attempt, nothing of it is over there. After another one, who knows?
-            return Delivered(self._refused(out, refusal, was_sent), refusal)
+            return self._refused(out, refusal)
         try:
             check_receipt(receipt, out.debt.update_hash, self.member.manifest.coordinator)
         except Refusal as refusal:
@@ -77,20 +79,24 @@ class Outbox:
         None while it waits. Whatever the coordinator says, an Update is over once no keyholder would open it.
         """
         proof = self._proof(state)
-        if proof.outcome in ("opened", "expired", "spoilt", "unknown"):
+        if proof.outcome != "queued":
             return self._over(state, proof)
         if newest > state.offer.version + self.member.manifest.batch.max_age:
             return self._end(state, "no batch took it before it was too old")
         return None
 
-    def _refused(self, state: Sent, refusal: Refused, was_sent: bool) -> Settled | Expired:
-        if was_sent:
-            proof = self._proof(state)
-            if proof.outcome == "opened":
-                return self._over(state, proof)
-            if proof.outcome == "queued":
+    def _refused(self, state: Sent, refusal: Refused) -> Delivered:
+        """What the coordinator signs after a refusal, of the first attempt too, is what counts."""
+        proof = self._proof(state)
+        match proof.outcome:
+            case "opened" | "expired" | "spoilt" | "refused":
+                return Delivered(self._over(state, proof), None)
+            case "queued":
                 raise AnswerBroken("the coordinator refuses an Update that it says it holds; it stays in the outbox")
-        return self._end(state, f"the coordinator refused it: {refusal.reason}")
+            case "unknown" if refusal.code in OF_THE_RUN:
+                return Delivered(state, refusal)
+            case "unknown":
+                return Delivered(self._end(state, f"the coordinator refused it: {refusal.reason}"), refusal)
 
     def _over(self, state: Sent | Receipted, proof: Proof) -> Settled | Expired:
         match proof.outcome:
@@ -101,6 +107,8 @@ class Outbox:
                 return done
             case "spoilt":
                 return self._end(state, f"batch {proof.t} was void, and it with it")
+            case "refused":
+                return self._end(state, "a keyholder would not open it")
             case "expired":
                 return self._end(state, "no batch took it before it was too old")
             case "unknown" | "queued":

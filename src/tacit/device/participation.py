@@ -28,7 +28,6 @@ class Debt:
 
     update_id: UpdateId
     update_hash: Digest  # SHA-256(H_UPD), the name in receipts and roots
-    integers_hash: Digest  # SHA-256 of the quantised delta; the integers themselves are not kept
     mu2: float
     next_ok_version: int  # the first Snapshot from which this Plan may be trained again
     size: int  # bytes of the Upload

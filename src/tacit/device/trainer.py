@@ -1,7 +1,8 @@
 """From a verified HEAD to an Update in the outbox: one visit, its delta, its debit.
 
-The engine, the prefix's results and the examples are got ready at the first visit and kept for all later
-ones; a device that only has something to deliver never loads them.
+The prefix's results and the examples are got ready at the first visit and kept for all later ones; a device
+that only has something to deliver never needs them. Whatever is played here, be it the prefix, the evaluation
+or the training, is looked at between two micro-batches: for the Plan's seconds, and for the owner's wish to stop.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from tacit.device.decision import debit_of, next_ok_version
 from tacit.device.events import Event
 from tacit.device.examples import Examples
 from tacit.device.joining import Membership, current_credential
-from tacit.device.kept import load_kept, save_kept
+from tacit.device.kept import Kept, load_kept, save_kept
 from tacit.device.ledger import Ledger
 from tacit.device.participation import Debited, Debt, Offered, Trained, debited, trained
 from tacit.device.settings import JoinSettings
@@ -25,7 +26,7 @@ from tacit.device.update import make_update
 from tacit.device.visit import Diverged, Rows, Stopped, minibatches, train
 from tacit.device.world import AskedToStop, World
 from tacit.engine.player import Player
-from tacit.errors import TacitError
+from tacit.errors import InputError, TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import decode_snapshot
 from tacit.wire.ids import Digest
@@ -34,6 +35,16 @@ from tacit.wire.messages import Credential, Head, encode, update_hash
 
 class UpdateTooLarge(TacitError):
     """The Update is larger than its Plan says it may be; nothing was sent or spent."""
+
+
+class PrefixTooSlow(InputError):
+    """The frozen part of the model takes longer for these examples than a visit of this Plan may."""
+
+    def __init__(self, plan: str, examples: int, limit: int):
+        super().__init__(
+            f"Plan {plan} allows {limit} s for one visit, and its frozen part alone takes this device longer for "
+            f"{examples} examples; nothing was trained. Give fewer examples, or ask its author for more seconds"
+        )
 
 
 @dataclass(frozen=True)
@@ -45,12 +56,35 @@ class Dropped:
     for_good: bool
 
 
+class _Watch:
+    """The seconds that a Plan has worked here, without the waits that the owner asked for."""
+
+    def __init__(self, world: World, limit: int):
+        self._world, self._limit = world, limit
+        self._began, self._paused = world.monotonic(), 0.0
+
+    def worked(self) -> float:
+        return self._world.monotonic() - self._began - self._paused
+
+    def pause(self, seconds: float) -> None:
+        before = self._world.monotonic()
+        self._world.wait(seconds)
+        self._paused += self._world.monotonic() - before
+
+    def over(self) -> bool:
+        """Whether the Plan's seconds are used up; AskedToStop if the owner wants an end."""
+        if self._world.should_stop():
+            raise AskedToStop
+        return self.worked() > self._limit
+
+
 class Trainer:
     """Makes Updates for one Membership."""
 
     def __init__(
         self,
         member: Membership,
+        player: Player,
         training: Examples,
         validation: Examples,
         settings: JoinSettings,
@@ -62,7 +96,7 @@ class Trainer:
         self._member, self._settings = member, settings
         self._validation, self._labels, self._count = validation, training.labels, len(training)
         self._ledger, self._client, self._report, self._world = ledger, client, report, world
-        self._player = Player(member.plan.playable())
+        self._player = player
         self._rows = self._prepared(training)
 
     def visit(self, head: Head, head_hash: Digest, newest: Callable[[], int]) -> Debited | Dropped:
@@ -98,23 +132,14 @@ class Trainer:
         self, offered: Offered, snapshot: NDArray[np.float32]
     ) -> tuple[Trained, NDArray[np.float32]] | Dropped:
         manifest, version, world = self._member.manifest, offered.offer.version, self._world
-        correct = 0
-        if len(self._validation):
-            self._player.load(snapshot)
-            _, correct, _ = self._player.evaluate(self._validation.inputs, self._validation.labels)
+        watch = _Watch(world, manifest.limits.max_seconds)
+        too_slow = Dropped(version, f"it took more than the {manifest.limits.max_seconds} s of this Plan", True)
+        correct = self._correct(snapshot, watch)
+        if correct is None:
+            return too_slow
+        evaluated = watch.worked()
         steps = len(minibatches(self._count, manifest.local, version, b""))
         self._report(events.Training(version, self._count, steps))
-        begin, paused, limit = world.monotonic(), 0.0, manifest.limits.max_seconds
-
-        def worked() -> float:
-            return world.monotonic() - begin - paused
-
-        def pause() -> None:
-            nonlocal paused
-            before = world.monotonic()
-            world.wait(self._settings.pace)
-            paused += world.monotonic() - before
-
         outcome = train(
             self._player,
             self._rows,
@@ -123,26 +148,35 @@ class Trainer:
             snapshot,
             version,
             self._member.order_secret,
-            lambda: world.should_stop() or worked() > limit,
-            pause,
+            watch.over,
+            lambda: watch.pause(self._settings.pace),
         )
         if isinstance(outcome, Stopped):
-            if world.should_stop():
-                raise AskedToStop
-            return Dropped(version, f"training took more than the {limit} s of this Plan", True)
+            return too_slow
         if isinstance(outcome, Diverged):
             return Dropped(version, outcome.reason, True)
         after = trained(offered)
         self._ledger.move(after, world.second())
-        held = len(self._validation)
-        self._report(events.Trained(version, worked(), outcome.first_loss, outcome.last_loss, correct, held))
+        seconds, held = watch.worked() - evaluated, len(self._validation)
+        self._report(events.Trained(version, seconds, outcome.first_loss, outcome.last_loss, correct, held))
         crash_point("device.trained")
         return after, outcome.delta
+
+    def _correct(self, snapshot: NDArray[np.float32], watch: _Watch) -> int | None:
+        """How many of the held-back examples the Snapshot has right; None if the Plan's seconds were over first."""
+        held, size, correct = self._validation, self._player.microbatch, 0
+        self._player.load(snapshot)
+        for start in range(0, len(held), size):
+            if watch.over():
+                return None
+            part = {name: values[start : start + size] for name, values in held.inputs.items()}
+            correct += self._player.evaluate(part, held.labels[start : start + size])[1]
+        return correct
 
     def _made(self, state: Trained, delta: NDArray[np.float32], credential: Credential) -> Debited | Dropped:
         manifest, version = self._member.manifest, state.offer.version
         try:
-            made = make_update(
+            upload = make_update(
                 delta,
                 manifest=manifest,
                 plan_id=self._member.plan_id,
@@ -156,7 +190,7 @@ class Trainer:
         except NotFinite as error:
             self._ledger.drop(state)
             return Dropped(version, str(error), True)
-        data, most = encode(made.upload), manifest.limits.max_upload_bytes
+        data, most = encode(upload), manifest.limits.max_upload_bytes
         if len(data) > most:
             raise UpdateTooLarge(
                 f"an Update of this Plan has {len(data):,} bytes and the Plan allows {most:,}; nothing was sent "
@@ -164,9 +198,8 @@ class Trainer:
             )
         second = self._world.second()
         debt = Debt(
-            update_id=made.upload.update_id,
-            update_hash=update_hash(made.upload),
-            integers_hash=made.integers_hash,
+            update_id=upload.update_id,
+            update_hash=update_hash(upload),
             mu2=debit_of(manifest),
             next_ok_version=next_ok_version(manifest, version),
             size=len(data),
@@ -182,14 +215,28 @@ class Trainer:
         tensors, home = self._member.manifest.program.kept, self._settings.home
         if not tensors:
             return training.inputs
+        if len(training) * sum(tensor.example_bytes for tensor in tensors) > self._settings.memory:
+            return training.inputs  # then the prefix is played anew at every step: slower, and within the limit
         plan_id, digest = self._member.plan_id, training.digest()
         found = load_kept(home, plan_id, digest, tensors, len(training))
-        rows = found if found is not None else self._player.keep(training.inputs)
-        if rows is None:
-            return training.inputs
+        rows = found if found is not None else self._kept(training)
         size = sum(one.nbytes for one in rows)
         self._report(events.Prepared(len(training), size, reused=found is not None))
         if found is None and save_kept(home, plan_id, digest, rows, self._settings.storage):
             # Mapped from the disk, the results need no memory while nothing is trained.
             return load_kept(home, plan_id, digest, tensors, len(training)) or rows
+        return rows
+
+    def _kept(self, training: Examples) -> Kept:
+        """The prefix's results, a row for each example. Once for a Plan, so it has a visit's seconds to itself."""
+        manifest, size = self._member.manifest, self._player.microbatch
+        watch = _Watch(self._world, manifest.limits.max_seconds)
+        rows = [np.empty((len(training), tensor.example_bytes), np.uint8) for tensor in manifest.program.kept]
+        for start in range(0, len(training), size):
+            if watch.over():
+                raise PrefixTooSlow(self._member.plan.name, len(training), manifest.limits.max_seconds)
+            part = self._player.keep({name: values[start : start + size] for name, values in training.inputs.items()})
+            assert part is not None, "a Plan that keeps results has a prefix tape, by its checks"
+            for row, results in zip(rows, part, strict=True):
+                row[start : start + size] = results
         return rows

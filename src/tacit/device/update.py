@@ -5,7 +5,6 @@ payload. (The seals differ all the same: the library draws their ephemeral keys 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +22,6 @@ from tacit.wire.preimage import seal_info
 from tacit.wire.signed import sign_upload
 
 
-@dataclass(frozen=True, eq=False)
-class Made:
-    """An Update, and all that the ledger may know of what is inside it."""
-
-    upload: Upload
-    integers_hash: Digest  # SHA-256 of the quantised delta
-
-
 def make_update(
     delta: NDArray[np.float32],
     *,
@@ -42,7 +33,7 @@ def make_update(
     hedge_key: bytes,
     credential: Credential,
     random: Callable[[int], bytes],
-) -> Made:
+) -> Upload:
     """What leaves for this delta. `NotFinite` if a value is NaN or infinite: then nothing leaves."""
     if delta.shape != (manifest.program.d,):
         raise ValueError(f"a delta of this Plan has {manifest.program.d} values, this one {delta.shape}")
@@ -50,10 +41,8 @@ def make_update(
     clipped = clip(delta, quantisation.clip)
     integers = quantise(clipped.values, quantisation.clip, quantisation.q, quantisation.q_in, random)
     update_id = UpdateId(random(16))
-    integers_hash = Digest(hash_of_integers(integers))
-    seeds = [
-        draw_seed(random, hedge_key, j, update_id, integers_hash) for j, _ in enumerate(manifest.keyholders, start=1)
-    ]
+    q_hash = hash_of_integers(integers)  # goes into the seeds and is not kept: it would bear witness to the delta
+    seeds = [draw_seed(random, hedge_key, j, update_id, q_hash) for j, _ in enumerate(manifest.keyholders, start=1)]
     keys = [mask_key(seed, plan_id, update_id) for seed in seeds]
     payload = pack(masked(integers, keys, quantisation.bits), quantisation.bits)
     payload_hash, dpk = sha256(payload), DeviceKey(key.public)
@@ -65,7 +54,7 @@ def make_update(
         )
         for j, (seed, card) in enumerate(zip(seeds, manifest.keyholders, strict=True), start=1)
     ]
-    upload = sign_upload(
+    return sign_upload(
         key,
         plan_id=plan_id,
         base_version=base_version,
@@ -75,4 +64,3 @@ def make_update(
         sealed=sealed,
         credential=credential,
     )
-    return Made(upload, integers_hash)

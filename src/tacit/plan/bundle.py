@@ -26,14 +26,14 @@ from tacit.plan.checks import broken_numbers
 from tacit.plan.manifest import FORMAT, Blob, Charter, Manifest
 from tacit.plan.program import Playable
 from tacit.plan.tape import ALIGNMENT, Kind, up
+from tacit.wire import preimage
+from tacit.wire.ids import Digest, PlanId
 from tacit.wire.keys import SigningKey, verify
 
 MAGIC = b"TACITPLN"
 _HEADER = struct.Struct("<8sIIII32s64s64s8s")
 MOST_MANIFEST = 4 << 20
 
-_PLAN_LABEL = b"TACIT1/plan\0"
-_CHARTER_LABEL = b"TACIT1/charter\0"
 _Form = TypeVar("_Form", Manifest, Charter)
 
 
@@ -114,12 +114,16 @@ def parse_plan(data: bytes | memoryview) -> Plan:
     charter_id = hashlib.sha256(charter_bytes).digest()
     if not any(plan_signature):
         raise PlanRefused("this Plan is not signed; `tacit compile` signs with the developer's key")
-    if not verify(author, plan_signature, _PLAN_LABEL + plan_id):
+    if not verify(author, plan_signature, preimage.plan(PlanId(plan_id))):
         raise PlanRefused("this Plan's signature does not fit its contents: it was altered or its author is another")
-    if not verify(author, charter_signature, _CHARTER_LABEL + charter_id):
+    if not verify(author, charter_signature, preimage.charter(Digest(charter_id))):
         raise PlanRefused("this Plan's charter was altered: its signature does not fit")
     manifest = _strict(manifest_bytes, Manifest, "manifest")
     charter = _strict(charter_bytes, Charter, "charter")
+    if manifest.format != version:
+        raise PlanRefused(
+            f"this Plan's header says format {version} and its manifest {manifest.format}: it was altered"
+        )
     if manifest.charter_id != charter_id:
         raise PlanRefused("this Plan was made for another charter")
     blobs = _blobs(raw, up(end, ALIGNMENT), manifest.blobs)
@@ -143,8 +147,8 @@ def build_plan(manifest: Manifest, charter: Charter, blobs: Mapping[str, bytes],
         len(charter_bytes),
         0,
         author.public,
-        author.sign(_PLAN_LABEL + plan_id),
-        author.sign(_CHARTER_LABEL + manifest.charter_id),
+        author.sign(preimage.plan(PlanId(plan_id))),
+        author.sign(preimage.charter(Digest(manifest.charter_id))),
         bytes(8),
     )
     parts = [_pad(header + manifest_bytes + charter_bytes), *(_pad(blob) for blob in blobs.values())]

@@ -7,6 +7,7 @@ the first sentence that does not hold, with its values, or nothing.
 import math
 from collections.abc import Iterator, Mapping
 
+from tacit.codec.errors import CodecError
 from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
 from tacit.plan.layout import TensorPlace, padded_size
@@ -78,9 +79,6 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
         yield "balanced training needs the place of a trained output bias"
     if not (manifest.local.epochs >= 1 and manifest.local.minibatch >= 1):
         yield "a visit has no step (epochs and minibatch must be at least 1)"
-    for name, value in (("rate", program.optimizer.rate), ("server_rate", manifest.server_rate)):
-        if not 0 < value < math.inf:
-            yield f"{name} = {value:g} is not a positive number"
 
 
 def _misplaced(place: TensorPlace) -> str | None:
@@ -92,6 +90,10 @@ def _misplaced(place: TensorPlace) -> str | None:
         return "a convolution's weight has four dimensions"
     if place.form == "dense" and len(place.shape) != 2:
         return "a dense weight has two dimensions"
+    if place.form == "rows" and len(place.shape) != 2:
+        return "an embedding's rows have two dimensions"
+    if place.groups < 1 or (place.groups > 1 and (place.form != "conv" or place.shape[0] % place.groups)):
+        return f"{place.groups} groups do not divide it"
     if place.form == "vector" and len(place.shape) != 1:
         return "a vector has one dimension"
     if place.image is not None and (place.form != "dense" or math.prod(place.image) != place.shape[-1]):
@@ -106,10 +108,13 @@ def _sums(manifest: Manifest) -> Iterator[str]:
     if not 0 < quant.q < 1 << 20:
         yield f"Q = {quant.q} is not between 1 and 2^20"
         return
-    if not 0 < quant.clip < math.inf:
-        yield f"the clip {quant.clip:g} is not a positive number"
-    if not 0 < quant.q_in <= inner_bound(quant.q, d):
-        yield f"Q_in = {quant.q_in} is not between 1 and floor(sqrt(Q² - d/4 - 5Q)) = {inner_bound(quant.q, d)}"
+    try:
+        inner = inner_bound(quant.q, d)
+    except CodecError as error:
+        yield f"Q = {quant.q} does not serve d = {d}: {error}"
+        return
+    if not 0 < quant.q_in <= inner:
+        yield f"Q_in = {quant.q_in} is not between 1 and floor(sqrt(Q² - d/4 - 5Q)) = {inner}"
     if not 1 <= batch.threshold <= batch.target <= batch.most:
         yield f"threshold {batch.threshold} ≤ target {batch.target} ≤ most {batch.most} does not hold"
     if len(batch.weights) != batch.max_age + 1:
@@ -129,11 +134,8 @@ def _sums(manifest: Manifest) -> Iterator[str]:
 
 def _privacy(manifest: Manifest, charter: Charter) -> Iterator[str]:
     noise, part = manifest.noise, manifest.participation
-    if not 0 < noise.sigma < math.inf:
-        yield f"sigma = {noise.sigma:g}: noise is never zero"
-        return
-    if not 0 < noise.delta < 1e-3:
-        yield f"delta = {noise.delta:g} is not between 0 and 0.001"
+    if not noise.delta < 1e-3:
+        yield f"delta = {noise.delta:g} is not below 0.001"
     if part.landings < 1 or part.separation < 1 or noise.snapshots < 1:
         yield "landings, separation and snapshots must be at least 1"
         return

@@ -7,13 +7,17 @@ the d values stands in STATE, so loading a Snapshot and taking a delta are one i
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 PANEL = 16
+
+# Every language reads these exactly; a reader refuses what lies outside.
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
 
 Form = Literal["vector", "dense", "conv", "rows"]
 Place = Literal["state", "frozen"]
@@ -28,12 +32,12 @@ class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Count, ...]
     form: Form
     place: Place
-    offset: int  # bytes into the region, a multiple of 64
-    image: tuple[int, int, int] | None = None
-    groups: int = 1  # of a convolution; PyTorch's shape is (O, C / groups, KH, KW)
+    offset: Count  # bytes into the region, a multiple of 64
+    image: tuple[Count, Count, Count] | None = None
+    groups: Count = 1  # of a convolution; PyTorch's shape is (O, C / groups, KH, KW)
 
 
 def padded_size(place: TensorPlace) -> int:

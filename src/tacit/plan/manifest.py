@@ -2,16 +2,23 @@
 
 Its bytes are JSON in one canonical form (what `encode` writes); they are hashed and signed as written,
 and `plan_id` is their SHA-256. A key that is unknown, missing or doubled makes the Plan unreadable.
-Integers stay below 2**53, so every language reads them exactly. Byte strings are base64.
+Integers stay below 2**53, so every language reads them exactly. Byte strings are base64. Numbers are written in
+the shortest form that reads back: a reader in another language checks for unknown, missing and doubled keys
+instead of writing the bytes again.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from tacit.plan.layout import Count
 from tacit.plan.program import Program
 
 FORMAT = 1
+
+# Floats that are far from where arithmetic with them could overflow or vanish.
+Positive = Annotated[float, Meta(gt=1e-12, lt=1e18)]
 
 
 class KeyholderCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,30 +38,30 @@ class Charter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_sources: tuple[str, ...]
     author: bytes
     keyholders: tuple[bytes, ...]  # their signing keys
-    most_plans: int
-    mu2_total: float
+    most_plans: Count
+    mu2_total: Positive
     unit: Literal["device"]
-    expires_at: int  # seconds since 1970
+    expires_at: Count  # seconds since 1970
 
 
 class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PROTOCOL 6.1: a delta of norm `clip` becomes integers with sum of squares at most `q` squared."""
 
-    bits: int
-    q: int
-    q_in: int
-    clip: float
+    bits: Count
+    q: Count
+    q_in: Count
+    clip: Positive
     rounding: Literal["stochastic-cond/1"] = "stochastic-cond/1"
 
 
 class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which Updates may be opened together."""
 
-    target: int  # a batch closes at this many
-    most: int  # and never holds more
-    threshold: int  # nor is opened with fewer
-    max_age: int  # an Update may start from a Snapshot this many versions old
-    weights: tuple[int, ...]  # by age, 0..max_age
+    target: Count  # a batch closes at this many
+    most: Count  # and never holds more
+    threshold: Count  # nor is opened with fewer
+    max_age: Count  # an Update may start from a Snapshot this many versions old
+    weights: tuple[Count, ...]  # by age, 0..max_age
 
     @property
     def weight_most(self) -> int:
@@ -64,8 +71,8 @@ class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Participation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a device spends: at most `landings` Updates in the Plan's life."""
 
-    landings: int
-    separation: int = 1
+    landings: Count
+    separation: Count = 1
     cohort: Literal["train", "eval"] = "train"
 
 
@@ -77,47 +84,47 @@ class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     mechanism: Literal["plain/1"]
-    sigma: float
-    sensitivity: float  # S_C: sqrt(landings) for plain/1
-    snapshots: int  # most batches ever opened
-    mu2_total: float
-    delta: float
+    sigma: Positive
+    sensitivity: Positive  # S_C: sqrt(landings) for plain/1
+    snapshots: Count  # most batches ever opened
+    mu2_total: Positive
+    delta: Positive
     unit: Literal["device"] = "device"
 
 
 class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one visit does: `epochs` passes in minibatches of `minibatch`, each split into micro-batches."""
 
-    epochs: int
-    minibatch: int
+    epochs: Count
+    minibatch: Count
     balance: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a device grants this Plan at most; it refuses a Plan that asks for more than its owner allows."""
 
-    max_upload_bytes: int
-    max_memory: int
-    max_seconds: int
-    expires_at: int
+    max_upload_bytes: Count
+    max_memory: Count
+    max_seconds: Count
+    expires_at: Count
 
 
 class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stretch of the bundle behind the manifest, 64-byte aligned, in the order of the list."""
 
     name: str
-    size: int
+    size: Count
     sha256: bytes
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    format: int
+    format: Count
     title: str
     charter_id: bytes
-    created_at: int
+    created_at: Count
     program: Program
     local: LocalTraining
-    server_rate: float
+    server_rate: Positive
     quantisation: Quantisation
     batch: BatchRule
     participation: Participation

@@ -6,12 +6,14 @@ them, the engine plays them, and neither knows of signatures, keyholders or priv
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from tacit.plan.layout import TensorPlace
+from tacit.plan.layout import Count, TensorPlace
 from tacit.plan.tape import Kind
 
 
@@ -23,36 +25,36 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Count, ...]
     dtype: str  # "float32" or "int32"
-    offset: int
+    offset: Count
     channels_last: bool = False
-    classes: int | None = None  # labels: valid values are 0..classes-1
+    classes: Count | None = None  # labels: valid values are 0..classes-1
 
 
 class KeptTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One result of the prefix: a block [microbatch, example_bytes] at `offset` in KEPT."""
 
     name: str
-    offset: int
-    example_bytes: int
+    offset: Count
+    example_bytes: Count
 
 
 class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes, known before anything runs. `training_bytes` is what budgets are compared with."""
 
-    arena: int  # of the train tape (the largest of train and apply)
-    arena_prefix: int
-    arena_bound: int  # the least the chosen order could take
-    state: int  # subset + gradient + optimizer memory
-    io: int  # inputs, labels, weights, kept, loss for one micro-batch
-    frozen_touched: int  # frozen bytes the train tape reads
-    frozen: int  # all frozen bytes delivered
-    kept_per_example: int
+    arena: Count  # of the train tape (the largest of train and apply)
+    arena_prefix: Count
+    arena_bound: Count  # the least the chosen order could take
+    state: Count  # subset + gradient + optimizer memory
+    io: Count  # inputs, labels, weights, kept, loss for one micro-batch
+    frozen_touched: Count  # frozen bytes the train tape reads
+    frozen: Count  # all frozen bytes delivered
+    kept_per_example: Count
     peak: str  # the module that makes the arena's peak
-    operations: int  # of one train micro-batch
-    full_training_bytes: int  # the whole model trained at batch 32 by the same compiler, for comparison
-    model_parameters: int = 0  # values in the whole model, for comparison
+    operations: Count  # of one train micro-batch
+    full_training_bytes: Count  # the whole model trained at batch 32 by the same compiler, for comparison
+    model_parameters: Count = 0  # values in the whole model, for comparison
 
     @property
     def training_bytes(self) -> int:
@@ -62,26 +64,26 @@ class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SGD with momentum; the rate of a visit from Snapshot v is `rate * decay ** v`."""
 
-    rate: float
-    momentum: float = 0.0
-    decay: float = 1.0
+    rate: Annotated[float, Meta(gt=0, le=1e6)]
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
 class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The tapes' data: everything but the bytes."""
 
     runtime: str  # "tape/1"
-    microbatch: int
-    d: int
+    microbatch: Count
+    d: Count
     places: tuple[TensorPlace, ...]
     inputs: tuple[Field, ...]
     label: Field
     kept: tuple[KeptTensor, ...]
-    output_shape: tuple[int, ...]  # of predict, per example
+    output_shape: tuple[Count, ...]  # of predict, per example
     optimizer: Optimizer
     resources: Resources
     # Where the bias of the layer that makes the logits starts in a Snapshot; set where training is balanced.
-    logit_bias: int | None = None
+    logit_bias: Count | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,11 +125,11 @@ class Statement:
         relation = f"{RELATIONS[self.relation].format(unit=self.unit)}; that it took part is not hidden"
         if not self.meaningful:
             return (
-                f"No meaningful differential privacy (ε = {_epsilon_text(self.epsilon)}). "
+                f"No meaningful differential privacy (ε = {epsilon_text(self.epsilon)}). "
                 f"Unit: one {self.unit} ({relation}), δ = {self.delta:g}. Trust: {self.trust}."
             )
         return (
-            f"ε = {_epsilon_text(self.epsilon)} at δ = {self.delta:g} for each {self.unit} ({relation}). "
+            f"ε = {epsilon_text(self.epsilon)} at δ = {self.delta:g} for each {self.unit} ({relation}). "
             f"Trust: {self.trust}; this holds {holds_against(self.trust)}."
         )
 
@@ -163,8 +163,12 @@ def _mills(x: float) -> float:
     return 1 / tail
 
 
-def _epsilon_text(epsilon: float) -> str:
-    """Three digits, rounded up: what is shown is never less than what was spent."""
+def epsilon_text(epsilon: float) -> str:
+    """Three digits, rounded up: what is shown is never less than what was spent.
+
+    >>> epsilon_text(1232.1), epsilon_text(0.5), epsilon_text(inf)
+    ('1,240', '0.5', '∞')
+    """
     if not isfinite(epsilon):
         return "∞"
     shown = Context(prec=3, rounding=ROUND_CEILING).create_decimal(Decimal(epsilon))

@@ -81,7 +81,8 @@ class Refusal(TacitError):
     (<Code.E_STALE: 'E_STALE'>, False)
     """
 
-    def __init__(self, code: Code, reason: str):
+    def __init__(self, code: Code, reason: str, retry_after: int | None = None):
         self.code, self.reason = code, reason
         self.retryable = code.retryable
+        self.retry_after = retry_after  # seconds; None where one may ask again at once, or need not at all
         super().__init__(f"{code}: {reason}")

@@ -192,8 +192,9 @@ class HeadSignature(Message, frozen=True, tag="head-signature"):
     signature: _Signature
 
 
-Outcome = Literal["queued", "opened", "expired", "spoilt", "unknown"]
-OUTCOMES: tuple[Outcome, ...] = ("queued", "opened", "expired", "spoilt", "unknown")
+Outcome = Literal["queued", "opened", "expired", "spoilt", "unknown", "refused"]
+# Their places are signed: a new one comes last.
+OUTCOMES: tuple[Outcome, ...] = ("queued", "opened", "expired", "spoilt", "unknown", "refused")
 
 
 class Proof(Message, frozen=True, tag="proof"):
@@ -201,7 +202,7 @@ class Proof(Message, frozen=True, tag="proof"):
 
     For `opened`, `members` are the SHA-256(H_UPD) of batch `t`, so that the device finds its own among them
     and the root of all in the log. For `spoilt`, `t` is the batch it was in; otherwise `t` is the current
-    batch.
+    batch. `refused` is an Update that a keyholder would not open, `expired` one that became too old.
     """
 
     max_bytes: ClassVar[int] = MIB
@@ -265,7 +266,7 @@ class ErrorReply(Message, frozen=True, tag="error"):
     retry_after: _Count | None = None  # seconds
 
     def refusal(self) -> Refusal:
-        return Refusal(self.code, self.reason)
+        return Refusal(self.code, self.reason, self.retry_after)
 
 
 M = TypeVar("M", bound=Message)

@@ -1,0 +1,78 @@
+"""The command line: one module a command, imported only when it is asked for."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# name -> what the list of commands says about it; the module of that name has `describe(parser)` and `run(arguments)`
+COMMANDS = {
+    "compile": "turn a Task (a Python file) into a Plan (one signed file)",
+    "inspect": "say what a Plan trains and what it costs",
+    "serve": "start a coordinator with an embedded keyholder for a Plan",
+    "join": "train a Plan on this device's data",
+    "fetch": "get the newest Snapshot of a Plan, for PyTorch",
+    "device": "what this device has done: status, receipts, forget",
+    "demo": "train handwritten digits on twelve device processes, here and now",
+}
+
+EXAMPLES = """\
+example:
+  tacit compile mine.py -o mine.tacit
+  tacit serve mine.tacit
+  tacit join 'http://127.0.0.1:8750/join/…' --data mine.npz --once
+
+`tacit COMMAND --help` says more.
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; the console script. Input errors give 2, other failures 1, each in one sentence."""
+    words = list(sys.argv[1:] if words is None else words)
+    parser = _parser(only=words[0] if words and words[0] in COMMANDS else None)
+    arguments = parser.parse_args(words)
+    if not arguments.command:
+        parser.print_help()
+        return 0
+    from tacit.errors import TacitError
+
+    try:
+        return int(arguments.run(arguments) or 0)
+    except TacitError as error:
+        print(f"tacit {arguments.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"tacit {arguments.command}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has closed it; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser(only: str | None) -> argparse.ArgumentParser:
+    """All commands by name, and the options of the one that is called, so that `--help` imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="tacit",
+        description="Train models on everyday devices without the data ever leaving them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tacit {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=purpose, description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == only:
+            module = importlib.import_module(f"tacit.cli.{name}")
+            module.describe(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def _version() -> str:
+    from tacit import __version__
+
+    return __version__

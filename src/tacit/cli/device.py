@@ -1,0 +1,120 @@
+"""`tacit device`: what this device has done, for its owner."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = """\
+example:
+  tacit device status
+  tacit device receipts --plan 3f2a
+  tacit device forget --plan 3f2a
+"""
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLE
+    parser.add_argument("what", choices=["status", "receipts", "forget"])
+    parser.add_argument("--plan", help="the first digits of a Plan's id")
+    parser.add_argument("--home", type=Path, help="where this device keeps its ledger (default: ~/.tacit/device)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from tacit.device.ledger import Ledger
+
+    home = arguments.home or Path.home() / ".tacit" / "device"
+    with Ledger.read(home) as ledger:
+        known = ledger.plans()
+        plans = [plan for plan in known if plan.plan_id.hex().startswith(arguments.plan or "")]
+        match arguments.what:
+            case "status":
+                for plan in plans:
+                    print(_status(plan, arguments.json))
+                if not arguments.json:
+                    _spent(ledger)
+            case "receipts":
+                for plan in plans:
+                    for receipt in ledger.receipts(plan.plan_id):
+                        print(_receipt(receipt, arguments.json))
+            case _:
+                pass
+    if arguments.what == "forget":
+        _forget(home, plans, known, arguments.plan)
+
+
+def _status(plan: Any, as_json: bool) -> str:
+    standing = plan.standing
+    if as_json:
+        return json.dumps(
+            {
+                "plan_id": plan.plan_id.hex(),
+                "title": plan.title,
+                "server": plan.server,
+                "newest_snapshot": plan.newest_version,
+                "landings_used": standing.landings_used,
+                "landings": plan.landings,
+                "mu2_spent": standing.mu2_spent,
+                "unanswered": standing.unanswered,
+                "settled": plan.settled,
+                "expired": plan.expired,
+                "forgotten": plan.forgotten,
+            }
+        )
+    from tacit.privacy.account import statement
+    from tacit.privacy.trust import Trust
+
+    # The ledger holds no directory of operators, so nobody counts as independent here.
+    said = statement(standing.mu2_spent**0.5, plan.delta, trust=Trust.SINGLE_OPERATOR)
+    state = "forgotten" if plan.forgotten else f"Snapshot {plan.newest_version}"
+    return (
+        f"{plan.title} {plan.plan_id.hex()[:8]} at {plan.server}: {state}; {standing.landings_used} of {plan.landings} "
+        f"Updates, {plan.settled} opened within sums, {plan.expired} expired, {standing.unanswered} in the outbox\n"
+        f"  spent so far: {said.sentence}"
+    )
+
+
+def _spent(ledger: Any) -> None:
+    from tacit.device.ledger import MU2_DEVICE_MAX
+
+    print(f"spent over all Plans: μ² = {ledger.mu2_spent():.4g}; a device's lifetime budget is {MU2_DEVICE_MAX:g}")
+
+
+def _receipt(receipt: Any, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(
+            {
+                "number": receipt.number,
+                "plan_id": receipt.plan_id.hex(),
+                "update_id": receipt.update_id.hex(),
+                "version": receipt.version,
+                "state": receipt.state.lower(),
+                "at": receipt.changed_at,
+                "bytes": receipt.size,
+                "mu2": receipt.mu2,
+                "receipted": receipt.receipt is not None,
+                "opened_in": receipt.opened_in,
+                "reason": receipt.reason,
+            }
+        )
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(receipt.changed_at))
+    opened = f" in batch {receipt.opened_in}" if receipt.opened_in is not None else ""
+    why = f" ({receipt.reason})" if receipt.reason else ""
+    signed = "signed receipt" if receipt.receipt is not None else "no receipt"
+    return (
+        f"{receipt.number:4d}  {when}  Update {receipt.update_id.hex()[:8]} from Snapshot {receipt.version}, "
+        f"{receipt.size:,} masked bytes: {receipt.state.lower()}{opened}{why}; {signed}"
+    )
+
+
+def _forget(home: Path, plans: list[Any], known: list[Any], wanted: str | None) -> None:
+    from tacit.device.home import forget_plan
+    from tacit.errors import InputError
+
+    if wanted is None or len(plans) != 1:
+        names = ", ".join(f"{plan.plan_id.hex()[:8]} ({plan.title})" for plan in known) or "none"
+        raise InputError(f"name one Plan by the first digits of its id: --plan DIGITS; joined are {names}")
+    erased = forget_plan(home, plans[0].plan_id)
+    print(f"forgot {plans[0].title}: {erased} unsent Updates erased; what was spent stays spent")

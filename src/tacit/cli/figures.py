@@ -1,0 +1,113 @@
+"""What a Plan is and costs, as figures and as the lines people read. No torch."""
+
+import math
+from typing import Any
+
+from tacit.codec.ring import packed_size
+from tacit.plan.bundle import Plan
+from tacit.privacy.account import Statement, statement
+from tacit.privacy.trust import Trust, sentence, trust_of
+
+
+def promise(plan: Plan) -> Statement:
+    """What the Plan promises over its whole life, as seen by somebody who knows no keyholder."""
+    noise = plan.manifest.noise
+    return statement(1 / noise.sigma, noise.delta, unit=noise.unit, trust=trust(plan))
+
+
+def trust(plan: Plan) -> Trust:
+    """The trust its keyholders give to somebody whose directory of operators is empty."""
+    return trust_of([card.sig_pk for card in plan.manifest.keyholders], {})
+
+
+def figures(plan: Plan, size: int) -> dict[str, Any]:
+    """The figures of a Plan, for machines."""
+    manifest = plan.manifest
+    program, resources, noise = manifest.program, manifest.program.resources, manifest.noise
+    said = promise(plan)
+    return {
+        "plan_bytes": size,
+        "trained_values": program.d,
+        "subset": [place.name for place in program.places if place.place == "state"],
+        "arena_bytes": resources.arena,
+        "arena_bound_bytes": resources.arena_bound,
+        "training_bytes": resources.training_bytes,
+        "full_training_bytes": resources.full_training_bytes,
+        "kept_bytes_per_example": resources.kept_per_example,
+        "operations_per_microbatch": resources.operations,
+        "microbatch": program.microbatch,
+        "upload_bytes": manifest.limits.max_upload_bytes,
+        "payload_bytes": packed_size(program.d, manifest.quantisation.bits),
+        "ring_bits": manifest.quantisation.bits,
+        "batch": manifest.batch.target,
+        "threshold": manifest.batch.threshold,
+        "snapshots": noise.snapshots,
+        "landings": manifest.participation.landings,
+        "epsilon": said.epsilon,
+        "delta": said.delta,
+        "relation": said.relation,
+        "trust": trust(plan).value,
+        "unit": noise.unit,
+    }
+
+
+def summary(plan: Plan, size: int) -> str:
+    """The lines `compile` and `inspect` print."""
+    manifest = plan.manifest
+    program, resources = manifest.program, manifest.program.resources
+    subset = [place for place in program.places if place.place == "state"]
+    quant, batch, noise = manifest.quantisation, manifest.batch, manifest.noise
+    if resources.full_training_bytes:
+        less = 1 - resources.training_bytes / resources.full_training_bytes
+        against = (
+            f"{less:.1%} less than training the whole model 32 examples at a time "
+            f"({bytes_text(resources.full_training_bytes)}); "
+        )
+    else:
+        against = ""
+    kept = f"{bytes_text(resources.kept_per_example)} kept an example" if resources.kept_per_example else "nothing kept"
+    passes = "1 pass" if manifest.local.epochs == 1 else f"{manifest.local.epochs} passes"
+    return "\n".join(
+        [
+            f"Plan       {plan.name}   {bytes_text(size)}   signed by {plan.author.hex()[:16]}",
+            f"trains     {program.d:,} values: "
+            + ", ".join(f"{place.name} {'x'.join(map(str, place.shape))}" for place in subset),
+            f"memory     {bytes_text(resources.training_bytes)} to train: arena {bytes_text(resources.arena)}, state "
+            f"{bytes_text(resources.state)}, in and out {bytes_text(resources.io)}, frozen "
+            f"{bytes_text(resources.frozen_touched)}",
+            f"           {against}the peak is at {resources.peak}; {kept}",
+            f"visit      {passes} in minibatches of {manifest.local.minibatch}, {program.microbatch} at a time, "
+            f"{operations_text(resources.operations)} each",
+            f"Update     at most {bytes_text(manifest.limits.max_upload_bytes)}: {quant.bits} bits a value and "
+            f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(program.d, quant.bits))} of keys, signatures",
+            f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "
+            f"{batch.max_age} Snapshots old",
+            f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device",
+            f"privacy    over the Plan's whole life, at most: {promise(plan).sentence}",
+            f"trust      {sentence(trust(plan))}",
+        ]
+    )
+
+
+def bytes_text(size: float) -> str:
+    """A size as people read it.
+
+    >>> bytes_text(1536), bytes_text(12)
+    ('1.5 KiB', '12 B')
+    """
+    if size < 1024:
+        return f"{size:.0f} B"
+    power = min(3, int(math.log(size, 1024)))
+    return f"{size / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+
+
+def operations_text(count: int) -> str:
+    """A count of operations as people read it.
+
+    >>> operations_text(2_500_000)
+    '2.5 million operations'
+    """
+    for size, word in ((10**9, "billion "), (10**6, "million "), (10**3, "thousand ")):
+        if count >= size:
+            return f"{count / size:.3g} {word}operations"
+    return f"{count} operations"

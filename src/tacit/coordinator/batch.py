@@ -1,0 +1,298 @@
+"""The batch: a state machine whose states are types and whose steps are pure.
+
+    Collecting(t) -> Closed(S) -> Agreed(S) -> Opened(S) -> Applied -> Headed -> Collecting(t + 1) | Ended
+
+Closed: a list was chosen and the keyholders are asked what they would reject. Agreed: the list is fixed for
+good, because from here on a keyholder may have opened it. Opened: every keyholder has answered. Applied: the
+next Snapshot is on the disk. Headed: every keyholder has signed its HEAD. The life of a Plan begins in
+Applied, with Snapshot 0 and no batch behind it.
+
+A step takes the state and what arrived and returns a `Transition`: the next state and everything else that
+changes with it. The store writes a Transition in one transaction, or none of it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from tacit.plan.manifest import Manifest
+from tacit.wire import preimage
+from tacit.wire.codes import Code
+from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId
+from tacit.wire.messages import Head, OpenedMark
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What all states have in common: they are stored as they are."""
+
+
+class Member(State, frozen=True):
+    """An Update in a batch, as far as the batch needs to know it."""
+
+    update_id: UpdateId
+    update_hash: Digest
+    dpk: DeviceKey
+    base_version: int
+
+
+class Collecting(State, frozen=True, tag="collecting"):
+    """Batch `t` waits for Updates, since this second of Unix time."""
+
+    t: int
+    since: int
+
+
+class Closed(State, frozen=True, tag="closed"):
+    """These would be opened together; the keyholders have not said yet what they think of them."""
+
+    t: int
+    since: int
+    members: tuple[Member, ...]
+
+
+class Agreed(State, frozen=True, tag="agreed"):
+    """The list of batch `t`, for good. The first `len(opened)` keyholders have opened it."""
+
+    t: int
+    since: int
+    members: tuple[Member, ...]
+    opened: tuple[OpenedMark, ...] = ()
+
+
+class Opened(State, frozen=True, tag="opened"):
+    """Every keyholder has answered; the sum can be worked out, again and again."""
+
+    t: int
+    members: tuple[Member, ...]
+    opened: tuple[OpenedMark, ...]
+
+
+class Applied(State, frozen=True, tag="applied"):
+    """Snapshot `version` is on the disk. The first `len(signatures)` keyholders have signed its HEAD."""
+
+    version: int
+    snapshot_hash: Digest
+    root: Digest  # of batch version - 1
+    opened: tuple[OpenedMark, ...]  # of batch version - 1; empty for version 0 and after a void batch
+    signatures: tuple[bytes, ...] = ()
+
+    @property
+    def void(self) -> bool:
+        """Whether the batch before was declared void."""
+        return self.version > 0 and not self.opened
+
+
+class Headed(State, frozen=True, tag="headed"):
+    """HEAD `version` is published."""
+
+    version: int
+
+
+class Ended(State, frozen=True, tag="ended"):
+    """Nothing is opened any more. `version` is the last that was published, if any was."""
+
+    version: int | None
+    code: Code
+    reason: str
+
+
+Batch = Collecting | Closed | Agreed | Opened | Applied | Headed | Ended
+
+
+class Fate(StrEnum):
+    """What has become of an Update since it was received."""
+
+    QUEUED = "queued"
+    IN = "in"  # in the list of a batch
+    APPLIED = "applied"
+    SPOILT = "spoilt"
+    EXPIRED = "expired"
+    REFUSED = "refused"  # a keyholder would not open it
+
+
+class Moved(State, frozen=True):
+    """An Update that has another fate from now on. `t` is its batch, where it has one."""
+
+    update_id: UpdateId
+    fate: Fate
+    t: int | None = None
+    code: Code | None = None
+
+
+class Landing(State, frozen=True):
+    """How often a device key is in an opened batch, and when last."""
+
+    count: int
+    last_t: int
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step, with all that changes in the same transaction."""
+
+    before: Batch
+    after: Batch
+    moved: tuple[Moved, ...] = ()
+    landed: tuple[DeviceKey, ...] = ()  # in the batch of `before`
+    head: Head | None = None  # published from now on
+
+
+def root_of(members: Iterable[Member]) -> Digest:
+    """root(S) of a batch."""
+    return preimage.root([member.update_hash for member in members])
+
+
+def batch_number(batch: Batch) -> int:
+    """The t whose list is not fixed yet or not opened yet; for what is past, the next.
+
+    >>> batch_number(Collecting(4, since=0)), batch_number(Headed(version=5))
+    (4, 5)
+    """
+    match batch:
+        case Collecting(t) | Closed(t) | Agreed(t) | Opened(t):
+            return t
+        case Applied(version) | Headed(version):
+            return version
+        case Ended(version):
+            return version or 0
+
+
+def earliest(batch: Batch) -> int:
+    """The first batch that an Update arriving now can be in.
+
+    >>> earliest(Collecting(4, since=0)), earliest(Closed(4, since=0, members=()))
+    (4, 5)
+    """
+    return batch_number(batch) + (1 if isinstance(batch, Closed | Agreed | Opened) else 0)
+
+
+def choose(
+    queued: Iterable[Member], landings: Mapping[DeviceKey, Landing], t: int, manifest: Manifest
+) -> tuple[Member, ...]:
+    """The first `target` Updates in order of arrival that may land in batch t, one of each device.
+
+    Taking the first and no more makes the list a function of the order of arrival alone: however often the
+    coordinator was killed, the same Updates make the same batches.
+    """
+    chosen: list[Member] = []
+    devices: set[DeviceKey] = set()
+    rule, part = manifest.batch, manifest.participation
+    for member in queued:
+        if len(chosen) == rule.target:
+            break
+        landed = landings.get(member.dpk)
+        if member.dpk in devices or not member.base_version <= t <= member.base_version + rule.max_age:
+            continue
+        if landed and (landed.count >= part.landings or t < landed.last_t + part.separation):
+            continue
+        devices.add(member.dpk)
+        chosen.append(member)
+    return tuple(chosen)
+
+
+def on_clock(
+    batch: Collecting, chosen: Sequence[Member], now: int, deadline_s: int, manifest: Manifest
+) -> Transition | None:
+    """Close at `target`; after the deadline at `threshold`; never below it."""
+    due = now >= batch.since + deadline_s and len(chosen) >= manifest.batch.threshold
+    if not due and len(chosen) < manifest.batch.target:
+        return None
+    members = tuple(sorted(chosen, key=lambda member: member.update_id))
+    moved = tuple(Moved(member.update_id, Fate.IN, batch.t) for member in members)
+    return Transition(batch, Closed(batch.t, batch.since, members), moved)
+
+
+def on_prepared(batch: Closed | Agreed, rejected: Mapping[UpdateId, Code], manifest: Manifest) -> Transition:
+    """What any keyholder would reject leaves; the rest is the list, or goes back if it is too little.
+
+    From Agreed only while no keyholder can have opened the list.
+    """
+    assert not (isinstance(batch, Agreed) and batch.opened), "an opened list does not change"
+    rest = tuple(member for member in batch.members if member.update_id not in rejected)
+    moved = [
+        Moved(member.update_id, Fate.REFUSED, None, rejected[member.update_id])
+        for member in batch.members
+        if member.update_id in rejected
+    ]
+    if len(rest) < manifest.batch.threshold:
+        moved += [Moved(member.update_id, Fate.QUEUED) for member in rest]
+        return Transition(batch, Collecting(batch.t, batch.since), tuple(moved))
+    return Transition(batch, Agreed(batch.t, batch.since, rest), tuple(moved))
+
+
+def on_opened(batch: Agreed, mark: OpenedMark, keyholders: int) -> Transition:
+    """One more keyholder has opened the list. With the last one every member has landed."""
+    opened = (*batch.opened, mark)
+    if len(opened) < keyholders:
+        return Transition(batch, Agreed(batch.t, batch.since, batch.members, opened))
+    landed = tuple(member.dpk for member in batch.members)
+    return Transition(batch, Opened(batch.t, batch.members, opened), landed=landed)
+
+
+def on_void(batch: Closed | Agreed | Opened, snapshot_hash: Digest) -> Transition:
+    """Batch t brings nothing: the Snapshot stays, and t + 1 goes on.
+
+    `snapshot_hash` is that of Snapshot t. What a keyholder may have opened is spoilt and counts as landed;
+    what was only chosen goes back to the queue.
+    """
+    after = Applied(batch.t + 1, snapshot_hash, root_of(batch.members), opened=())
+    if isinstance(batch, Closed):
+        return Transition(batch, after, tuple(Moved(m.update_id, Fate.QUEUED) for m in batch.members))
+    moved = tuple(Moved(member.update_id, Fate.SPOILT, batch.t) for member in batch.members)
+    # In Opened they were counted when the last keyholder answered.
+    landed = tuple(member.dpk for member in batch.members) if isinstance(batch, Agreed) else ()
+    return Transition(batch, after, moved, landed)
+
+
+def on_summed(batch: Opened, snapshot_hash: Digest) -> Transition:
+    """Snapshot t + 1 is on the disk."""
+    moved = tuple(Moved(member.update_id, Fate.APPLIED, batch.t) for member in batch.members)
+    after = Applied(batch.t + 1, snapshot_hash, root_of(batch.members), batch.opened)
+    return Transition(batch, after, moved)
+
+
+def on_signed(batch: Applied, signature: bytes, plan_id: PlanId, keyholders: int) -> Transition:
+    """One more keyholder has signed the HEAD. With the last one it is published."""
+    signatures = (*batch.signatures, signature)
+    if len(signatures) < keyholders:
+        return Transition(batch, msgspec.structs.replace(batch, signatures=signatures))
+    head = Head(plan_id=plan_id, version=batch.version, snapshot_hash=batch.snapshot_hash, signatures=signatures)
+    return Transition(batch, Headed(batch.version), head=head)
+
+
+def on_headed(batch: Headed, queued: Iterable[Member], now: int, manifest: Manifest) -> Transition:
+    """The next batch begins, and what is too old for it expires; or the Plan ends with its last batch."""
+    t = batch.version
+    if t >= manifest.noise.snapshots:
+        return on_end(batch, queued, Code.E_BUDGET, f"the last of its {t} batches has been opened")
+    old = [member for member in queued if member.base_version + manifest.batch.max_age < t]
+    moved = tuple(Moved(member.update_id, Fate.EXPIRED) for member in old)
+    return Transition(batch, Collecting(t, now), moved)
+
+
+def on_end(batch: Batch, queued: Iterable[Member], code: Code, reason: str) -> Transition:
+    """Nothing more is opened. What waits has expired; what a keyholder may have opened is spoilt."""
+    moved = [Moved(member.update_id, Fate.EXPIRED) for member in queued]
+    landed: tuple[DeviceKey, ...] = ()
+    version: int | None
+    match batch:
+        case Collecting(t):
+            version = t
+        case Closed(t, _, members):
+            version = t
+            moved += [Moved(member.update_id, Fate.EXPIRED) for member in members]
+        case Agreed(t, _, members):
+            version, landed = t, tuple(member.dpk for member in members)
+            moved += [Moved(member.update_id, Fate.SPOILT, t) for member in members]
+        case Opened(t, members):
+            version = t
+            moved += [Moved(member.update_id, Fate.SPOILT, t) for member in members]
+        case Applied(number):
+            version = number - 1 if number else None
+        case Headed(number):
+            version = number
+        case Ended():
+            return Transition(batch, batch)
+    return Transition(batch, Ended(version, code, reason), tuple(moved), landed)

@@ -1,0 +1,99 @@
+"""How a keyholder is reached: the interface the opener needs, and HTTP."""
+
+import base64
+import http.client
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from tacit.errors import InputError, TacitError
+from tacit.plan.bundle import Plan
+from tacit.wire.codes import Refusal
+from tacit.wire.messages import (
+    ErrorReply,
+    Head,
+    HeadSignature,
+    Message,
+    Opened,
+    OpenRequest,
+    PrepareReply,
+    PrepareRequest,
+    SignHeadRequest,
+    decode,
+    encode,
+)
+
+LONGEST_ANSWER_S = 300  # opening a thousand Updates takes a second or three; a slow machine may take minutes
+
+_Reply = TypeVar("_Reply", bound=Message)
+
+
+class Unreachable(TacitError):
+    """A keyholder gave no answer. Nothing is lost: it is asked again."""
+
+    retryable = True
+
+
+class Keyholder(Protocol):
+    """One keyholder. Every method may raise `Unreachable`, or `Refusal` with what it said."""
+
+    def load(self, plan: Plan, newest: Head | None) -> None: ...
+
+    def prepare(self, request: PrepareRequest) -> PrepareReply: ...
+
+    def open(self, request: OpenRequest) -> Opened: ...
+
+    def sign_head(self, request: SignHeadRequest) -> HeadSignature: ...
+
+
+class HttpKeyholder:
+    """A keyholder at an address."""
+
+    def __init__(self, url: str):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"{url!r} is not a keyholder's address; it has the form http(s)://HOST:PORT")
+        self.url = url
+        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
+        self._path = parts.path.rstrip("/")
+
+    def load(self, plan: Plan, newest: Head | None) -> None:
+        shown = {} if newest is None else {"Tacit-Head": base64.b64encode(encode(newest)).decode()}
+        self._post("/v1/load", plan.raw, shown)
+
+    def prepare(self, request: PrepareRequest) -> PrepareReply:
+        return self._ask("/v1/prepare", request, PrepareReply)
+
+    def open(self, request: OpenRequest) -> Opened:
+        return self._ask("/v1/open", request, Opened)
+
+    def sign_head(self, request: SignHeadRequest) -> HeadSignature:
+        return self._ask("/v1/sign_head", request, HeadSignature)
+
+    def _ask(self, path: str, request: Message, reply: type[_Reply]) -> _Reply:
+        data = self._post(path, encode(request), {})
+        try:
+            return decode(reply, data)
+        except Refusal as error:
+            raise Unreachable(f"{self.url} answers, and not as a keyholder does: {error.reason}") from error
+
+    def _post(self, path: str, body: bytes | memoryview, headers: Mapping[str, str]) -> bytes:
+        make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        connection = make(self._host, self._port, timeout=LONGEST_ANSWER_S)
+        try:
+            connection.request("POST", self._path + path, body, dict(headers))
+            response = connection.getresponse()
+            data = response.read(Opened.max_bytes + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"the keyholder at {self.url} does not answer: {error}") from error
+        finally:
+            connection.close()
+        if len(data) > Opened.max_bytes:
+            raise Unreachable(f"{self.url} answers with more than a keyholder ever says")
+        if response.status == 200:
+            return data
+        try:
+            refusal = decode(ErrorReply, data).refusal()
+        except Refusal:
+            raise Unreachable(f"{self.url} answers with HTTP status {response.status}") from None
+        raise refusal

@@ -1,0 +1,356 @@
+"""The opener: takes a batch from state to state. One step, one transaction; a step may be taken again.
+
+Everything a step needs is in the store, so any process may take the next one, after any kill. What a
+keyholder answered is stored before it is used, and a keyholder gives the same request the same answer, so a
+step that was cut off ends as it would have.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, unmask
+from tacit.coordinator.batch import (
+    Agreed,
+    Applied,
+    Batch,
+    Closed,
+    Collecting,
+    Ended,
+    Headed,
+    Member,
+    Opened,
+    Transition,
+    batch_number,
+    choose,
+    on_clock,
+    on_end,
+    on_headed,
+    on_opened,
+    on_prepared,
+    on_signed,
+    on_summed,
+    on_void,
+    root_of,
+)
+from tacit.coordinator.keyholders import Keyholder
+from tacit.coordinator.store import Overtaken, Store
+from tacit.errors import TacitError
+from tacit.faults import crash_point
+from tacit.plan.bundle import Plan
+from tacit.wire import preimage
+from tacit.wire.codes import Code, Refusal
+from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId
+from tacit.wire.keys import SigningKey, verify
+from tacit.wire.messages import (
+    Entry,
+    LoggedHalt,
+    LoggedOpened,
+    LogKind,
+    encode,
+    mark_of,
+)
+from tacit.wire.signed import check_opened, sign_head_request, sign_open, sign_prepare
+
+log = logging.getLogger("tacit.coordinator")
+
+_Reply = TypeVar("_Reply")
+
+LEASE_S = 30.0
+LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
+
+# After these a keyholder opens nothing of this Plan, ever.
+_FINAL = frozenset({Code.E_BUDGET, Code.E_EXPIRED, Code.E_HALTED, Code.E_STATE_LOST})
+
+
+class Stalled(TacitError):
+    """A keyholder answers, and its answer lets the batch neither go on nor end. An operator has to look."""
+
+    retryable = True
+
+
+@dataclass
+class Trouble:
+    """Why a keyholder does not serve at the moment; None where it does. Read by the status page."""
+
+    reasons: list[str | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Opener:
+    """What the steps of one Plan need, besides the store."""
+
+    plan: Plan
+    key: SigningKey
+    keyholders: Sequence[Keyholder]
+    deadline_s: int
+    trouble: Trouble
+    _loaded: set[int] = field(default_factory=lambda: set[int]())
+
+    @property
+    def plan_id(self) -> PlanId:
+        return PlanId(self.plan.plan_id)
+
+    def step(self, store: Store, now: int) -> bool:
+        """One step, if there is one to take. `Unreachable` and `Stalled` say why there is none yet."""
+        before = store.batch()
+        transition = self._ended(before, store, now) or self._next(before, store, now)
+        if transition is None:
+            return False
+        store.commit(transition, self._logged(transition))
+        name = type(transition.after).__name__.lower()
+        log.info("%s: batch %d is %s", self.plan.name, batch_number(transition.after), name)
+        crash_point(f"coordinator.{name}")
+        return True
+
+    def pause(self, store: Store, now: int) -> float:
+        """How long until a step may be possible that no Update has to arrive for."""
+        batch = store.batch()
+        if isinstance(batch, Collecting) and now < batch.since + self.deadline_s:
+            return min(batch.since + self.deadline_s - now, LONGEST_PAUSE_S)
+        return LONGEST_PAUSE_S
+
+    def _ended(self, batch: Batch, store: Store, now: int) -> Transition | None:
+        if isinstance(batch, Ended) or now < self.plan.manifest.limits.expires_at:
+            return None
+        return on_end(batch, store.queued(), Code.E_EXPIRED, "this Plan's time is over")
+
+    def _next(self, batch: Batch, store: Store, now: int) -> Transition | None:
+        try:
+            match batch:
+                case Collecting():
+                    return self._close(batch, store, now)
+                case Closed():
+                    return self._agree(batch, store)
+                case Agreed():
+                    return self._open(batch, store)
+                case Opened():
+                    return self._apply(batch, store)
+                case Applied():
+                    return self._sign(batch, store)
+                case Headed():
+                    return on_headed(batch, store.queued(), now, self.plan.manifest)
+                case Ended():
+                    return None
+        except Refusal as refusal:
+            return self._on_refusal(batch, store, refusal)
+
+    def _close(self, batch: Collecting, store: Store, now: int) -> Transition | None:
+        manifest = self.plan.manifest
+        least = manifest.batch.threshold if now >= batch.since + self.deadline_s else manifest.batch.target
+        if store.queued_count() < least:
+            return None
+        queued = store.queued()
+        chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
+        return on_clock(batch, chosen, now, self.deadline_s, manifest)
+
+    def _agree(self, batch: Closed, store: Store) -> Transition:
+        snapshot_hash = self._snapshot_hash(store, batch.t)
+        rejected: dict[UpdateId, Code] = {}
+        for j in range(1, len(self.keyholders) + 1):
+            entries = self._entries(batch.members, store, j)
+            request = sign_prepare(self.key, self.plan_id, batch.t, snapshot_hash, entries)
+            reply = self._ask(j, store, lambda keyholder, request=request: keyholder.prepare(request))
+            rejected |= {rejection.update_id: rejection.code for rejection in reply.rejected}
+        return on_prepared(batch, rejected, self.plan.manifest)
+
+    def _open(self, batch: Agreed, store: Store) -> Transition:
+        # One after the other: while the first has not opened the list, no other one has been shown it.
+        j = len(batch.opened) + 1
+        entries = self._entries(batch.members, store, j)
+        request = sign_open(self.key, self.plan_id, batch.t, self._snapshot_hash(store, batch.t), entries)
+        crash_point("coordinator.open.asking")
+        opened = self._ask(j, store, lambda keyholder: keyholder.open(request))
+        card = self.plan.manifest.keyholders[j - 1]
+        try:
+            check_opened(opened, self.plan_id, batch.t, root_of(batch.members), KeyId(card.key_id), card.sig_pk)
+        except Refusal as error:
+            raise Stalled(f"keyholder {j} gave an answer it did not sign: {error.reason}") from error
+        crash_point("coordinator.open.answered")
+        store.keep_answer(j, opened)
+        return on_opened(batch, mark_of(opened), len(self.keyholders))
+
+    def _apply(self, batch: Opened, store: Store) -> Transition:
+        manifest = self.plan.manifest
+        d, bits = manifest.program.d, manifest.quantisation.bits
+        weights = [manifest.batch.weights[batch.t - member.base_version] for member in batch.members]
+        payloads = (store.payload(member) for member in batch.members)
+        total = add_payloads(zip(payloads, weights, strict=True), d, bits)
+        answers = store.answers(batch.t)
+        if tuple(mark_of(answer) for answer in answers) != batch.opened:
+            raise Stalled(f"the keyholders' answers for batch {batch.t} are not in the records; restore the folder")
+        snapshot_hash = self._snapshot_hash(store, batch.t)
+        try:
+            unmasked = unmask(total, [answer.masks for answer in answers], bits)
+            after = apply_sum(store.snapshot(snapshot_hash), unmasked, weights, manifest)
+        except SumBroken as error:
+            log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
+            return on_void(batch, snapshot_hash)
+        written = store.write_snapshot(after)
+        crash_point("coordinator.snapshot.written")
+        return on_summed(batch, written)
+
+    def _sign(self, batch: Applied, store: Store) -> Transition:
+        j = len(batch.signatures) + 1
+        request = sign_head_request(
+            self.key,
+            self.plan_id,
+            batch.version,
+            batch.snapshot_hash,
+            root=batch.root,
+            opened=batch.opened,
+            spoilt=batch.void,
+        )
+        answer = self._ask(j, store, lambda keyholder: keyholder.sign_head(request))
+        cards = self.plan.manifest.keyholders
+        signed = preimage.head(self.plan_id, batch.version, batch.snapshot_hash, [KeyId(card.key_id) for card in cards])
+        if not verify(cards[j - 1].sig_pk, answer.signature, signed):
+            raise Stalled(f"keyholder {j} gave a signature under HEAD {batch.version} that does not fit")
+        crash_point("coordinator.sign.answered")
+        return on_signed(batch, answer.signature, self.plan_id, len(self.keyholders))
+
+    def _on_refusal(self, batch: Batch, store: Store, refusal: Refusal) -> Transition:
+        code = refusal.code
+        if code in _FINAL:
+            return on_end(batch, store.queued(), code, f"a keyholder opens nothing more: {refusal.reason}")
+        match batch:
+            case Closed() | Agreed() if code is Code.E_CHANGED:
+                pass  # it has opened another list for this t
+            case Agreed(opened=opened) if code.per_entry:
+                # What passed PREPARE did not pass OPEN (a credential ended in between).
+                rejected = self._rejected_now(batch, store, refusal)
+                if not opened:
+                    return on_prepared(batch, rejected, self.plan.manifest)
+            case _:
+                raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
+        log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)
+        return on_void(batch, self._snapshot_hash(store, batch.t))
+
+    def _rejected_now(self, batch: Agreed, store: Store, refusal: Refusal) -> dict[UpdateId, Code]:
+        j = len(batch.opened) + 1
+        entries = self._entries(batch.members, store, j)
+        request = sign_prepare(self.key, self.plan_id, batch.t, self._snapshot_hash(store, batch.t), entries)
+        try:
+            reply = self._ask(j, store, lambda keyholder: keyholder.prepare(request))
+        except Refusal as again:
+            raise Stalled(f"keyholder {j} refuses batch {batch.t}: {again}") from again
+        if not reply.rejected:
+            raise Stalled(f"keyholder {j} rejects an entry of batch {batch.t} and does not say which: {refusal}")
+        return {rejection.update_id: rejection.code for rejection in reply.rejected}
+
+    def _ask(self, j: int, store: Store, ask: Callable[[Keyholder], _Reply]) -> _Reply:
+        """Ask keyholder `j` (from 1); it is shown the Plan first, if it may not know it."""
+        keyholder = self.keyholders[j - 1]
+        try:
+            if j not in self._loaded:
+                self._show_plan(j, store)
+            try:
+                reply = ask(keyholder)
+            except Refusal as refusal:
+                if refusal.code is not Code.E_PLAN:
+                    raise
+                # It was started anew, perhaps without its records; what it signed before is shown to it.
+                self._show_plan(j, store)
+                reply = ask(keyholder)
+        except TacitError as error:
+            self.trouble.reasons[j - 1] = str(error)
+            raise
+        self.trouble.reasons[j - 1] = None
+        return reply
+
+    def _show_plan(self, j: int, store: Store) -> None:
+        try:
+            self.keyholders[j - 1].load(self.plan, store.newest())
+        except Refusal as refusal:
+            if refusal.code in _FINAL:
+                raise
+            raise Stalled(f"keyholder {j} does not take this Plan: {refusal}") from refusal
+        self._loaded.add(j)
+
+    def _entries(self, members: Sequence[Member], store: Store, j: int) -> list[Entry]:
+        return [store.kept(member.update_id).entry(self.plan_id, j) for member in members]
+
+    def _snapshot_hash(self, store: Store, t: int) -> Digest:
+        head = store.head(t)
+        assert head is not None, "batch t begins after HEAD t"
+        return head.snapshot_hash
+
+    def _logged(self, transition: Transition) -> list[tuple[LogKind, bytes]]:
+        match transition:
+            case Transition(after=Opened(t, members, opened)):
+                body = LoggedOpened(plan_id=self.plan_id, t=t, root=root_of(members), count=len(members), marks=opened)
+                return [(LogKind.OPENED, encode(body))]
+            case Transition(after=Headed(), head=head) if head is not None:
+                return [(LogKind.HEAD, encode(head))]
+            case Transition(after=Ended(_, code)):
+                ids = (KeyId(card.key_id) for card in self.plan.manifest.keyholders)
+                bodies = (LoggedHalt(plan_id=self.plan_id, key_id=key_id, code=code) for key_id in ids)
+                return [(LogKind.HALT, encode(body)) for body in bodies]
+            case _:
+                return []
+
+
+@dataclass
+class OpenerThread:
+    """Takes steps as long as there are any, then waits for an Update, for a deadline, or for the end.
+
+    `open_store` makes the thread's own store. `backoff` gives the seconds to wait after so many failures.
+    """
+
+    opener: Opener
+    open_store: Callable[[], Store]
+    owner: str
+    clock: Callable[[], float]
+    backoff: Callable[[int], float]
+    arrived: threading.Event = field(default_factory=threading.Event)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="opener", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when the step under way has ended."""
+        self._stopped.set()
+        self.arrived.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        store = self.open_store()
+        failures = 0
+        swept = False
+        try:
+            while not self._stopped.is_set():
+                self.arrived.clear()
+                if self._stopped.is_set():
+                    break  # asked to stop between the two lines above
+                if not store.lease(self.owner, self.clock(), LEASE_S):
+                    self.arrived.wait(1.0)
+                    continue
+                if not swept:
+                    store.sweep()
+                    swept = True
+                try:
+                    if not self.opener.step(store, int(self.clock())):
+                        failures = 0
+                        self.arrived.wait(self.opener.pause(store, int(self.clock())))
+                        continue
+                    failures = 0
+                except Overtaken:
+                    continue
+                except TacitError as error:
+                    failures += 1
+                    pause = self.backoff(failures)
+                    log.warning("%s; it is tried again in %.1f s", error, pause)
+                    self._stopped.wait(pause)
+                except Exception:
+                    # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
+                    failures += 1
+                    log.exception("the opener met something unforeseen; it is tried again")
+                    self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        finally:
+            store.close()

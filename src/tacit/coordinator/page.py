@@ -1,0 +1,87 @@
+"""The page behind a join link: what this is, what stays at home, the command to run. No scripts."""
+
+import base64
+import hashlib
+import html
+import re
+import shlex
+
+from tacit.coordinator.status import promise
+from tacit.plan.bundle import Plan
+from tacit.privacy.trust import sentence
+
+_STYLE = """
+:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
+body { max-width: 40rem; margin: 0 auto; padding: 1.5rem; }
+pre { padding: .75rem; border: 1px solid; border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.warning { border-left: .3rem solid; padding-left: .75rem; }
+dt { font-weight: 600; }
+"""
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'sha256-"
+    + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    + "'"
+)
+_HOST = re.compile(r"[A-Za-z0-9.:\-\[\]]{1,253}")
+_KEY = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def join_page(plan: Plan, scheme: str, host: str, author: str | None) -> str:
+    """The page as HTML. `host` and `author` come from whoever asked, and are believed for nothing."""
+    manifest, text = plan.manifest, html.escape
+    sources = "".join(f"<li>{text(source)}</li>" for source in plan.charter.data_sources) or "<li>none named</li>"
+    said = promise(plan)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Join {text(manifest.title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<main>
+<h1>{text(manifest.title)}</h1>
+<p>Its purpose: {text(plan.charter.purpose)}</p>
+<p>You are invited to help train this model with data on your own device. The data stay there. What leaves is
+one Update at a time: clipped, rounded and masked, {manifest.limits.max_upload_bytes} bytes at most.</p>
+{_command(plan, scheme, host, author)}
+<h2>What it asks of your device</h2>
+<dl>
+<dt>Data it may read</dt><dd><ul>{sources}</ul></dd>
+<dt>Memory</dt><dd>{manifest.limits.max_memory // 1024} KiB at most</dd>
+<dt>Time</dt><dd>{manifest.limits.max_seconds} seconds a visit at most</dd>
+<dt>Updates</dt><dd>{manifest.participation.landings} at most, opened only together with those of others, at least
+{manifest.batch.threshold} at a time</dd>
+</dl>
+<h2>Whom you have to trust</h2>
+<p class="warning">{text(sentence(said.trust))}</p>
+<p class="warning">Enrolment is open: anybody may enrol as many devices as they like, at no cost. So
+{manifest.batch.threshold} Updates are {manifest.batch.threshold} enrolments, perhaps not as many people. An outsider
+who fills a batch with Updates of their own knows all of its sum but yours, and against that only the noise
+protects you.</p>
+<h2>What the noise promises</h2>
+<p>Over the Plan's whole life, at most: {text(said.sentence)}</p>
+<p>Plan <code>{plan.plan_id.hex()}</code></p>
+</main>
+</body>
+</html>
+"""
+
+
+def _command(plan: Plan, scheme: str, host: str, author: str | None) -> str:
+    if author is None or not _KEY.fullmatch(author):
+        return (
+            '<p class="warning">This address lacks the key of the Plan\'s author, so it is not a whole join link. '
+            "Ask whoever sent it for the whole link.</p>"
+        )
+    if bytes.fromhex(author) != plan.author:
+        return (
+            '<p class="warning">The link names another author than the Plan on this server has. Do not join; ask '
+            "whoever sent you the link.</p>"
+        )
+    if not _HOST.fullmatch(host):
+        return '<p class="warning">This server was asked for under a name that cannot be part of a link.</p>'
+    link = f"{scheme}://{host}/join/{plan.plan_id.hex()}?author={plan.author.hex()}"
+    command = f"tacit join {shlex.quote(link)} --data FOLDER"
+    return f"<h2>How to join</h2>\n<pre><code>{html.escape(command)}</code></pre>"

@@ -1,0 +1,358 @@
+"""The coordinator's routes. Devices read immutable files and one small HEAD, and write one thing: an Update.
+
+GET  /v1/plans/ID                    the Plan's bytes; ranges, immutable
+GET  /v1/plans/ID/head               the newest HEAD; ETag
+GET  /v1/plans/ID/heads/V            an older one; immutable
+GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
+POST /v1/plans/ID/enrol              Enrol -> Credential
+POST /v1/plans/ID/updates            Upload -> Receipt
+POST /v1/plans/ID/proof              16 bytes, an update_id -> Proof
+GET  /v1/plans/ID/log                the log, one JSON object a line; `?after=N` leaves out the first N
+GET  /v1/plans/ID/status             JSON, for people
+GET  /join/ID                        a page for people
+GET  /healthz
+"""
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from tacit.coordinator.batch import Fate
+from tacit.coordinator.intake import Offer, check_upload
+from tacit.coordinator.keys import CoordinatorKeys
+from tacit.coordinator.opener import OpenerThread
+from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
+from tacit.coordinator.status import Status, status_of
+from tacit.coordinator.store import Store
+from tacit.plan.bundle import Plan
+from tacit.serving import MESSAGE_TYPE, SecurityHeaders, natural, read_body, refused
+from tacit.wire import preimage
+from tacit.wire.codes import Code, Refusal
+from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId, sha256
+from tacit.wire.messages import (
+    Credential,
+    Enrol,
+    Head,
+    Message,
+    Outcome,
+    Proof,
+    Receipt,
+    Upload,
+    decode,
+    encode,
+    update_hash,
+)
+from tacit.wire.signed import check_enrol, sign_credential, sign_proof
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+MOST_AT_ONCE = 64  # Uploads in memory; whoever comes then is asked to come again
+MOST_IN_COMMIT = 256
+
+_OUTCOMES: dict[Fate, Outcome] = {
+    Fate.QUEUED: "queued",
+    Fate.IN: "queued",
+    Fate.APPLIED: "opened",
+    Fate.SPOILT: "spoilt",
+    Fate.EXPIRED: "expired",
+    Fate.REFUSED: "refused",
+}
+
+
+class IntakeThread:
+    """Stores Updates, many in one commit: a Receipt is given only once its Update is on the disk."""
+
+    def __init__(self, open_store: Callable[[], Store], arrived: Callable[[], None]):
+        self._open_store, self._arrived = open_store, arrived
+        self._waiting: queue.SimpleQueue[tuple[Offer, asyncio.Future[Receipt]] | Code | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when everything that was offered has been stored or refused."""
+        self._waiting.put(None)
+        self._thread.join(timeout=5)
+
+    async def wait_stored(self, offer: Offer) -> Receipt:
+        """The Receipt, after the commit."""
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._waiting.put((offer, answer))
+        return await answer
+
+    def count(self, refused: Code) -> None:
+        """One more refusal. Written with the next commit; a kill may lose the last few."""
+        self._waiting.put(refused)
+
+    def _run(self) -> None:
+        store = self._open_store()
+        ending = False
+        while not ending:
+            offers: list[tuple[Offer, asyncio.Future[Receipt]]] = []
+            refused: Counter[Code] = Counter()
+            taken = [self._waiting.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(taken) < MOST_IN_COMMIT:
+                    taken.append(self._waiting.get_nowait())
+            for one in taken:
+                match one:
+                    case None:
+                        ending = True
+                    case Code():
+                        refused[one] += 1
+                    case _:
+                        offers.append(one)
+            self._store(store, offers, refused)
+        store.close()
+
+    def _store(self, store: Store, offers: list[tuple[Offer, asyncio.Future[Receipt]]], refused: Counter[Code]) -> None:
+        results: list[Receipt | Refusal] | list[Exception]
+        try:
+            results = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
+            if refused:
+                store.count_refusals(refused)
+        except Exception as error:
+            # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
+            results = [error] * len(offers)
+        for (_, answer), result in zip(offers, results, strict=True):
+            answer.get_loop().call_soon_threadsafe(_settle, answer, result)
+        if any(isinstance(result, Receipt) for result in results):
+            self._arrived()
+
+
+def _settle(answer: "asyncio.Future[Receipt]", result: Receipt | Exception) -> None:
+    if answer.done():  # whoever asked has gone
+        return
+    if isinstance(result, Exception):
+        answer.set_exception(result)
+    else:
+        answer.set_result(result)
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinator:
+    """One Plan, served. `store` belongs to the thread of the event loop; the two threads have their own."""
+
+    plan: Plan
+    plan_file: Path
+    keys: CoordinatorKeys
+    store: Store
+    intake: IntakeThread
+    opener: OpenerThread
+    urls: tuple[str, ...]
+    deadline_s: int
+
+    @property
+    def plan_id(self) -> PlanId:
+        return PlanId(self.plan.plan_id)
+
+    def status(self) -> Status:
+        head = self.store.newest()
+        opener = self.opener.opener
+        return status_of(
+            self.plan,
+            self.store.batch(),
+            self.store.counts(),
+            None if head is None else head.version,
+            self.deadline_s,
+            self.urls,
+            opener.trouble.reasons,
+        )
+
+    def head_hash(self, version: int) -> Digest | None:
+        head = self.store.head(version)
+        if head is None:
+            return None
+        key_ids = [KeyId(card.key_id) for card in self.plan.manifest.keyholders]
+        return sha256(preimage.head(self.plan_id, version, head.snapshot_hash, key_ids))
+
+    async def take(self, body: bytes) -> Receipt:
+        """An Upload's Receipt, or `Refusal`."""
+        upload = decode(Upload, body)
+        known = self.store.known(upload.update_id)
+        if known is not None and known.member.update_hash == update_hash(upload):
+            return known.receipt
+        offer = check_upload(upload, self.plan, self.head_hash(upload.base_version), int(time.time()) // 3600)
+        return await self.intake.wait_stored(offer)
+
+    def enrol(self, body: bytes) -> Credential:
+        """Enrolment is open: whoever holds a device key gets a credential for it, for the Plan's whole life."""
+        enrol = decode(Enrol, body)
+        check_enrol(enrol)
+        if self.keys.enrolment.public != self.plan.manifest.enrolment:
+            raise Refusal(Code.E_CRED, "this Plan's devices are enrolled by another authority")
+        if enrol.lineage != self.plan_id:
+            raise Refusal(Code.E_CRED, "devices are enrolled here for the lineage of this Plan only")
+        expires_hour = -(-self.plan.manifest.limits.expires_at // 3600)
+        return sign_credential(self.keys.enrolment, enrol.dpk, enrol.lineage, expires_hour)
+
+    def proof(self, body: bytes) -> Proof:
+        """What became of an Update."""
+        if len(body) != 16:
+            raise Refusal(Code.E_MALFORMED, f"an update_id has 16 bytes, got {len(body)}")
+        update_id = UpdateId(body)
+        known = self.store.known(update_id)
+        outcome: Outcome = "unknown" if known is None else _OUTCOMES[known.fate]
+        if known is None or known.t is None or outcome not in ("opened", "spoilt"):
+            head = self.store.newest()
+            return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, head.version if head else 0)
+        members = self.store.members(known.t)
+        return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, known.t, members)
+
+
+def make_app(coordinator: Coordinator) -> Starlette:
+    """The application around one coordinator; its threads live as long as the application does."""
+    uploading = asyncio.Semaphore(MOST_AT_ONCE)
+    # A Plan may say what it likes; a message that is an Upload is never longer than that.
+    most_body = min(coordinator.plan.manifest.limits.max_upload_bytes, Upload.max_bytes)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+        coordinator.intake.start()
+        coordinator.opener.start()
+        yield
+        coordinator.opener.stop()
+        coordinator.intake.stop()
+        coordinator.store.close()
+
+    def check_id(request: Request) -> None:
+        if request.path_params["plan_id"] != coordinator.plan_id.hex():
+            raise Refusal(Code.E_PLAN, "this Plan is not served here")
+
+    async def plan(request: Request) -> Response:
+        check_id(request)
+        return _file(request, coordinator.plan_file, coordinator.plan_id)
+
+    async def head(request: Request) -> Response:
+        check_id(request)
+        newest = coordinator.store.newest()
+        if newest is None:
+            return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
+        tag = f'"{newest.version}-{newest.snapshot_hash.hex()[:16]}"'
+        return _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+
+    async def head_of_version(request: Request) -> Response:
+        check_id(request)
+        version = natural(request.path_params["version"])
+        if version is None:
+            raise Refusal(Code.E_MALFORMED, "a version is a number of at most 15 digits")
+        found = coordinator.store.head(version)
+        if found is None:
+            raise Refusal(Code.E_VERSION_FUTURE, f"there is no Snapshot {version} yet")
+        tag = f'"{version}-{found.snapshot_hash.hex()[:16]}"'
+        return _tagged(request, tag, IMMUTABLE) or _head(found, tag, IMMUTABLE)
+
+    async def snapshot(request: Request) -> Response:
+        check_id(request)
+        try:
+            name = Digest(bytes.fromhex(request.path_params["name"]))
+        except ValueError:
+            name = Digest(b"")
+        path = coordinator.store.snapshot_path(name)
+        if path is None:
+            raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot")
+        return _file(request, path, name)
+
+    async def updates(request: Request) -> Response:
+        check_id(request)
+        try:
+            if uploading.locked():
+                raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again in a second")
+            async with uploading:
+                body = await read_body(request, most_body)
+                receipt = await coordinator.take(body)
+        except Refusal as refusal:
+            coordinator.intake.count(refusal.code)
+            raise
+        return _message(receipt)
+
+    async def enrol(request: Request) -> Response:
+        check_id(request)
+        return _message(coordinator.enrol(await read_body(request, Enrol.max_bytes)))
+
+    async def proof(request: Request) -> Response:
+        check_id(request)
+        return _message(coordinator.proof(await read_body(request, 64)))
+
+    async def log(request: Request) -> Response:
+        check_id(request)
+        after = natural(request.query_params.get("after", "0"))
+        if after is None:
+            raise Refusal(Code.E_MALFORMED, "`after` is the number of entries that were seen already")
+        lines = (msgspec.json.encode(entry) + b"\n" for entry in coordinator.store.log(after))
+        return Response(b"".join(lines), media_type="application/jsonl")
+
+    async def status(request: Request) -> Response:
+        check_id(request)
+        return Response(msgspec.json.encode(coordinator.status()), media_type="application/json")
+
+    async def join(request: Request) -> Response:
+        check_id(request)
+        host, author = request.headers.get("host", ""), request.query_params.get("author")
+        text = join_page(coordinator.plan, request.url.scheme, host, author)
+        return Response(text, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+
+    async def healthz(request: Request) -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    here = "/v1/plans/{plan_id}"
+    return Starlette(
+        routes=[
+            Route(here, plan),
+            Route(f"{here}/head", head),
+            Route(f"{here}/heads/{{version}}", head_of_version),
+            Route(f"{here}/snapshots/{{name}}", snapshot),
+            Route(f"{here}/enrol", enrol, methods=["POST"]),
+            Route(f"{here}/updates", updates, methods=["POST"]),
+            Route(f"{here}/proof", proof, methods=["POST"]),
+            Route(f"{here}/log", log),
+            Route(f"{here}/status", status),
+            Route("/join/{plan_id}", join),
+            Route("/healthz", healthz),
+        ],
+        lifespan=lifespan,
+        middleware=[Middleware(SecurityHeaders)],
+        exception_handlers={Refusal: _on_refusal},
+    )
+
+
+async def _on_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal), "registered for Refusal"
+    return refused(error)
+
+
+def _message(message: Message) -> Response:
+    return Response(encode(message), media_type=MESSAGE_TYPE)
+
+
+def _tagged(request: Request, tag: str, cache: str) -> Response | None:
+    """304, if whoever asks has it already."""
+    if tag not in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
+        return None
+    return Response(status_code=304, headers={"ETag": tag, "Cache-Control": cache})
+
+
+def _head(head: Head, tag: str, cache: str) -> Response:
+    return Response(encode(head), media_type=MESSAGE_TYPE, headers={"ETag": tag, "Cache-Control": cache})
+
+
+def _file(request: Request, path: Path, name: bytes) -> Response:
+    """A file that never changes, named by its own digest."""
+    tag = f'"{name.hex()}"'
+    headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
+    return _tagged(request, tag, IMMUTABLE) or FileResponse(
+        path, headers=headers, media_type="application/octet-stream"
+    )

@@ -1,0 +1,159 @@
+"""How a Plan is doing, as a value: what the status route answers and the command line prints."""
+
+from collections.abc import Sequence
+from math import isfinite
+
+import msgspec
+
+from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Ended, Fate, Opened, batch_number
+from tacit.coordinator.store import Counts
+from tacit.plan.bundle import Plan
+from tacit.privacy.account import Statement, plain_mu, statement
+from tacit.privacy.trust import Trust, sentence, trust_of
+
+
+class Updates(msgspec.Struct, frozen=True):
+    """How many Updates were accepted, what became of them, and how many were refused, by code."""
+
+    accepted: int
+    queued: int
+    opened: int
+    expired: int
+    spoilt: int
+    refused: dict[str, int]
+
+
+class BatchStatus(msgspec.Struct, frozen=True):
+    """The current batch: `fill` Updates are in it or wait for it."""
+
+    t: int
+    state: str
+    fill: int
+    target: int
+    threshold: int
+    closes_at: int | None  # seconds of Unix time, if the threshold is met by then
+    most_batches: int
+
+
+class Privacy(msgspec.Struct, frozen=True):
+    """What was spent so far, by the device that has landed most often. `epsilon` is null where it is infinite.
+
+    `sentence` says so itself: a reader must not take it for what the whole Plan may come to.
+    """
+
+    epsilon: float | None
+    delta: float
+    mu: float
+    unit: str
+    relation: str
+    trust: str
+    trust_sentence: str
+    sentence: str
+    most_landings: int
+    landings_allowed: int
+
+
+class KeyholderStatus(msgspec.Struct, frozen=True):
+    """`trouble` says why it does not serve at the moment; null where it does."""
+
+    key_id: str
+    url: str
+    trouble: str | None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Everything in one look. `version` is null until HEAD 0 is signed; `ended` says why nothing more is opened."""
+
+    plan_id: str
+    title: str
+    version: int | None
+    updates: Updates
+    batch: BatchStatus
+    privacy: Privacy
+    keyholders: list[KeyholderStatus]
+    ended: str | None
+    ended_code: str | None
+
+
+def status_of(
+    plan: Plan,
+    batch: Batch,
+    counts: Counts,
+    version: int | None,
+    deadline_s: int,
+    urls: Sequence[str],
+    troubles: Sequence[str | None],
+) -> Status:
+    """The status that these numbers are."""
+    fates, manifest = counts.fates, plan.manifest
+    match batch:
+        case Closed(members=members) | Agreed(members=members) | Opened(members=members):
+            fill = len(members)
+        case _:
+            fill = fates.get(Fate.QUEUED, 0)
+    refused = {code.value: count for code, count in counts.refused.items()}
+    return Status(
+        plan_id=plan.plan_id.hex(),
+        title=manifest.title,
+        version=version,
+        updates=Updates(
+            accepted=sum(fates.values()),
+            queued=fates.get(Fate.QUEUED, 0) + fates.get(Fate.IN, 0),
+            opened=fates.get(Fate.APPLIED, 0),
+            expired=fates.get(Fate.EXPIRED, 0),
+            spoilt=fates.get(Fate.SPOILT, 0),
+            refused=refused,
+        ),
+        batch=BatchStatus(
+            t=batch_number(batch),
+            state=type(batch).__name__.lower(),
+            fill=fill,
+            target=manifest.batch.target,
+            threshold=manifest.batch.threshold,
+            closes_at=batch.since + deadline_s if isinstance(batch, Collecting) else None,
+            most_batches=manifest.noise.snapshots,
+        ),
+        privacy=_privacy(spent(plan, counts.most_landings), plan, counts.most_landings),
+        keyholders=[
+            KeyholderStatus(card.key_id.hex(), url, trouble)
+            for card, url, trouble in zip(manifest.keyholders, urls, troubles, strict=True)
+        ],
+        ended=batch.reason if isinstance(batch, Ended) else None,
+        ended_code=batch.code.value if isinstance(batch, Ended) else None,
+    )
+
+
+def spent(plan: Plan, landings: int) -> Statement:
+    """What this many landings of one device have cost, against one keyholder's noise.
+
+    The coordinator knows no operator directory, so it can vouch for nobody: its trust is single-operator.
+    Who is independent is for each device to say.
+    """
+    noise = plan.manifest.noise
+    mu = plain_mu(landings, noise.sigma * noise.sensitivity)
+    return statement(mu, noise.delta, trust=_trust(plan), unit=noise.unit)
+
+
+def promise(plan: Plan) -> Statement:
+    """What the whole life of the Plan costs a device at most, against one keyholder's noise."""
+    noise = plan.manifest.noise
+    return statement(1 / noise.sigma, noise.delta, trust=_trust(plan), unit=noise.unit)
+
+
+def _trust(plan: Plan) -> Trust:
+    return trust_of([card.sig_pk for card in plan.manifest.keyholders], {})
+
+
+def _privacy(said: Statement, plan: Plan, landings: int) -> Privacy:
+    return Privacy(
+        epsilon=said.epsilon if isfinite(said.epsilon) else None,
+        delta=said.delta,
+        mu=said.mu,
+        unit=said.unit,
+        relation=said.relation,
+        trust=said.trust.value,
+        trust_sentence=sentence(said.trust),
+        sentence=f"Spent so far, by the device that landed most often: {said.sentence}",
+        most_landings=landings,
+        landings_allowed=plan.manifest.participation.landings,
+    )

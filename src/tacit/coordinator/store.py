@@ -1,0 +1,118 @@
+"""What the coordinator remembers, as an interface. `tacit.coordinator.sqlite_store` is the one on disk.
+
+Every method is atomic, and what it changed is durable when it returns. Several processes may use one store:
+`commit` fails in all but the first of those that take a step from the same state.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tacit.coordinator.batch import Batch, Fate, Landing, Member, Transition
+from tacit.coordinator.intake import Kept, Offer
+from tacit.errors import TacitError
+from tacit.wire.codes import Code, Refusal
+from tacit.wire.ids import DeviceKey, Digest, UpdateId
+from tacit.wire.messages import Head, LogEntry, LogKind, Opened, Receipt
+
+
+class Overtaken(TacitError):
+    """Somebody else has taken the step already; look at the state again."""
+
+    retryable = True
+
+
+@dataclass(frozen=True)
+class Known:
+    """An Update that was received."""
+
+    member: Member
+    fate: Fate
+    t: int | None
+    receipt: Receipt
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers for people."""
+
+    fates: Mapping[Fate, int]
+    refused: Mapping[Code, int]
+    most_landings: int
+
+
+class Store(Protocol):
+    """One Plan's records."""
+
+    def close(self) -> None: ...
+
+    # The batch
+
+    def batch(self) -> Batch: ...
+
+    def commit(self, transition: Transition, logged: Sequence[tuple[LogKind, bytes]] = ()) -> None:
+        """The whole transition. `Overtaken` if the state is not `transition.before` any more."""
+        ...
+
+    def keep_answer(self, j: int, opened: Opened) -> None:
+        """What keyholder `j` answered; kept until the HEAD after it is published."""
+        ...
+
+    def answers(self, t: int) -> list[Opened]:
+        """The answers for batch t in the order of keyholders."""
+        ...
+
+    # Updates
+
+    def accept(self, offers: Sequence[Offer], hour: int) -> list[Receipt | Refusal]:
+        """Receipts for those that were stored, now or before; for the others why not."""
+        ...
+
+    def known(self, update_id: UpdateId) -> Known | None: ...
+
+    def queued(self) -> list[Member]:
+        """In order of arrival."""
+        ...
+
+    def queued_count(self) -> int: ...
+
+    def kept(self, update_id: UpdateId) -> Kept: ...
+
+    def payload(self, member: Member) -> bytes: ...
+
+    def landings(self, devices: Iterable[DeviceKey]) -> dict[DeviceKey, Landing]: ...
+
+    def members(self, t: int) -> list[Digest]:
+        """The SHA-256(H_UPD) of what was opened in batch t."""
+        ...
+
+    def count_refusals(self, counts: Mapping[Code, int]) -> None: ...
+
+    def counts(self) -> Counts: ...
+
+    # What is published
+
+    def write_snapshot(self, data: bytes) -> Digest:
+        """On the disk under its own hash; published once a HEAD names it."""
+        ...
+
+    def snapshot(self, snapshot_hash: Digest) -> bytes: ...
+
+    def snapshot_path(self, snapshot_hash: Digest) -> Path | None: ...
+
+    def newest(self) -> Head | None: ...
+
+    def head(self, version: int) -> Head | None: ...
+
+    def log(self, after: int = 0) -> list[LogEntry]: ...
+
+    # Housekeeping
+
+    def lease(self, owner: str, now: float, seconds: float) -> bool:
+        """Whether `owner` is the opener, for at least half of the next `seconds`."""
+        ...
+
+    def sweep(self) -> int:
+        """Removes payloads that no batch will need; returns how many."""
+        ...

@@ -1,0 +1,381 @@
+"""The shell around the pure parts: load the state, take one step, store it in one transaction, answer.
+
+Every answer that could be asked for twice is on the disk before its first byte leaves, so a keyholder that
+is killed anywhere gives the same request the same bytes, or has not given any.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tacit.codec.errors import CodecError
+from tacit.durable import make_folder, write_file
+from tacit.errors import TacitError
+from tacit.faults import crash_point
+from tacit.keyholder.checks import Knowledge, check_list, examine
+from tacit.keyholder.keys import erase_card, load_card, load_identity
+from tacit.keyholder.states import Active, Done, Halted, Loaded, active, advance, start
+from tacit.keyholder.store import KeyholderStore, OpenedList, PlanRecord
+from tacit.keyholder.sums import answer
+from tacit.plan.bundle import Plan, PlanRefused, parse_plan, read_plan
+from tacit.plan.manifest import Manifest
+from tacit.privacy.noise import next_key
+from tacit.wire import preimage
+from tacit.wire.codes import Code, Refusal
+from tacit.wire.ids import KeyId, PlanId, sha256
+from tacit.wire.keys import SigningKey, verify
+from tacit.wire.messages import (
+    Head,
+    HeadSignature,
+    Opened,
+    OpenRequest,
+    PrepareReply,
+    PrepareRequest,
+    SignHeadRequest,
+)
+from tacit.wire.signed import check_head_request, check_opened, check_request, sign_head, sign_opened
+
+log = logging.getLogger("tacit.keyholder")
+
+# What reading a Plan may end with. The last two are numbers that nobody foresaw: no reason to fall over them.
+_NO_PLAN = (PlanRefused, CodecError, ValueError, ArithmeticError)
+
+
+class Keyholder:
+    """One keyholder with its home folder. Calls come from any thread and are taken one at a time.
+
+    `approved` are the public keys of the authors whose Plans its operator agreed to. `clock` gives seconds of
+    Unix time, `random` fresh bytes of the operating system.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        approved: frozenset[bytes],
+        random: Callable[[int], bytes],
+        clock: Callable[[], float],
+    ):
+        self._home = make_folder(home)
+        self._approved, self._random, self._clock = approved, random, clock
+        self._identity: SigningKey = load_identity(home, random)
+        self._store = KeyholderStore(home / "keyholder.sqlite")
+        self._store.forget_deleted()  # a kill may have come between a ratchet and this
+        self._turn = threading.Lock()
+        self._plans: dict[PlanId, Plan] = {}
+        with self._turn:
+            for record in self._store.plans():
+                self._wake(record)
+
+    @property
+    def public(self) -> bytes:
+        return self._identity.public
+
+    def close(self) -> None:
+        with self._turn:
+            self._store.close()
+
+    # What coordinators ask for
+
+    def load(self, data: bytes, shown: Head | None = None) -> PlanRecord:
+        """Approve a Plan, or say why not. Loading again changes nothing.
+
+        `shown` is the newest HEAD the coordinator has: if it carries this keyholder's signature and its records
+        do not, they are lost or were rolled back, and it halts.
+        """
+        try:
+            plan = parse_plan(data)
+        except _NO_PLAN as error:
+            raise Refusal(Code.E_PLAN, f"this is not a Plan that may be used: {error}"[:500]) from error
+        with self._turn:
+            plan_id = PlanId(plan.plan_id)
+            j = self._position(plan.manifest)
+            key_id = KeyId(plan.manifest.keyholders[j - 1].key_id)
+            record = self._store.plan(plan_id)
+            lost = shown is not None and self._was_forgotten(plan, j, shown)
+            if record is None:
+                self._check_approval(plan, key_id)
+                if not lost and load_card(self._home, key_id) is None:
+                    raise Refusal(Code.E_PLAN, f"this keyholder has no card {key_id.hex()}; make a new one")
+                self._write_plan(plan)
+                crash_point("keyholder.load.written")
+                with self._store.transaction():
+                    self._store.add_plan(
+                        plan_id,
+                        key_id,
+                        plan.manifest.charter_id,
+                        plan.manifest.noise.mu2_total,
+                        plan.manifest.limits.expires_at,
+                        Loaded(),
+                        self._random(32),
+                    )
+                crash_point("keyholder.load.committed")
+                self._plans[plan_id] = plan
+            if lost:
+                self._halt_lost(plan_id, "a HEAD with its signature is unknown to its records")
+            record = self._current(plan_id)
+            match record.state:
+                case Halted(Code.E_STATE_LOST, reason):
+                    raise Refusal(Code.E_STATE_LOST, reason)
+                case Halted(code, reason):
+                    raise Refusal(Code.E_HALTED, f"halted since {code}: {reason}"[:500])
+                case _:
+                    return record
+
+    def prepare(self, request: PrepareRequest) -> PrepareReply:
+        """Which entries OPEN would reject. Nothing is kept."""
+        with self._turn:
+            plan = self._plan(request.plan_id)
+            root = check_request(request, plan.manifest.coordinator)
+            state = active(self._current(request.plan_id).state)
+            own = self._store.opening(request.plan_id, request.t)
+            if own is not None and request.t == state.t:
+                if own.root != root:
+                    raise Refusal(Code.E_CHANGED, f"batch {request.t} was opened with another list")
+                return PrepareReply(rejected=())
+            check_list(request, state, plan)
+            _, rejected = examine(request.entries, self._knowledge(plan, state, request))
+            return PrepareReply(rejected=tuple(rejected))
+
+    def open(self, request: OpenRequest) -> Opened:
+        """The sum of the masks of this list less noise: once for a t, to everybody who asks with this list."""
+        with self._turn:
+            plan, plan_id = self._plan(request.plan_id), request.plan_id
+            root = check_request(request, plan.manifest.coordinator)
+            self._current(plan_id)
+            with self._store.transaction():
+                state = active(self._record(plan_id).state)
+                own = self._store.opening(plan_id, request.t)
+                if own is not None:
+                    kept = self._store.answer(plan_id, request.t)
+                    if own.root != root:
+                        raise Refusal(Code.E_CHANGED, f"batch {request.t} was opened with another list")
+                    if kept is None:
+                        raise Refusal(Code.E_T_ORDER, f"batch {request.t} was opened and its HEAD is signed")
+                    return kept
+                check_list(request, state, plan)
+                openable, rejected = examine(request.entries, self._knowledge(plan, state, request))
+                if rejected:
+                    first = rejected[0]
+                    reason = f"Update {first.update_id.hex()}: {first.reason}"
+                    raise Refusal(first.code, reason[:500])
+                noise_key = self._store.noise_key(plan_id)
+                masks = answer(openable, plan, state.t, root, noise_key)
+                opened = sign_opened(self._identity, self._key_id(plan.manifest), plan_id, state.t, root, masks)
+                self._store.add_opening(opened, sha256(masks), request.entries)
+                # K_t is gone with this transaction, and with it every other noise for this t.
+                self._store.set_noise_key(plan_id, next_key(noise_key, self._random))
+                crash_point("keyholder.open.before_commit")
+            crash_point("keyholder.open.committed")
+            self._store.forget_deleted()
+            log.info("opened batch %d of %s with %d Updates", state.t, plan.name, len(openable))
+            return opened
+
+    def sign_head(self, request: SignHeadRequest) -> HeadSignature:
+        """A signature under HEAD `version`, at most one HEAD for a version; with it the next batch begins."""
+        with self._turn:
+            plan, plan_id, version = self._plan(request.plan_id), request.plan_id, request.version
+            manifest = plan.manifest
+            check_head_request(request, manifest.coordinator)
+            key_ids = [KeyId(card.key_id) for card in manifest.keyholders]
+            signature = sign_head(
+                self._identity, self._key_id(manifest), plan_id, version, request.snapshot_hash, key_ids
+            )
+            signed = self._store.head(plan_id, version)
+            if signed is not None:
+                if signed != request.snapshot_hash:
+                    raise Refusal(Code.E_CHANGED, f"HEAD {version} was signed for another Snapshot")
+                return signature
+            if not isinstance(self._current(plan_id).state, Loaded):
+                active(self._record(plan_id).state)
+                self._check_marks(plan, request)
+            with self._store.transaction():
+                state = self._record(plan_id).state
+                own = self._store.opening(plan_id, version - 1)
+                if isinstance(state, Loaded):
+                    after = start(state, request, sha256(plan.initial_snapshot))
+                else:
+                    after = advance(active(state), request, own, manifest)
+                if own is None and isinstance(state, Active):
+                    # A batch declared void before it was opened here: its noise key is not used again either.
+                    self._store.set_noise_key(plan_id, next_key(self._store.noise_key(plan_id), self._random))
+                head_hash = sha256(preimage.head(plan_id, version, request.snapshot_hash, key_ids))
+                self._store.add_head(plan_id, version, request.snapshot_hash, head_hash)
+                if request.spoilt:
+                    self._store.declare_void(plan_id, version - 1)
+                self._store.drop_answers(plan_id)
+                self._store.set_state(plan_id, after)
+                crash_point("keyholder.sign.before_commit")
+            crash_point("keyholder.sign.committed")
+            self._store.forget_deleted()
+            if isinstance(after, Done):
+                self._erase_secrets(self._current(plan_id))
+            return signature
+
+    # What anybody may ask for
+
+    def records(self) -> list[PlanRecord]:
+        """Every Plan with its state; Plans whose time is over are ended by asking."""
+        with self._turn:
+            return [self._current(record.plan_id) for record in self._store.plans()]
+
+    def opened_lists(self, plan_id: PlanId) -> list[OpenedList]:
+        """Every list that was opened. E_PLAN for a Plan that is not known here."""
+        with self._turn:
+            self._plan(plan_id)
+            return self._store.opened_lists(plan_id)
+
+    # Inside
+
+    def _plan(self, plan_id: PlanId) -> Plan:
+        plan = self._plans.get(plan_id)
+        if plan is None:
+            raise Refusal(Code.E_PLAN, f"Plan {plan_id.hex()} has not been loaded here")
+        return plan
+
+    def _record(self, plan_id: PlanId) -> PlanRecord:
+        record = self._store.plan(plan_id)
+        assert record is not None, "every Plan in memory has a row"
+        return record
+
+    def _current(self, plan_id: PlanId) -> PlanRecord:
+        """The record as it stands now: a Plan whose last day has passed ends here."""
+        record = self._record(plan_id)
+        if isinstance(record.state, Loaded | Active) and self._clock() >= record.expires_at:
+            with self._store.transaction():
+                self._store.set_state(plan_id, Done(Code.E_EXPIRED))
+            self._erase_secrets(record)
+            return self._record(plan_id)
+        return record
+
+    def _position(self, manifest: Manifest) -> int:
+        for j, card in enumerate(manifest.keyholders, 1):
+            if card.sig_pk == self._identity.public:
+                return j
+        raise Refusal(Code.E_PLAN, "this Plan does not name this keyholder")
+
+    def _key_id(self, manifest: Manifest) -> KeyId:
+        return KeyId(manifest.keyholders[self._position(manifest) - 1].key_id)
+
+    def _check_approval(self, plan: Plan, key_id: KeyId) -> None:
+        manifest, charter = plan.manifest, plan.charter
+        if plan.author not in self._approved:
+            raise Refusal(Code.E_PLAN, f"Plans of the author {plan.author.hex()} were not approved here")
+        if self._identity.public not in charter.keyholders:
+            raise Refusal(Code.E_PLAN, "this Plan's charter does not name this keyholder")
+        if self._clock() >= manifest.limits.expires_at:
+            raise Refusal(Code.E_EXPIRED, "this Plan's time is over")
+        if self._store.plan_of_card(key_id) is not None:
+            raise Refusal(Code.E_PLAN, f"card {key_id.hex()} serves another Plan; every Plan needs a card of its own")
+        plans, mu2 = self._store.spent_of_charter(manifest.charter_id)
+        if plans >= charter.most_plans:
+            raise Refusal(Code.E_PLAN, f"the charter allows {charter.most_plans} Plans and has {plans} here")
+        if mu2 + manifest.noise.mu2_total > charter.mu2_total * (1 + 1e-12):
+            raise Refusal(
+                Code.E_BUDGET,
+                f"the charter's budget is mu² = {charter.mu2_total:g}; {mu2:g} is taken and this Plan wants "
+                f"{manifest.noise.mu2_total:g}",
+            )
+
+    def _knowledge(self, plan: Plan, state: Active, request: PrepareRequest | OpenRequest) -> Knowledge:
+        plan_id, manifest = request.plan_id, plan.manifest
+        sealing = load_card(self._home, self._key_id(manifest))
+        if sealing is None:
+            raise Refusal(Code.E_HALTED, "the card's secret key cannot be found; start the keyholder again")
+        return Knowledge(
+            plan=plan,
+            j=self._position(manifest),
+            sealing=sealing.private,
+            t=state.t,
+            head_hashes=self._store.head_hashes(plan_id, state.t - manifest.batch.max_age),
+            burnt=self._store.burnt(plan_id, [entry.update_id for entry in request.entries]),
+            landings=self._store.landings(plan_id, [entry.dpk for entry in request.entries]),
+            hour=int(self._clock()) // 3600,
+        )
+
+    def _check_marks(self, plan: Plan, request: SignHeadRequest) -> None:
+        """Every keyholder's OPENED signature for batch version - 1, in the Plan's order. E_SIG."""
+        cards, t = plan.manifest.keyholders, request.version - 1
+        for mark in request.opened:
+            if mark.key_id == self._key_id(plan.manifest) and verify(
+                self.public, mark.signature, preimage.opened(request.plan_id, t, request.root, mark.masks_hash)
+            ):
+                own = self._store.opening(request.plan_id, t)
+                if own is None or (own.root, own.masks_hash) != (request.root, mark.masks_hash):
+                    self._halt_lost(
+                        request.plan_id, f"an OPENED of batch {t} with its signature is unknown to its records"
+                    )
+                    raise Refusal(Code.E_STATE_LOST, "this keyholder's records are older than its signatures")
+        if request.spoilt:
+            return
+        if len(request.opened) != len(cards):
+            raise Refusal(Code.E_SIG, f"{len(request.opened)} OPENED signatures were shown, {len(cards)} are needed")
+        for card, mark in zip(cards, request.opened, strict=True):
+            check_opened(mark, request.plan_id, t, request.root, KeyId(card.key_id), card.sig_pk)
+
+    def _was_forgotten(self, plan: Plan, j: int, shown: Head) -> bool:
+        """Whether `shown` carries this keyholder's signature for this Plan and its records do not know it."""
+        key_ids = [KeyId(card.key_id) for card in plan.manifest.keyholders]
+        if shown.plan_id != plan.plan_id or len(shown.signatures) < j:
+            return False
+        signed = preimage.head(shown.plan_id, shown.version, shown.snapshot_hash, key_ids)
+        if not verify(self.public, shown.signatures[j - 1], signed):
+            return False
+        return self._store.head(shown.plan_id, shown.version) != shown.snapshot_hash
+
+    def _halt_lost(self, plan_id: PlanId, evidence: str) -> None:
+        record = self._record(plan_id)
+        reason = f"this keyholder's state is lost: {evidence}; a successor Plan with a new card is needed"
+        with self._store.transaction():
+            self._store.set_state(plan_id, Halted(Code.E_STATE_LOST, reason))
+        crash_point("keyholder.halt.committed")
+        self._erase_secrets(record)
+        log.error("Plan %s: %s", plan_id.hex()[:8], reason)
+
+    def _erase_secrets(self, record: PlanRecord) -> None:
+        """The row says already that nothing more is opened; from here on nothing can be."""
+        erase_card(self._home, record.key_id)
+        self._store.forget_deleted()
+        crash_point("keyholder.erased")
+
+    def _wake(self, record: PlanRecord) -> None:
+        """After a start: finish what a kill interrupted, and halt where a secret is missing."""
+        try:
+            self._plans[record.plan_id] = read_plan(self._plan_path(record.plan_id))
+        except _NO_PLAN as error:
+            raise TacitError(f"a Plan that this keyholder loaded is damaged: {error}") from error
+        match record.state:
+            case Done() | Halted():
+                self._erase_secrets(record)
+            case Loaded() | Active():
+                if load_card(self._home, record.key_id) is None:
+                    self._halt_lost(record.plan_id, "its card's secret key is missing")
+                self._current(record.plan_id)
+
+    def _plan_path(self, plan_id: PlanId) -> Path:
+        return self._home / "plans" / f"{plan_id.hex()}.tacit"
+
+    def _write_plan(self, plan: Plan) -> None:
+        path = self._plan_path(PlanId(plan.plan_id))
+        make_folder(path.parent)
+        write_file(path, plan.raw)
+
+
+def describe(record: PlanRecord) -> Mapping[str, str | int | None]:
+    """A record in words, for a status page.
+
+    >>> describe(PlanRecord(PlanId(bytes(32)), KeyId(bytes(16)), 0, Done(Code.E_BUDGET)))["state"]
+    'done'
+    """
+    t: int | None = None
+    why: str | None = None
+    match record.state:
+        case Loaded():
+            name = "loaded"
+        case Active(t, _):
+            name = "active"
+        case Done(code):
+            name, why = "done", code.value
+        case Halted(code, reason):
+            name, why = "halted", f"{code}: {reason}"
+    return {"plan_id": record.plan_id.hex(), "key_id": record.key_id.hex(), "state": name, "t": t, "why": why}

@@ -1,0 +1,104 @@
+"""The states of a Plan at a keyholder, as types, and the pure steps between them.
+
+    Loaded -> Active(t) -> Done | Halted
+
+A step returns the next state or raises `Refusal`. Keys exist in Loaded and Active only.
+"""
+
+from dataclasses import dataclass
+
+from tacit.plan.manifest import Manifest
+from tacit.wire import preimage
+from tacit.wire.codes import Code, Refusal
+from tacit.wire.ids import Digest
+from tacit.wire.messages import SignHeadRequest
+
+ROOT_OF_NOTHING = preimage.root([])
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Approved; no HEAD has been signed, so no Update can exist."""
+
+
+@dataclass(frozen=True)
+class Active:
+    """Batch `t` may be opened, once, from Snapshot `t`."""
+
+    t: int
+    snapshot_hash: Digest
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing is opened any more, as foreseen: E_BUDGET after the last batch, E_EXPIRED after the last day."""
+
+    code: Code
+
+
+@dataclass(frozen=True)
+class Halted:
+    """Nothing is opened any more, because something is wrong that a retry cannot cure."""
+
+    code: Code
+    reason: str
+
+
+PlanState = Loaded | Active | Done | Halted
+
+
+@dataclass(frozen=True)
+class OwnOpening:
+    """What this keyholder answered for a batch: the list's root and the digest of its masks."""
+
+    root: Digest
+    masks_hash: Digest
+
+
+def active(state: PlanState) -> Active:
+    """The state in which lists are looked at; Refusal in any other.
+
+    >>> active(Done(Code.E_BUDGET))
+    Traceback (most recent call last):
+    tacit.wire.codes.Refusal: E_BUDGET: every batch of this Plan has been opened
+    """
+    match state:
+        case Active():
+            return state
+        case Loaded():
+            raise Refusal(Code.E_T_ORDER, "HEAD 0 has not been signed, so there is nothing to open")
+        case Done(Code.E_EXPIRED):
+            raise Refusal(Code.E_EXPIRED, "this Plan's time is over")
+        case Done(code):
+            raise Refusal(code, "every batch of this Plan has been opened")
+        case Halted(code, reason):
+            raise Refusal(Code.E_HALTED, f"halted since {code}: {reason}"[:500])
+
+
+def start(state: Loaded, request: SignHeadRequest, initial: Digest) -> Active:
+    """HEAD 0 stands for the values the Plan was published with, and for nothing else."""
+    if request.version != 0:
+        raise Refusal(Code.E_T_ORDER, f"HEAD {request.version} was asked for before HEAD 0")
+    if request.snapshot_hash != initial or request.root != ROOT_OF_NOTHING or request.spoilt or request.opened:
+        raise Refusal(Code.E_HEAD, "HEAD 0 must name the Plan's own initial values")
+    return Active(0, request.snapshot_hash)
+
+
+def advance(state: Active, request: SignHeadRequest, own: OwnOpening | None, manifest: Manifest) -> Active | Done:
+    """From t to t + 1. The OPENED signatures that `request` shows have been verified by the caller.
+
+    Either this keyholder opened the very list whose sum the next Snapshot holds, or the coordinator declares
+    the batch void: then the Snapshot stays, and what was burnt stays burnt.
+    """
+    if request.version != state.t + 1:
+        raise Refusal(Code.E_T_ORDER, f"HEAD {request.version} was asked for while batch {state.t} is the current one")
+    if request.spoilt:
+        if request.snapshot_hash != state.snapshot_hash or request.opened:
+            raise Refusal(Code.E_HEAD, f"batch {state.t} is declared void, so the Snapshot must stay as it was")
+    elif own is None:
+        raise Refusal(Code.E_T_ORDER, f"this keyholder has not opened batch {state.t}")
+    elif own.root != request.root:
+        raise Refusal(Code.E_CHANGED, f"batch {state.t} was opened here with another list")
+    if request.version >= manifest.noise.snapshots:
+        return Done(Code.E_BUDGET)
+    return Active(request.version, request.snapshot_hash)
