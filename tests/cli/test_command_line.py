@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tacit.cli import COMMANDS, main
+from tests.factory import make_world
 
 HEAVY = {"torch", "numpy", "starlette", "uvicorn", "matplotlib", "sklearn", "cryptography", "msgspec"}
 
@@ -126,3 +127,39 @@ def test_a_compiled_task_says_what_it_costs(tmp_path, capsys):
     for tape in ("train", "apply", "evaluate", "predict"):
         assert main(["inspect", str(tmp_path / "mine.tacit"), "--tape", tape]) == 0
         assert capsys.readouterr().out.startswith(f"{tape} tape: ")
+
+
+def test_an_operator_that_cannot_be_lowered_is_named_with_its_module_and_a_way_out(tmp_path, capsys):
+    task = tmp_path / "mine.py"
+    task.write_text(
+        "import tacit, torch\nfrom torch import nn\n"
+        "class Odd(nn.Module):\n    def forward(self, x):\n        return torch.cumsum(x, 1)\n"
+        "task = tacit.Task(name='mine', model=lambda: nn.Sequential(nn.Linear(4, 8), Odd(), nn.Linear(8, 3)),\n"
+        "    example={'x': tacit.array((4,)), 'y': tacit.label(3)},\n"
+        "    privacy=tacit.Privacy(noise=0.1, devices=3, batch=2, threshold=2))\n"
+    )
+
+    assert main(["compile", str(task), "--home", str(tmp_path / "home")]) == 2
+
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("tacit compile: 1 (Odd) uses aten.cumsum") and "Use a convolution or attention" in said
+    assert not (tmp_path / "mine.tacit").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[:-100], "cut"),
+        (lambda data: data[:6000] + bytes([data[6000] ^ 1]) + data[6001:], "altered"),
+        (lambda data: data[:8] + b"\x02" + data[9:], "update this one"),
+        (lambda data: data[:56] + bytes(64) + data[120:], "not signed"),
+    ],
+)
+def test_a_damaged_plan_is_refused_in_one_sentence(damage, said, tmp_path, capsys):
+    plan = tmp_path / "plan.tacit"
+    plan.write_bytes(damage(bytes(make_world(tmp_path, d=4000, max_upload_bytes=20_000).plan.raw)))
+
+    for command in ("inspect", "serve"):
+        assert main([command, str(plan)]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1 and str(plan) in error

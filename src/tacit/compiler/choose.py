@@ -59,6 +59,9 @@ def choose_subset(
         try:
             needed = _bytes(model, traced, names, microbatch, optimizer)
         except NotLowered as error:
+            if count == 1:
+                # Not a matter of limits: no subset of this module can be trained, and this says why.
+                raise
             reasons.append(f"{here} cannot be reached: {error}")
             break
         if needed > memory:
