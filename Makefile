@@ -17,7 +17,7 @@ PROGRESS := 2>&1 | awk '\
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 READY := $(VENV)/.ready
 LIBRARY := src/tacit/engine/libtacit.so
-TESTS ?= tests
+TESTS ?= tests src
 
 # torch comes apart from the lock, because its builds differ by machine (docs/decisions/0005).
 # The CPU build is all that tacit uses. Where your index offers a larger one first:
