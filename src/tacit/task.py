@@ -315,6 +315,9 @@ class Task:
     # Parameters or modules to train, or parts of layers by `slices` and `lowrank`; None: the compiler chooses.
     subset: Sequence[str | Slices | LowRank] | None = None
     server_rate: float = 1.0
+    # Makes examples that anybody may see, arrays [n, ...] by field, the label's optional. Directions and errors are
+    # measured on them; nobody trains on them.
+    public: Callable[[], Mapping[str, Any]] | None = None
     purpose: str = ""
     data_sources: Sequence[str] = ()
 
@@ -344,6 +347,10 @@ class Task:
                 loss.name,
                 "it is compiled and played, and an example of a Task has one class as its label so far",
                 'write loss="cross_entropy"',
+            )
+        if self.public is not None and not callable(self.public):
+            raise TaskInvalid(
+                "public", type(self.public).__name__, "it is called to make examples", "write public=lambda: {...}"
             )
         for metric in self.metrics:
             if metric not in METRICS:
