@@ -8,9 +8,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tacit.errors import InputError
+
+if TYPE_CHECKING:
+    from tacit.cli.processes import Served
 
 EXAMPLE = """\
 example:
@@ -67,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def start_servers(
     path: Path, place: Path, processes: list[Any], *, host: str, port: int, public: str | None = None
-) -> tuple[str, Any, Any]:
+) -> "tuple[str, Served, Served]":
     """The keyholder, then the coordinator; the link that devices join by. Fills `processes` as they start."""
     from tacit.cli.processes import serve
     from tacit.keyholder.keys import load_card

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tacit.cli.demo.audit import audit, claims_for, made_by, openings_of
+from tacit.cli.demo.judge import Curve
+from tacit.cli.demo.watch import Watched
 from tacit.cli.figures import bytes_text, trust
 from tacit.plan.bundle import Plan
 from tacit.privacy.account import Statement, epsilon_text, plain_mu, statement
+from tacit.privacy.trust import sentence
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,60 @@ def spent(plan: Plan, landings: Mapping[str, int]) -> Spent:
         said(manifest.participation.landings, in_fleet_sum),
         said(FLEET_LANDINGS, in_fleet_sum),
     )
+
+
+def gather(
+    plan: Plan, link: str, keyholder_port: int, devices: Sequence[Watched], curve: Curve, yardstick: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The figures of the run; what became of Updates is counted from the devices' ledgers and the keyholder's lists."""
+    manifest = plan.manifest
+    made = made_by({device.role.name: device.home for device in devices}, plan)
+    openings = openings_of(f"http://127.0.0.1:{keyholder_port}", plan)
+    counted = audit(made, openings, claims_for(made, openings, link), max_age=manifest.batch.max_age, ended=True)
+    cost = spent(plan, counted.landings)
+    resources = manifest.program.resources
+    sends = sum(device.sent for device in devices)
+    alone = yardstick["alone"]
+    return {
+        "accuracy": curve.points[-1][2],
+        "accuracy_snapshot": curve.points[-1][1],
+        "accuracy_start": curve.points[0][1],
+        "accuracy_central": yardstick["central"],
+        "accuracy_alone_mean": sum(alone) / len(alone),
+        "accuracy_alone_worst": min(alone),
+        "accuracy_alone_best": max(alone),
+        "bytes_up_per_device": sum(device.sent_bytes for device in devices) / len(devices),
+        "bytes_full_model": 4 * resources.model_parameters * sends / len(devices),
+        "update_bytes": sum(device.sent_bytes for device in devices) / max(1, sends),
+        "updates_per_device": sends / len(devices),
+        "model_parameters": resources.model_parameters,
+        "trained_values": manifest.program.d,
+        "arena_bytes": resources.arena,
+        "training_bytes": resources.training_bytes,
+        "full_training_bytes": resources.full_training_bytes,
+        "device_peak_rss_bytes": max(device.peak_rss for device in devices),
+        "epsilon": cost.said.epsilon,
+        "delta": cost.said.delta,
+        "unit": cost.said.unit,
+        "relation": cost.said.relation,
+        "privacy": cost.said.sentence,
+        "landings_most": cost.landings,
+        "landings_allowed": manifest.participation.landings,
+        "epsilon_at_million": cost.fleet.epsilon,
+        "epsilon_at_million_few": cost.fleet_few.epsilon,
+        "privacy_at_million": cost.fleet.sentence,
+        "trust": trust(plan).value,
+        "trust_sentence": sentence(trust(plan)),
+        "updates_accepted": counted.accepted,
+        "updates_opened": counted.opened,
+        "updates_too_old": counted.too_old,
+        "updates_waiting": counted.waiting,
+        "updates_lost": counted.lost,
+        "updates_doubled": counted.doubled,
+        "updates_unknown": counted.unknown,
+        "snapshots": sum(not opening.void for opening in openings),
+        "plan_id": plan.plan_id.hex(),
+    }
 
 
 def table(result: Mapping[str, Any]) -> str:
