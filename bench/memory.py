@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import torch
 from harness import Row, run
-from models import MICROBATCHES, MODELS, SGD, SUBSETS, Model, NotForThisModel, subset_of
+from models import MICROBATCHES, MODELS, SGD, SUBSETS, NotForThisModel, subset_of
 from numpy.typing import NDArray
 
 import tacit
@@ -197,14 +197,17 @@ def cases(quick: bool) -> Iterator[Case | str]:
     """Every case, or why there is none."""
     with eager() as pytorch:
         for name, model in MODELS.items():
+            whole = 0
             for subset in (*SUBSETS, INT8):
                 if subset == INT8 and name != "ResNet-8":
                     continue
-                if quick and subset not in QUICK_ONLY.get(name, SUBSETS + (INT8,)):
+                if quick and subset not in QUICK_ONLY.get(name, (*SUBSETS, INT8)):
                     continue
                 for microbatch in QUICK.get(subset, ()) if quick else _microbatches(subset):
                     try:
-                        yield measured(name, subset, microbatch, pytorch.peak)
+                        case = measured(name, subset, microbatch, pytorch.peak)
+                        whole = whole or case.full  # of the module itself, before a subset rewrites it
+                        yield replace(case, full=whole)
                     except (NotForThisModel, NotLowered) as error:
                         yield f"{name}, {subset}: {error}"
                         break
@@ -261,8 +264,8 @@ def _worst(measure: str, values: Sequence[tuple[float, Case]], unit: str, most: 
 
 HEAD = (
     f"{'model':16} {'subset':25} {'at once':>7} {'values':>9} {'training':>9} {'arena':>9} {'state':>9} {'in/out':>8} "
-    f"{'frozen':>8} {'gap %':>6} {'kept':>7} {'of full %':>9} {'peak/told':>9} {'first':>7} {'later':>7} {'PyTorch':>7} "
-    f"{'peak x':>6} {'growth x':>8}"
+    f"{'frozen':>8} {'gap %':>6} {'kept':>7} {'of full %':>9} {'peak/told':>9} {'first':>7} {'later':>7} "
+    f"{'PyTorch':>7} {'peak x':>6} {'growth x':>8}"
 )
 
 

@@ -27,6 +27,7 @@ from tacit.plan.program import Optimizer
 
 MICROBATCHES = (1, 4, 8, 32)
 SUBSETS = ("full", "last blocks", "head", "input slices", "low-rank", "projected head", "bias and norm")
+NORMS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
 SGD = Optimizer(0.05, momentum=0.9)
 
 
