@@ -180,7 +180,7 @@ class Model:
     tail: tuple[str, ...]
     head: str
     slice: tuple[str, int]
-    lowrank: tuple[str, ...] = ()  # Linear layers other than the head
+    lowrank: tuple[str, ...] = ()  # layers other than the head
     cut: str = ""  # a projected head's features: what this module returns
     features: int = 256
     loss: str = "cross_entropy"
@@ -211,15 +211,20 @@ class Model:
         return x, draw.integers(0, self.classes, (count, *label)).astype(np.int32)
 
 
+def mobilenet(small: bool, size: int) -> Model:
+    """Either MobileNetV2: the same subsets."""
+    pointwise = ("blocks.16.expand.0", "blocks.16.project.0", "last.0")
+    tail, part = ("blocks.16", "last"), ("last.0", 20)
+    return Model(partial(MobileNetV2, small), (3, size, size), 10, tail, "head", part, pointwise, "blocks.6")
+
+
+CONVOLUTIONS = tuple(f"block{i}.conv{j}" for i in (1, 2, 3) for j in (1, 2))  # ResNet-8's
+
 MODELS: Mapping[str, Model] = {
     "LeNet": Model(LeNet, (1, 28, 28), 10, ("third",), "head", ("third", 64), ("third",), "second"),
-    "ResNet-8": Model(ResNet8, (3, 32, 32), 10, ("block3",), "head", ("block3.conv2", 4), cut="block2"),
-    "MobileNetV2 32": Model(
-        partial(MobileNetV2, True), (3, 32, 32), 10, ("blocks.16", "last"), "head", ("last.0", 20), cut="blocks.6"
-    ),
-    "MobileNetV2 96": Model(
-        partial(MobileNetV2, False), (3, 96, 96), 10, ("blocks.16", "last"), "head", ("last.0", 20), cut="blocks.6"
-    ),
+    "ResNet-8": Model(ResNet8, (3, 32, 32), 10, ("block3",), "head", ("block3.conv2", 4), CONVOLUTIONS, "block2"),
+    "MobileNetV2 32": mobilenet(True, 32),
+    "MobileNetV2 96": mobilenet(False, 96),
     "GRU-128": Model(GRU, (32, 9), 6, ("second",), "head", ("head", 16)),
     "Transformer-128": Model(
         Transformer,
@@ -270,7 +275,7 @@ def _parts(model: Model, name: str) -> Sequence[Any]:
     head = () if layer == model.head else (model.head,)
     if name == "low-rank":
         if not model.lowrank:
-            raise NotForThisModel("its only Linear layer is the head")
+            raise NotForThisModel("its only layer of one product is the head")
         return (*(tacit.lowrank(layer, rank=4) for layer in model.lowrank), model.head)
     return {
         "last blocks": (*model.tail, model.head),

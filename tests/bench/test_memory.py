@@ -128,12 +128,13 @@ def test_a_case_is_measured_whole():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_subset_names_parameters_of_its_module_or_says_why_there_is_none(name):
+def test_every_subset_names_parameters_of_its_module_but_where_a_model_has_no_layer_for_it(name):
     for subset in SUBSETS:
         try:
             module, names = subset_of(MODELS[name], subset)
-        except NotForThisModel as error:
-            assert subset in ("low-rank", "projected head") and str(error)
+        except NotForThisModel:
+            if subset not in ("low-rank", "projected head"):
+                raise
             continue
         known = dict(module.named_parameters())
         assert names and set(names) <= set(known)

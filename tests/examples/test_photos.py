@@ -64,7 +64,7 @@ def test_photos_are_what_the_task_says_they_are(example):
     shown = data.photos(300, seed=9)
 
     assert shown.x.shape == (300, *task.example["x"].shape) and shown.x.dtype == np.float32
-    assert 0 <= shown.x.min() and shown.x.max() <= 1
+    assert shown.x.min() >= 0 and shown.x.max() <= 1
     assert set(shown.y.tolist()) == set(range(task.example["y"].classes))
     # No photo is another one, and every one has something on it.
     assert len({photo.tobytes() for photo in shown.x}) == 300
