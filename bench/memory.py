@@ -3,6 +3,7 @@
 The figures of `training_bytes` are exact before anything runs. The peak of a process is measured in a fresh one that
 knows numpy and the engine (`peaks/play.py`), against its own base; PyTorch eager does the same work, the same subset
 at the same micro-batch, in a process of its own (`peaks/eager.py`). A visit is two minibatches of 32 examples.
+Names of models after the command, as in `memory.py LeNet "HAR MLP"`, measure those alone.
 """
 
 from __future__ import annotations
@@ -193,10 +194,10 @@ def _precision(subset: str) -> Mapping[str, Any]:
     return {"precision": tacit.Precision(frozen="int8")}  # pyright: ignore
 
 
-def cases(quick: bool) -> Iterator[Case | str]:
+def cases(quick: bool, models: Sequence[str]) -> Iterator[Case | str]:
     """Every case, or why there is none."""
     with eager() as pytorch:
-        for name, model in MODELS.items():
+        for name in models:
             whole = 0
             for subset in (*SUBSETS, INT8):
                 if subset == INT8 and name != "ResNet-8":
@@ -211,7 +212,7 @@ def cases(quick: bool) -> Iterator[Case | str]:
                     except (NotForThisModel, NotLowered) as error:
                         yield f"{name}, {subset}: {error}"
                         break
-            if quick and model.shape == (3, 32, 32):
+            if quick and MODELS[name].shape == (3, 32, 32):
                 yield measured(name, "full", 32, pytorch.peak, processes=False)
 
 
@@ -287,18 +288,20 @@ def line(case: Case) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
+    argv = sys.argv[1:] if argv is None else argv
+    models = [word for word in argv if word in MODELS] or list(MODELS)
     found: list[Case] = []
 
     def bench(quick: bool) -> Sequence[Row]:
         print(HEAD)
-        for case in cases(quick):
+        for case in cases(quick, models):
             print(case if isinstance(case, str) else line(case), flush=True)
             if isinstance(case, Case):
                 found.append(case)
         return goals(found)
 
     bench.__doc__ = __doc__
-    return run(bench, argv, more=lambda: {"cases": [asdict(case) for case in found]})
+    return run(bench, [word for word in argv if word not in MODELS], more=lambda: {"cases": [asdict(case) for case in found]})
 
 
 if __name__ == "__main__":
