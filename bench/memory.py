@@ -301,7 +301,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return goals(found)
 
     bench.__doc__ = __doc__
-    return run(bench, [word for word in argv if word not in MODELS], more=lambda: {"cases": [asdict(case) for case in found]})
+    return run(
+        bench, [word for word in argv if word not in MODELS], more=lambda: {"cases": [asdict(case) for case in found]}
+    )
 
 
 if __name__ == "__main__":

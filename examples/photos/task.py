@@ -31,7 +31,7 @@ task = tacit.Task(
     example={"x": tacit.array((3, 32, 32)), "y": tacit.label(len(CLASSES))},
     local=tacit.Local(epochs=4, minibatch=16, microbatch=4, balance=True, optimizer=tacit.sgd(0.02, momentum=0.9)),
     budget=tacit.Budget(memory="2 MiB", upload="32 KiB"),
-    # A dozen devices: this exercises the protocol and protects little, and noise that did would drown ten thousand values.
+    # A dozen devices: this exercises the protocol and protects little. Noise that did would drown what they learn.
     privacy=tacit.Privacy(
         noise=0.005, clip=0.5, devices=12, batch=4, threshold=4, snapshots=60, participations=40, max_age=8
     ),
