@@ -112,8 +112,16 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def run(bench: Callable[[bool], Sequence[Row]], argv: Sequence[str] | None = None) -> int:
-    """The `main` of a benchmark: 1 if a goal is missed, except by the rough figures of `--quick`."""
+def run(
+    bench: Callable[[bool], Sequence[Row]],
+    argv: Sequence[str] | None = None,
+    *,
+    more: Callable[[], Mapping[str, object]] = dict,
+) -> int:
+    """The `main` of a benchmark: 1 if a goal is missed, except by the rough figures of `--quick`.
+
+    `more` is asked at the end for what else belongs into the file.
+    """
     parser = argparse.ArgumentParser(description=bench.__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: the script works, figures are rough")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write machine and rows here")
@@ -124,6 +132,6 @@ def run(bench: Callable[[bool], Sequence[Row]], argv: Sequence[str] | None = Non
     print(table(rows))
     print("on " + ", ".join(f"{name} {text}" for name, text in words.items()))
     if asked.json is not None:
-        result = {"machine": words, "quick": asked.quick, "rows": [asdict(row) for row in rows]}
+        result = {"machine": words, "quick": asked.quick, "rows": [asdict(row) for row in rows], **more()}
         asked.json.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return 1 if not asked.quick and any(row.holds is False for row in rows) else 0

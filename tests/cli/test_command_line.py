@@ -115,7 +115,8 @@ def test_a_compiled_task_says_what_it_costs(tmp_path, capsys):
         "    privacy=tacit.Privacy(noise=0.1, devices=3, batch=2, threshold=2, snapshots=20, participations=20))\n"
     )
 
-    assert main(["compile", str(task), "--home", str(tmp_path / "home"), "--explain"]) == 0
+    drawn = tmp_path / "arena.svg"
+    assert main(["compile", str(task), "--home", str(tmp_path / "home"), "--explain", "--picture", str(drawn)]) == 0
     told = capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "mine.tacit"), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -124,6 +125,8 @@ def test_a_compiled_task_says_what_it_costs(tmp_path, capsys):
     assert figures["subset"] == ["2.weight", "2.bias"]
     assert "No meaningful differential privacy" in told
     assert "Single-operator mode" in told
+    assert "^ peak: step" in told
+    assert drawn.read_text().startswith("<svg") and "mine" in drawn.read_text()
     for tape in ("train", "apply", "evaluate", "predict"):
         assert main(["inspect", str(tmp_path / "mine.tacit"), "--tape", tape]) == 0
         assert capsys.readouterr().out.startswith(f"{tape} tape: ")

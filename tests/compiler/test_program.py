@@ -9,7 +9,8 @@ from torch import nn
 
 from tacit.compiler.choose import choose_subset
 from tacit.compiler.errors import NothingFits
-from tacit.compiler.explain import picture, report
+from tacit.compiler.explain import report
+from tacit.compiler.picture import NAMED, at_peak, in_letters, svg
 from tacit.plan.layout import permutation
 from tacit.plan.program import Optimizer
 from tacit.plan.tape import Kind, Region, decode, describe
@@ -97,14 +98,15 @@ def printed() -> str:
     return "\n".join(describe(tape) for tape in result.tapes.values()) + "\n"
 
 
-def test_the_picture_shows_every_value_of_the_arena_and_the_peak() -> None:
+def test_the_report_and_the_pictures_show_the_arena_and_its_peak() -> None:
     explanation = compiled(build("lenet"), SHAPES["lenet"], head(build("lenet"), 3)).explanation
 
-    lines = picture(explanation, height=12)
+    letters, drawn = in_letters(explanation), svg(explanation)
 
-    assert len(lines) == 12 + 1 + len(explanation.rectangles)
-    assert all(f" {r.name} (" in line for r, line in zip(explanation.rectangles, lines[13:], strict=True))
-    assert lines[12].endswith(f"^ peak: {explanation.peak}")
+    named = at_peak(explanation)[:NAMED]
+    assert all(f" {r.name} (" in line for r, line in zip(named, letters[-len(named) :], strict=True))
+    assert any(f"^ peak: step {explanation.peak_step}, {explanation.peak}" in line for line in letters)
+    assert all(f"<title>{r.name} (" in drawn for r in explanation.rectangles)
     assert f"{explanation.arena:,} bytes" in report(explanation)[0]
     assert explanation.boundary in report(explanation)[2]
 

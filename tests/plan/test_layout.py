@@ -5,8 +5,9 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from tacit.plan.layout import PANEL, TensorPlace, pack, padded_size, permutation, positions, unpack
+from tacit.plan.layout import PANEL, TensorPlace, pack, padded_size, permutation, positions, sides, unpack
 
 small = st.integers(1, 20)
 
@@ -98,3 +99,22 @@ def test_the_flat_order_runs_over_the_trained_tensors_only():
     second = TensorPlace("c", (2,), "vector", "state", 0)
 
     assert permutation([frozen, first, second]).tolist() == [16, 17, 18, 0, 1]
+
+
+@given(st.lists(places(), min_size=1, max_size=4))
+def test_both_sides_of_a_snapshot_are_where_the_permutation_says(tensors: list[TensorPlace]):
+    begins = np.cumsum([0, *(padded_size(place) for place in tensors)])
+    state = np.zeros(begins[-1], np.float32)
+    # The flat order is not the order in memory.
+    standing = [replace(place, offset=4 * int(at)) for place, at in zip(tensors, begins, strict=False)][::-1]
+    snapshot = np.arange(1, len(permutation(standing)) + 1, dtype=np.float32)
+    back = np.zeros_like(snapshot)
+
+    for flat, panels in sides(standing, snapshot, state):
+        panels[...] = flat
+    for flat, panels in sides(standing, back, state):
+        flat[...] = panels
+
+    assert np.array_equal(state[permutation(standing)], snapshot)
+    assert np.count_nonzero(state) == len(snapshot)
+    assert np.array_equal(back, snapshot)

@@ -24,6 +24,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", help="instead of the Task's own budget, e.g. 2MiB")
     parser.add_argument("--upload", help="instead of the Task's own budget, e.g. 8KiB")
     parser.add_argument("--explain", action="store_true", help="say why, and show the arena")
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the arena: time across, offset up")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
     parser.add_argument("--home", help="where keys live (default: TACIT_HOME or ~/.tacit)")
 
@@ -51,6 +52,10 @@ def run(arguments: argparse.Namespace) -> None:
     parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
     made = assemble(task, parties)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
+    if arguments.picture is not None:
+        from tacit.compiler.picture import svg
+
+        arguments.picture.write_text(svg(made.compiled.explanation, task.name), encoding="utf-8")
     output = arguments.output or arguments.task.with_suffix(".tacit")
     partial = output.with_name(output.name + ".partial")
     partial.write_bytes(data)
@@ -63,9 +68,10 @@ def run(arguments: argparse.Namespace) -> None:
     for reason in made.reasons if arguments.explain else ():
         print(f"why        {reason}")
     if arguments.explain:
-        from tacit.compiler.explain import picture, report
+        from tacit.compiler.explain import report
+        from tacit.compiler.picture import in_letters
 
-        print(*report(made.compiled.explanation), *picture(made.compiled.explanation), sep="\n")
+        print(*report(made.compiled.explanation), *in_letters(made.compiled.explanation), sep="\n")
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"\nwrote {output}   next: tacit serve {output}")

@@ -346,7 +346,13 @@ def _notes(model: Model) -> list[str]:
     ]  # fmt: skip
     norms = [path for path, part in model.module.named_modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
     if dropouts:
-        notes.append(f"dropout is off in local training: {', '.join(map(model.kind, dropouts))}")
+        notes.append(f"dropout is off in local training: {_some(model, dropouts)}")
     if norms:
-        notes.append(f"statistics stay frozen in local training: {', '.join(map(model.kind, norms))}")
+        notes.append(f"statistics stay frozen in local training: {_some(model, norms)}")
     return notes
+
+
+def _some(model: Model, paths: Sequence[str], most: int = 4) -> str:
+    """Modules by name; of many, the first and how many more."""
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(map(model.kind, paths[:most])) + more

@@ -1,6 +1,5 @@
-"""What the compiler did, for people: the order, the arena as a picture, the figures, the boundary, the peak."""
+"""What the compiler did, for people: the order, where values stand, the figures, the boundary, the peak."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tacit.compiler.arena import Placement, alive
@@ -77,35 +76,4 @@ def report(explanation: Explanation) -> list[str]:
         f"peak: step {e.peak_step}, {e.peak or 'the module itself'}",
         f"prefix: {e.boundary}",
         *e.notes,
-    ]
-
-
-def picture(explanation: Explanation, height: int = 20) -> list[str]:
-    """The arena: time across, a column a step; offset up; a letter a value, `.` where nothing stands.
-
-    >>> shown = picture(Explanation((), (Rectangle("x", "", 0, 0, 0, 64),), 64, 64, 64, "none", 0, "fc"), 1)
-    >>> shown[0]
-    '         64 |a|'
-    """
-    steps = 1 + max((r.last for r in explanation.rectangles), default=0)
-    scale = max(1, -(-explanation.arena // height))
-    cells = [["."] * steps for _ in range(height)]
-    for number, r in enumerate(explanation.rectangles):
-        letter = _LETTERS[number % len(_LETTERS)]
-        for row in range(r.offset // scale, min(height, max(r.offset // scale + 1, (r.offset + r.size) // scale))):
-            for step in range(r.first, r.last + 1):
-                cells[row][step] = letter
-    lines = [f"{(row + 1) * scale:11,} |{''.join(cells[row])}|" for row in reversed(range(height))]
-    lines.append(" " * (13 + explanation.peak_step) + "^ peak: " + (explanation.peak or "the module itself"))
-    return lines + _legend(explanation.rectangles)
-
-
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-def _legend(found: Sequence[Rectangle]) -> list[str]:
-    return [
-        f"  {_LETTERS[i % len(_LETTERS)]} {r.name} ({r.module or 'the module itself'}): {r.size:,} bytes "
-        f"at {r.offset:,}, steps {r.first} to {r.last}"
-        for i, r in enumerate(found)
     ]

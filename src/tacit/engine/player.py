@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tacit.engine.memory import aligned, allocate, is_aligned, largest
 from tacit.engine.tape import MOST, Playing, VerifiedTape
 from tacit.errors import InputError, TacitError
-from tacit.plan.layout import permutation
+from tacit.plan.layout import padded_size, sides
 from tacit.plan.program import Field, Playable, Program
 from tacit.plan.tape import Kind, Region
 
@@ -65,7 +65,6 @@ class Player:
                 raise InputError(f"a Plan without a {kind.name.lower()} tape cannot be trained")
         self._memory = self._allocate(playable.frozen, most_memory)
         self._playing: dict[Kind, Playing] = {k: tape.on(self._memory) for k, tape in self._tapes.items()}
-        self._place = permutation(self._program.places)
         self._seed = 0
         self._state = self._memory[Region.STATE].view(np.float32)
         self._x = [self._view(Region.X, field) for field in self._program.inputs]
@@ -76,9 +75,10 @@ class Player:
             )
             for kept in self._program.kept
         ]
-        if self._place.size != self._program.d or playable.initial.shape != (self._program.d,):
+        trained = sum(math.prod(place.shape) for place in self._program.places if place.place == "state")
+        if trained != self._program.d or playable.initial.shape != (self._program.d,):
             raise InputError("the Plan's tensors do not add up to the size of its Snapshots")
-        self.load(playable.initial)
+        self._spread(playable.initial)  # into memory that is zero, and of which the rest is not touched before use
 
     def _allocate(self, frozen: NDArray[np.uint8], most_memory: int) -> dict[Region, NDArray[np.uint8]]:
         program, sizes = self._program, largest(tape.regions for tape in self._tapes.values())
@@ -88,7 +88,7 @@ class Player:
         # What the player writes itself must be there, whether or not a tape reads it.
         n = program.microbatch
         wanted = {
-            Region.STATE: 4 * int(np.max(permutation(program.places), initial=-1) + 1),
+            Region.STATE: max((p.offset + 4 * padded_size(p) for p in program.places if p.place == "state"), default=0),
             Region.X: max((f.offset + n * _example_bytes(f) for f in program.inputs), default=0),
             Region.Y: program.label.offset + n * _example_bytes(program.label),
             Region.WEIGHT: 4 * n,
@@ -141,11 +141,18 @@ class Player:
         for region in (Region.STATE, Region.GRADIENT, Region.MOMENT):
             if region in self._memory:
                 self._memory[region][:] = 0
-        self._state[self._place] = snapshot
+        self._spread(snapshot)
+
+    def _spread(self, snapshot: NDArray[np.float32]) -> None:
+        for flat, panels in sides(self._program.places, snapshot, self._state):
+            panels[...] = flat
 
     def snapshot(self) -> NDArray[np.float32]:
         """The subset's values now, in the Plan's order."""
-        return self._state[self._place]
+        values = np.empty(self._program.d, np.float32)
+        for flat, panels in sides(self._program.places, values, self._state):
+            flat[...] = panels
+        return values
 
     def keep(self, inputs: Inputs) -> list[NDArray[np.uint8]] | None:
         """What the frozen prefix makes of these examples, a row each; None if the model has no prefix.

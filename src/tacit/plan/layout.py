@@ -1,12 +1,13 @@
 """Where each tensor of the model stands: its panels, and its place in the flat order of a Snapshot.
 
 A Snapshot is one float32 vector of d values: the subset's tensors in the Plan's order, each flattened as
-PyTorch does. The engine keeps the same values in zero-padded panels. `permutation` says where each of
-the d values stands in STATE, so loading a Snapshot and taking a delta are one indexed copy.
+PyTorch does. The engine keeps the same values in zero-padded panels. `sides` shows both as views of equal
+shape, so loading a Snapshot and taking one are copies that need no memory of their own; `permutation` says
+the same as indices, twice as large as the Snapshot itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -111,3 +112,48 @@ def permutation(places: Sequence[TensorPlace]) -> NDArray[np.int64]:
     """Where each of a Snapshot's d values stands in the STATE region, in float32 elements."""
     parts = [positions(place) + place.offset // 4 for place in places if place.place == "state"]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def sides(
+    places: Sequence[TensorPlace], snapshot: NDArray[np.float32], state: NDArray[np.float32]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """The same values in a Snapshot and in STATE, as pairs of views of equal shape: assign one side to the other.
+
+    >>> snapshot, state = np.arange(3, dtype=np.float32), np.zeros(16, np.float32)
+    >>> for flat, panels in sides([TensorPlace("b", (3,), "vector", "state", 0)], snapshot, state):
+    ...     panels[...] = flat
+    >>> state[:4].tolist()
+    [0.0, 1.0, 2.0, 0.0]
+    """
+    at = 0
+    for place in places:
+        if place.place == "state":
+            count, begin = math.prod(place.shape), place.offset // 4
+            yield from _tensor_sides(place, snapshot[at : at + count], state[begin : begin + padded_size(place)])
+            at += count
+
+
+def _tensor_sides(
+    place: TensorPlace, flat: NDArray[np.float32], panels: NDArray[np.float32]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    if place.form == "vector":
+        yield flat, panels[: len(flat)]
+        return
+    if place.form == "rows":
+        rows, wide = place.shape
+        yield flat.reshape(rows, wide), panels.reshape(rows, -1)[:, :wide]
+        return
+    inner = math.prod(place.shape[1:])
+    channels, high, wide = place.shape[1:] if place.form == "conv" else place.image or (inner, 1, 1)
+    groups = 1 if _is_depthwise(place) else place.groups
+    outputs = place.shape[0] // groups
+    for group, block in zip(
+        flat.reshape(groups, outputs, channels, high, wide),
+        panels.reshape(groups, -1, high, wide, channels, PANEL),
+        strict=True,
+    ):
+        full = outputs // PANEL
+        whole = group[: full * PANEL].reshape(full, PANEL, channels, high, wide)
+        yield whole.transpose(0, 3, 4, 2, 1), block[:full]
+        if rest := outputs % PANEL:
+            yield group[full * PANEL :].transpose(2, 3, 1, 0), block[full, ..., :rest]
