@@ -211,7 +211,7 @@ class SlowPlayer:
         copied = {Op.COPY, Op.ZERO} >= {self.ops[writer] for writer in writers if writer >= 0}
         if operand.region in (Region.ARENA, Region.KEPT) and not copied:
             assert len(writers) == 1, f"record {number} reads {name}, written in part by records {sorted(writers)}"
-        if name == "index" and self.blocks[operand.region] is not self.blocks.get(Region.X):
+        if name == "index" and self.ops[number] is Op.MAX_POOL_GRADIENT:
             return block.bytes[span]
         return block.numbers[operand.offset // 4 : (operand.offset + operand.extent) // 4].copy()
 

@@ -24,6 +24,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tacit.compiler.errors import NotLowered, NotTraceable
+from tacit.compiler.spelled import Spelled
 from tacit.compiler.view import EXAMPLES
 from tacit.plan.tape import Measure
 from tacit.task import OF_CLASSES, Loss
@@ -168,7 +169,7 @@ def trace_step(model: Model) -> Traced:
         divisor: Tensor,
     ) -> list[Tensor | None]:
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        with _watching(model.module, paths):
+        with _watching(model.module, paths), Spelled():
             logits: Tensor = functional_call(model.module, {**leaves, **buffers}, tuple(inputs))
         if not logits.requires_grad:
             return [logits, None, *(None for _ in leaves)]
