@@ -1,6 +1,5 @@
-"""More small nets that people write: positions that turn, attention between two sequences, cells by hand, odd layers."""
+"""More small nets that people write: positions that turn, attention to another sequence, cells by hand, odd layers."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,6 +80,9 @@ class Llama(nn.Module):
 
 class Interleaved(nn.Module):
     """Rotary positions on neighbouring pairs, as in the first paper."""
+
+    cosine: Tensor
+    sine: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,17 +246,6 @@ class Shared(nn.Module):
         return self.head(x)
 
 
-class Call(nn.Module):
-    """A function as a layer."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.function(*inputs)
-
-
 def image_net(*layers: nn.Module, channels: int) -> nn.Module:
     """The layers, and a classifier after them."""
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
@@ -281,7 +272,7 @@ def tracked_instance_norms() -> nn.Module:
     )  # fmt: skip
 
 
-def weight_norms() -> nn.Module:
+def weight_norms() -> nn.Sequential:
     return nn.Sequential(weight_norm(nn.Linear(6, 8)), nn.Tanh(), weight_norm(nn.Linear(8, CLASSES)))
 
 
@@ -365,14 +356,3 @@ class TCN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.two(F.pad(self.one(F.pad(x, (2, 0))).relu(), (4, 0))).relu()
         return self.head((y + self.side(x)).relu()[:, :, -1])
-
-
-class Pooled(nn.Module):
-    """Max pools in time, and the maximum over time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.head = nn.Conv1d(3, 6, 3), nn.Linear(6, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.max_pool1d(self.conv(x), 3, 2, 1).amax(2))

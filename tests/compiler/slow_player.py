@@ -228,7 +228,10 @@ class SlowPlayer:
                 whole = record.op is not Op.SCATTER_ADD or UNWRITTEN not in set(
                     block.writer[begin : begin + 4].tolist()
                 )
-                begun = set(block.writer[begin:end].tolist()) if record.op is not Op.SCATTER_ADD else set[int]()
+                here_too = np.repeat(~np.isnan(values.ravel()), 4)  # between a product's rows may be nothing
+                begun = (
+                    set(block.writer[begin:end][here_too].tolist()) if record.op is not Op.SCATTER_ADD else set[int]()
+                )
                 assert whole and UNWRITTEN not in begun, f"record {number} adds to nothing"
                 here += np.nan_to_num(values.ravel()) if record.op is Op.MATMUL else values.ravel()
             else:

@@ -462,7 +462,10 @@ class Lowering:
             raise self.refuse(f"The gradient of {name} comes in another order than {name} stands in.")
         gradient = self.weights.gradient(name)
         begun = np.zeros(view.shape, np.bool_)
-        for one in self.pending[view.value]:
+        # The largest first, so that a part of them meets what is begun.
+        for one in sorted(
+            self.pending[view.value], key=lambda one: begun.size if one.mask is None else one.mask.sum(), reverse=True
+        ):
             mask = _mask_of(one, view)
             known = begun if mask is None else begun[mask]
             if known.any() and not known.all():

@@ -348,7 +348,7 @@ def _matrices(work: Lowering, a: View, b: View) -> View:
         width = found.shape[-1]
         atoms = joined((size, stride * width) for size, stride in _row_order(rows))
         return View(found.value, (a.shape[0], width), (atoms, joined([(width, 1)])))
-    return _product(work, unsqueeze(a, 0), unsqueeze(b, 0))
+    return squeeze(_product(work, unsqueeze(a, 0), unsqueeze(b, 0)), (0,))
 
 
 def _in_memory(rows: View) -> View:
@@ -714,7 +714,8 @@ def _after_sum(dims: Dims, rows: int, columns: int) -> Dims:
 @lowers(aten.linalg_vector_norm.default)
 def _length(work: Lowering, node: fx.Node) -> Lowered:
     given = _arguments(node)
-    x, order, dims, keep = (*given, *(None, 2, None, False)[len(given) :])[:4]
+    defaults: tuple[Any, ...] = (None, 2, None, False)
+    x, order, dims, keep = (*given, *defaults[len(given) :])[:4]
     if float(order) != 2.0:
         raise work.refuse("Only the Euclidean norm has a kernel; use ord=2, or sums of abs().")
     view = work.seen(x)
@@ -1058,7 +1059,8 @@ def _bag_size(work: Lowering, index: Any, offsets: Any, mode: int, padding: int)
 @lowers(aten._embedding_bag.default)
 def _embedding_bag(work: Lowering, node: fx.Node) -> Lowered:
     given = _arguments(node)
-    table, index, offsets, _, mode, _, weights, _, padding = (*given, *(False, 0, False, None, False, -1)[len(given) - 3 :])
+    defaults: tuple[Any, ...] = (False, 0, False, None, False, -1)
+    table, index, offsets, _, mode, _, weights, _, padding = (*given, *defaults[len(given) - 3 :])
     if weights is not None:
         raise work.refuse("It weighs its embeddings; use nn.Embedding and multiply.")
     each = _bag_size(work, index, offsets, int(mode), int(padding))

@@ -126,7 +126,8 @@ def rehearse(model: Model) -> Model:
     paths = _Paths()
     zeros = _zeros(model, 2)
     try:
-        with torch.no_grad(), _watching(model.module, paths):
+        # What PyTorch warns of here is which of its own kernels it takes.
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"), _watching(model.module, paths):
             logits: object = model.module(*zeros)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -159,6 +160,7 @@ def trace_step(model: Model) -> Traced:
     has no influence has None for a gradient.
     """
     paths = _Paths()
+    module = copy.deepcopy(model.module)  # PyTorch leaves fake tensors behind in a part that has two names
 
     def step(
         parameters: dict[str, Tensor],
@@ -169,8 +171,8 @@ def trace_step(model: Model) -> Traced:
         divisor: Tensor,
     ) -> list[Tensor | None]:
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        with _watching(model.module, paths), Spelled():
-            logits: Tensor = functional_call(model.module, {**leaves, **buffers}, tuple(inputs))
+        with _watching(module, paths), Spelled():
+            logits: Tensor = functional_call(module, {**leaves, **buffers}, tuple(inputs))
         if not logits.requires_grad:
             return [logits, None, *(None for _ in leaves)]
         kind, given = model.loss, (logits.detach(), labels, weight, divisor)
