@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tacit.errors import InputError
 
@@ -123,22 +123,28 @@ def sgd(rate: float, momentum: float = 0.0, decay: float = 1.0) -> Sgd:
 
 @dataclass(frozen=True)
 class Slices:
-    """A range of a layer's input features. See `slices`."""
+    """A range of a layer's input features, or of its outputs. See `slices`."""
 
     layer: str
     start: int
     stop: int
+    of: Literal["inputs", "outputs"] = "inputs"
 
 
-def slices(layer: str, inputs: range) -> Slices:
-    """Train only what a Linear or Conv layer makes of these input features.
+def slices(layer: str, inputs: range | None = None, outputs: range | None = None) -> Slices:
+    """Train only what a Linear or Conv layer makes of these input features, or these of its output features.
+
+    Ranges of inputs train better and keep less of an example; ranges of outputs are the second choice.
 
     >>> slices("fc1", inputs=range(0, 64))
-    Slices(layer='fc1', start=0, stop=64)
+    Slices(layer='fc1', start=0, stop=64, of='inputs')
     """
-    if not isinstance(inputs, range) or inputs.step != 1 or inputs.start < 0 or len(inputs) < 1:
-        raise TaskInvalid("slices inputs", inputs, "it is a range of neighbouring features", "e.g. range(0, 64)")
-    return Slices(layer, inputs.start, inputs.stop)
+    if (inputs is None) == (outputs is None):
+        raise TaskInvalid("slices", layer, "it is a range of inputs or one of outputs", "e.g. inputs=range(0, 64)")
+    of, chosen = ("inputs", inputs) if inputs is not None else ("outputs", outputs)
+    if not isinstance(chosen, range) or chosen.step != 1 or chosen.start < 0 or len(chosen) < 1:
+        raise TaskInvalid(f"slices {of}", chosen, "it is a range of neighbouring features", "e.g. range(0, 64)")
+    return Slices(layer, chosen.start, chosen.stop, of)
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,9 @@ class LowRank:
 
 
 def lowrank(layer: str, rank: int = 4) -> LowRank:
-    """Train a product of two thin matrices, added to a Linear layer's weight.
+    """Train a product of two thin matrices, added to the weight of a Linear or Conv layer.
+
+    For nn.MultiheadAttention: two such products, added to its projections in and out.
 
     >>> lowrank("fc1", rank=2)
     LowRank(layer='fc1', rank=2)

@@ -84,6 +84,9 @@ class Lowering:
     sources: dict[str, Value] = field(default_factory=dict[str, Value])  # what a tape is given, by name
     steps: list[Step] = field(default_factory=list[Step])
     pending: dict[Value, list[Sum]] = field(default_factory=dict[Value, list[Sum]])
+    parts: dict[tuple[View, tuple[int, ...] | None], View] = field(
+        default_factory=dict[tuple[View, tuple[int, ...] | None], View]
+    )  # what was written out already
     # Tensors of zeros with pieces in them, not yet written: the pieces of several are often one tensor.
     scattered: dict[Value, list[Piece]] = field(default_factory=dict[Value, list[Piece]])
     node: fx.Node | None = None  # the node at work
@@ -229,9 +232,18 @@ class Lowering:
         return self.arranged(view, (0, 2, 3, 1) if len(view.shape) == 4 else None).value
 
     def arranged(self, view: View, order: Sequence[int] | None = None) -> View:
-        """The view written out, memory in the order of these dimensions; examples always come first."""
+        """The view written out, memory in the order of these dimensions; examples always come first.
+
+        A part of a value is written out once: whoever needs it again then lets the whole go, a slice's backward
+        pass above all.
+        """
+        key = (view, tuple(order) if order is not None else None)
+        if key in self.parts:
+            return self.parts[key]
         target = self._laid_out(view, order, ".copy")
         self.copy(view, target)
+        if elements(view) < math.prod(traced_shape(view.value)):
+            self.parts[key] = target
         return target
 
     def _laid_out(self, view: View, order: Sequence[int] | None, suffix: str) -> View:
