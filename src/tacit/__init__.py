@@ -10,12 +10,16 @@ from tacit.task import (
     Privacy,
     Sgd,
     Slices,
+    Target,
     Task,
+    Weight,
     array,
     label,
     lowrank,
     sgd,
     slices,
+    target,
+    weight,
 )
 
 __all__ = [
@@ -28,11 +32,15 @@ __all__ = [
     "Privacy",
     "Sgd",
     "Slices",
+    "Target",
     "Task",
+    "Weight",
     "array",
     "label",
     "lowrank",
     "sgd",
     "slices",
+    "target",
+    "weight",
 ]
 __version__ = "0.1.0"

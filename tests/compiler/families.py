@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,11 +21,11 @@ from tacit.compiler.lower import lower_training
 from tacit.compiler.rules import check
 from tacit.compiler.trace import CROSS_ENTROPY, Model, Traced, model_of, rehearse, trace_step
 from tacit.compiler.weights import Weights
-from tacit.plan.program import Field, Playable
+from tacit.plan.program import Playable
 from tacit.plan.tape import ALIGNMENT, Kind, Region, encode, up
 from tacit.task import Loss
 from tests.compiler import nets
-from tests.compiler.models import CLASSES, MOMENTUM, Engine, lenet, lived_in, mixed, mlp
+from tests.compiler.models import CLASSES, MOMENTUM, lenet, lived_in, mixed, mlp
 
 
 class Residual(nn.Module):
@@ -530,25 +530,3 @@ def family_step(name: str, subset: list[str], x: Any, y: Any, weight: Any, dtype
     parameters = dict(net.named_parameters())
     gradients = torch.autograd.grad(loss, [parameters[n] for n in subset])
     return loss.item(), {n: g.numpy() for n, g in zip(subset, gradients, strict=True)}
-
-
-@cache
-def right_gradients(name: str, dtype: torch.dtype = torch.float64) -> tuple[float, dict[str, Any]]:
-    """Loss and every gradient of the family's first micro-batch."""
-    x, y, weight = family_examples(name, MICROBATCH)
-    return family_step(name, [n for n, _ in family(name).named_parameters()], x, y, weight, dtype)
-
-
-class LabelledEngine(Engine):
-    """The real player, for labels that are more than one whole number."""
-
-    def __init__(self, playable: Playable) -> None:
-        label = playable.program.label
-        plain = Field(label.name, (), "int32", 0)
-        super().__init__(replace(playable, program=msgspec.structs.replace(playable.program, label=plain)))
-        shape = (playable.program.microbatch, *label.shape)
-        block: Any = self._memory[Region.Y].view(label.dtype)[: int(np.prod(shape))]
-        if label.channels_last:
-            self._y = block.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2)
-        else:
-            self._y = block.reshape(shape)

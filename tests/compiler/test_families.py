@@ -12,7 +12,6 @@ from torch import nn
 from tests.compiler.families import (
     FAMILIES,
     MICROBATCH,
-    LabelledEngine,
     compiled_family,
     family,
     family_examples,
@@ -22,7 +21,7 @@ from tests.compiler.families import (
     right_gradients,
     whole_family,
 )
-from tests.compiler.models import by_name, far_apart, layers
+from tests.compiler.models import Engine, by_name, far_apart, layers
 from tests.compiler.slow_player import SlowPlayer
 
 MOST_SINGLES = 6  # of a net's parameters are trained alone, spread over its depth
@@ -35,7 +34,7 @@ def test_gradients_and_loss_are_those_of_pytorch_in_float64(name: str) -> None:
     x, y, weight = family_examples(name, MICROBATCH)
     (loss, right), (_, single) = right_gradients(name), right_gradients(name, torch.float32)
 
-    makes: list[Any] = [LabelledEngine, SlowPlayer]
+    makes: list[Any] = [Engine, SlowPlayer]
     for make in makes:
         player = make(whole_family(name).playable)
         rows, total = player.keep(x) or x, float(weight.sum())
@@ -64,7 +63,7 @@ def test_every_kind_of_subset_has_the_gradients_of_pytorch(name: str) -> None:
     (_, right), (_, single) = right_gradients(name), right_gradients(name, torch.float32)
 
     for subset in {tuple(subset): subset for subset in kinds(net) if subset}.values():
-        player = LabelledEngine(gradients_only(name, subset))
+        player = Engine(gradients_only(name, subset))
         player.step(x, y, weight, float(weight.sum()), first=True)
         # The floor of a gradient that is truly zero follows from the largest of the whole net's.
         mine = {**right, **by_name(net, subset, player.gradient())}
@@ -78,7 +77,7 @@ def test_the_last_half_trained_from_its_prefix_has_the_gradients_of_pytorch(name
     x, y, weight = family_examples(name, MICROBATCH)
     (loss, right), (_, single) = right_gradients(name), right_gradients(name, torch.float32)
 
-    player = LabelledEngine(compiled_family(name, subset).playable)
+    player = Engine(compiled_family(name, subset).playable)
 
     assert player.step(player.keep(x) or x, y, weight, float(weight.sum()), first=True) == pytest.approx(loss, rel=1e-4)
     assert not far_apart({**right, **by_name(net, subset, player.gradient())}, right, single)
@@ -88,7 +87,7 @@ def test_the_last_half_trained_from_its_prefix_has_the_gradients_of_pytorch(name
 def test_ten_steps_of_momentum_end_where_pytorch_ends(name: str) -> None:
     net = family(name).double()
     x, y, _ = family_examples(name, 8)
-    player = LabelledEngine(whole_family(name).playable)
+    player = Engine(whole_family(name).playable)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
     order, ones = np.random.default_rng(3), np.ones(MICROBATCH, np.float32)
 
@@ -112,7 +111,7 @@ def test_ten_steps_of_momentum_end_where_pytorch_ends(name: str) -> None:
 def test_predict_and_evaluate_say_what_the_module_says(name: str) -> None:
     net, loss = family(name).double(), FAMILIES[name].loss
     x, y, _ = family_examples(name, MICROBATCH)
-    player = LabelledEngine(whole_family(name).playable)
+    player = Engine(whole_family(name).playable)
     with torch.no_grad():
         output = output_of(net, x)
 

@@ -16,12 +16,13 @@ from tacit.compiler.choose import choose_subset
 from tacit.compiler.compile import Compiled, compile_program
 from tacit.compiler.errors import NothingFits
 from tacit.compiler.parts import rewritten
+from tacit.compiler.trace import model_of, rehearse
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
 from tacit.plan.program import Optimizer
-from tacit.task import Array, Label, Task, TaskInvalid
+from tacit.task import Label, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -53,15 +54,15 @@ class Assembled:
 def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None = None) -> Assembled:
     """Compile a Task for its budget."""
     module = build_module(task)
-    inputs = {name: (part.shape, part.dtype) for name, part in task.example.items() if isinstance(part, Array)}
-    classes = next(part.classes for part in task.example.values() if isinstance(part, Label))
-    label = next(name for name, part in task.example.items() if isinstance(part, Label))
+    inputs, (label, labelled) = task.inputs, task.label
+    classes = labelled.classes if isinstance(labelled, Label) else 0
+    _check_label(task, module, classes)
     optimizer = Optimizer(task.local.optimizer.rate, task.local.optimizer.momentum, task.local.optimizer.decay)
     microbatch = task.local.microbatch or min(task.local.minibatch, 8)
     parts: list[str] | None = None
     if task.subset is not None:
         module, parts = rewritten(module, task.subset)
-    subset, reasons = _subset(task, parts, module, inputs, classes, microbatch, optimizer, len(parties.keyholders))
+    subset, reasons = _subset(task, parts, module, classes, microbatch, optimizer, len(parties.keyholders))
     compiled = compile_program(
         module,
         inputs,
@@ -75,7 +76,10 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
     program = compiled.playable.program
     parameters = sum(p.numel() for p in module.parameters())
     program = msgspec.structs.replace(
-        program, resources=msgspec.structs.replace(program.resources, model_parameters=parameters)
+        program,
+        resources=msgspec.structs.replace(program.resources, model_parameters=parameters),
+        weight=next((name for name, part in task.example.items() if isinstance(part, Weight)), None),
+        score=task.metrics[0] if task.metrics else program.score,
     )
     if task.local.balance:
         program = msgspec.structs.replace(program, logit_bias=_logit_bias(module, task, program.places))
@@ -145,11 +149,19 @@ def build_module(task: Task) -> nn.Module:
     return module.float().eval()
 
 
+def _check_label(task: Task, module: nn.Module, classes: int) -> None:
+    """The label has the shape that the loss needs for what the module returns."""
+    name, part = task.label
+    needed = rehearse(model_of(module, task.inputs, classes, name, task.loss_named)).label_shape
+    if part.shape != needed:
+        of = f"label({classes}, shape={needed})" if isinstance(part, Label) else f"target({needed})"
+        raise TaskInvalid(f"example {name}", part.shape, f"what the module returns needs {needed}", f"write {of}")
+
+
 def _subset(
     task: Task,
     wanted_names: Sequence[str] | None,
     module: nn.Module,
-    inputs: Mapping[str, tuple[tuple[int, ...], str]],
     classes: int,
     microbatch: int,
     optimizer: Optimizer,
@@ -170,8 +182,9 @@ def _subset(
     most = _most_values(task, sum(p.numel() for p in module.parameters()), keyholders)
     chosen = choose_subset(
         module,
-        inputs,
+        task.inputs,
         classes,
+        loss=task.loss_named,
         memory=task.budget.memory_bytes,
         most_values=most,
         microbatch=microbatch,
@@ -233,7 +246,7 @@ def _logit_bias(module: nn.Module, task: Task, places: Sequence[TensorPlace]) ->
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear) and hasattr(layer.bias, "shape")
     ]
-    inputs = [torch.zeros(1, *part.shape) for part in task.example.values() if isinstance(part, Array)]
+    inputs = [torch.zeros(1, *shape, dtype=getattr(torch, dtype)) for shape, dtype in task.inputs.values()]
     with torch.no_grad():
         out = module(*inputs)
     for hook in hooks:

@@ -11,9 +11,10 @@ from torch import nn
 
 from tacit.compiler.compile import plan_training, training_bytes
 from tacit.compiler.errors import NothingFits, NotLowered
-from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.trace import CROSS_ENTROPY, Inputs, Model, Traced, model_of, rehearse, trace_step
 from tacit.compiler.weights import Weights
 from tacit.plan.program import Optimizer
+from tacit.task import Loss
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def choose_subset(
     inputs: Inputs,
     classes: int,
     *,
+    loss: Loss = CROSS_ENTROPY,
     memory: int,
     most_values: int,
     microbatch: int,
@@ -41,7 +43,7 @@ def choose_subset(
     ...     optimizer=Optimizer(0.1)).names
     ('2.weight', '2.bias')
     """
-    model = rehearse(model_of(module, inputs, classes))
+    model = rehearse(model_of(module, inputs, classes, loss=loss))
     traced = trace_step(model)
     layers = used_layers(model, traced)
     if not layers:
