@@ -530,3 +530,10 @@ def family_step(name: str, subset: list[str], x: Any, y: Any, weight: Any, dtype
     parameters = dict(net.named_parameters())
     gradients = torch.autograd.grad(loss, [parameters[n] for n in subset])
     return loss.item(), {n: g.numpy() for n, g in zip(subset, gradients, strict=True)}
+
+
+@cache
+def right_gradients(name: str, dtype: torch.dtype = torch.float64) -> tuple[float, dict[str, Any]]:
+    """Loss and every gradient of the family's first micro-batch."""
+    x, y, weight = family_examples(name, MICROBATCH)
+    return family_step(name, [n for n, _ in family(name).named_parameters()], x, y, weight, dtype)

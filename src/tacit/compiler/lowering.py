@@ -433,7 +433,7 @@ class Lowering:
             stored = chain.do(Fn.SET, 0.0, imm=stored) if not isinstance(stored, Register) else chain.mul(stored, 1.0)
         total, (channels, rows) = math.prod(target.value.shape), geometry
         if not channels:
-            channels = target.value.shape[-1]
+            channels = target.value.shape[-1] if len(target.value.shape) > 1 else 1
             rows = total // channels // (self.microbatch if target.value.batched else 1)
         program = MapProgram(
             total, channels, rows, tuple(how for _, how in inputs), tuple(chain.instructions), (stored.number,)

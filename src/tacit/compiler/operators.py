@@ -47,7 +47,6 @@ MOST_SIDE = 1024  # the engine's largest kernel and stride
 MOST_TAPS = 256  # a pool's winner is remembered in one byte
 
 REMEDIES: Mapping[str, str] = {
-    "_log_softmax": "Return logits: the loss takes the softmax itself.",
     "_weight_norm_interface": (
         "Its weight is computed from trained tensors; torch.nn.utils.parametrize.remove_parametrizations(layer, "
         "'weight') makes it a plain parameter."
@@ -960,6 +959,26 @@ def _softmax_backward(work: Lowering, node: fx.Node) -> Lowered:
     return gx
 
 
+LEAST = 1e-37  # of a softmax, so that its logarithm is a number: log-probabilities end at -85
+
+
+@lowers(aten._log_softmax.default)
+def _log_softmax(work: Lowering, node: fx.Node) -> Lowered:
+    found = _softmax(work, node)
+    assert isinstance(found, View)
+    return work.elementwise([found], lambda m, r: m.do(Fn.LOG, m.do(Fn.MAX, r[0], LEAST)), ".log")
+
+
+@lowers(aten._log_softmax_backward_data.default)
+def _log_softmax_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, y, dim = _arguments(node)[:3]
+    gradient, logs = work.seen(g), work.seen(y)
+    total = _summed(work, gradient, {int(dim) % len(gradient.shape)}, True, 1.0)
+    return work.elementwise(
+        [gradient, logs, total], lambda m, r: m.sub(r[0], m.mul(m.do(Fn.EXP, r[1]), r[2])), ".gradient"
+    )
+
+
 # --- Embeddings -------------------------------------------------------------------------------------------
 
 
@@ -1454,6 +1473,19 @@ def _measure(work: Lowering, node: fx.Node) -> Lowered:
     given = [prediction.value, target.value, *(work.seen(argument).value for argument in rest)]
     work.step(Op.LOSS, [loss, gradient.value], given, parameters, Accumulate.UNLESS_FIRST)
     return View(loss, (), ()), gradient
+
+
+@lowers(torch.ops.tacit.total.default)
+def _total(work: Lowering, node: fx.Node) -> Lowered:
+    losses, weight, divisor = (work.seen(argument) for argument in _arguments(node))
+
+    def weighted(m: Chain, r: list[Operand]) -> Operand:
+        return m.do(Fn.SELECT, r[1], m.mul(r[0], m.div(r[1], r[2])), 0.0)  # nothing, where there is no weight
+
+    each = work.elementwise([losses, weight, divisor], weighted, ".weighted")
+    loss = work.sources["loss"]
+    work.step(Op.SUM, [loss], [each.value], (1, work.microbatch, 1, float_bits(1.0)), Accumulate.UNLESS_FIRST)
+    return View(loss, (), ())
 
 
 def _shape(node: Any) -> tuple[int, ...]:
