@@ -13,6 +13,7 @@ import tacit
 from tacit.compiler.compile import Compiled, compile_program
 from tacit.compiler.errors import NotLowered, NotTraceable
 from tacit.task import Loss, TaskInvalid
+from tests.compiled import SMALL, plan_of
 from tests.compiler.models import CLASSES, MOMENTUM, Engine, by_name, far_apart
 from tests.compiler.slow_player import SlowPlayer
 
@@ -164,8 +165,10 @@ def test_one_that_returns_no_loss_for_each_example_is_refused_with_what_to_write
 
 def test_a_task_takes_a_function() -> None:
     example = {"x": tacit.array((6,)), "y": tacit.target((3,))}
-    task = tacit.Task(name="quantiles", model=dense(3), example=example, loss=quantile, metrics=["loss"])
+    task = tacit.Task(name="quantiles", model=dense(3), example=example, loss=quantile, privacy=SMALL)
 
     assert (task.loss_named.name, task.loss_named.function, task.loss_named.label) == ("custom", quantile, (3,))
+    plan = plan_of(task)
+    assert (plan.program.label.shape, plan.program.label.dtype, plan.program.score) == ((3,), "float32", "loss")
     with pytest.raises(TaskInvalid, match="of your own has one"):
         Loss("custom")
