@@ -7,13 +7,14 @@ Plan. Everything is checked when it is made, and every error names the field, th
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from tacit.errors import InputError
 
 OF_CLASSES = ("cross_entropy", "next_token")  # losses whose labels are classes
-LOSSES = (*OF_CLASSES, "mse", "huber", "binary_cross_entropy")
+CUSTOM = "custom"  # a loss the developer wrote
+LOSSES = (*OF_CLASSES, "mse", "huber", "binary_cross_entropy", CUSTOM)
 OF_RIGHT_OR_WRONG = (*OF_CLASSES, "binary_cross_entropy")  # losses beside which an accuracy can be counted
 METRICS = ("accuracy", "loss")
 
@@ -111,20 +112,37 @@ class Loss:
     | `Loss("mse")` | the mean over an example's numbers |
     | `Loss("huber", delta=0.5)` | squares up to 0.5, straight lines beyond |
     | `Loss("binary_cross_entropy")` | logits against probabilities |
+    | `Loss("custom", function=f)` | `f(output, labels)`, tensors of a micro-batch, returns a loss for each example |
+    | `Loss("custom", function=f, label=(3,))` | the same where an example's label has this shape |
     """
 
     name: str
     ignore_index: int = -100
     label_smoothing: float = 0.0
     delta: float = 1.0
+    function: Callable[[Any, Any], Any] | None = None
+    label: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if (self.name == CUSTOM) != (self.function is not None):
+            raise TaskInvalid("loss function", self.name, "a loss of your own has one, and no other", "loss=f")
         if self.name not in LOSSES:
             raise TaskInvalid("loss", self.name, f"it is one of {', '.join(LOSSES)}", f'write loss="{LOSSES[0]}"')
         if not 0 <= self.label_smoothing < 1:
             raise TaskInvalid("loss label_smoothing", self.label_smoothing, "it is at least 0 and below 1", "e.g. 0.1")
         if not 0 < self.delta < math.inf:
             raise TaskInvalid("loss delta", self.delta, "it is above 0", "e.g. 1.0")
+
+
+def named_loss(loss: str | Loss | Callable[[Any, Any], Any]) -> Loss:
+    """A loss with its settings; a function is one of the developer's own.
+
+    >>> named_loss("mse").name, named_loss(lambda output, target: (output - target).abs().mean(1)).name
+    ('mse', 'custom')
+    """
+    if isinstance(loss, str):
+        return Loss(loss)
+    return loss if isinstance(loss, Loss) else Loss(CUSTOM, function=loss)
 
 
 @dataclass(frozen=True)
@@ -153,22 +171,28 @@ def sgd(rate: float, momentum: float = 0.0, decay: float = 1.0) -> Sgd:
 
 @dataclass(frozen=True)
 class Slices:
-    """A range of a layer's input features. See `slices`."""
+    """A range of a layer's input features, or of its outputs. See `slices`."""
 
     layer: str
     start: int
     stop: int
+    of: Literal["inputs", "outputs"] = "inputs"
 
 
-def slices(layer: str, inputs: range) -> Slices:
-    """Train only what a Linear or Conv layer makes of these input features.
+def slices(layer: str, inputs: range | None = None, outputs: range | None = None) -> Slices:
+    """Train only what a Linear or Conv layer makes of these input features, or these of its output features.
+
+    Ranges of inputs train better and keep less of an example; ranges of outputs are the second choice.
 
     >>> slices("fc1", inputs=range(0, 64))
-    Slices(layer='fc1', start=0, stop=64)
+    Slices(layer='fc1', start=0, stop=64, of='inputs')
     """
-    if not isinstance(inputs, range) or inputs.step != 1 or inputs.start < 0 or len(inputs) < 1:
-        raise TaskInvalid("slices inputs", inputs, "it is a range of neighbouring features", "e.g. range(0, 64)")
-    return Slices(layer, inputs.start, inputs.stop)
+    if (inputs is None) == (outputs is None):
+        raise TaskInvalid("slices", layer, "it is a range of inputs or one of outputs", "e.g. inputs=range(0, 64)")
+    of, chosen = ("inputs", inputs) if inputs is not None else ("outputs", outputs)
+    if not isinstance(chosen, range) or chosen.step != 1 or chosen.start < 0 or len(chosen) < 1:
+        raise TaskInvalid(f"slices {of}", chosen, "it is a range of neighbouring features", "e.g. range(0, 64)")
+    return Slices(layer, chosen.start, chosen.stop, of)
 
 
 @dataclass(frozen=True)
@@ -180,7 +204,9 @@ class LowRank:
 
 
 def lowrank(layer: str, rank: int = 4) -> LowRank:
-    """Train a product of two thin matrices, added to a Linear layer's weight.
+    """Train a product of two thin matrices, added to the weight of a Linear or Conv layer.
+
+    For nn.MultiheadAttention: two such products, added to its projections in and out.
 
     >>> lowrank("fc1", rank=2)
     LowRank(layer='fc1', rank=2)
@@ -337,7 +363,7 @@ class Task:
     name: str
     model: Callable[[], Any]  # makes the torch.nn.Module, weights included
     example: Mapping[str, Array | Label | Target | Weight]
-    loss: str | Loss = "cross_entropy"
+    loss: str | Loss | Callable[[Any, Any], Any] = "cross_entropy"
     metrics: Sequence[str] = ()  # "accuracy", "loss"; none named: accuracy where the loss has one
     local: Local = field(default_factory=Local)
     budget: Budget = field(default_factory=Budget)
@@ -354,7 +380,8 @@ class Task:
     @property
     def loss_named(self) -> Loss:
         """The loss with its settings."""
-        return Loss(self.loss) if isinstance(self.loss, str) else self.loss
+        loss = named_loss(self.loss)
+        return loss if loss.function is None else replace(loss, label=self.label[1].shape)
 
     @property
     def label(self) -> tuple[str, Label | Target]:
@@ -415,6 +442,8 @@ def _check_loss(loss: Loss, label: Label | Target) -> None:
             fits, fix = isinstance(label, Label) and not of_positions, "a class an example: tacit.label(10)"
         case "next_token":
             fits, fix = of_positions, "a class at each position: tacit.label(65, shape=(64,))"
+        case "custom":
+            fits, fix = True, "a label or a target"
         case _:
             fits, fix = isinstance(label, Target), "numbers as the model returns them: tacit.target((1,))"
     if not fits:

@@ -1,18 +1,31 @@
 """Small nets of the families people use: what the compiler must take as it is."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tacit.compiler.compile import Compiled, compile_program
-from tacit.compiler.trace import CROSS_ENTROPY
+from tacit.compiler.arena import Block as Room
+from tacit.compiler.arena import Placement
+from tacit.compiler.compile import FUSE, SIMPLIFY, Compiled, compile_program
+from tacit.compiler.emit import Sizes, emit
+from tacit.compiler.ir import Graph
+from tacit.compiler.lower import lower_training
+from tacit.compiler.rules import check
+from tacit.compiler.trace import CROSS_ENTROPY, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.weights import Weights
+from tacit.plan.program import Playable
+from tacit.plan.tape import ALIGNMENT, Kind, Region, encode, up
 from tacit.task import Loss
-from tests.compiler.models import CLASSES, MOMENTUM, Engine, lived_in
+from tests.compiler import nets
+from tests.compiler.models import CLASSES, MOMENTUM, lenet, lived_in, mixed, mlp
 
 
 class Residual(nn.Module):
@@ -290,38 +303,106 @@ class Autoencoder(nn.Module):
 
 
 @dataclass(frozen=True)
+class Given:
+    """An input of an example: numbers, whole numbers below a limit, or 0 and 1 (the first of a row is 0)."""
+
+    shape: tuple[int, ...]
+    below: int = 0
+    flags: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return "int32" if self.below else "float32"
+
+    def draw(self, random: np.random.Generator, count: int) -> Any:
+        if self.below:
+            return random.integers(0, self.below, (count, *self.shape)).astype(np.int32)
+        if self.flags:
+            drawn = random.integers(0, 2, (count, *self.shape)).astype(np.float32)
+            drawn[:, 0] = 0
+            return drawn
+        return random.standard_normal((count, *self.shape)).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Family:
-    """A net, what its examples look like, and what it is trained for."""
+    """A net, what its examples look like, and what it is trained for. One more line here, and every test has it."""
 
     make: Callable[[], nn.Module]
-    shape: tuple[int, ...]
+    given: tuple[int, ...] | Mapping[str, Given]  # a shape alone: numbers of that shape
     loss: Loss = CROSS_ENTROPY
-    tokens: int = 0  # the input is whole numbers below this
+
+    @property
+    def inputs(self) -> Mapping[str, Given]:
+        return {"x": Given(self.given)} if isinstance(self.given, tuple) else self.given
 
 
 IMAGE, WINDOW, SEQUENCE = (3, 8, 8), (3, 24), (5, 3)
+MSE = Loss("mse")
+TOKENS, WORDS = {"x": Given((6,), CLASSES)}, {"x": Given((4,), 9)}
 FAMILIES: dict[str, Family] = {
+    "mlp": Family(mlp, (12,)),
+    "mlp of tanh": Family(lambda: mlp(nn.Tanh), (12,)),
+    "lenet": Family(lenet, (1, 12, 12)),
+    "strides, pools and norms": Family(mixed, (3, 13, 11)),
     "resnet with group norm": Family(lambda: resnet8(lambda c: nn.GroupNorm(4, c)), IMAGE),
     "resnet with batch norm": Family(lambda: resnet8(nn.BatchNorm2d), IMAGE),
+    "instance norms": Family(nets.instance_norms, IMAGE),
+    "instance norms in time": Family(nets.instance_norms_in_time, (3, 17)),
+    "instance norms of running statistics": Family(nets.tracked_instance_norms, IMAGE),
     "mobilenet": Family(lambda: mobilenet([(1, 8, 1, 1), (4, 12, 2, 2)], 8, 32, CLASSES), IMAGE),
-    "efficientnet": Family(efficientnet, IMAGE),
-    "convnext": Family(convnext, IMAGE),
+    "efficientnet: squeeze-excite, silu, hardswish": Family(efficientnet, IMAGE),
+    "convnext with layer scale": Family(convnext, IMAGE),
+    "densenet block": Family(nets.Dense, IMAGE),
+    "unet": Family(nets.UNet, (2, 4, 4), MSE),
     "temporal cnn": Family(temporal, WINDOW),
+    "temporal block, causal": Family(nets.TCN, (3, 9)),
     "dilated cnn": Family(dilated, (2, 9, 9)),
-    "gpt": Family(GPT, (6,), Loss("next_token", ignore_index=2, label_smoothing=0.1), CLASSES),
-    "gpt untied": Family(lambda: GPT(tied=False), (6,), Loss("next_token"), CLASSES),
+    "gpt": Family(GPT, TOKENS, Loss("next_token", ignore_index=2, label_smoothing=0.1)),
+    "gpt untied": Family(lambda: GPT(tied=False), TOKENS, Loss("next_token")),
+    "decoder with rotary positions, rms norms, gated layers": Family(
+        nets.Llama, {"x": Given((5,), CLASSES)}, Loss("next_token")
+    ),
+    "rotary positions, interleaved": Family(nets.Interleaved, (4, 6)),
     "vit": Family(ViT, IMAGE),
     "mixer": Family(Mixer, IMAGE),
     "transformer encoder": Family(Encoder, (4, 8)),
     "transformer encoder, time first": Family(lambda: Encoder(False, True), (4, 8)),
+    "transformer decoder, cross-attention": Family(nets.Decoder, {"x": Given((3, 8)), "memory": Given((4, 8))}),
     "multihead attention": Family(Attended, (4, 8)),
+    "multihead attention, a mask": Family(nets.Masked, (4, 8)),
+    "multihead attention to another input, its padding given": Family(
+        nets.Crossed, {"x": Given((3, 8)), "memory": Given((4, 6)), "padding": Given((4,), flags=True)}
+    ),
     "gru": Family(lambda: Recurrent(nn.GRU), SEQUENCE),
     "gru, both ways, two layers": Family(lambda: Recurrent(nn.GRU, 2, True), (3, 3)),
     "lstm": Family(lambda: Recurrent(nn.LSTM), SEQUENCE),
     "lstm, both ways, two layers, time first": Family(lambda: Recurrent(nn.LSTM, 2, True, False), (3, 3)),
+    "lstm with projection": Family(nets.Projected, (3, 3)),
+    "rnn": Family(lambda: Recurrent(nn.RNN), SEQUENCE),
     "a cell by hand": Family(Cell, SEQUENCE),
-    "autoencoder": Family(lambda: Autoencoder(False), (2, 8, 8), Loss("mse")),
+    "a gru by hand, its gates normalised": Family(nets.NormedGru, (3, 3)),
+    "gru cell and lstm cell": Family(nets.Cells, (3, 3)),
+    "tabular: embeddings and numbers": Family(
+        Tabular, {"categories": Given((2,), 7), "numbers": Given((5,))}
+    ),
+    "an image and facts about it": Family(nets.TwoInputs, {"image": Given((2, 6, 5)), "facts": Given((4,))}),
+    "a bag of words, padding apart": Family(nets.Bag, WORDS),
+    "embedding bags, sums": Family(lambda: nets.EmbeddingBags("sum"), WORDS),
+    "embedding bags, means": Family(lambda: nets.EmbeddingBags("mean"), WORDS),
+    "cosines with a learned temperature": Family(nets.Cosines, (6,)),
+    "one block at every depth": Family(nets.Shared, (8,)),
+    "autoencoder": Family(lambda: Autoencoder(False), (2, 8, 8), MSE),
     "autoencoder, upsampled": Family(lambda: Autoencoder(True), (2, 8, 8), Loss("huber", delta=0.5)),
+    "transposed convolutions in groups": Family(nets.grouped_decoder, (2, 8, 8), MSE),
+    "transposed convolutions in time": Family(nets.decoder_in_time, (2, 8), MSE),
+    "pixel shuffle": Family(nets.shuffled, (2, 4, 4), MSE),
+    "pixel unshuffle": Family(nets.unshuffled, (2, 4, 6), MSE),
+    "bilinear upsampling": Family(lambda: nets.bilinear(False), (2, 8, 6), MSE),
+    "bilinear upsampling, corners aligned": Family(lambda: nets.bilinear(True), (2, 8, 6), MSE),
+    "averages of even windows": Family(lambda: nets.adaptive((2, 4)), IMAGE),
+    "averages of uneven windows": Family(lambda: nets.adaptive(3), IMAGE),
+    "adaptive max pool": Family(lambda: nets.adaptive_max(2), IMAGE),
     "multi-label": Family(
         lambda: nn.Sequential(nn.Linear(6, 8), nn.Softplus(), nn.Linear(8, 3)), (6,), Loss("binary_cross_entropy")
     ),
@@ -333,28 +414,72 @@ def family(name: str) -> nn.Module:
     torch.manual_seed(1)
     net = FAMILIES[name].make().eval()
     for part in net.modules():
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d):
             lived_in(part)
     return net
 
 
-def compiled_family(name: str, subset: list[str], microbatch: int = 3, **more: Any) -> Compiled:
-    kind = FAMILIES[name]
-    dtype = "int32" if kind.tokens else "float32"
-    settings: dict[str, Any] = {"optimizer": MOMENTUM, "loss": kind.loss, **more}
+MICROBATCH = 3
+
+
+def shapes_of(name: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The inputs as the compiler takes them."""
+    return {field: (given.shape, given.dtype) for field, given in FAMILIES[name].inputs.items()}
+
+
+def compiled_family(name: str, subset: list[str], microbatch: int = MICROBATCH, **more: Any) -> Compiled:
+    settings: dict[str, Any] = {"optimizer": MOMENTUM, "loss": FAMILIES[name].loss, **more}
     return compile_program(
-        family(name), {"x": (kind.shape, dtype)}, "y", CLASSES, subset=subset, microbatch=microbatch, **settings
+        family(name), shapes_of(name), "y", CLASSES, subset=subset, microbatch=microbatch, **settings
     )
 
 
-def family_examples(name: str, count: int) -> tuple[Any, Any, Any]:
+@cache
+def whole_family(name: str) -> Compiled:
+    """Every parameter trained; tests that only play it share it."""
+    return compiled_family(name, [n for n, _ in family(name).named_parameters()])
+
+
+@cache
+def _traced(name: str) -> tuple[Model, Traced]:
+    model = rehearse(model_of(family(name), shapes_of(name), CLASSES, "y", FAMILIES[name].loss))
+    return model, trace_step(model)
+
+
+def gradients_only(name: str, subset: list[str]) -> Playable:
+    """A train tape of this subset as it comes, neither split nor ordered, every value in a place of its own.
+
+    The trace is shared, so that many subsets can be looked at.
+    """
+    model, traced = _traced(name)
+    weights = Weights({**model.parameters, **model.buffers}, subset)
+    graph: Graph = check(lower_training(traced, model, weights, MICROBATCH), "lower")
+    for title, run in (*SIMPLIFY, *FUSE):
+        graph = check(run(graph), title)
+    offsets, end = dict[Room, int](), 0
+    for value in dict.fromkeys(v for step in graph.steps for v in (*step.written(), *step.read())):
+        if value.region is Region.ARENA:
+            offsets[Room((value,), 0, 0, value.bytes)] = end
+            end += up(value.bytes, ALIGNMENT)
+    whole = whole_family(name)
+    sizes = {region: size for tape in whole.tapes.values() for region, size in tape.regions.items()}
+    sizes |= dict.fromkeys((Region.STATE, Region.GRADIENT, Region.MOMENT), weights.state_bytes)
+    sizes[Region.FROZEN] = weights.frozen_size
+    sizes[Region.X] = max(tape.regions.get(Region.X, 0) for tape in whole.tapes.values())
+    tape = emit(graph, Placement(offsets, end), Sizes(sizes, weights.state_offsets()))
+    program = msgspec.structs.replace(
+        whole.playable.program, d=len(weights.initial()), places=weights.places(), kept=()
+    )
+    tapes = {Kind.TRAIN: encode(tape), Kind.APPLY: whole.playable.tapes[Kind.APPLY]}
+    return Playable(program, tapes, weights.frozen_bytes(), weights.initial())
+
+
+def family_examples(name: str, count: int) -> tuple[dict[str, Any], Any, Any]:
     """Inputs, labels and weights."""
     kind, draw = FAMILIES[name], np.random.default_rng(0)
-    x: Any = draw.standard_normal((count, *kind.shape)).astype(np.float32)
-    if kind.tokens:
-        x = draw.integers(0, kind.tokens, (count, *kind.shape)).astype(np.int32)
+    x = {field: given.draw(draw, count) for field, given in kind.inputs.items()}
     with torch.no_grad():
-        output = family(name)(torch.tensor(x)).shape
+        output = output_of(family(name), x, torch.float32).shape
     match kind.loss.name:
         case "cross_entropy" | "next_token":
             y: Any = draw.integers(0, CLASSES, output[:-1])
@@ -384,16 +509,22 @@ def losses_of(loss: Loss, output: Tensor, y: Any) -> Tensor:
     return each.flatten(1).mean(1)
 
 
-def family_step(name: str, subset: list[str], x: Any, y: Any, weight: Any, dtype: torch.dtype) -> tuple[float, Any]:
-    """Loss and gradients, by PyTorch."""
-    net = family(name).to(dtype)
-    given = torch.tensor(x) if FAMILIES[name].tokens else torch.tensor(x, dtype=dtype)
+def output_of(net: nn.Module, x: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> Tensor:
+    """What a net of this type returns for arrays; tensors that it makes itself are of the type, too."""
+    given = [torch.tensor(part) if part.dtype == np.int32 else torch.tensor(part, dtype=dtype) for part in x.values()]
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        losses = losses_of(FAMILIES[name].loss, net(given), y)
+        with warnings.catch_warnings(action="ignore"):  # of PyTorch's choice of kernels
+            return net(*given)
     finally:
         torch.set_default_dtype(default)
+
+
+def family_step(name: str, subset: list[str], x: Any, y: Any, weight: Any, dtype: torch.dtype) -> tuple[float, Any]:
+    """Loss and gradients, by PyTorch."""
+    net = family(name).to(dtype)
+    losses = losses_of(FAMILIES[name].loss, output_of(net, x, dtype), y)
     share = torch.tensor(weight, dtype=dtype)
     loss = (losses * share).sum() / share.sum()
     parameters = dict(net.named_parameters())
@@ -401,4 +532,8 @@ def family_step(name: str, subset: list[str], x: Any, y: Any, weight: Any, dtype
     return loss.item(), {n: g.numpy() for n, g in zip(subset, gradients, strict=True)}
 
 
-LabelledEngine = Engine
+@cache
+def right_gradients(name: str, dtype: torch.dtype = torch.float64) -> tuple[float, dict[str, Any]]:
+    """Loss and every gradient of the family's first micro-batch."""
+    x, y, weight = family_examples(name, MICROBATCH)
+    return family_step(name, [n for n, _ in family(name).named_parameters()], x, y, weight, dtype)

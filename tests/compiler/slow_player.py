@@ -211,7 +211,7 @@ class SlowPlayer:
         copied = {Op.COPY, Op.ZERO} >= {self.ops[writer] for writer in writers if writer >= 0}
         if operand.region in (Region.ARENA, Region.KEPT) and not copied:
             assert len(writers) == 1, f"record {number} reads {name}, written in part by records {sorted(writers)}"
-        if name == "index" and self.blocks[operand.region] is not self.blocks.get(Region.X):
+        if name == "index" and self.ops[number] is Op.MAX_POOL_GRADIENT:
             return block.bytes[span]
         return block.numbers[operand.offset // 4 : (operand.offset + operand.extent) // 4].copy()
 
@@ -228,7 +228,10 @@ class SlowPlayer:
                 whole = record.op is not Op.SCATTER_ADD or UNWRITTEN not in set(
                     block.writer[begin : begin + 4].tolist()
                 )
-                begun = set(block.writer[begin:end].tolist()) if record.op is not Op.SCATTER_ADD else set[int]()
+                here_too = np.repeat(~np.isnan(values.ravel()), 4)  # between a product's rows may be nothing
+                begun = (
+                    set(block.writer[begin:end][here_too].tolist()) if record.op is not Op.SCATTER_ADD else set[int]()
+                )
                 assert whole and UNWRITTEN not in begun, f"record {number} adds to nothing"
                 here += np.nan_to_num(values.ravel()) if record.op is Op.MATMUL else values.ravel()
             else:

@@ -132,6 +132,36 @@ ODD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Net(lambda n, x: n.head((h := n.body(x).relu()) * h + h), body=nn.Linear(6, 6), head=head(6)),
         (6,),
     ),
+    "parts of one vector, of one matrix, each by itself": (
+        lambda: Net(
+            lambda n, x: n.head((x @ n.w[:3].t() + n.b[:3]) * (x @ n.w[3:].t()) + x[:, :3] @ n.w[1:4, 3:] * n.b[3:]),
+            w=vector(6, 6), b=vector(6), head=head(3),
+        ),
+        (6,),
+    ),
+    "parts of one matrix, apart": (
+        lambda: Net(
+            lambda n, x: n.head((x[:, 2:] @ n.w[4:, 2:].t() * (x @ n.w[:2].t()).tanh() - n.b[2:]).relu() + n.b[:2]),
+            w=vector(6, 6), b=vector(4), head=head(2),
+        ),
+        (6,),
+    ),
+    "a stack of vectors taken apart": (
+        lambda: Net(lambda n, x: n.head((x * n.w[0]).tanh() + n.w[2] - n.w[1] * x), w=vector(3, 6), head=head(6)),
+        (6,),
+    ),
+    "an example said twice over": (
+        lambda: Net(lambda n, x: n.head(n.body(x.repeat(1, 2)).relu()), body=nn.Linear(12, 6), head=head(6)),
+        (6,),
+    ),
+    "lengths": (
+        lambda: Net(lambda n, x: n.head(n.body(x).norm(dim=1, keepdim=True) * x), body=nn.Linear(6, 5), head=head(6)),
+        (6,),
+    ),
+    "the larger of two": (
+        lambda: Net(lambda n, x: n.head(torch.maximum(n.body(x), -x)), body=nn.Linear(6, 6), head=head(6)),
+        (6,),
+    ),
     "powers, quotients, roots": (
         lambda: Net(
             lambda n, x: n.head((h := n.body(x).tanh()) ** 2 / (1 + h.exp()) + (h**3 + 2).sqrt() - (h + 3).log()),
@@ -157,7 +187,8 @@ def test_the_gradients_are_pytorchs(name: str, microbatch: int) -> None:
     _, single = torch_step(net, subset, x, y, weight, torch.float32)
     for kind in (SlowPlayer, Engine):
         player = kind(result.playable)
-        player.step({"x": x}, y, weight, float(weight.sum()), first=True)
+        for _ in range(2):  # a second minibatch begins anew, wherever the first left sums
+            player.step({"x": x}, y, weight, float(weight.sum()), first=True)
         assert not far_apart(by_name(net, subset, player.gradient()), right, single), kind.__name__
         np.testing.assert_allclose(player.predict({"x": x}), net(torch.tensor(x)).detach(), rtol=1e-4, atol=1e-5)
 

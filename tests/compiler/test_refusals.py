@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from tacit.compiler.compile import compile_program
 from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
 from tacit.errors import InputError
 from tacit.plan.program import Optimizer
 from tests.compiler.models import CLASSES, compiled
+from tests.compiler.nets import weight_norms
 
 IMAGE = (2, 8, 8)
 
@@ -51,7 +53,9 @@ REFUSED: list[tuple[str, nn.Module, str, str]] = [
     ("an activation without a kernel", Call(torch.sin), "aten.sin.default", "operators.md"),
     ("a sorted example", Call(lambda x: x.sort(1)[0]), "aten.sort", "max pooling"),
     ("a pad with ones", Call(lambda x: F.pad(x, (1, 1), value=1.0)), "aten.constant_pad_nd", "add that number"),
-    ("a pixel shuffle", nn.PixelUnshuffle(2), "aten", "Conv2d"),
+    ("a maximum over time", Call(lambda x: x.amax(2, keepdim=True)), "aten.amax", "AdaptiveMaxPool"),
+    ("uneven windows of a maximum", nn.AdaptiveMaxPool2d(3), "aten.adaptive_max_pool2d", "MaxPool2d"),
+    ("a norm that is not Euclidean", Call(lambda x: F.normalize(x, p=1.0)), "aten.linalg_vector_norm", "ord=2"),
     ("a mean over the batch", Call(lambda x: x - x.mean(0)), "aten", "by itself"),
     (
         "an example that knows its neighbours",
@@ -71,10 +75,8 @@ REFUSED: list[tuple[str, nn.Module, str, str]] = [
 
 @pytest.mark.parametrize(("layer", "operator", "remedy"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
 def test_a_refusal_names_the_operator_the_module_and_a_way_out(layer: nn.Module, operator: str, remedy: str) -> None:
-    channels = 8 if isinstance(layer, nn.PixelUnshuffle) else 2
-
     with pytest.raises(NotLowered) as refused:
-        compiled(_Net(layer, channels).eval(), IMAGE, ["head.2.weight", "head.2.bias"])
+        compiled(_Net(layer, 2).eval(), IMAGE, ["head.2.weight", "head.2.bias"])
 
     assert operator in refused.value.operator
     assert refused.value.module == f"features.1 ({type(layer).__name__})"
@@ -97,20 +99,49 @@ def test_the_path_is_that_of_the_innermost_module() -> None:
         compiled(Deep(), (4,), ["head.weight"])
 
 
-class Absolute(nn.Module):
+class Inverted(nn.Module):
     """Its gradient has no kernel: only what trains something before it is refused."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.fold, self.last = nn.Linear(4, 4), Call(lambda x: torch.maximum(x, -x)), nn.Linear(4, CLASSES)
+        self.first, self.fold, self.last = nn.Linear(4, 4), Call(lambda x: (x * x + 1) ** -0.5), nn.Linear(4, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.fold(self.first(x)))
 
 
+def test_whole_numbers_are_not_computed_with() -> None:
+    class Flagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, CLASSES)
+
+        def forward(self, x: Tensor, flags: Tensor) -> Tensor:
+            return self.head(x * (flags > 0))
+
+    inputs = {"x": ((4,), "float32"), "flags": ((4,), "int32")}
+    with pytest.raises(NotLowered, match=r"Flagged\) uses aten\.gt\.Scalar.* input of float32"):
+        compile_program(Flagged(), inputs, "y", CLASSES, subset=["head.bias"], microbatch=1, optimizer=Optimizer(0.1))
+
+
+def test_a_weight_computed_from_others_is_refused_and_the_remedy_works() -> None:
+    net = weight_norms()
+    with pytest.raises(NotLowered, match=r"0\.parametrizations\.weight.*remove_parametrizations"):
+        compiled(net, (6,), ["0.parametrizations.weight.original0"])
+
+    for layer in (net[0], net[2]):
+        remove_parametrizations(layer, "weight")
+
+    assert compiled(net, (6,), ["0.weight"]).playable.program.d == 48
+
+
+def test_a_weight_computed_from_others_is_a_plain_tensor_where_it_is_frozen() -> None:
+    assert compiled(weight_norms(), (6,), ["2.bias"]).playable.program.d == CLASSES
+
+
 def test_a_missing_gradient_is_the_fault_of_the_module_whose_forward_it_undoes() -> None:
     with pytest.raises(NotLowered) as refused:
-        compiled(Absolute(), (4,), ["first.weight"])
+        compiled(Inverted(), (4,), ["first.weight"])
 
     assert refused.value.module == "fold (Call)"
 

@@ -1,12 +1,15 @@
 """What attention is made of: softmax over rows, and products of many small matrices in place."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tacit.plan.tape import Accumulate, Op, float_bits, scratch_bytes
 from tests.engine.played import close, floats, play
+
+pytestmark = pytest.mark.usefixtures("every_build")
 
 
 def numbers(seed: int, *shape: int) -> NDArray[np.float32]:

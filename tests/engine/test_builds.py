@@ -2,7 +2,6 @@
 
 import ctypes
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -11,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from engine import build as engine_build
-from tacit.engine.library import Pointers, Sizes, instructions, library, load
+from tacit.engine.library import Pointers, Sizes, instructions, library
 from tacit.engine.memory import allocate
 from tacit.plan.tape import SIGNATURES, Region, Tape, encode
+from tests.engine.conftest import built
 from tests.engine.test_fuzz import MAKERS
 
 SCRATCH = {op for op, signature in SIGNATURES.items() if "scratch?" in signature.outputs}
@@ -45,13 +45,6 @@ def scratch(tape: Tape) -> Region | None:
     """Scratch is nobody's result: the second output of a convolution or a matrix product."""
     record = tape.records[0]
     return Region.KEPT if record.op in SCRATCH and record.operands[1] is not None else None
-
-
-def built(request: pytest.FixtureRequest, name: str, extra: Sequence[str] = ()) -> ctypes.CDLL:
-    assert request.config.cache is not None
-    folder = Path(request.config.cache.mkdir("engine"))
-    sources = sorted(engine_build.SOURCES.glob("*.c"))
-    return load(engine_build.link(folder / f"{name}.so", sources, portable=True, extra=extra))
 
 
 @pytest.mark.skipif(not WIDE, reason="this processor has one build only")

@@ -12,6 +12,8 @@ from tacit.plan.layout import TensorPlace, unpack
 from tacit.plan.tape import Accumulate, Op
 from tests.engine.played import close, floats, padded_vector, panels, play
 
+pytestmark = pytest.mark.usefixtures("every_build")
+
 
 @dataclass(frozen=True)
 class Shape:

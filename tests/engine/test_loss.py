@@ -1,12 +1,15 @@
 """Losses of numbers, and of classes at many positions."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tacit.plan.tape import Measure, Op, float_bits, loss_parameters
 from tests.engine.played import close, floats, play
+
+pytestmark = pytest.mark.usefixtures("every_build")
 
 F64 = NDArray[np.float64]
 

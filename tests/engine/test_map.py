@@ -31,6 +31,8 @@ from tacit.plan.tape import (
 )
 from tests.engine.played import play
 
+pytestmark = pytest.mark.usefixtures("every_build")
+
 F64 = NDArray[np.float64]
 BINARY = (Fn.ADD, Fn.SUB, Fn.MUL, Fn.DIV, Fn.GATE, Fn.MAX, Fn.MIN)
 LINEAR = MapInput(Mode.LINEAR)

@@ -10,6 +10,8 @@ from tacit.plan.narrow import narrow as narrowed
 from tacit.plan.tape import Number, Op, float_bits, number_bytes
 from tests.engine.played import floats, play
 
+pytestmark = pytest.mark.usefixtures("every_build")
+
 AWKWARD = np.array([0, -0.0, np.inf, -np.inf, np.nan, 65504, 65519.9, 65520, 1e-7, 6e-8, 2.9e-8, 3e-8, 3.4e38], "f4")
 
 

@@ -1,12 +1,15 @@
 """Normalisation in groups of channels, and its gradient, against float64."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tacit.plan.tape import Accumulate, Op, float_bits
 from tests.engine.played import close, floats, padded_vector, play
+
+pytestmark = pytest.mark.usefixtures("every_build")
 
 EPS = 1e-5
 F64 = NDArray[np.float64]

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tacit.plan.tape import Op
 from tests.engine.played import close, floats, play
+
+pytestmark = pytest.mark.usefixtures("every_build")
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from itertools import product
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tacit.plan.tape import Accumulate, Op, float_bits, loss_parameters
 from tests.engine.played import close, floats, play
+
+pytestmark = pytest.mark.usefixtures("every_build")
 
 
 def numbers(seed: int, *shape: int) -> NDArray[np.float32]:

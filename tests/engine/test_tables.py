@@ -1,6 +1,7 @@
 """Rows of a table by number, and pixels enlarged."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 from tacit.plan.layout import TensorPlace, pack, unpack
 from tacit.plan.tape import Accumulate, Op
 from tests.engine.played import close, floats, play
+
+pytestmark = pytest.mark.usefixtures("every_build")
 
 shapes = st.tuples(
     st.integers(1, 9), st.integers(1, 7), st.sampled_from([1, 3, 16, 17, 40]), st.integers(1, 3), st.integers(0, 3)

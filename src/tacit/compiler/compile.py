@@ -9,6 +9,7 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -39,7 +40,7 @@ from tacit.plan.tape import (
     Tape,
     encode,
 )
-from tacit.task import OF_CLASSES, OF_RIGHT_OR_WRONG, Loss
+from tacit.task import OF_CLASSES, OF_RIGHT_OR_WRONG, Loss, named_loss
 
 RUNTIME = "tape/1"
 FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
@@ -91,7 +92,7 @@ def compile_program(
     label: str,
     classes: int,
     *,
-    loss: str | Loss = "cross_entropy",
+    loss: str | Loss | Callable[[Any, Any], Any] = "cross_entropy",
     subset: Sequence[str],
     microbatch: int,
     optimizer: Optimizer,
@@ -175,15 +176,15 @@ def training_bytes(model: Model, training: Training, optimizer: Optimizer, micro
 
 def _label_field(model: Model, name: str) -> Field:
     loss, shape = model.loss, model.label_shape
-    if loss.name in OF_CLASSES:
+    if model.of_classes:
         # Where a label is one class, an ignored one would be an example that teaches nothing: more likely a mistake.
         return Field(name, shape, "int32", 0, classes=model.classes, ignored=loss.ignore_index if shape else None)
     probability = loss.name == "binary_cross_entropy"
     return Field(name, shape, "float32", 0, channels_last=len(shape) == 3, probability=probability)
 
 
-def _model(module: nn.Module, inputs: Inputs, label: str, classes: int, loss: str | Loss, microbatch: int) -> Model:
-    loss = Loss(loss) if isinstance(loss, str) else loss
+def _model(module: nn.Module, inputs: Inputs, label: str, classes: int, loss: Any, microbatch: int) -> Model:
+    loss = named_loss(loss)
     if microbatch < 1 or (classes < 2 and loss.name in OF_CLASSES):
         raise InputError(f"a micro-batch of {microbatch} with {classes} classes cannot be compiled")
     for name, (shape, dtype) in inputs.items():

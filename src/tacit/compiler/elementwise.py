@@ -191,6 +191,12 @@ def _truth(a_above_b: bool, or_equal: bool) -> Callable[[Chain, Operand, Operand
     return write
 
 
+def _equal(m: Chain, a: Operand, b: Operand) -> Operand:
+    apart = m.sub(a, b)
+    either = m.add(m.do(Fn.GATE, 1.0, apart), m.do(Fn.GATE, 1.0, m.do(Fn.NEG, apart)))
+    return m.add(m.do(Fn.NEG, either), 1.0)
+
+
 def _power(m: Chain, x: Operand, exponent: float) -> Operand | None:
     if exponent == 1.0:
         return x
@@ -268,6 +274,8 @@ ELEMENTWISE: Mapping[Any, Callable[..., Operand | None]] = {
     aten.ge.Tensor: _truth(True, True),
     aten.lt.Tensor: _truth(False, False),
     aten.le.Tensor: _truth(False, True),
+    aten.eq.Scalar: _equal,
+    aten.eq.Tensor: _equal,
     aten.where.self: lambda m, c, a, b: m.do(Fn.SELECT, c, a, b),
     aten.masked_fill.Scalar: lambda m, a, c, value: m.do(Fn.SELECT, c, value, a),
     aten.masked_fill.Tensor: lambda m, a, c, value: m.do(Fn.SELECT, c, value, a),

@@ -13,8 +13,8 @@ from tacit.compiler.errors import WrongSubset
 from tacit.compiler.ir import Graph, Value
 from tacit.compiler.lowering import Lowered, Lowering
 from tacit.compiler.operators import GENERAL_REMEDY, REMEDIES, RULES, VIEWS
-from tacit.compiler.trace import LOGITS, LOSS, MEASURES, Model, Traced, is_random, operator_name
-from tacit.compiler.view import USUAL, View, view_of, whole
+from tacit.compiler.trace import LOGITS, LOSS, LOSSES, MEASURES, Model, Traced, is_random, operator_name
+from tacit.compiler.view import USUAL, View, image_view, view_of, whole
 from tacit.compiler.weights import Weights
 from tacit.plan.tape import ALIGNMENT, Kind, Op, Region, float_bits, up
 from tacit.task import OF_CLASSES
@@ -32,7 +32,8 @@ FILLED: Mapping[Any, Callable[[fx.Node], float]] = {
 
 def lower_forward(traced: Traced, model: Model, weights: Weights, microbatch: int, kind: Kind) -> Graph:
     """The logits into OUTPUT, or, for an evaluate tape, each example's loss and hit."""
-    work = _walk(traced, model, weights, microbatch, [LOGITS])
+    own = kind is Kind.EVALUATE and model.loss.function is not None
+    work = _walk(traced, model, weights, microbatch, [LOGITS, LOSSES] if own else [LOGITS])
     logits = work.seen(traced.outputs[LOGITS])
     made = {value for step in work.steps for value in step.written()}
     if len(logits.shape) == 4:
@@ -47,7 +48,22 @@ def lower_forward(traced: Traced, model: Model, weights: Weights, microbatch: in
         return Graph(kind, tuple(work.steps), (value,), microbatch).with_values({value: output})
     score = Value("score", (microbatch, 1, 1, 2), Region.OUTPUT, offset=0)
     loss, each = model.loss, math.prod(model.output)
-    if loss.name in OF_CLASSES:
+    if loss.function is not None:
+        # A developer's own losses stand beside the hits of classes, where there are any.
+        losses = work.dense(work.seen(traced.outputs[LOSSES])).value
+        columns = [losses]
+        if model.of_classes and model.output == (*loss.label, model.classes):
+            rows = each // model.classes
+            hits = work.make((microbatch, 1, 1, 2), "hits")
+            parameters = (microbatch * rows, model.classes, rows, loss.ignore_index)
+            work.step(Op.CROSS_ENTROPY_SCORE, [hits], [value, *_given(work)], parameters)
+            columns.append(hits.part(1))
+        else:
+            work.step(Op.ZERO, [score], [], [score.bytes])
+        for place, column in enumerate(columns):
+            box = (1, 1, 1, microbatch, 0, 0, 0, 1 + place, 0, 0, 0, 2)
+            work.step(Op.COPY, [score.part(place)], [column], box)
+    elif loss.name in OF_CLASSES:
         rows = each // model.classes
         parameters = (microbatch * rows, model.classes, rows, loss.ignore_index)
         work.step(Op.CROSS_ENTROPY_SCORE, [score], [value, *_given(work)], parameters)
@@ -103,8 +119,10 @@ def input_values(model: Model, microbatch: int) -> dict[str, Value]:
 
 def label_value(model: Model, microbatch: int) -> Value:
     """Where the labels of a micro-batch stand in Y: numbers as the output stands, images with channels last."""
-    dtype = "int32" if model.loss.name in OF_CLASSES else "float32"
-    return Value("label", (microbatch, *model.label_shape), Region.Y, dtype, offset=0)
+    shape = model.label_shape
+    if model.loss.function is not None and len(shape) == 3 and not model.of_classes:
+        shape = (*shape[1:], shape[0])
+    return Value("label", (microbatch, *shape), Region.Y, "int32" if model.of_classes else "float32", offset=0)
 
 
 def _walk(traced: Traced, model: Model, weights: Weights, microbatch: int, outputs: Sequence[str]) -> Lowering:
@@ -124,6 +142,8 @@ def _walk(traced: Traced, model: Model, weights: Weights, microbatch: int, outpu
                 work.constants[node] = weights.tensors[name]
         elif role == "input":
             work.known[node] = view_of(inputs[name], USUAL[len(model.inputs[name][0]) + 1])
+        elif role == "label" and model.loss.function is not None and len(model.label_shape) == 3:
+            work.known[node] = whole(work.sources[role]) if model.of_classes else image_view(work.sources[role])
         else:
             value = work.sources[role]
             work.known[node] = whole(value) if value.batched else View(value, (), ())

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from tacit.compiler.elementwise import Chain, Operand, Register
@@ -36,12 +38,17 @@ from tacit.compiler.view import (
     whole,
 )
 from tacit.compiler.weights import Weights
-from tacit.plan.tape import Accumulate, Fn, MapInput, MapProgram, Mode, Op, Region, scratch_bytes
+from tacit.plan.tape import PANEL, Accumulate, Fn, MapInput, MapProgram, Mode, Op, Region, scratch_bytes, up
 
 # One addend of a gradient: given the gradient's value and how it is to be added, the step that adds it.
 # `turned` says that PyTorch computed the transposed matrix.
 Addend = Callable[[Value, Accumulate, bool], list[Step]]
+Mask = NDArray[np.bool_]
 MOST_COPIES = 64
+ALONE = (
+    "It computes with parameters alone; only layers may use trained parameters. Train the tensor it makes instead: "
+    "torch.nn.utils.parametrize.remove_parametrizations(layer, name) makes it a parameter."
+)
 Lowered = View | tuple["View | None", ...]
 Write = Callable[[Chain, list[Operand]], Operand | None]
 
@@ -52,6 +59,15 @@ class Piece:
 
     view: View
     at: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """An addend of a gradient, whether it is the transposed matrix's, and which elements it is added to: None: all."""
+
+    add: Addend
+    turned: bool = False
+    mask: Mask | None = None
 
 
 @dataclass(eq=False)
@@ -67,7 +83,10 @@ class Lowering:
     folded: set[fx.Node] = field(default_factory=set[fx.Node])  # nodes that a kernel before them has done
     sources: dict[str, Value] = field(default_factory=dict[str, Value])  # what a tape is given, by name
     steps: list[Step] = field(default_factory=list[Step])
-    pending: dict[Value, list[tuple[Addend, bool]]] = field(default_factory=dict[Value, list[tuple[Addend, bool]]])
+    pending: dict[Value, list[Sum]] = field(default_factory=dict[Value, list[Sum]])
+    parts: dict[tuple[View, tuple[int, ...] | None], View] = field(
+        default_factory=dict[tuple[View, tuple[int, ...] | None], View]
+    )  # what was written out already
     # Tensors of zeros with pieces in them, not yet written: the pieces of several are often one tensor.
     scattered: dict[Value, list[Piece]] = field(default_factory=dict[Value, list[Piece]])
     node: fx.Node | None = None  # the node at work
@@ -137,8 +156,13 @@ class Lowering:
     def input_or_table(self, view: View) -> Value:
         """A factor of a product: computed, or an embedding's table read as a matrix."""
         if self.weights.form_of(view.value.name) == "table" and view.value.form == "undecided":
-            return self.weights.decided(view.value, "table", None, self.model.kind(self.module)).part(view.offset)
+            row, column = divmod(view.offset, view.value.shape[1])
+            return self.weight_table(view.value).part(row * up(view.value.shape[1], PANEL) + column)
         return self.input_value(view.value).part(view.offset)
+
+    def weight_table(self, value: Value) -> Value:
+        """A matrix of the model as rows that a product may read any part of."""
+        return self.weights.decided(value, "table", None, self.model.kind(self.module))
 
     def image(self, node: Any) -> Value:
         """A node's value as a whole `[N, H, W, C]`; a sequence (N, C, L) as `[N, 1, L, C]`."""
@@ -208,9 +232,18 @@ class Lowering:
         return self.arranged(view, (0, 2, 3, 1) if len(view.shape) == 4 else None).value
 
     def arranged(self, view: View, order: Sequence[int] | None = None) -> View:
-        """The view written out, memory in the order of these dimensions; examples always come first."""
+        """The view written out, memory in the order of these dimensions; examples always come first.
+
+        A part of a value is written out once: whoever needs it again then lets the whole go, a slice's backward
+        pass above all.
+        """
+        key = (view, tuple(order) if order is not None else None)
+        if key in self.parts:
+            return self.parts[key]
         target = self._laid_out(view, order, ".copy")
         self.copy(view, target)
+        if elements(view) < math.prod(traced_shape(view.value)):
+            self.parts[key] = target
         return target
 
     def _laid_out(self, view: View, order: Sequence[int] | None, suffix: str) -> View:
@@ -316,7 +349,9 @@ class Lowering:
         shape = tuple(torch.broadcast_shapes(*(view.shape for view in views)))
         views = [expand(view, shape) for view in views]
         if all(view.value.form != "rows" for view in views):
-            raise self.refuse("It computes with parameters alone; only layers may use trained parameters.")
+            raise self.refuse(ALONE)
+        if any(view.value.dtype == "int32" for view in views):
+            raise self.refuse("It computes with whole numbers; give the example an input of float32 for that.")
         views, target = self._footing(views, suffix)
         readings: list[Reading] = []
         for number, view in enumerate(views):
@@ -398,7 +433,7 @@ class Lowering:
             stored = chain.do(Fn.SET, 0.0, imm=stored) if not isinstance(stored, Register) else chain.mul(stored, 1.0)
         total, (channels, rows) = math.prod(target.value.shape), geometry
         if not channels:
-            channels = target.value.shape[-1]
+            channels = target.value.shape[-1] if len(target.value.shape) > 1 else 1
             rows = total // channels // (self.microbatch if target.value.batched else 1)
         program = MapProgram(
             total, channels, rows, tuple(how for _, how in inputs), tuple(chain.instructions), (stored.number,)
@@ -419,29 +454,46 @@ class Lowering:
             assert addend is not None
             return [replace(step, module=module) for step in addend(gradient, how, turned)]
 
-        self.pending[value] = [(add, False)] if addend is not None else []
+        self.pending[value] = [Sum(add)] if addend is not None else []
         return value
 
     def added(self, views: Sequence[View]) -> View:
         """The sum of pending sums: each adds to the same gradient. A tensor used twice has one."""
         name = self.node.name if self.node else "sum"
         value = Value(name, views[0].shape, Region.GRADIENT, batched=False, module=self.module)
-        self.pending[value] = [
-            (addend, other != is_turned(view)) for view in views for addend, other in self.pending[view.value]
-        ]
+        self.pending[value] = [replace(one, turned=one.turned != is_turned(view), mask=_mask_of(one, view))
+                               for view in views for one in self.pending[view.value]]  # fmt: skip
         return whole(value)
 
     def settle(self, name: str, view: View) -> None:
-        """The pending sum is this tensor's gradient: its steps are written."""
+        """The pending sum is this tensor's gradient: its steps are written.
+
+        What is added to elements that nothing was added to yet begins a minibatch anew; unused elements stay 0.
+        """
         if not (_runs_on(view) or is_turned(view)):
             raise self.refuse(f"The gradient of {name} comes in another order than {name} stands in.")
         gradient = self.weights.gradient(name)
-        how = Accumulate.UNLESS_FIRST
-        for addend, other in self.pending[view.value]:
-            made = addend(gradient, how, is_turned(view) != other)
+        begun = np.zeros(view.shape, np.bool_)
+        # The largest first, so that a part of them meets what is begun.
+        for one in sorted(
+            self.pending[view.value], key=lambda one: begun.size if one.mask is None else one.mask.sum(), reverse=True
+        ):
+            mask = _mask_of(one, view)
+            known = begun if mask is None else begun[mask]
+            if known.any() and not known.all():
+                raise self.refuse(f"Parts of {name} overlap; use parts that are apart, or the same.")
+            how = Accumulate.YES if known.size and known.all() else Accumulate.UNLESS_FIRST
+            made = one.add(gradient, how, is_turned(view) != one.turned)
             self.steps += made
             if made:
-                how = Accumulate.YES
+                begun |= True if mask is None else mask
+
+
+def _mask_of(one: Sum, view: View) -> Mask | None:
+    """The elements it is added to, as they are seen."""
+    if one.mask is None:
+        return None
+    return one.mask.T if is_turned(view) else one.mask.reshape(view.shape)
 
 
 def along_channels(vector: View, rank: int) -> View:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
 from tacit.compiler.elementwise import Chain, Operand
 from tacit.compiler.ir import Form, Step, Value
-from tacit.compiler.lowering import Lowered, Lowering, Piece, along_channels
+from tacit.compiler.lowering import Lowered, Lowering, Piece, Sum, along_channels
 from tacit.compiler.trace import path_of
 from tacit.compiler.view import (
     EXAMPLES,
@@ -35,7 +36,7 @@ from tacit.compiler.view import (
     unsqueeze,
     whole,
 )
-from tacit.plan.tape import PANEL, Accumulate, Op, Region, float_bits, up
+from tacit.plan.tape import PANEL, Accumulate, Fn, Op, Region, float_bits, up
 
 aten = torch.ops.aten
 Rule = Callable[[Lowering, fx.Node], Lowered]
@@ -46,11 +47,13 @@ MOST_SIDE = 1024  # the engine's largest kernel and stride
 MOST_TAPS = 256  # a pool's winner is remembered in one byte
 
 REMEDIES: Mapping[str, str] = {
-    "_log_softmax": "Return logits: the loss takes the softmax itself.",
-    "pixel_unshuffle": "Use a Conv2d with a stride.",
-    "pixel_shuffle": "Use a ConvTranspose2d.",
-    "adaptive_max_pool2d": "Use nn.MaxPool2d with a kernel.",
-    "upsample_bilinear2d": "Use nearest upsampling.",
+    "_weight_norm_interface": (
+        "Its weight is computed from trained tensors; torch.nn.utils.parametrize.remove_parametrizations(layer, "
+        "'weight') makes it a plain parameter."
+    ),
+    "amax": "Use nn.AdaptiveMaxPool1d(1) or nn.AdaptiveMaxPool2d(1).",
+    "max": "Use nn.AdaptiveMaxPool1d(1) or nn.AdaptiveMaxPool2d(1).",
+    "upsample_trilinear3d": "Only images and sequences have kernels; use nn.Upsample on (N, C, H, W).",
     "index": "Use nn.Embedding, slices or torch.cat.",
     "sort": "Use max pooling or attention.",
     "cumsum": "Use a convolution or attention.",
@@ -106,11 +109,9 @@ def _permute(work: Lowering, node: fx.Node) -> Lowered:
 def _view(work: Lowering, node: fx.Node) -> Lowered:
     view = _kept_pending(work, _arguments(node)[0])
     found = reshape(view, _sizes(_arguments(node)[1]))
-    if found is None and view.value not in work.pending:
-        found = reshape(work.arranged(view), _sizes(_arguments(node)[1]))
-    if found is None:
-        raise work.refuse("It cuts across channels and pixels; there is no such view of [N, H, W, C].")
-    return found
+    if found is None and view.value in work.pending:
+        raise work.refuse("It looks at a gradient in another way than its tensor stands in.")
+    return found or _reshaped(work, view, _sizes(_arguments(node)[1]))
 
 
 @views(aten.unsqueeze.default)
@@ -123,6 +124,45 @@ def _squeeze(work: Lowering, node: fx.Node) -> Lowered:
     view = _kept_pending(work, _arguments(node)[0])
     dims = _arguments(node)[1] if len(_arguments(node)) > 1 else list(range(len(view.shape)))
     return squeeze(view, _sizes(dims) if isinstance(dims, list | tuple) else (int(dims),))
+
+
+def _reshaped(work: Lowering, view: View, shape: Sequence[int]) -> View:
+    """The view in another shape; written out first where no strides describe that."""
+    found = reshape(view, shape) or reshape(work.arranged(view), shape)
+    if found is None:
+        raise work.refuse("It cuts across channels and pixels; there is no such view of [N, H, W, C].")
+    return found
+
+
+@views(aten.repeat.default)
+def _repeat(work: Lowering, node: fx.Node) -> Lowered:
+    x, times = _arguments(node)
+    view = work.seen(x)
+    for _ in range(len(times) - len(view.shape)):
+        view = unsqueeze(view, 0)
+    shape = view.shape
+    if times[0] != 1 and shape[0] % EXAMPLES == 0:
+        raise work.refuse("It repeats the micro-batch; compute each example by itself.")
+    for d in reversed(range(len(shape))):
+        view = unsqueeze(view, d)
+    wide = tuple(size for pair in zip(_sizes(times), shape, strict=True) for size in pair)
+    return _reshaped(work, expand(view, wide), _shape(node))
+
+
+@lowers(aten.pixel_shuffle.default)
+def _pixel_shuffle(work: Lowering, node: fx.Node) -> Lowered:
+    x, by = _arguments(node)
+    n, channels, high, wide = _shape(x)
+    apart = _reshaped(work, work.seen(x), (n, channels // by**2, by, by, high, wide))
+    return _reshaped(work, permute(apart, (0, 1, 4, 2, 5, 3)), _shape(node))
+
+
+@lowers(aten.pixel_unshuffle.default)
+def _pixel_unshuffle(work: Lowering, node: fx.Node) -> Lowered:
+    x, by = _arguments(node)
+    n, channels, high, wide = _shape(x)
+    apart = _reshaped(work, work.seen(x), (n, channels, high // by, by, wide // by, by))
+    return _reshaped(work, permute(apart, (0, 1, 3, 5, 2, 4)), _shape(node))
 
 
 @views(aten.expand.default)
@@ -298,7 +338,21 @@ def _matrices(work: Lowering, a: View, b: View) -> View:
             return _linear(work, a, b, None)
         if b == whole(b.value):
             return _linear_input_gradient(work, a, b)
-    return _product(work, unsqueeze(a, 0), unsqueeze(b, 0))
+        if len(b.value.shape) == 2:  # a part of a matrix, as attention cuts its projections out of one
+            work.weight_table(b.value)
+    if len(a.dims[0]) > 1 and b.value.form == "undecided":
+        # Time before examples: the product of the rows as they stand in memory, seen in that order again.
+        rows = _rows(work, a, flattened=False)[0]
+        found = _product(work, unsqueeze(_in_memory(rows), 0), unsqueeze(b, 0))
+        width = found.shape[-1]
+        atoms = joined((size, stride * width) for size, stride in _row_order(rows))
+        return View(found.value, (a.shape[0], width), (atoms, joined([(width, 1)])))
+    return squeeze(_product(work, unsqueeze(a, 0), unsqueeze(b, 0)), (0,))
+
+
+def _in_memory(rows: View) -> View:
+    """A matrix that fills its memory, its rows in memory's order."""
+    return replace(rows, dims=tuple(joined([atom]) for atom in zip(rows.shape, (rows.shape[1], 1), strict=True)))
 
 
 def _has_examples(view: View, dim: int) -> bool:
@@ -475,9 +529,12 @@ def _add_product(work: Lowering, gradient: Value, g: View, x: View, how: Accumul
     """A table's gradient as that of a dense weight: the sum over rows of g ⊗ x."""
     pieces = aligned(View(g.value, g.shape[:1], g.dims[:1]), View(x.value, x.shape[:1], x.dims[:1]))
     if pieces is None or len(pieces) > 1 or len(g.dims[1]) > 1 or len(x.dims[1]) > 1:
-        g, x = work.arranged(g), work.arranged(x)
+        g, x = _rows(work, g, flattened=False)[0], _rows(work, x, flattened=False)[0]
+        if _row_order(g) != _row_order(x):
+            raise work.refuse("Its operands stand in two orders; give examples the first axis.")
+        g, x = _in_memory(g), _in_memory(x)
     (rows, g_step), (_, x_step) = g.dims[0][0], x.dims[0][0]
-    width = up(x.shape[1], PANEL)
+    width = up(gradient.shape[1], PANEL)
     parameters = (
         1, 1, g.shape[1], x.shape[1], work.real(rows),
         0, 0, _only(g.dims[1]), g_step, 0, 0, x_step, _only(x.dims[1]), 0, 0, width, 1, float_bits(1.0),
@@ -534,9 +591,12 @@ def _max_pool(work: Lowering, node: fx.Node) -> Lowered:
     parameters = _pool_parameters(work, x, y, tuple(rest))
     if parameters[4] * parameters[5] > MOST_TAPS:
         raise work.refuse(f"Its window has more than {MOST_TAPS} pixels; use a smaller one.")
-    n, channels, oh, ow = (work.microbatch, *_shape(y)[1:])
-    pooled = work.make((n, oh, ow, channels))
-    index = work.make((n, oh, ow, channels), ".index", "uint8")
+    return _pooled(work, x, parameters)
+
+
+def _pooled(work: Lowering, x: Any, parameters: tuple[int, ...]) -> Lowered:
+    shape = (parameters[0], *parameters[10:12], parameters[3])
+    pooled, index = work.make(shape), work.make(shape, ".index", "uint8")
     work.step(Op.MAX_POOL, [pooled, index], [work.image(x)], parameters)
     return image_view(pooled), image_view(index)
 
@@ -544,8 +604,11 @@ def _max_pool(work: Lowering, node: fx.Node) -> Lowered:
 @lowers(aten.max_pool2d_with_indices_backward.default)
 def _max_pool_backward(work: Lowering, node: fx.Node) -> Lowered:
     g, x, *rest, index = _arguments(node)
-    parameters = _pool_parameters(work, x, g, tuple(rest))
-    gx = work.make((work.microbatch, parameters[1], parameters[2], parameters[3]))
+    return _unpooled(work, g, index, _pool_parameters(work, x, g, tuple(rest)))
+
+
+def _unpooled(work: Lowering, g: Any, index: Any, parameters: tuple[int, ...]) -> Lowered:
+    gx = work.make(parameters[:4])
     where = work.seen(index).value
     work.step(Op.MAX_POOL_GRADIENT, [gx], [work.image(g), where, None], parameters)
     return image_view(gx)
@@ -645,6 +708,20 @@ def _after_sum(dims: Dims, rows: int, columns: int) -> Dims:
     return tuple(
         joined((size, stride // rows if stride >= rows * columns else stride) for size, stride in d) for d in dims
     )
+
+
+@lowers(aten.linalg_vector_norm.default)
+def _length(work: Lowering, node: fx.Node) -> Lowered:
+    given = _arguments(node)
+    defaults: tuple[Any, ...] = (None, 2, None, False)
+    x, order, dims, keep = (*given, *defaults[len(given) :])[:4]
+    if float(order) != 2.0:
+        raise work.refuse("Only the Euclidean norm has a kernel; use ord=2, or sums of abs().")
+    view = work.seen(x)
+    rank = len(view.shape)
+    gone = {d % rank for d in (_sizes(dims) if dims else range(rank))}
+    squares = work.elementwise([view], lambda m, r: m.mul(r[0], r[0]), ".square")
+    return work.elementwise([_summed(work, squares, gone, bool(keep), 1.0)], lambda m, r: m.do(Fn.SQRT, r[0]))
 
 
 # --- BatchNorm with frozen statistics: a scale and a shift ------------------------------------------------
@@ -882,6 +959,26 @@ def _softmax_backward(work: Lowering, node: fx.Node) -> Lowered:
     return gx
 
 
+LEAST = 1e-37  # of a softmax, so that its logarithm is a number: log-probabilities end at -85
+
+
+@lowers(aten._log_softmax.default)
+def _log_softmax(work: Lowering, node: fx.Node) -> Lowered:
+    found = _softmax(work, node)
+    assert isinstance(found, View)
+    return work.elementwise([found], lambda m, r: m.do(Fn.LOG, m.do(Fn.MAX, r[0], LEAST)), ".log")
+
+
+@lowers(aten._log_softmax_backward_data.default)
+def _log_softmax_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, y, dim = _arguments(node)[:3]
+    gradient, logs = work.seen(g), work.seen(y)
+    total = _summed(work, gradient, {int(dim) % len(gradient.shape)}, True, 1.0)
+    return work.elementwise(
+        [gradient, logs, total], lambda m, r: m.sub(r[0], m.mul(m.do(Fn.EXP, r[1]), r[2])), ".gradient"
+    )
+
+
 # --- Embeddings -------------------------------------------------------------------------------------------
 
 
@@ -903,17 +1000,22 @@ def _embedding(work: Lowering, node: fx.Node) -> Lowered:
         found = narrow(table, 0, *span)
         assert found is not None
         return reshape(found, _shape(node)) or found
+    found = reshape(_looked_up(work, table, index), _shape(node))
+    assert found is not None
+    return found
+
+
+def _looked_up(work: Lowering, table: View, index: Any) -> View:
+    """The rows of a table that the indices say, one below the other."""
     rows, width = table.shape
     if table != whole(table.value):
         raise work.refuse("Its table is a part of a parameter, or one turned around; give it its own.")
     places, apart = _index(work, index)
-    count = math.prod(_shape(node)) // width
+    count = math.prod(_shape(index))
     y = work.make((work.microbatch, 1, count // EXAMPLES, width))
     parameters = (work.real(count), rows, width, apart, width)
     work.step(Op.GATHER, [y], [work.weight(table, "table"), places], parameters)
-    found = reshape(View(y, (count, width), (joined([(count, width)]), joined([(width, 1)]))), _shape(node))
-    assert found is not None
-    return found
+    return View(y, (count, width), (joined([(count, width)]), joined([(width, 1)])))
 
 
 def _constant_range(work: Lowering, index: Any) -> tuple[int, int] | None:
@@ -934,20 +1036,70 @@ def _embedding_backward(work: Lowering, node: fx.Node) -> Lowered:
         raise work.refuse("It scales gradients by frequency; leave scale_grad_by_freq out.")
     if (span := _constant_range(work, index)) is not None:
         return _placed(work, node, g, (int(rows), _shape(node)[1]), {0: (span[0], 1)})
+    rows_of_g = reshape(work.dense(work.seen(g)), (-1, _shape(node)[1]))
+    assert rows_of_g is not None
     if int(padding) >= 0:
-        raise work.refuse("A padding_idx has no gradient of its own; train other tensors, or leave it out.")
-    gradient = work.dense(work.seen(g))
+        # The row that stands for padding does not learn: what comes from it is multiplied by 0.
+        learns = torch.ones(int(rows), 1)
+        learns[int(padding)] = 0.0
+        factors = _looked_up(work, whole(work.weights.constant(f"{node.name} learns", learns, work.module)), index)
+        rows_of_g = work.elementwise([rows_of_g, factors], lambda m, r: m.mul(*r), ".learns")
+    return _scattered_sum(work, rows_of_g, index, int(rows))
+
+
+def _scattered_sum(work: Lowering, g: View, index: Any, rows: int) -> View:
+    """The gradient of a table: each row of `g` is added to the row its index says."""
+    gradient, width = work.dense(g), g.shape[1]
     places, apart = _index(work, index)
-    width = _shape(node)[1]
-    count = math.prod(_shape(g)) // width
-    parameters = (work.real(count), int(rows), width, apart, width)
+    parameters = (work.real(g.shape[0]), rows, width, apart, width)
 
     def add(total: Value, how: Accumulate, _turned: bool) -> list[Step]:
         if total.form != "table":
             raise work.refuse("Its table is also read as a layer's weight before; look up first.")
         return [Step(Op.SCATTER_ADD, (total,), (gradient.value, places), parameters, how)]
 
-    return whole(work.later((int(rows), width), add))
+    return whole(work.later((rows, width), add))
+
+
+# A bag is the sum or the mean of its embeddings; with indices [n, k] each example is a bag of k.
+SUM_OF_BAG, MEAN_OF_BAG = 0, 1
+
+
+def _bag_size(work: Lowering, index: Any, offsets: Any, mode: int, padding: int) -> int:
+    count, known = math.prod(_shape(index)), work.constants.get(offsets)
+    each = count // EXAMPLES
+    if known is None or not torch.equal(known, torch.arange(0, count, each)):
+        raise work.refuse("Its bags differ in length; give indices as [n, k], without offsets.")
+    if mode not in (SUM_OF_BAG, MEAN_OF_BAG) or padding >= 0:
+        raise work.refuse('Use mode="sum" or mode="mean", without padding_idx.')
+    return each
+
+
+@lowers(aten._embedding_bag.default)
+def _embedding_bag(work: Lowering, node: fx.Node) -> Lowered:
+    given = _arguments(node)
+    defaults: tuple[Any, ...] = (False, 0, False, None, False, -1)
+    table, index, offsets, _, mode, _, weights, _, padding = (*given, *defaults[len(given) - 3 :])
+    if weights is not None:
+        raise work.refuse("It weighs its embeddings; use nn.Embedding and multiply.")
+    each = _bag_size(work, index, offsets, int(mode), int(padding))
+    rows = _looked_up(work, work.seen(table), index)
+    bags = reshape(rows, (EXAMPLES, each, rows.shape[1]))
+    assert bags is not None
+    return _summed(work, bags, {1}, False, 1.0 / each if mode == MEAN_OF_BAG else 1.0), None, None, None
+
+
+@lowers(aten._embedding_bag_backward.default)
+def _embedding_bag_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, index, _, _, _, _, rows, _, mode, *_ = _arguments(node)
+    gradient = work.seen(g)
+    each = math.prod(_shape(index)) // EXAMPLES
+    if mode == MEAN_OF_BAG:
+        gradient = work.elementwise([gradient], lambda m, r: m.mul(r[0], 1.0 / each), ".mean")
+    every = work.arranged(expand(unsqueeze(gradient, 1), (EXAMPLES, each, gradient.shape[1])))
+    flat = reshape(every, (-1, gradient.shape[1]))
+    assert flat is not None
+    return _scattered_sum(work, flat, index, int(rows))
 
 
 # --- Parts of tensors, and tensors of parts ----------------------------------------------------------------
@@ -1012,16 +1164,35 @@ def _unbind(work: Lowering, node: fx.Node) -> Lowered:
 @lowers(aten.cat.default)
 def _cat(work: Lowering, node: fx.Node) -> Lowered:
     parts: Any = _arguments(node)[0]
-    dim = _arguments(node)[1] if len(_arguments(node)) > 1 else 0
-    return _together(work, [work.seen(part) for part in parts], int(dim), _shape(node))
+    dim = int((*_arguments(node), 0)[1])
+    return _sums_together(work, parts, dim, _shape(node)) or _together(
+        work, [work.seen(part) for part in parts], dim, _shape(node)
+    )
 
 
 @lowers(aten.stack.default)
 def _stack(work: Lowering, node: fx.Node) -> Lowered:
     parts: Any = _arguments(node)[0]
-    dim = _arguments(node)[1] if len(_arguments(node)) > 1 else 0
-    at = int(dim) % len(_shape(node))
-    return _together(work, [unsqueeze(work.seen(part), at) for part in parts], at, _shape(node))
+    at = int((*_arguments(node), 0)[1]) % len(_shape(node))
+    return _sums_together(work, parts, at, _shape(node)) or _together(
+        work, [unsqueeze(work.seen(part), at) for part in parts], at, _shape(node)
+    )
+
+
+def _sums_together(work: Lowering, parts: Sequence[Any], dim: int, shape: tuple[int, ...]) -> View | None:
+    """Gradients of the parts of a tensor as that of the whole; None where these are not sums over examples."""
+    known = [work.known.get(part) for part in parts]
+    views = [view for view in known if isinstance(view, View) and view.value in work.pending]
+    if len(views) != len(parts):
+        return None
+    dim %= len(shape)
+    placed: list[View] = []
+    start = 0
+    for view in views:
+        at = tuple((start if d == dim else 0, 1) for d in range(len(shape)))
+        placed.append(_part_of_sum(work, view, shape, at, dim))
+        start += 1 if len(view.shape) < len(shape) else view.shape[dim]
+    return work.added(placed)
 
 
 def _together(work: Lowering, parts: Sequence[View], dim: int, shape: tuple[int, ...]) -> View:
@@ -1055,7 +1226,7 @@ def _placed(work: Lowering, node: fx.Node, g: Any, shape: tuple[int, ...], at: M
     known = work.known.get(g)
     places = tuple(at.get(d, (0, 1)) for d in range(len(shape)))
     if isinstance(known, View) and known.value in work.pending:
-        return _part_of_sum(work, known, shape, places)
+        return _part_of_sum(work, known, shape, places, next(iter(at)))
     view = work.seen(g)
     if len(view.shape) != len(shape):
         view = unsqueeze(view, next(iter(at)))
@@ -1064,26 +1235,37 @@ def _placed(work: Lowering, node: fx.Node, g: Any, shape: tuple[int, ...], at: M
     return View(value, shape, tuple(joined([(size, 1)]) for size in shape))
 
 
-def _part_of_sum(work: Lowering, known: View, shape: tuple[int, ...], at: tuple[tuple[int, int], ...]) -> View:
-    begin = sum(start * math.prod(shape[d + 1 :]) for d, (start, _) in enumerate(at))
-    inner = [d for d, (start, _) in enumerate(at) if start == 0 and d > 0]
-    if (
-        any(step != 1 for _, step in at)
-        or len(inner) != len(shape) - 1
-        or math.prod(known.shape) % math.prod(shape[1:])
-    ):
-        raise work.refuse("It trains a part of a parameter that is not a range of its rows.")
-    addends = work.pending[known.value]
+def _part_of_sum(
+    work: Lowering, known: View, shape: tuple[int, ...], at: tuple[tuple[int, int], ...], dim: int
+) -> View:
+    """A sum as a part along `dim` of the gradient of a larger tensor: of a vector a range, of a table any rectangle."""
+    starts = [start for start, _ in at]
+    # Where one index was selected, PyTorch's gradient lacks the dimension.
+    box = known.shape if len(known.shape) == len(shape) else (*known.shape[:dim], 1, *known.shape[dim:])
+    if any(step != 1 for _, step in at):
+        raise work.refuse("It trains elements of a parameter that do not lie side by side.")
+    turned = is_turned(known)
 
-    def add(gradient: Value, how: Accumulate, _turned: bool) -> list[Step]:
-        if gradient.form != "vector":
-            raise work.refuse("It trains a part of a layer's weight; give it a weight of its own.")
-        made: list[Step] = []
-        for addend, turned in addends:
-            made += addend(gradient.part(begin), how if not made else Accumulate.YES, turned)
-        return made
+    def placed(one: Sum) -> Sum:
+        mask = np.zeros(shape, np.bool_)
+        inside = True if one.mask is None else (one.mask.T if turned else one.mask).reshape(box)
+        mask[tuple(slice(start, start + size) for start, size in zip(starts, box, strict=True))] = inside
 
-    return whole(work.later(shape, add))
+        def add(gradient: Value, how: Accumulate, again: bool) -> list[Step]:
+            width = up(shape[-1], PANEL) if gradient.form == "table" else shape[-1]
+            runs = box[1:] == shape[1:]
+            if again or gradient.form not in ("vector", "table") or not (runs or gradient.form == "table"):
+                raise work.refuse("It trains a part of a layer's weight; give it a weight of its own.")
+            strides = [math.prod(shape[d + 1 : -1]) * width for d in range(len(shape) - 1)] + [1]
+            begin = sum(start * stride for start, stride in zip(starts, strides, strict=True))
+            stretch = replace(gradient, of=gradient.root, begin=gradient.begin + begin)
+            return one.add(stretch, how, one.turned != turned)
+
+        return Sum(add, mask=mask)
+
+    value = work.later(shape)
+    work.pending[value] = [placed(one) for one in work.pending[known.value]]
+    return whole(value)
 
 
 @lowers(aten.slice_backward.default)
@@ -1139,29 +1321,123 @@ def _upsample_backward(work: Lowering, node: fx.Node) -> Lowered:
     return _as_seen(gx, len(_shape(node)))
 
 
-def _adaptive(work: Lowering, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
+# Each of these is one matrix for the rows of an image and one for its columns: (forward, its gradient's operator).
+SEPARABLE = {
+    aten.upsample_bilinear2d: aten.upsample_bilinear2d_backward,
+    aten.upsample_bicubic2d: aten.upsample_bicubic2d_backward,
+    aten.upsample_linear1d: aten.upsample_linear1d_backward,
+}
+
+
+def _matrix(forward: Any, size: int, wanted: int, rest: Sequence[Any]) -> torch.Tensor:
+    """What the operator makes of each single position: [wanted, size]."""
+    unit = torch.eye(size)[None]
+    if forward is aten.upsample_linear1d:
+        return forward.default(unit, [wanted], *rest)[0].t()
+    return forward.default(unit[:, :, None], [1, wanted], *rest)[0, :, 0].t()
+
+
+def _along_both(work: Lowering, x: View, high: torch.Tensor | None, wide: torch.Tensor) -> View:
+    """An image's columns and rows, each multiplied by a matrix."""
+    for name, matrix in ((".wide", wide), (".high", high)):
+        if matrix is None or torch.equal(matrix, torch.eye(len(matrix))):
+            continue
+        axis = len(x.shape) - (1 if name == ".wide" else 2)
+        order = [d for d in range(len(x.shape)) if d != axis] + [axis]
+        turned = permute(x, order)
+        assert work.node is not None
+        weight = work.weights.constant(work.node.name + name, matrix.float().contiguous(), work.module)
+        rows = _reshaped(work, turned, (-1, x.shape[axis]))
+        made = _linear(work, rows, permute(whole(weight), (1, 0)), None)
+        back = sorted(range(len(order)), key=lambda i: order[i])
+        x = permute(_reshaped(work, made, (*turned.shape[:-1], len(matrix))), back)
+    return x
+
+
+def _sides(small: tuple[int, ...], large: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(zip(small[2:], large[2:], strict=True))
+
+
+@lowers(*(forward.default for forward in SEPARABLE))
+def _enlarge(work: Lowering, node: fx.Node) -> Lowered:
+    return _resampled(work, node, _shape(_arguments(node)[0]), _shape(node), back=False)
+
+
+@lowers(*(backward.default for backward in SEPARABLE.values()))
+def _enlarge_backward(work: Lowering, node: fx.Node) -> Lowered:
+    return _resampled(work, node, _shape(node), _shape(_arguments(node)[0]), back=True)
+
+
+def _resampled(work: Lowering, node: fx.Node, small: tuple[int, ...], large: tuple[int, ...], back: bool) -> View:
+    packet = node.target.overloadpacket  # pyright: ignore[reportAttributeAccessIssue, reportFunctionMemberAccess]
+    forward = next(f for f, b in SEPARABLE.items() if packet in (f, b))
+    align, *scales = _arguments(node)[3 if back else 2 :]
+    matrices: list[torch.Tensor] = []
+    for place, (size, wanted) in enumerate(_sides(small, large)):
+        scale = scales[place] if place < len(scales) else None
+        rest = [align, scale] if forward is aten.upsample_linear1d else [align, None, scale]
+        found = _matrix(forward, size, wanted, rest)
+        matrices.append(found.t() if back else found)
+    *high, wide = matrices
+    return _along_both(work, work.seen(_arguments(node)[0]), high[0] if high else None, wide)
+
+
+def _windows(work: Lowering, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...] | None:
+    """A pool's parameters where all windows are alike; else None."""
     if x[2] % y[2] or x[3] % y[3]:
-        raise work.refuse("Its windows differ in size; use nn.AdaptiveAvgPool2d(1), or nn.AvgPool2d with a kernel.")
+        return None
     kh, kw = x[2] // y[2], x[3] // y[3]
-    return (work.microbatch, x[2], x[3], x[1], kh, kw, kh, kw, 0, 0, y[2], y[3], 1)
+    return (work.microbatch, x[2], x[3], x[1], kh, kw, kh, kw, 0, 0, y[2], y[3])
+
+
+def _shares(size: int, wanted: int) -> torch.Tensor:
+    """Averages over windows that may differ in size, as a matrix."""
+    return torch.nn.functional.adaptive_avg_pool1d(torch.eye(size)[None], wanted)[0].t()
 
 
 @lowers(aten._adaptive_avg_pool2d.default)
 def _adaptive_pool(work: Lowering, node: fx.Node) -> Lowered:
     x = _arguments(node)[0]
-    p = _adaptive(work, _shape(x), _shape(node))
+    p = _windows(work, _shape(x), _shape(node))
+    if p is None:
+        (high, wide) = (_shares(*side) for side in _sides(_shape(x), _shape(node)))
+        return _along_both(work, work.seen(x), high, wide)
     y = work.make((p[0], p[10], p[11], p[3]))
-    work.step(Op.AVERAGE_POOL, [y], [work.image(x)], p)
+    work.step(Op.AVERAGE_POOL, [y], [work.image(x)], (*p, 1))
     return image_view(y)
 
 
 @lowers(aten._adaptive_avg_pool2d_backward.default)
 def _adaptive_pool_backward(work: Lowering, node: fx.Node) -> Lowered:
     g, x = _arguments(node)
-    p = _adaptive(work, _shape(x), _shape(g))
+    p = _windows(work, _shape(x), _shape(g))
+    if p is None:
+        (high, wide) = (_shares(*side).t() for side in _sides(_shape(x), _shape(g)))
+        return _along_both(work, work.seen(g), high, wide)
     gx = work.make(p[:4])
-    work.step(Op.AVERAGE_POOL_GRADIENT, [gx], [work.image(g)], p)
+    work.step(Op.AVERAGE_POOL_GRADIENT, [gx], [work.image(g)], (*p, 1))
     return image_view(gx)
+
+
+def _even_windows(work: Lowering, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
+    p = _windows(work, x, y)
+    if p is None:
+        raise work.refuse("Its windows differ in size; use nn.MaxPool2d with a kernel.")
+    if p[4] * p[5] > MOST_TAPS:
+        raise work.refuse(f"Its window has more than {MOST_TAPS} pixels; pool twice.")
+    return p
+
+
+@lowers(aten.adaptive_max_pool2d.default)
+def _adaptive_max_pool(work: Lowering, node: fx.Node) -> Lowered:
+    x = _arguments(node)[0]
+    return _pooled(work, x, _even_windows(work, _shape(x), tuple(node.meta["val"][0].shape)))
+
+
+@lowers(aten.adaptive_max_pool2d_backward.default)
+def _adaptive_max_pool_backward(work: Lowering, node: fx.Node) -> Lowered:
+    g, x, index = _arguments(node)
+    return _unpooled(work, g, index, _even_windows(work, _shape(x), _shape(g)))
 
 
 # --- The loss ----------------------------------------------------------------------------------------------
@@ -1197,6 +1473,19 @@ def _measure(work: Lowering, node: fx.Node) -> Lowered:
     given = [prediction.value, target.value, *(work.seen(argument).value for argument in rest)]
     work.step(Op.LOSS, [loss, gradient.value], given, parameters, Accumulate.UNLESS_FIRST)
     return View(loss, (), ()), gradient
+
+
+@lowers(torch.ops.tacit.total.default)
+def _total(work: Lowering, node: fx.Node) -> Lowered:
+    losses, weight, divisor = (work.seen(argument) for argument in _arguments(node))
+
+    def weighted(m: Chain, r: list[Operand]) -> Operand:
+        return m.do(Fn.SELECT, r[1], m.mul(r[0], m.div(r[1], r[2])), 0.0)  # nothing, where there is no weight
+
+    each = work.elementwise([losses, weight, divisor], weighted, ".weighted")
+    loss = work.sources["loss"]
+    work.step(Op.SUM, [loss], [each.value], (1, work.microbatch, 1, float_bits(1.0)), Accumulate.UNLESS_FIRST)
+    return View(loss, (), ())
 
 
 def _shape(node: Any) -> tuple[int, ...]:

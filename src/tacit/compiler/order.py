@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tacit.compiler.arena import heirs, in_arena
 from tacit.compiler.ir import Graph, Step, Value
-from tacit.plan.tape import ALIGNMENT, Op, Region, up
+from tacit.plan.tape import ALIGNMENT, Accumulate, Op, Region, up
 
 MOVES_A_STEP = 40
 MOST_MOVES = 3000
@@ -118,7 +118,7 @@ def _footprint(step: Step) -> int:
 
 
 def _needed(steps: Sequence[Step]) -> dict[Step, list[Step]]:
-    """The steps each step must follow: those that write what it reads, and the one that begins its sum."""
+    """The steps each step must follow: those that write what it reads, and those that begin its sum, or parts of it."""
     writers: dict[Value, list[Step]] = {}
     found: dict[Step, list[Step]] = {}
     for step in steps:
@@ -126,8 +126,8 @@ def _needed(steps: Sequence[Step]) -> dict[Step, list[Step]]:
         for value in step.written():
             before = writers.setdefault(value, [])
             if value.region in (Region.GRADIENT, Region.LOSS):
-                # Addends may come in any order, but for the one that begins the sum.
-                found[step] += before[:1]
+                # Addends may come in any order, but for those that begin the sum.
+                found[step] += [other for other in before if other.accumulate is Accumulate.UNLESS_FIRST]
             elif before and before[0].op is Op.ZERO:
                 found[step].append(before[0])
             before.append(step)

@@ -24,11 +24,13 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tacit.compiler.errors import NotLowered, NotTraceable
+from tacit.compiler.spelled import Spelled
 from tacit.compiler.view import EXAMPLES
 from tacit.plan.tape import Measure
 from tacit.task import OF_CLASSES, Loss
 
-LOGITS, LOSS = "logits of the micro-batch", "loss of the micro-batch"  # no parameter's name has a space
+# No parameter's name has a space.
+LOGITS, LOSS, LOSSES = "logits of the micro-batch", "loss of the micro-batch", "losses of its examples"
 CROSS_ENTROPY = Loss("cross_entropy")
 MEASURES = {
     "mse": Measure.SQUARE,
@@ -68,6 +70,17 @@ def _(
     return output.new_empty(()), torch.empty_like(output)
 
 
+@torch.library.custom_op("tacit::total", mutates_args=())
+def total(losses: Tensor, weight: Tensor, divisor: Tensor) -> Tensor:
+    """The weighted sum of losses of examples."""
+    raise NotImplementedError("this operator is played by the engine, not by PyTorch")
+
+
+@total.register_fake
+def _(losses: Tensor, weight: Tensor, divisor: Tensor) -> Tensor:
+    return losses.new_empty(())
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A module in eval form with what its examples look like; the caller's module is not touched."""
@@ -80,8 +93,15 @@ class Model:
     output: tuple[int, ...] = ()  # what the module returns for an example, once it was rehearsed
 
     @property
+    def of_classes(self) -> bool:
+        """Whether labels are whole numbers."""
+        return self.loss.name in OF_CLASSES or (self.loss.function is not None and self.classes > 0)
+
+    @property
     def label_shape(self) -> tuple[int, ...]:
         """A label's shape: a class for each row of logits, or a number for each of the output's."""
+        if self.loss.function is not None:
+            return self.loss.label
         return self.output[:-1] if self.loss.name in OF_CLASSES else self.output
 
     @property
@@ -125,7 +145,8 @@ def rehearse(model: Model) -> Model:
     paths = _Paths()
     zeros = _zeros(model, 2)
     try:
-        with torch.no_grad(), _watching(model.module, paths):
+        # What PyTorch warns of here is which of its own kernels it takes.
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"), _watching(model.module, paths):
             logits: object = model.module(*zeros)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -158,6 +179,7 @@ def trace_step(model: Model) -> Traced:
     has no influence has None for a gradient.
     """
     paths = _Paths()
+    module = copy.deepcopy(model.module)  # PyTorch leaves fake tensors behind in a part that has two names
 
     def step(
         parameters: dict[str, Tensor],
@@ -168,23 +190,26 @@ def trace_step(model: Model) -> Traced:
         divisor: Tensor,
     ) -> list[Tensor | None]:
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        with _watching(model.module, paths):
-            logits: Tensor = functional_call(model.module, {**leaves, **buffers}, tuple(inputs))
-        if not logits.requires_grad:
-            return [logits, None, *(None for _ in leaves)]
+        with _watching(module, paths), Spelled():
+            logits: Tensor = functional_call(module, {**leaves, **buffers}, tuple(inputs))
         kind, given = model.loss, (logits.detach(), labels, weight, divisor)
-        if kind.name in OF_CLASSES:
+        losses = None
+        if kind.function is not None:
+            losses, loss, gradient = _of_ones_own(kind.function, *given)
+        elif kind.name in OF_CLASSES:
             loss, gradient = torch.ops.tacit.cross_entropy(*given, kind.ignore_index, kind.label_smoothing)
         else:
             delta = kind.delta if kind.name == "huber" else 0.0
             loss, gradient = torch.ops.tacit.measure(*given, MEASURES[kind.name], delta)
+        if not logits.requires_grad:
+            return [logits, None, losses, *(None for _ in leaves)]
         with _undoing(paths):
             gradients = torch.autograd.grad(logits, list(leaves.values()), gradient, allow_unused=True)
-        return [logits, loss, *gradients]
+        return [logits, loss, losses, *gradients]
 
     parameters, buffers = model.parameters, model.buffers
     inputs = _zeros(model, EXAMPLES)
-    label_type = torch.int32 if model.loss.name in OF_CLASSES else torch.float32
+    label_type = torch.int32 if model.of_classes else torch.float32
     labels = torch.zeros(EXAMPLES, *model.label_shape, dtype=label_type)
     weight, divisor = torch.ones(EXAMPLES), torch.ones(())
     owner = _traced(model, paths, step, parameters, buffers, inputs, labels, weight, divisor)
@@ -196,8 +221,33 @@ def trace_step(model: Model) -> Traced:
         owner.graph,
         owner,
         dict(zip(places, roles, strict=True)),
-        dict(zip((LOGITS, LOSS, *parameters), output.args[0], strict=True)),
+        dict(zip((LOGITS, LOSS, LOSSES, *parameters), output.args[0], strict=True)),
     )
+
+
+def _of_ones_own(
+    function: Callable[[Tensor, Tensor], Tensor], output: Tensor, labels: Tensor, weight: Tensor, divisor: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A developer's loss of each example, their weighted sum, and its gradient: 0 where an example has no weight."""
+    output = output.requires_grad_()
+    try:
+        losses = function(output, labels)
+    except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode):
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise NotTraceable(f"the loss does not run on what the module returns and its labels: {reason}") from error
+    if not isinstance(losses, Tensor) or losses.shape != weight.shape or not losses.requires_grad:
+        seen = list(losses.shape[1:]) if isinstance(losses, Tensor) else type(losses).__name__
+        raise NotTraceable(
+            f"the loss returns {seen} for an example; it returns one number for each, [n], that follows from the "
+            "module's output: write the mean over an example's own numbers, and leave weights and sums to tacit"
+        )
+    share = weight / divisor
+    (gradient,) = torch.autograd.grad(losses, output, share)
+    counts = share.reshape(-1, *(1,) * (output.dim() - 1)) > 0
+    losses = losses.detach()
+    return losses, torch.ops.tacit.total(losses, weight, divisor), torch.where(counts, gradient, 0.0)
 
 
 def _traced(model: Model, paths: "_Paths", step: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
