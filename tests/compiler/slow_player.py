@@ -39,6 +39,7 @@ UNWRITTEN, GIVEN = -1, -2
 SETTINGS = frozenset(
     {
         Region.STATE, Region.FROZEN, Region.X, Region.Y, Region.WEIGHT, Region.DIVISOR, Region.RATE,
+        Region.SEED, Region.START,
     }
 )  # fmt: skip
 
@@ -76,7 +77,8 @@ class SlowPlayer:
         for region in (Region.STATE, Region.GRADIENT, Region.MOMENT):
             if region in self.blocks:
                 self.blocks[region].numbers[:] = 0
-        self.blocks[Region.STATE].numbers[permutation(self.program.places)] = snapshot
+        for region in {Region.STATE, Region.START} & self.blocks.keys():
+            self.blocks[region].numbers[permutation(self.program.places)] = snapshot
 
     def snapshot(self) -> Any:
         return self.blocks[Region.STATE].numbers[permutation(self.program.places)]

@@ -21,7 +21,7 @@ from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
 from tacit.plan.program import Optimizer
-from tacit.task import Array, Label, Task, TaskInvalid
+from tacit.task import Array, Label, Local, Sign, Task, TaskInvalid, sign
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -56,7 +56,7 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
     inputs = {name: (part.shape, part.dtype) for name, part in task.example.items() if isinstance(part, Array)}
     classes = next(part.classes for part in task.example.values() if isinstance(part, Label))
     label = next(name for name, part in task.example.items() if isinstance(part, Label))
-    optimizer = Optimizer(task.local.optimizer.rate, task.local.optimizer.momentum, task.local.optimizer.decay)
+    optimizer = plan_optimizer(task.local)
     microbatch = task.local.microbatch or min(task.local.minibatch, 8)
     parts: list[str] | None = None
     if task.subset is not None:
@@ -134,6 +134,23 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         tuple(reasons),
         tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
     )
+
+
+def plan_optimizer(local: Local) -> Optimizer:
+    """The optimizer as the Plan says it.
+
+    >>> plan_optimizer(Local(optimizer=sign(0.001, momentum=0.9), proximal=0.01)).method
+    'sign'
+    """
+    optimizer = local.optimizer
+    made = Optimizer(optimizer.rate, optimizer.momentum, optimizer.decay, proximal=local.proximal)
+    if isinstance(optimizer, Sign):
+        made = msgspec.structs.replace(made, method="sign")
+    elif optimizer.nesterov:
+        made = msgspec.structs.replace(made, nesterov=True)
+    if (schedule := optimizer.schedule) is not None:
+        made = msgspec.structs.replace(made, schedule=schedule.name, over=schedule.over, floor=schedule.floor)
+    return made
 
 
 def build_module(task: Task) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import nn
 
 from tacit.compiler.arena import Placement, bound, place
 from tacit.compiler.emit import Sizes, emit, touched_bytes
+from tacit.compiler.elementwise import Chain, Register
 from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
 from tacit.compiler.explain import Explanation, order_of, peak_of, rectangles
 from tacit.compiler.fuse import drop_dead, fuse_maps, fuse_relu, gate_pools
@@ -31,7 +32,6 @@ from tacit.plan.tape import (
     Fn,
     Kind,
     MapInput,
-    MapInstruction,
     MapProgram,
     Mode,
     Op,
@@ -219,36 +219,35 @@ def _lay(graph: Graph) -> Laid:
 
 
 def _apply_graph(weights: Weights, optimizer: Optimizer) -> Graph:
-    """One pass over the flat regions: m = momentum·m + g, w -= rate·m, as PyTorch's SGD."""
+    """What `Optimizer` says, in one pass over the flat regions."""
     count = weights.state_bytes // 4
 
     def flat(name: str, region: Region) -> Value:
         return Value(name, (count,), region, batched=False, offset=0)
 
-    gradient, state, new_state = (
-        flat("gradient", Region.GRADIENT),
-        flat("state", Region.STATE),
-        flat("new state", Region.STATE),
-    )
-    rate = Value("rate", (1,), Region.RATE, batched=False, offset=0)
-    linear, scalar = MapInput(Mode.LINEAR), MapInput(Mode.SCALAR)
+    linear = MapInput(Mode.LINEAR)
+    read = [(flat("state", Region.STATE), linear), (flat("gradient", Region.GRADIENT), linear)]
+    read += [(Value("rate", (1,), Region.RATE, batched=False, offset=0), MapInput(Mode.SCALAR))]
+    read += [(flat("moment", Region.MOMENT), linear)] if optimizer.momentum else []
+    read += [(flat("start", Region.START), linear)] if optimizer.proximal else []
+    m = Chain(len(read))
+    w, g, rate, *rest = (Register(number) for number in range(len(read)))
+    if optimizer.proximal:
+        g = m.add(m.mul(m.sub(w, rest[-1]), optimizer.proximal), g)
+    moment = m.add(m.mul(rest[0], optimizer.momentum), g) if optimizer.momentum else g
+    way = m.add(m.mul(moment, optimizer.momentum), g) if optimizer.nesterov else moment
+    if optimizer.method == "sign":
+        # The last term is 0 but for NaN and infinity, which a sign would hide.
+        up, down = m.do(Fn.GATE, 1.0, way), m.do(Fn.GATE, 1.0, m.do(Fn.NEG, way))
+        way = m.add(m.sub(up, down), m.mul(way, 0.0))
+    stored = [m.sub(w, m.mul(rate, way))]
+    outputs = [flat("new state", Region.STATE)]
     if optimizer.momentum:
-        moment, new_moment = flat("moment", Region.MOMENT), flat("new moment", Region.MOMENT)
-        inputs, modes = (state, gradient, rate, moment), (linear, linear, scalar, linear)
-        instructions = (
-            MapInstruction(Fn.MULI, 4, 3, imm=optimizer.momentum),
-            MapInstruction(Fn.ADD, 5, 4, 1),
-            MapInstruction(Fn.MUL, 6, 2, 5),
-            MapInstruction(Fn.SUB, 7, 0, 6),
-        )
-        outputs, stored = (new_state, new_moment), (7, 5)
-    else:
-        inputs, modes = (state, gradient, rate), (linear, linear, scalar)
-        instructions = (MapInstruction(Fn.MUL, 3, 2, 1), MapInstruction(Fn.SUB, 4, 0, 3))
-        outputs, stored = (new_state,), (4,)
-    program = MapProgram(count, PANEL, 1, modes, instructions, stored)
-    step = Step(Op.MAP, outputs, inputs, program=program)
-    return Graph(Kind.APPLY, (step,), outputs, 1)
+        stored, outputs = [*stored, moment], [*outputs, flat("new moment", Region.MOMENT)]
+    places = tuple(register.number for register in stored)
+    program = MapProgram(count, PANEL, 1, tuple(how for _, how in read), tuple(m.instructions), places)
+    step = Step(Op.MAP, tuple(outputs), tuple(value for value, _ in read), program=program)
+    return Graph(Kind.APPLY, (step,), tuple(outputs), 1)
 
 
 def _sizes(model: Model, training: Training, microbatch: int) -> Sizes:
@@ -260,6 +259,8 @@ def _sizes(model: Model, training: Training, microbatch: int) -> Sizes:
         Region.STATE: state,
         Region.GRADIENT: state,
         Region.MOMENT: state,
+        Region.START: state,
+        Region.SEED: 8,
         Region.FROZEN: weights.frozen_size,
         Region.KEPT: max((part.offset + part.example_bytes * microbatch for part in training.split.kept), default=0),
         Region.X: x + last.bytes,
@@ -273,7 +274,7 @@ def _sizes(model: Model, training: Training, microbatch: int) -> Sizes:
     return Sizes(regions, weights.state_offsets())
 
 
-STATE = (Region.STATE, Region.GRADIENT, Region.MOMENT)
+STATE = (Region.STATE, Region.GRADIENT, Region.MOMENT, Region.START)
 
 
 def _memory(tapes: dict[Kind, Tape]) -> tuple[int, int, int, int]:

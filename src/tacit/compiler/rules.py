@@ -29,6 +29,7 @@ Check = Callable[[Graph], Iterator[str]]
 GIVEN = frozenset(
     {
         Region.STATE, Region.FROZEN, Region.X, Region.Y, Region.WEIGHT, Region.DIVISOR, Region.RATE,
+        Region.SEED, Region.START,
     }
 )  # fmt: skip
 # Sums over a minibatch, written by several steps.

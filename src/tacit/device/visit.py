@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tacit.device.examples import shuffled
 from tacit.engine.player import NotFinite, Player
 from tacit.plan.manifest import LocalTraining, Manifest
+from tacit.plan.program import rate_at
 
 Rows = Mapping[str, NDArray[Any]] | Sequence[NDArray[np.uint8]]  # inputs by name, or what the prefix left
 
@@ -52,7 +53,7 @@ def train(
 ) -> Visit | Stopped | Diverged:
     """Trains from Snapshot `version` on all rows; `after_minibatch` may wait, to be slow on purpose."""
     local, program = manifest.local, manifest.program
-    rate = program.optimizer.rate * program.optimizer.decay**version
+    rate = rate_at(program.optimizer, version)
     origin = balanced(snapshot, labels, manifest) if local.balance else snapshot
     player.load(origin)
     losses: list[float] = []

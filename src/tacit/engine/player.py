@@ -19,6 +19,7 @@ from tacit.plan.tape import Kind, Region
 
 Inputs = Mapping[str, NDArray[np.generic]]
 Kept = Sequence[NDArray[np.uint8]]
+STATES = (Region.STATE, Region.GRADIENT, Region.MOMENT, Region.START)  # laid out alike
 
 
 class NotFinite(TacitError):
@@ -100,8 +101,8 @@ class Player:
         if Region.SEED in sizes:
             wanted[Region.SEED] = 8
         sizes = largest([sizes, wanted])
-        state = max(sizes.get(r, 0) for r in (Region.STATE, Region.GRADIENT, Region.MOMENT))
-        sizes |= {region: state for region in (Region.STATE, Region.GRADIENT, Region.MOMENT) if region in sizes}
+        state = max(sizes.get(region, 0) for region in STATES)
+        sizes |= {region: state for region in STATES if region in sizes}
         if sum(sizes.values()) > most_memory:
             raise InputError(
                 f"this Plan plays on {sum(sizes.values())} bytes and {most_memory} are allowed; nothing was run"
@@ -137,10 +138,12 @@ class Player:
         """Begins anew from a Snapshot, without momentum."""
         if snapshot.shape != (self._program.d,):
             raise InputError(f"this Snapshot has {snapshot.size} values and the Plan has {self._program.d}")
-        for region in (Region.STATE, Region.GRADIENT, Region.MOMENT):
+        for region in STATES:
             if region in self._memory:
                 self._memory[region][:] = 0
-        self._state[self._place] = snapshot
+        for region in (Region.STATE, Region.START):
+            if region in self._memory:
+                self._memory[region].view(np.float32)[self._place] = snapshot
 
     def snapshot(self) -> NDArray[np.float32]:
         """The subset's values now, in the Plan's order."""

@@ -15,7 +15,7 @@ from msgspec import Meta
 from tacit.plan.layout import Count
 from tacit.plan.program import Program
 
-FORMAT = 1
+FORMAT = 2
 
 # Floats that are far from where arithmetic with them could overflow or vanish.
 Positive = Annotated[float, Meta(gt=1e-12, lt=1e18)]
