@@ -21,7 +21,7 @@ from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
 from tacit.plan.program import Optimizer
-from tacit.task import Array, Label, Local, Sign, Task, TaskInvalid, sign
+from tacit.task import Array, Label, Local, Sign, Task, TaskInvalid
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -139,6 +139,7 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
 def plan_optimizer(local: Local) -> Optimizer:
     """The optimizer as the Plan says it.
 
+    >>> from tacit.task import sign
     >>> plan_optimizer(Local(optimizer=sign(0.001, momentum=0.9), proximal=0.01)).method
     'sign'
     """

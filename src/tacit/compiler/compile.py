@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from tacit.compiler.arena import Placement, bound, place
-from tacit.compiler.emit import Sizes, emit, touched_bytes
 from tacit.compiler.elementwise import Chain, Register
+from tacit.compiler.emit import Sizes, emit, touched_bytes
 from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
 from tacit.compiler.explain import Explanation, order_of, peak_of, rectangles
 from tacit.compiler.fuse import drop_dead, fuse_maps, fuse_relu, gate_pools
