@@ -231,6 +231,8 @@ class Local:
     | `Local(minibatch=16)` | one optimizer step for every 16 examples |
     | `Local(microbatch=4)` | those 16 are computed 4 at a time: less memory, the same result |
     | `Local(balance=True)` | a device that has seen few sevens does not unlearn them |
+    | `Local(dropout=True)` | the module's dropout is on while it trains locally; without this it is off |
+    | `Local(batch_statistics=True)` | BatchNorm normalises by each minibatch; else by its frozen statistics |
     | `Local(proximal=0.01)` | each step is also pulled back, by 0.01 of the way, to where the visit began (FedProx) |
     """
 
@@ -240,6 +242,8 @@ class Local:
     balance: bool = False
     optimizer: Sgd | Sign = field(default_factory=lambda: sgd(0.1))
     proximal: float = 0.0
+    dropout: bool = False
+    batch_statistics: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "minibatch"):
@@ -253,6 +257,14 @@ class Local:
                     f"a minibatch holds {self.minibatch}",
                     "choose at most that",
                 )
+        if self.batch_statistics and (self.minibatch < 2 or self.microbatch not in (None, self.minibatch)):
+            raise TaskInvalid(
+                "local batch_statistics",
+                self.batch_statistics,
+                f"micro-batches of {self.microbatch or 1} do not have the statistics of a minibatch of "
+                f"{self.minibatch}, and padding would count in them",
+                "leave microbatch out and use a minibatch of at least 2, or leave batch_statistics out",
+            )
         if not 0 <= self.proximal < math.inf:
             raise TaskInvalid("local proximal", self.proximal, "it is not negative", "e.g. 0.01, or 0 for none")
 

@@ -57,7 +57,9 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
     classes = next(part.classes for part in task.example.values() if isinstance(part, Label))
     label = next(name for name, part in task.example.items() if isinstance(part, Label))
     optimizer = plan_optimizer(task.local)
-    microbatch = task.local.microbatch or min(task.local.minibatch, 8)
+    microbatch = task.local.microbatch or (
+        task.local.minibatch if task.local.batch_statistics else min(task.local.minibatch, 8)
+    )
     parts: list[str] | None = None
     if task.subset is not None:
         module, parts = rewritten(module, task.subset)
@@ -71,6 +73,8 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         subset=subset,
         microbatch=microbatch,
         optimizer=optimizer,
+        dropout=task.local.dropout,
+        batch_statistics=task.local.batch_statistics,
     )
     program = compiled.playable.program
     parameters = sum(p.numel() for p in module.parameters())
@@ -108,7 +112,7 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         charter_id=bytes(32),  # filled in when the Plan is built
         created_at=now,
         program=program,
-        local=LocalTraining(task.local.epochs, task.local.minibatch, task.local.balance),
+        local=LocalTraining(task.local.epochs, task.local.minibatch, task.local.balance, program.whole),
         server_rate=task.server_rate,
         quantisation=numbers.quantisation,
         batch=numbers.batch,
@@ -194,6 +198,8 @@ def _subset(
         most_values=most,
         microbatch=microbatch,
         optimizer=optimizer,
+        dropout=task.local.dropout,
+        batch_statistics=task.local.batch_statistics,
     )
     return chosen.names, chosen.reasons
 
@@ -284,5 +290,12 @@ def _warnings(task: Task, numbers: Numbers, d: int, keyholders: int) -> list[str
         found.append(
             f"{task.privacy.devices:,} devices with {task.privacy.participations} Updates each fill {reach:,} batches, "
             f"not {task.privacy.snapshots:,}"
+        )
+    if task.local.batch_statistics:
+        found.append(
+            f"batch norms use the statistics of {task.local.minibatch} private examples: each example's gradient tells "
+            "of the others, the result depends on which examples meet, a device's last examples that do not fill a "
+            "minibatch are left out, and evaluation still uses the running statistics of the public start; frozen "
+            "statistics (the default) or nn.GroupNorm have none of this"
         )
     return found

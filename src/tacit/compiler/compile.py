@@ -11,19 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]  # the base of them all
 
 from tacit.compiler.arena import Placement, bound, place
 from tacit.compiler.elementwise import Chain, Register
 from tacit.compiler.emit import Sizes, emit, touched_bytes
 from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
 from tacit.compiler.explain import Explanation, order_of, peak_of, rectangles
-from tacit.compiler.fuse import drop_dead, fuse_maps, fuse_relu, gate_pools
+from tacit.compiler.fuse import draw_again, drop_dead, fuse_maps, fuse_relu, gate_pools
 from tacit.compiler.ir import Graph, Step, Value
 from tacit.compiler.lower import input_values, lower_forward, lower_training
 from tacit.compiler.order import gradients_soon, lower_peak
 from tacit.compiler.rules import check
 from tacit.compiler.split import Split, split_prefix, whole_step
-from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.trace import BATCH_NORMS, Inputs, Model, Traced, in_training, model_of, rehearse, trace_step
 from tacit.compiler.weights import Weights
 from tacit.errors import InputError
 from tacit.plan.program import Field, Optimizer, Playable, Program, Resources
@@ -41,11 +42,13 @@ from tacit.plan.tape import (
 )
 from tacit.task import OF_CLASSES, Loss
 
+DROPPING = (nn.MultiheadAttention, nn.RNNBase)  # modules with a dropout of their own
 RUNTIME = "tape/1"
 FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
 
 Pass = tuple[str, Callable[[Graph], Graph]]
 SIMPLIFY: list[Pass] = [("drop dead", drop_dead)]
+REDRAW: list[Pass] = [("draw again", draw_again)]
 FUSE: list[Pass] = [
     ("gate pools", gate_pools),
     ("fuse relu", fuse_relu),
@@ -96,11 +99,14 @@ def compile_program(
     microbatch: int,
     optimizer: Optimizer,
     split_prefix: bool = True,
+    dropout: bool = False,
+    batch_statistics: bool = False,
 ) -> Compiled:
     """The tapes that train `subset`, with everything a device needs to play them.
 
     `inputs` says what an example looks like, without the batch. The module is compiled in eval form: BatchNorm
-    with frozen statistics, dropout off. Where `split_prefix` is false every step begins at the example.
+    with frozen statistics, dropout off; the train tape alone does otherwise where `dropout` or `batch_statistics`
+    ask for it. Where `split_prefix` is false every step begins at the example.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
@@ -116,11 +122,14 @@ def compile_program(
         _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY))
         for kind in (Kind.PREDICT, Kind.EVALUATE)
     )
-    training = plan_training(model, traced, weights, microbatch, optimizer, split_prefix)
+    trained = in_training(model, dropout, batch_statistics)
+    if trained is not model:
+        traced = trace_step(trained)
+    training = plan_training(trained, traced, weights, microbatch, optimizer, split_prefix)
     laid = [training.prefix, training.train, training.apply, evaluate, predict]
     sizes = _sizes(model, training, microbatch)
     tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
-    resources = _resources(model, traced, training, tapes, optimizer)
+    resources = _resources(trained, traced, training, tapes, optimizer)
     program = Program(
         runtime=RUNTIME,
         microbatch=microbatch,
@@ -137,6 +146,7 @@ def compile_program(
         output_shape=model.output,
         optimizer=optimizer,
         resources=resources,
+        whole=trained.meets,
     )
     playable = Playable(
         program,
@@ -144,7 +154,7 @@ def compile_program(
         weights.frozen_bytes(),
         weights.initial(),
     )
-    return Compiled(playable, _explanation(model, training), tapes)
+    return Compiled(playable, _explanation(trained, training), tapes)
 
 
 def plan_training(
@@ -156,7 +166,7 @@ def plan_training(
     split: bool,
 ) -> Training:
     """The prefix, train and apply graphs, laid out."""
-    graph = _passed(lower_training(traced, model, weights, microbatch), "lower", SIMPLIFY)
+    graph = _passed(lower_training(traced, model, weights, microbatch), "lower", [*SIMPLIFY, *REDRAW])
     cut = split_prefix(graph) if split else whole_step(graph)
     check(cut.train, "split the prefix")
     prefix = _lay(check(cut.prefix, "split the prefix")) if cut.prefix is not None else None
@@ -335,15 +345,20 @@ def _explanation(model: Model, training: Training) -> Explanation:
 
 
 def _notes(model: Model) -> list[str]:
-    """What eval form changes against PyTorch's training form."""
+    """What eval form changes against PyTorch's training form, and what was asked for instead."""
     notes: list[str] = []
-    dropouts = [
-        path for path, part in model.module.named_modules()
-        if isinstance(part, nn.Dropout | nn.Dropout1d | nn.Dropout2d) and part.p > 0
-    ]  # fmt: skip
-    norms = [path for path, part in model.module.named_modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
+    dropouts = [path for path, part in model.module.named_modules() if _drops(part)]
+    norms = [path for path, part in model.module.named_modules() if isinstance(part, BATCH_NORMS)]
     if dropouts:
-        notes.append(f"dropout is off in local training: {', '.join(map(model.kind, dropouts))}")
+        notes.append(
+            f"dropout is {'on' if model.drops else 'off'} in local training: {', '.join(map(model.kind, dropouts))}"
+        )
     if norms:
-        notes.append(f"statistics stay frozen in local training: {', '.join(map(model.kind, norms))}")
+        how = "are those of each micro-batch" if model.meets else "stay frozen"
+        notes.append(f"statistics {how} in local training: {', '.join(map(model.kind, norms))}")
     return notes
+
+
+def _drops(part: nn.Module) -> bool:
+    p = part.p if isinstance(part, _DropoutNd) else part.dropout if isinstance(part, DROPPING) else 0.0
+    return p > 0

@@ -278,11 +278,16 @@ class Lowering:
                 Op.COPY, [target.value.part(write)], [value.part(read)], [part[k] for k in range(3) for part in box]
             )
 
+    def unwritten(self, shape: Sequence[int], suffix: str, like: View | None = None) -> View:
+        """A new value of this shape with nothing in it yet; in the order of the memory of `like`, where it can be."""
+        if like is not None and elements(like) == math.prod(shape):
+            return self._densely(like, suffix)
+        view = View(self.sources["weight"], tuple(shape), tuple(joined([(size, 1)]) for size in shape))
+        return self._laid_out(view, (0, 2, 3, 1) if len(shape) == 4 else None, suffix)
+
     def joined_parts(self, shape: Sequence[int], pieces: Sequence["Piece"], suffix: str = "") -> View:
         """A new value of this shape, made of pieces; 0 where there is none."""
-        view = View(self.sources["weight"], tuple(shape), tuple(joined([(size, 1)]) for size in shape))
-        order = (0, 2, 3, 1) if len(shape) == 4 else None
-        target = self._laid_out(view, order, suffix)
+        target = self.unwritten(shape, suffix)
         covered = sum(math.prod(piece.view.shape) for piece in pieces)
         if covered != math.prod(shape):
             self.step(Op.ZERO, [target.value], [], [target.value.bytes])

@@ -674,6 +674,10 @@ def _norm(work: Lowering, node: fx.Node) -> Lowered:
     view = work.seen(x)
     if node in work.folded:
         return view, None, None
+    if training and mean is None and work.model.meets:
+        view = work.dense(view, _channels_last(view))
+        y, stats = _normalised(work, view, weight, bias, (*_batch_parameters(work, view), _float(eps)))
+        return y, whole(stats), whole(stats)
     scale, shift = _norm_statistics(work, mean, variance, training, eps)
     rank = len(view.shape)
     operands = [view]
@@ -692,7 +696,11 @@ def _norm(work: Lowering, node: fx.Node) -> Lowered:
 
 @lowers(aten.native_batch_norm_backward.default)
 def _norm_backward(work: Lowering, node: fx.Node) -> Lowered:
-    g, x, weight, mean, variance, _, _, training, eps, mask = _arguments(node)
+    g, x, weight, mean, variance, statistics, _, training, eps, mask = _arguments(node)
+    if training and mean is None and work.model.meets:
+        view, gradient = (work.dense(v, _channels_last(v)) for v in (work.seen(x), work.seen(g)))
+        parameters = _batch_parameters(work, view)
+        return _norm_gradients(work, gradient, view, work.seen(statistics).value, weight, parameters, mask)
     scale, shift = _norm_statistics(work, mean, variance, bool(training), eps)
     gradient, rank = work.seen(g), len(work.seen(g).shape)
     results: list[View | None] = [None, None, None]
@@ -717,6 +725,12 @@ def _norm_backward(work: Lowering, node: fx.Node) -> Lowered:
     if mask[2]:
         results[2] = _channel_sums(work, gradient)
     return tuple(results)
+
+
+def _batch_parameters(work: Lowering, x: View) -> tuple[int, ...]:
+    """One group for each channel, over all pixels of all examples."""
+    channels = x.shape[1]
+    return 1, work.real(math.prod(x.shape) // channels), channels, channels
 
 
 def _two_madds(m: Chain, r: list[Operand]) -> Operand:
@@ -846,6 +860,25 @@ def _group_norm_backward(work: Lowering, node: fx.Node) -> Lowered:
     view, gradient = (work.dense(v, _channels_last(v)) for v in (work.seen(x), work.seen(g)))
     parameters = (work.microbatch, int(pixels), int(channels), int(groups))
     return _norm_gradients(work, gradient, view, work.seen(mean).value, weight, parameters, mask)
+
+
+# --- Dropout ----------------------------------------------------------------------------------------------
+
+
+@lowers(aten.bernoulli_.float)
+def _mask(work: Lowering, node: fx.Node) -> Lowered:
+    """A mask of its own stream. The engine's is 0 or 1 / keep, which is what dropout makes of zeros and ones."""
+    memory, keep = (*_arguments(node), 0.5)[:2]
+    like = work.seen(memory.args[0]) if memory.target is aten.empty_like.default else None
+    mask = work.unwritten(_shape(node), ".mask", like)
+    stream = sum(step.op is Op.RANDOM_MASK for step in work.steps)
+    parameters = (math.prod(mask.value.shape), stream, float_bits(1.0 - keep))
+    work.step(Op.RANDOM_MASK, [mask.value], [work.sources["seed"]], parameters)
+    scaled = [user for user in node.users if user.target is aten.div.Scalar and user.args[1] == keep]
+    work.known.update(dict.fromkeys(scaled, mask))
+    if len(scaled) == len(node.users):
+        return mask
+    return work.elementwise([mask], lambda m, r: m.mul(r[0], keep), ".kept")
 
 
 # --- Softmax ----------------------------------------------------------------------------------------------

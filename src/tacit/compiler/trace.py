@@ -1,7 +1,7 @@
 """A module's training step as PyTorch's graph of ATen operators.
 
-Fake tensors, so nothing is computed and nothing large is allocated. The module is traced in eval form: BatchNorm
-with its frozen statistics, dropout off. The loss is one operator of our own that returns the loss and its
+Fake tensors, so nothing is computed and nothing large is allocated. The module is traced in eval form, BatchNorm
+with its frozen statistics and dropout off, unless local training is asked to do otherwise. The loss is one operator of our own that returns the loss and its
 gradient with respect to the logits, so neither autograd nor a pattern has to find them; the gradients come from
 `torch.autograd.grad` on detached leaves, which asks for no derivatives of derivatives. Every node carries the
 path of the module that made it, backward nodes that of the module whose forward they undo.
@@ -35,6 +35,7 @@ MEASURES = {
     "huber": Measure.HUBER,
     "binary_cross_entropy": Measure.BINARY_CROSS_ENTROPY,
 }
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Inputs = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape without the batch, dtype)
 
 
@@ -78,6 +79,8 @@ class Model:
     label: str = "y"
     loss: Loss = CROSS_ENTROPY
     output: tuple[int, ...] = ()  # what the module returns for an example, once it was rehearsed
+    drops: bool = False  # dropout is on
+    meets: bool = False  # batch norms use the statistics of a micro-batch, so its examples meet
 
     @property
     def label_shape(self) -> tuple[int, ...]:
@@ -115,6 +118,24 @@ def model_of(module: nn.Module, inputs: Inputs, classes: int, label: str = "y", 
     'the module itself (Linear)'
     """
     return Model(copy.deepcopy(module).eval().to("cpu", torch.float32), inputs, classes, label, loss)
+
+
+def in_training(model: Model, dropout: bool, batch_statistics: bool) -> Model:
+    """The model as local training sees it: the same, but for what the Task asks for.
+
+    >>> model = model_of(nn.Sequential(nn.Linear(2, 3), nn.Dropout()), {"x": ((2,), "float32")}, 3)
+    >>> in_training(model, False, False) is model, in_training(model, True, False).module[1].training
+    (True, True)
+    """
+    if not (dropout or batch_statistics):
+        return model
+    module = copy.deepcopy(model.module)
+    for part in module.modules():
+        if batch_statistics and isinstance(part, BATCH_NORMS):
+            part.running_mean = part.running_var = part.num_batches_tracked = None
+        elif dropout and not isinstance(part, (*BATCH_NORMS, nn.RReLU)):
+            part.training = True
+    return replace(model, module=module, drops=dropout, meets=batch_statistics)
 
 
 def rehearse(model: Model) -> Model:
@@ -341,6 +362,14 @@ def is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
+def is_mask(node: fx.Node) -> bool:
+    """Whether this draws a dropout's mask: zeros and ones into a tensor that nothing else uses."""
+    if node.target is not torch.ops.aten.bernoulli_.float:
+        return False
+    (memory,) = node.all_input_nodes
+    return operator_name(memory) in ("empty_like", "new_empty") and list(memory.users) == [node]
+
+
 def _without_mutation(graph: fx.Graph, model: Model) -> None:
     """`relu_(x)` becomes `relu(x)`, and whoever used x afterwards uses the result."""
     order = {node: i for i, node in enumerate(graph.nodes)}
@@ -353,7 +382,7 @@ def _without_mutation(graph: fx.Graph, model: Model) -> None:
     for node in list(graph.nodes):
         name = operator_name(node) if node.op == "call_function" else ""
         if not name.endswith("_") or name.startswith("_") or is_random(node):
-            continue
+            continue  # what draws random numbers is refused, or writes into memory of its own
         changed = node.args[0]
         plain = getattr(torch.ops.aten, name[:-1], None)
         overload = "int" if name == "transpose_" else node.target._overloadname

@@ -93,11 +93,15 @@ class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one visit does: `epochs` passes in minibatches of `minibatch`, each split into micro-batches."""
+    """What one visit does: `epochs` passes in minibatches of `minibatch`, each split into micro-batches.
+
+    With `whole` a pass leaves out its last examples where they do not fill a minibatch.
+    """
 
     epochs: Count
     minibatch: Count
     balance: bool = False
+    whole: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -118,6 +118,8 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resources: Resources
     # Where the bias of the layer that makes the logits starts in a Snapshot; set where training is balanced.
     logit_bias: Count | None = None
+    # Examples of a micro-batch meet in the statistics of its norms: it is trained full or not at all.
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)
