@@ -18,6 +18,7 @@ from tacit.engine import WrongExamples
 from tacit.plan.bundle import PlanRefused, build_plan
 from tacit.plan.manifest import LocalTraining
 from tacit.plan.tape import Kind, Op
+from tacit.task import TaskInvalid
 from tests.compiler.models import CLASSES, MOMENTUM, Engine, by_name, compiled, examples, far_apart, lived_in
 from tests.compiler.slow_player import SlowPlayer
 from tests.factory import make_world
@@ -101,9 +102,7 @@ def test_a_visit_leaves_out_what_does_not_fill_a_minibatch_and_says_where_nothin
 
 
 def test_a_task_with_smaller_micro_batches_is_refused_in_words() -> None:
-    with pytest.raises(
-        tacit.task.TaskInvalid, match="micro-batches of 4 do not have the statistics of a minibatch of 8"
-    ):
+    with pytest.raises(TaskInvalid, match="micro-batches of 4 do not have the statistics of a minibatch of 8"):
         tacit.Local(minibatch=8, microbatch=4, batch_statistics=True)
 
 

@@ -1,5 +1,6 @@
 """What cannot be compiled is refused by operator, by the module that made it, and with a way out."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tacit.compiler.compile import compile_program
-from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
+from tacit.compiler.errors import NotLowered, NotTraceable, PaddingNotExact, WrongSubset
 from tacit.errors import InputError
 from tacit.plan.program import Optimizer
 from tests.compiler.models import CLASSES, compiled
@@ -113,6 +114,82 @@ def test_a_missing_gradient_is_the_fault_of_the_module_whose_forward_it_undoes()
         compiled(Absolute(), (4,), ["first.weight"])
 
     assert refused.value.module == "fold (Call)"
+
+
+# --- The line of the developer's own file ---------------------------------------------------------------------
+
+
+class Astray(nn.Module):
+    """Each line that is marked cannot be compiled."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.first, self.last = way, nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        match self.way:
+            case "a shape that depends on values":
+                x = x * len(torch.nonzero(x))  # dynamic shape
+            case "control flow on values":
+                x = x if x.sum() > 0 else -x  # control flow
+            case "a factorisation":
+                x = x + torch.linalg.svd(x.reshape(-1, 2, 2))[1].repeat(1, 2)  # factored
+            case "a mean over the batch":
+                x = x - x.mean(0)  # mixed
+            case "an example for each other":
+                x = torch.softmax(x @ x.T, 1) @ x  # attended
+            case "a gradient without a kernel":
+                x = torch.maximum(x, -x)  # folded
+            case _:
+                x = x @ torch.ones(3, 3)  # misfit
+        return self.last(x)
+
+
+def line_of(mark: str) -> str:
+    lines = Path(__file__).read_text().splitlines()
+    (number,) = (i + 1 for i, line in enumerate(lines) if line.endswith(f"  # {mark}"))
+    return f"test_refusals.py:{number}"
+
+
+@pytest.mark.parametrize(
+    ("way", "operator", "mark", "remedy"),
+    [
+        ("a shape that depends on values", "aten.nonzero", "dynamic shape", "operations on tensors instead"),
+        ("control flow on values", "aten._local_scalar_dense", "control flow", "operations on tensors instead"),
+        ("a factorisation", "aten._linalg_svd", "factored", "before training"),
+        ("a mean over the batch", "aten.sub.Tensor", "mixed", "each example by itself"),
+        ("an example for each other", "aten.", "attended", "each example by itself"),
+        ("a gradient without a kernel", "aten.", "folded", "operators.md"),
+    ],
+)
+def test_a_refusal_names_the_line_of_the_developer_s_file(way: str, operator: str, mark: str, remedy: str) -> None:
+    with pytest.raises(NotLowered) as refused:
+        compiled(nn.Sequential(nn.Tanh(), Astray(way)), (4,), ["1.first.weight"])
+
+    assert refused.value.line.endswith(line_of(mark)) and f"({refused.value.line})" in str(refused.value)
+    assert operator in refused.value.operator
+    assert refused.value.module == "1 (Astray)"
+    assert remedy in refused.value.remedy
+
+
+def test_a_module_that_does_not_run_is_refused_with_the_line_too() -> None:
+    with pytest.raises(NotTraceable, match=rf"shapes cannot be multiplied .*{line_of('misfit')}\)"):
+        compiled(Astray("otherwise"), (4,), ["first.weight"])
+
+
+def test_a_module_of_pytorch_s_own_parts_has_no_line() -> None:
+    with pytest.raises(NotLowered) as refused:
+        compiled(nn.Sequential(nn.Linear(4, CLASSES), nn.Hardshrink()), (4,), ["0.weight"])
+
+    assert refused.value.line == ""
+    assert str(refused.value).startswith("1 (Hardshrink) uses aten.hardshrink.default, which tacit cannot compile.")
+
+
+@pytest.mark.parametrize("way", ["a mean over the batch", "an example for each other"])
+def test_a_module_that_mixes_the_examples_is_refused_because_padding_would_not_be_exact(way: str) -> None:
+    with pytest.raises(PaddingNotExact, match=r"mixes the examples of a micro-batch: padding it would not be exact"):
+        compiled(Astray(way), (4,), ["last.weight"])
 
 
 def test_dropout_is_off_and_norms_are_frozen_and_the_explanation_says_so() -> None:

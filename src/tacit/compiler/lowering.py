@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from tacit.compiler.elementwise import Chain, Operand, Register
-from tacit.compiler.errors import NotLowered
+from tacit.compiler.errors import NotLowered, PaddingNotExact
 from tacit.compiler.ir import DType, Form, Step, Value
 from tacit.compiler.trace import Model, path_of
 from tacit.compiler.view import (
@@ -82,7 +82,17 @@ class Lowering:
     def refuse(self, remedy: str, operator: str | None = None) -> NotLowered:
         """The error for the node at work: its operator, the module that made it, what to do."""
         name = operator or str(self.node.target if self.node else "?")
-        return NotLowered(name, self.model.kind(self.module), remedy)
+        return NotLowered(name, self.model.kind(self.module), remedy, self._line)
+
+    def mixes(self, remedy: str) -> PaddingNotExact:
+        """The error for a node at work that lets examples meet."""
+        return PaddingNotExact(
+            str(self.node.target if self.node else "?"), self.model.kind(self.module), remedy, self._line
+        )
+
+    @property
+    def _line(self) -> str:
+        return str(self.node.meta.get("line", "")) if self.node is not None else ""
 
     # --- Operands ----------------------------------------------------------------------------------
 
@@ -101,7 +111,7 @@ class Lowering:
                 raise self.refuse("It looks at a tensor of pieces in another way.")
             found = self.known[node] = self.joined_parts(found.shape, self.scattered[found.value])
         if found.value in self.pending:
-            raise self.refuse(
+            raise self.mixes(
                 "It uses a sum over the examples of a micro-batch, so a padded or a foreign example would "
                 "change the result. Compute each example by itself."
             )

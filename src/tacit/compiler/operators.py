@@ -53,6 +53,7 @@ REMEDIES: Mapping[str, str] = {
     "upsample_bilinear2d": "Use nearest upsampling.",
     "index": "Use nn.Embedding, slices or torch.cat.",
     "sort": "Use max pooling or attention.",
+    "_linalg_svd": "Take matrices apart before training, and give the module what comes out as a buffer.",
     "cumsum": "Use a convolution or attention.",
 }
 GENERAL_REMEDY = "docs/reference/operators.md lists what can be compiled."
@@ -438,8 +439,9 @@ def _product(work: Lowering, a: View, b: View) -> View:
     count, m, k = a.shape
     n = b.shape[2]
     first = a.dims[0] if _has_examples(a, 0) else a.dims[1]
-    if not first or first[0][0] % EXAMPLES or (_has_examples(a, 2) or _has_examples(b, 1)):
-        raise work.refuse("It multiplies matrices across examples; compute each example by itself.")
+    met = _has_examples(a, 2) or _has_examples(b, 1) or _has_examples(b, 2)
+    if not first or first[0][0] % EXAMPLES or met:
+        raise work.mixes("It multiplies matrices across examples; compute each example by itself.")
     # The axes of B in common pieces, at most two; M, K and N one piece each.
     batches = aligned(View(a.value, (count,), a.dims[:1]), View(b.value, (count,), b.dims[:1]))
     if batches is None or len(_outer_two(batches)) > 2:
@@ -608,7 +610,7 @@ def _summed(work: Lowering, view: View, gone: set[int], keep: bool, scale: float
     # What is repeated is summed by multiplying.
     repeated = math.prod(size for size, stride in atoms if not stride)
     if repeated % EXAMPLES == 0:
-        raise work.refuse("It sums one value over all examples; compute each example by itself.")
+        raise work.mixes("It sums one value over all examples; compute each example by itself.")
     stays = [d for d in range(rank) if keep or d not in gone]
     shape = tuple(1 if d in gone else view.shape[d] for d in stays)
     summed = sorted((atom for atom in atoms if atom[1]), key=lambda atom: atom[1])
@@ -653,9 +655,9 @@ def _after_sum(dims: Dims, rows: int, columns: int) -> Dims:
 def _norm_statistics(work: Lowering, mean: Any, variance: Any, training: bool, eps: float) -> Any:
     """(scale, shift) of x̂ = x·scale + shift, in float64."""
     if training or mean not in work.constants or variance not in work.constants:
-        raise work.refuse(
-            "It normalises with the statistics of the micro-batch, which mixes examples. Use running statistics "
-            "(track_running_stats=True); tacit trains with them frozen."
+        raise work.mixes(
+            "It normalises with the statistics of the micro-batch. Use running statistics (track_running_stats=True), "
+            "with which tacit trains frozen, or ask for batch statistics (see tacit.Local)."
         )
     scale = 1.0 / torch.sqrt(work.constants[variance].double() + eps)
     return scale, -work.constants[mean].double() * scale
@@ -868,7 +870,8 @@ def _group_norm_backward(work: Lowering, node: fx.Node) -> Lowered:
 @lowers(aten.bernoulli_.float)
 def _mask(work: Lowering, node: fx.Node) -> Lowered:
     """A mask of its own stream. The engine's is 0 or 1 / keep, which is what dropout makes of zeros and ones."""
-    memory, keep = (*_arguments(node), 0.5)[:2]
+    memory, *given = _arguments(node)
+    keep = float(given[0]) if given else 0.5
     like = work.seen(memory.args[0]) if memory.target is aten.empty_like.default else None
     mask = work.unwritten(_shape(node), ".mask", like)
     stream = sum(step.op is Op.RANDOM_MASK for step in work.steps)
@@ -988,10 +991,10 @@ def _embedding_backward(work: Lowering, node: fx.Node) -> Lowered:
 
 def _range(work: Lowering, view: View, dim: int, start: int, count: int, step: int = 1) -> View:
     if view.value in work.pending:
-        raise work.refuse("It takes a part of a sum over examples.")
+        raise work.mixes("It takes a part of a sum over examples; compute each example by itself.")
     dim %= len(view.shape)
     if view.shape[dim] % EXAMPLES == 0 and count != view.shape[dim]:
-        raise work.refuse("It takes some of the examples of a micro-batch; compute each example by itself.")
+        raise work.mixes("It takes some of the examples of a micro-batch; compute each example by itself.")
     found = narrow(view, dim, start, count, step)
     if found is None:
         found = narrow(work.arranged(view), dim, start, count, step)

@@ -186,8 +186,8 @@ class Player:
             raise WrongExamples("a weight is a finite number that is not negative")
         if self._program.whole and (n < self.microbatch or np.min(weights) == 0):
             raise WrongExamples(
-                f"this model's norms use the statistics of {self.microbatch} examples, in which padding and examples of "
-                "weight 0 would count; each step takes all of them, with weights above 0"
+                f"this model's norms use the statistics of {self.microbatch} examples, in which padding and examples "
+                "of weight 0 would count; each step takes all of them, with weights above 0"
             )
         if isinstance(examples, Mapping):
             if self._count(examples) != n:
