@@ -3,8 +3,10 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tacit.device.visit import Diverged, train
+from tacit.plan.manifest import LocalTraining
 from tacit.plan.program import Optimizer, rate_at
 from tacit.plan.tape import Kind, Region
-from tests.compiler.models import SHAPES, Engine, build, compiled, examples, layers
+from tests.compiler.models import CLASSES, SHAPES, Engine, build, compiled, examples, layers
 from tests.compiler.slow_player import SlowPlayer
+from tests.device.small import learning_world
 
 RATE = 0.05
 Take = Callable[[Sequence[nn.Parameter]], None]
@@ -140,6 +145,34 @@ def test_a_gradient_that_is_not_finite_leaves_a_state_that_is_not(broken: float,
 
     assert np.isnan(player._memory[Region.STATE].view(np.float32)[3]) or method == "sgd"
     assert not np.isfinite(player.snapshot()).all()
+
+
+class Root(nn.Module):
+    """At its start the square root is 0: a loss like any other, and a gradient that is infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 3, bias=False), nn.Linear(3, CLASSES)
+        nn.init.zeros_(self.first.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).abs().sqrt())
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Optimizer(0.1), Optimizer(0.1, 0.9, nesterov=True), Optimizer(0.1, method="sign")]
+)
+def test_a_visit_with_a_finite_loss_and_an_infinite_gradient_is_given_up(optimizer: Optimizer, tmp_path: Path) -> None:
+    x, y, _ = examples((4,), 4)
+    result = compiled(Root(), (4,), ["first.weight"], optimizer=optimizer)
+    player = Engine(result.playable)
+    manifest = msgspec.structs.replace(
+        learning_world(tmp_path).plan.manifest, program=result.playable.program, local=LocalTraining(1, 4)
+    )
+
+    assert math.isfinite(player.step({"x": x}, y, np.ones(4, np.float32), 4.0, first=True))
+    given = ({"x": x}, y.astype(np.int32), manifest, result.playable.initial, 0, b"device", lambda: False)
+    assert train(player, *given) == Diverged("a trained value became infinite or NaN")
 
 
 @pytest.mark.parametrize("microbatch", [1, 2, 3, 5, 8])

@@ -23,7 +23,7 @@ class NotLowered(InputError):
 class PaddingNotExact(NotLowered):
     """Examples of a micro-batch meet, so that padding it would change what is learnt from the others.
 
-    >>> str(PaddingNotExact("aten.sub.Tensor", "norm (Centred)", "Look at one.", "net.py:12"))[:74]
+    >>> str(PaddingNotExact("aten.sub.Tensor", "norm (Centred)", "Look at one.", "net.py:12"))[:73]
     'norm (Centred) uses aten.sub.Tensor (net.py:12), which mixes the examples'
     """
 

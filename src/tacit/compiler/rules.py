@@ -222,7 +222,52 @@ BY_EXAMPLE = frozenset(
         Op.AVERAGE_POOL, Op.AVERAGE_POOL_GRADIENT, Op.UPSAMPLE, Op.UPSAMPLE_GRADIENT,
     }
 )  # fmt: skip
-BY_ROW = frozenset({Op.NORM, Op.SOFTMAX, Op.SOFTMAX_GRADIENT, Op.GATHER, Op.CROSS_ENTROPY, Op.LOSS})
+BY_ROW = frozenset({Op.NORM, Op.NORM_GRADIENT, Op.SOFTMAX, Op.SOFTMAX_GRADIENT, Op.GATHER, Op.CROSS_ENTROPY, Op.LOSS})
+Loop = tuple[int, int, int]  # how often, and how far apart in the result and in the operand
+
+
+def _element_by_element(graph: Graph) -> Iterator[str]:
+    """Where strides are free, the result's example must be the operand's, for every element."""
+    for number, step in enumerate(graph.steps):
+        result = step.outputs[0]
+        if result is None or not result.root.batched or step.op not in SPREAD:
+            continue
+        for place, value in enumerate(step.inputs):
+            if value is not None and value.root.batched and not _in_one_example(graph, step, place, result, value):
+                yield f"step {number}: an example of {result.root.name} comes from another of {value.root.name}"
+
+
+def _in_one_example(graph: Graph, step: Step, place: int, result: Value, value: Value) -> bool:
+    p = step.parameters
+    match step.op:
+        case Op.COPY:
+            loops: list[Loop] = list(zip(p[:4], p[8:12], p[4:8], strict=True))
+        case Op.MATMUL:
+            ys = dict(zip("01MNK", (*p[13:17], 0), strict=True))
+            xs = dict(zip("01MK" if place == 0 else "01KN", p[5:9] if place == 0 else p[9:13], strict=True))
+            loops = [(size, ys[d], xs.get(d, 0)) for d, size in zip("01MNK", p[:5], strict=True)]
+        case _:  # GATHER's second input; its first is a table
+            loops = [(p[0], p[4], p[3]), (p[2], 1, 0)]
+    sizes = [block.root.bytes // 4 // graph.microbatch for block in (result, value)]
+    inner: list[Loop] = []
+    for count, *strides in loops:
+        # A loop that runs through whole examples of both at the same pace is one over examples and one inside.
+        runs = [
+            size // stride if stride and size % stride == 0 else 0 for size, stride in zip(sizes, strides, strict=True)
+        ]
+        if runs[0] == runs[1] and runs[0] and (count <= runs[0] or count % runs[0] == 0):
+            inner.append((min(count, runs[0]), *strides))
+        elif any(stride % size for stride, size in zip(strides, sizes, strict=True)) or (
+            strides[0] // sizes[0] != strides[1] // sizes[1]
+        ):
+            inner.append((count, *strides))
+    begins = [block.begin for block in (result, value)]
+    reaches = [
+        begin % size + sum((n - 1) * loop[i] for n, *loop in inner)
+        for i, (begin, size) in enumerate(zip(begins, sizes, strict=True))
+    ]
+    alike = begins[0] // sizes[0] == begins[1] // sizes[1]
+    return alike and all(reach < size for reach, size in zip(reaches, sizes, strict=True))
 
 
 def _one_gradient_each(graph: Graph) -> Iterator[str]:
@@ -244,6 +289,7 @@ GRAPH: list[tuple[str, Check]] = [
     ("a map's registers are set before they are read, and fit", _maps),
     ("scratch has the size the kernel asks for and serves one step", _scratch),
     ("examples meet only in gradients and in the loss, so padding is exact", _examples_apart),
+    ("what is copied or multiplied stays with its example, so padding is exact", _element_by_element),
     ("every tensor of the subset has one gradient", _one_gradient_each),
 ]
 
