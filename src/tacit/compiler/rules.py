@@ -233,41 +233,42 @@ def _element_by_element(graph: Graph) -> Iterator[str]:
         if result is None or not result.root.batched or step.op not in SPREAD:
             continue
         for place, value in enumerate(step.inputs):
-            if value is not None and value.root.batched and not _in_one_example(graph, step, place, result, value):
+            if value is not None and value.root.batched and not _in_one_example(step, place, result, value, graph):
                 yield f"step {number}: an example of {result.root.name} comes from another of {value.root.name}"
 
 
-def _in_one_example(graph: Graph, step: Step, place: int, result: Value, value: Value) -> bool:
+def _in_one_example(step: Step, place: int, result: Value, value: Value, graph: Graph) -> bool:
+    size, source_size = (block.root.bytes // 4 // graph.microbatch for block in (result, value))
+    reach, source_reach = result.begin % size, value.begin % source_size
+    for count, pace, stride in _loops(step, place):
+        inside, source_inside = _within(pace, size), _within(stride, source_size)
+        if inside and inside == source_inside and (count <= inside or count % inside == 0):
+            # Both run on through whole examples: what stays is the way inside of one.
+            count = min(count, inside)
+        elif pace % size == stride % source_size == 0 and pace // size == stride // source_size:
+            continue  # from example to example in both
+        reach, source_reach = reach + (count - 1) * pace, source_reach + (count - 1) * stride
+    return result.begin // size == value.begin // source_size and reach < size and source_reach < source_size
+
+
+def _within(stride: int, size: int) -> int:
+    """How many steps an example has, where it has a whole number of them."""
+    return size // stride if stride and size % stride == 0 else 0
+
+
+def _loops(step: Step, place: int) -> list[Loop]:
     p = step.parameters
-    match step.op:
-        case Op.COPY:
-            loops: list[Loop] = list(zip(p[:4], p[8:12], p[4:8], strict=True))
-        case Op.MATMUL:
-            ys = dict(zip("01MNK", (*p[13:17], 0), strict=True))
-            xs = dict(zip("01MK" if place == 0 else "01KN", p[5:9] if place == 0 else p[9:13], strict=True))
-            loops = [(size, ys[d], xs.get(d, 0)) for d, size in zip("01MNK", p[:5], strict=True)]
-        case _:  # GATHER's second input; its first is a table
-            loops = [(p[0], p[4], p[3]), (p[2], 1, 0)]
-    sizes = [block.root.bytes // 4 // graph.microbatch for block in (result, value)]
-    inner: list[Loop] = []
-    for count, *strides in loops:
-        # A loop that runs through whole examples of both at the same pace is one over examples and one inside.
-        runs = [
-            size // stride if stride and size % stride == 0 else 0 for size, stride in zip(sizes, strides, strict=True)
-        ]
-        if runs[0] == runs[1] and runs[0] and (count <= runs[0] or count % runs[0] == 0):
-            inner.append((min(count, runs[0]), *strides))
-        elif any(stride % size for stride, size in zip(strides, sizes, strict=True)) or (
-            strides[0] // sizes[0] != strides[1] // sizes[1]
-        ):
-            inner.append((count, *strides))
-    begins = [block.begin for block in (result, value)]
-    reaches = [
-        begin % size + sum((n - 1) * loop[i] for n, *loop in inner)
-        for i, (begin, size) in enumerate(zip(begins, sizes, strict=True))
-    ]
-    alike = begins[0] // sizes[0] == begins[1] // sizes[1]
-    return alike and all(reach < size for reach, size in zip(reaches, sizes, strict=True))
+    if step.op is Op.COPY:
+        return list(zip(p[:4], p[8:12], p[4:8], strict=True))
+    if step.op is Op.GATHER:  # its indices; the table belongs to no example
+        return [(p[0], p[4], p[3]), (p[2], 1, 0)]
+    outer, inner, m, n, k = p[:5]
+    y0, y1, ym, yn = p[13:17]
+    first, second, row, column = p[5:9] if place == 0 else p[9:13]
+    loops = [(outer, y0, first), (inner, y1, second)]
+    if place == 0:
+        return [*loops, (m, ym, row), (n, yn, 0), (k, 0, column)]
+    return [*loops, (m, ym, 0), (n, yn, column), (k, 0, row)]
 
 
 def _one_gradient_each(graph: Graph) -> Iterator[str]:

@@ -373,7 +373,7 @@ def _undoing(paths: _Paths) -> Generator[None]:
     hooks: list[Any] = []
     for function, path in list(paths.made.items()):
         if hasattr(function, "register_prehook"):
-            number = function._sequence_nr()  # pyright: ignore[reportPrivateUsage]  # as tracing notes it in seq_nr
+            number = function._sequence_nr()  # as tracing notes it in seq_nr
             hooks.append(function.register_prehook(lambda _gradients, at=(path, number): paths.say(*at)))
     try:
         yield
