@@ -245,8 +245,6 @@ def _in_one_example(step: Step, place: int, result: Value, value: Value, graph: 
         if inside and inside == source_inside and (count <= inside or count % inside == 0):
             # Both run on through whole examples: what stays is the way inside of one.
             count = min(count, inside)
-        elif pace % size == stride % source_size == 0 and pace // size == stride // source_size:
-            continue  # from example to example in both
         reach, source_reach = reach + (count - 1) * pace, source_reach + (count - 1) * stride
     return result.begin // size == value.begin // source_size and reach < size and source_reach < source_size
 
