@@ -187,6 +187,7 @@ def test_only_the_train_tape_draws_masks_and_evaluation_is_the_module_s_own(name
     np.testing.assert_allclose(
         Engine(with_it.playable).predict({"x": x}), net(torch.tensor(x)).detach().numpy(), rtol=1e-4, atol=1e-5
     )
+    assert Engine(with_it.playable).training_bytes == with_it.playable.program.resources.training_bytes
     assert any(note.startswith("dropout is on") for note in with_it.explanation.notes)
     assert any(note.startswith("dropout is off") for note in without.explanation.notes)
 

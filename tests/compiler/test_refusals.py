@@ -192,6 +192,41 @@ def test_a_module_that_mixes_the_examples_is_refused_because_padding_would_not_b
         compiled(Astray(way), (4,), ["last.weight"])
 
 
+MIXING: dict[str, Any] = {
+    "the first for all": lambda x: x + x[0],
+    "the next one's": lambda x: torch.cat([x[1:], x[:1]], 0),
+    "a softmax over examples": lambda x: torch.softmax(x, 0),
+    "a norm over examples": lambda x: F.layer_norm(x.t(), (len(x),)).t(),
+    "groups of examples": lambda x: F.group_norm(x.t()[None], 2)[0].t(),
+    "a window over examples": lambda x: F.avg_pool1d(x.t()[None], 3, 1, 1)[0].t(),
+    "products of all with all": lambda x: (x @ x.t()).sum(1, keepdim=True) * x,
+    "attention between examples": lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None])[0],
+    "examples moved by padding": lambda x: F.pad(x, (0, 0, 1, 0))[:-1],
+    "statistics by hand": lambda x: F.batch_norm(x, None, None, training=True),
+    "a recurrence over examples": lambda x: x + x.unbind(0)[0],
+    "a mean in another shape": lambda x: x.view(1, -1, 4).mean(1) + x,
+}
+
+
+@pytest.mark.parametrize("way", MIXING)
+def test_every_way_of_mixing_examples_is_refused_in_words(way: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), Call(MIXING[way]), nn.Linear(4, CLASSES))
+
+    with pytest.raises(
+        PaddingNotExact, match=r"padding it would not be exact.*(each example by itself|running statistics)"
+    ):
+        compiled(net, (4,), ["0.weight", "2.weight"])
+
+
+def test_a_module_that_wants_an_even_number_of_examples_is_refused() -> None:
+    pairs = Call(lambda x: x.reshape(-1, 8)[:, :4].repeat_interleave(2, 0))
+
+    with pytest.raises(
+        NotTraceable, match=r"^0 \(Call\) runs on 2 examples and cannot be traced with 509: .*invalid.*by itself"
+    ):
+        compiled(nn.Sequential(pairs, nn.Linear(4, CLASSES)), (4,), ["1.weight"])
+
+
 def test_dropout_is_off_and_norms_are_frozen_and_the_explanation_says_so() -> None:
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Dropout2d(), nn.Flatten(), nn.Linear(144, CLASSES))
 

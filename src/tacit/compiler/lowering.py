@@ -90,6 +90,11 @@ class Lowering:
             str(self.node.target if self.node else "?"), self.model.kind(self.module), remedy, self._line
         )
 
+    def apart(self, sizes: Iterable[int]) -> None:
+        """Refuses what works along dimensions of these sizes where one of them counts examples."""
+        if any(size % EXAMPLES == 0 for size in sizes):
+            raise self.mixes("It works along the axis of examples; compute each example by itself.")
+
     @property
     def _line(self) -> str:
         return str(self.node.meta.get("line", "")) if self.node is not None else ""

@@ -826,6 +826,7 @@ def _norm_gradients(
 @lowers(aten.native_layer_norm.default)
 def _layer_norm(work: Lowering, node: fx.Node) -> Lowered:
     x, shape, weight, bias, eps = _arguments(node)
+    work.apart(_sizes(shape))
     view = work.dense(work.seen(x))
     width = math.prod(_sizes(shape))
     parameters = (work.real(math.prod(view.shape) // width), 1, width, 1, _float(eps))
@@ -849,6 +850,7 @@ def _channels_last(view: View) -> tuple[int, ...]:
 @lowers(aten.native_group_norm.default)
 def _group_norm(work: Lowering, node: fx.Node) -> Lowered:
     x, weight, bias, _, channels, pixels, groups, eps = _arguments(node)
+    work.apart((int(channels), int(pixels)))
     view = work.seen(x)
     view = work.dense(view, _channels_last(view))
     parameters = (work.microbatch, int(pixels), int(channels), int(groups), _float(eps))
@@ -902,6 +904,7 @@ def _softmax_parameters(work: Lowering, view: View, dim: int) -> tuple[int, ...]
 @lowers(aten._softmax.default, aten._safe_softmax.default)
 def _softmax(work: Lowering, node: fx.Node) -> Lowered:
     x, dim = _arguments(node)[:2]
+    work.apart([_shape(x)[int(dim)]])
     view = _last(work, work.seen(x), int(dim))
     y = replace(view, value=work.make(view.value.shape))
     work.step(Op.SOFTMAX, [y.value], [view.value], _softmax_parameters(work, view, int(dim)))
@@ -1079,6 +1082,8 @@ def _pad(work: Lowering, node: fx.Node) -> Lowered:
     at = [0] * len(shape)
     for i, (before, after) in enumerate(zip(sizes[::2], sizes[1::2], strict=True)):
         dim = len(shape) - 1 - i
+        if before or after:
+            work.apart([view.shape[dim]])
         if before < 0 or after < 0:
             size = view.shape[dim]
             view = _range(work, view, dim, max(0, -before), size + min(0, before) + min(0, after))

@@ -243,6 +243,12 @@ def _traced(model: Model, paths: "_Paths", step: Callable[..., Any], *arguments:
             "example. Use operations on tensors instead of if, while, int() or item().",
             line_of_error(error),
         ) from error
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise NotTraceable(
+            f"{model.kind(paths.current)} runs on 2 examples and cannot be traced with {EXAMPLES}: {reason}"
+            f"{_at(line_of_error(error))}. Compute each example by itself, however many there are"
+        ) from error
     except AssertionError as error:
         if "FakeTensor" not in str(error):
             raise
