@@ -17,7 +17,7 @@ enum {
     OPERANDS = 8,
     PARAMETERS = 78,
     REGIONS = 16,
-    REGIONS_USED = 14,
+    REGIONS_USED = 15,
     KINDS = 5,
     MOST_RECORDS = 65536,
     PANEL = 16,       /* floats; the width of weights, whatever the instruction set */

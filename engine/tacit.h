@@ -52,7 +52,8 @@ enum tacit_region {
     TACIT_LOSS = 10,    /* one float */
     TACIT_OUTPUT = 11,  /* what evaluate and predict return */
     TACIT_RATE = 12,    /* one float: the learning rate of this step */
-    TACIT_SEED = 13     /* eight bytes: what a micro-batch's random masks are drawn from */
+    TACIT_SEED = 13,    /* eight bytes: what a micro-batch's random masks are drawn from */
+    TACIT_START = 14    /* the Snapshot a visit began from, same layout as state */
 };
 
 /* What a tape is for, and with that which regions it may write. */

@@ -28,6 +28,7 @@ from tacit.keyholder.keys import load_identity, new_card
 from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import (
+    FORMAT,
     BatchRule,
     Charter,
     KeyholderCard,
@@ -91,7 +92,7 @@ def make_plan(
         expires_at=expires_at,
     )
     manifest = Manifest(
-        format=1,
+        format=FORMAT,
         title=title,
         charter_id=b"",
         created_at=0,

@@ -146,27 +146,90 @@ def named_loss(loss: str | Loss | Callable[[Any, Any], Any]) -> Loss:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How the learning rate falls from Snapshot to Snapshot. See `cosine` and `inverse`."""
+
+    name: Literal["cosine", "inverse"]
+    over: int
+    floor: float = 0.0
+
+
+def cosine(over: int, floor: float = 0.0) -> Schedule:
+    """From the rate down to `floor` along half a cosine, over this many Snapshots; `floor` from then on.
+
+    >>> sgd(0.1, schedule=cosine(over=500, floor=0.01)).schedule
+    Schedule(name='cosine', over=500, floor=0.01)
+    """
+    if not 0 <= floor < math.inf:
+        raise TaskInvalid("cosine floor", floor, "a learning rate is not negative", "e.g. floor=0.01")
+    return Schedule("cosine", _whole("cosine over", over, 1), floor)
+
+
+def inverse(over: int) -> Schedule:
+    """A visit from Snapshot v uses `rate / (1 + v / over)`.
+
+    >>> sgd(0.1, schedule=inverse(over=50)).schedule
+    Schedule(name='inverse', over=50, floor=0.0)
+    """
+    return Schedule("inverse", _whole("inverse over", over, 1))
+
+
+@dataclass(frozen=True)
 class Sgd:
     """Stochastic gradient descent. See `sgd`."""
 
     rate: float
     momentum: float
     decay: float
+    nesterov: bool = False
+    schedule: Schedule | None = None
 
 
-def sgd(rate: float, momentum: float = 0.0, decay: float = 1.0) -> Sgd:
-    """SGD; a visit from Snapshot v uses `rate * decay ** v`.
+@dataclass(frozen=True)
+class Sign:
+    """Steps of one size in every value. See `sign`."""
+
+    rate: float
+    momentum: float
+    decay: float
+    schedule: Schedule | None = None
+
+
+def sgd(
+    rate: float, momentum: float = 0.0, decay: float = 1.0, nesterov: bool = False, schedule: Schedule | None = None
+) -> Sgd:
+    """SGD; a visit from Snapshot v uses `rate * decay ** v`, or what a `schedule` says instead.
 
     >>> sgd(0.1, momentum=0.9)
-    Sgd(rate=0.1, momentum=0.9, decay=1.0)
+    Sgd(rate=0.1, momentum=0.9, decay=1.0, nesterov=False, schedule=None)
     """
+    _check_rates("sgd", rate, momentum, decay, schedule)
+    if nesterov and not momentum:
+        raise TaskInvalid("sgd nesterov", nesterov, "it looks ahead along the momentum", "e.g. momentum=0.9")
+    return Sgd(rate, momentum, decay, nesterov, schedule)
+
+
+def sign(rate: float, momentum: float = 0.0, decay: float = 1.0, schedule: Schedule | None = None) -> Sign:
+    """Every value moves by the rate, against the sign of its gradient, or of its gradients averaged by momentum.
+
+    >>> sign(0.001, momentum=0.9)
+    Sign(rate=0.001, momentum=0.9, decay=1.0, schedule=None)
+    """
+    _check_rates("sign", rate, momentum, decay, schedule)
+    return Sign(rate, momentum, decay, schedule)
+
+
+def _check_rates(name: str, rate: float, momentum: float, decay: float, schedule: Schedule | None) -> None:
     if not 0 < rate < math.inf:
-        raise TaskInvalid("sgd rate", rate, "a learning rate is above 0", "e.g. sgd(0.1)")
+        raise TaskInvalid(f"{name} rate", rate, "a learning rate is above 0", f"e.g. {name}(0.1)")
     if not 0 <= momentum < 1:
-        raise TaskInvalid("sgd momentum", momentum, "momentum is at least 0 and below 1", "e.g. momentum=0.9")
+        raise TaskInvalid(f"{name} momentum", momentum, "momentum is at least 0 and below 1", "e.g. momentum=0.9")
     if not 0 < decay <= 1:
-        raise TaskInvalid("sgd decay", decay, "decay is above 0 and at most 1", "e.g. decay=0.99")
-    return Sgd(rate, momentum, decay)
+        raise TaskInvalid(f"{name} decay", decay, "decay is above 0 and at most 1", "e.g. decay=0.99")
+    if schedule is not None and decay != 1:
+        raise TaskInvalid(f"{name} decay", decay, "a schedule says by itself how the rate falls", "leave decay out")
+    if schedule is not None and schedule.floor > rate:
+        raise TaskInvalid(f"{name} schedule", schedule, f"it falls, and begins at {rate}", "choose a smaller floor")
 
 
 @dataclass(frozen=True)
@@ -224,13 +287,19 @@ class Local:
     | `Local(minibatch=16)` | one optimizer step for every 16 examples |
     | `Local(microbatch=4)` | those 16 are computed 4 at a time: less memory, the same result |
     | `Local(balance=True)` | a device that has seen few sevens does not unlearn them |
+    | `Local(dropout=True)` | the module's dropout is on while it trains locally; without this it is off |
+    | `Local(batch_statistics=True)` | BatchNorm normalises by each minibatch; else by its frozen statistics |
+    | `Local(proximal=0.01)` | each step is also pulled back, by 0.01 of the way, to where the visit began (FedProx) |
     """
 
     epochs: int = 1
     minibatch: int = 16
     microbatch: int | None = None
     balance: bool = False
-    optimizer: Sgd = field(default_factory=lambda: sgd(0.1))
+    optimizer: Sgd | Sign = field(default_factory=lambda: sgd(0.1))
+    proximal: float = 0.0
+    dropout: bool = False
+    batch_statistics: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "minibatch"):
@@ -244,6 +313,16 @@ class Local:
                     f"a minibatch holds {self.minibatch}",
                     "choose at most that",
                 )
+        if self.batch_statistics and (self.minibatch < 2 or self.microbatch not in (None, self.minibatch)):
+            raise TaskInvalid(
+                "local batch_statistics",
+                self.batch_statistics,
+                f"micro-batches of {self.microbatch or 1} do not have the statistics of a minibatch of "
+                f"{self.minibatch}, and padding would count in them",
+                "leave microbatch out and use a minibatch of at least 2, or leave batch_statistics out",
+            )
+        if not 0 <= self.proximal < math.inf:
+            raise TaskInvalid("local proximal", self.proximal, "it is not negative", "e.g. 0.01, or 0 for none")
 
 
 _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1000, "mb": 10**6, "gb": 10**9}

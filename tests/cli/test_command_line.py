@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tacit.cli import COMMANDS, main
+from tacit.plan.manifest import FORMAT
 from tests.factory import make_world
 
 HEAVY = {"torch", "numpy", "starlette", "uvicorn", "matplotlib", "sklearn", "cryptography", "msgspec"}
@@ -154,7 +155,7 @@ def test_an_operator_that_cannot_be_lowered_is_named_with_its_module_and_a_way_o
     [
         (lambda data: data[:-100], "cut"),
         (lambda data: data[:6000] + bytes([data[6000] ^ 1]) + data[6001:], "altered"),
-        (lambda data: data[:8] + b"\x02" + data[9:], "update this one"),
+        (lambda data: data[:8] + bytes([FORMAT + 1]) + data[9:], "update this one"),
         (lambda data: data[:56] + bytes(64) + data[120:], "not signed"),
     ],
 )

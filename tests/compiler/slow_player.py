@@ -39,6 +39,7 @@ UNWRITTEN, GIVEN = -1, -2
 SETTINGS = frozenset(
     {
         Region.STATE, Region.FROZEN, Region.X, Region.Y, Region.WEIGHT, Region.DIVISOR, Region.RATE,
+        Region.SEED, Region.START,
     }
 )  # fmt: skip
 
@@ -67,7 +68,7 @@ class SlowPlayer:
         if Region.FROZEN in self.blocks:
             frozen = np.asarray(playable.frozen).view(np.float32)
             self.blocks[Region.FROZEN].numbers[: frozen.size] = frozen
-        self.first = True
+        self.first, self.seed = True, 0
         self.load(playable.initial)
 
     # --- What the engine's Player can do ---------------------------------------------------------------
@@ -76,7 +77,8 @@ class SlowPlayer:
         for region in (Region.STATE, Region.GRADIENT, Region.MOMENT):
             if region in self.blocks:
                 self.blocks[region].numbers[:] = 0
-        self.blocks[Region.STATE].numbers[permutation(self.program.places)] = snapshot
+        for region in {Region.STATE, Region.START} & self.blocks.keys():
+            self.blocks[region].numbers[permutation(self.program.places)] = snapshot
 
     def snapshot(self) -> Any:
         return self.blocks[Region.STATE].numbers[permutation(self.program.places)]
@@ -109,9 +111,14 @@ class SlowPlayer:
         self.set(Region.Y, self.labels(labels))
         self.set(Region.WEIGHT, weights)
         self.set(Region.DIVISOR, [divisor])
+        self.set(Region.SEED, [self.seed & 0xFFFFFFFF, self.seed >> 32])
+        self.seed += 1
         self.first = first
         self.play(Kind.TRAIN)
         return float(self.blocks[Region.LOSS].numbers[0])
+
+    def reseed(self, seed: int) -> None:
+        self.seed = seed
 
     def apply(self, rate: float) -> None:
         self.set(Region.RATE, [rate])
@@ -609,6 +616,22 @@ def run_map(record: Record, inputs: Sequence[Any]) -> dict[str, Any]:
     return {f"out{i}": registers[register] for i, register in enumerate(program.outputs)}
 
 
+def random_mask(p: Mapping[str, int], seed: int) -> Any:
+    """Philox4x32-10 over the counters (i, 0, STREAM, 0), word after word."""
+    blocks, low = -(-p["COUNT"] // 4), np.uint64(0xFFFFFFFF)
+    count = [np.full(blocks, v, np.uint64) for v in (0, 0, p["STREAM"], 0)]
+    count[0] = np.arange(blocks, dtype=np.uint64)
+    key = [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        a, b = np.uint64(0xD2511F53) * count[0], np.uint64(0xCD9E8D57) * count[2]
+        high, higher = b >> np.uint64(32), a >> np.uint64(32)
+        count = [high ^ count[1] ^ np.uint64(key[0]), b & low, higher ^ count[3] ^ np.uint64(key[1]), a & low]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    words = np.stack(count, 1).ravel()[: p["COUNT"]]
+    chance = np.float32(bits_float(p["P"]))
+    return np.where(words < int(chance * 2.0**32), 0, float(np.float32(1) / (np.float32(1) - chance)))
+
+
 OPERATIONS: dict[Op, Callable[[Any, Any], dict[str, Any]]] = {
     Op.CONV: conv,
     Op.CONV_INPUT_GRADIENT: conv_input_gradient,
@@ -632,6 +655,7 @@ OPERATIONS: dict[Op, Callable[[Any, Any], dict[str, Any]]] = {
     Op.SCATTER_ADD: scatter_add,
     Op.UPSAMPLE: upsample,
     Op.UPSAMPLE_GRADIENT: upsample_gradient,
+    Op.RANDOM_MASK: lambda p, i: {"y": random_mask(p, int(i["seed"][0]) | int(i["seed"][1]) << 32)},
     Op.ZERO: lambda p, i: {"y": np.zeros(p["BYTES"] // 4)},
 }
 

@@ -1,5 +1,6 @@
 """What cannot be compiled is refused by operator, by the module that made it, and with a way out."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import remove_parametrizations
 
 from tacit.compiler.compile import compile_program
-from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
+from tacit.compiler.errors import NotLowered, NotTraceable, PaddingNotExact, WrongSubset
 from tacit.errors import InputError
 from tacit.plan.program import Optimizer
 from tests.compiler.models import CLASSES, compiled
@@ -144,6 +145,117 @@ def test_a_missing_gradient_is_the_fault_of_the_module_whose_forward_it_undoes()
         compiled(Inverted(), (4,), ["first.weight"])
 
     assert refused.value.module == "fold (Call)"
+
+
+# --- The line of the developer's own file ---------------------------------------------------------------------
+
+
+class Astray(nn.Module):
+    """Each line that is marked cannot be compiled."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.first, self.last = way, nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        match self.way:
+            case "a shape that depends on values":
+                x = x * len(torch.nonzero(x))  # dynamic shape
+            case "control flow on values":
+                x = x if x.sum() > 0 else -x  # control flow
+            case "a factorisation":
+                x = x + torch.linalg.svd(x.reshape(-1, 2, 2))[1].repeat(1, 2)  # factored
+            case "a mean over the batch":
+                x = x - x.mean(0)  # mixed
+            case "an example for each other":
+                x = torch.softmax(x @ x.T, 1) @ x  # attended
+            case "a gradient without a kernel":
+                x = torch.maximum(x, -x)  # folded
+            case _:
+                x = x @ torch.ones(3, 3)  # misfit
+        return self.last(x)
+
+
+def line_of(mark: str) -> str:
+    lines = Path(__file__).read_text().splitlines()
+    (number,) = (i + 1 for i, line in enumerate(lines) if line.endswith(f"  # {mark}"))
+    return f"test_refusals.py:{number}"
+
+
+@pytest.mark.parametrize(
+    ("way", "operator", "mark", "remedy"),
+    [
+        ("a shape that depends on values", "aten.nonzero", "dynamic shape", "operations on tensors instead"),
+        ("control flow on values", "aten._local_scalar_dense", "control flow", "operations on tensors instead"),
+        ("a factorisation", "aten._linalg_svd", "factored", "before training"),
+        ("a mean over the batch", "aten.sub.Tensor", "mixed", "each example by itself"),
+        ("an example for each other", "aten.", "attended", "each example by itself"),
+        ("a gradient without a kernel", "aten.", "folded", "operators.md"),
+    ],
+)
+def test_a_refusal_names_the_line_of_the_developer_s_file(way: str, operator: str, mark: str, remedy: str) -> None:
+    with pytest.raises(NotLowered) as refused:
+        compiled(nn.Sequential(nn.Tanh(), Astray(way)), (4,), ["1.first.weight"])
+
+    assert refused.value.line.endswith(line_of(mark)) and f"({refused.value.line})" in str(refused.value)
+    assert operator in refused.value.operator
+    assert refused.value.module == "1 (Astray)"
+    assert remedy in refused.value.remedy
+
+
+def test_a_module_that_does_not_run_is_refused_with_the_line_too() -> None:
+    with pytest.raises(NotTraceable, match=rf"shapes cannot be multiplied .*{line_of('misfit')}\)"):
+        compiled(Astray("otherwise"), (4,), ["first.weight"])
+
+
+def test_a_module_of_pytorch_s_own_parts_has_no_line() -> None:
+    with pytest.raises(NotLowered) as refused:
+        compiled(nn.Sequential(nn.Linear(4, CLASSES), nn.Hardshrink()), (4,), ["0.weight"])
+
+    assert refused.value.line == ""
+    assert str(refused.value).startswith("1 (Hardshrink) uses aten.hardshrink.default, which tacit cannot compile.")
+
+
+@pytest.mark.parametrize("way", ["a mean over the batch", "an example for each other"])
+def test_a_module_that_mixes_the_examples_is_refused_because_padding_would_not_be_exact(way: str) -> None:
+    with pytest.raises(PaddingNotExact, match=r"mixes the examples of a micro-batch: padding it would not be exact"):
+        compiled(Astray(way), (4,), ["last.weight"])
+
+
+MIXING: dict[str, Any] = {
+    "the first for all": lambda x: x + x[0],
+    "the next one's": lambda x: torch.cat([x[1:], x[:1]], 0),
+    "a softmax over examples": lambda x: torch.softmax(x, 0),
+    "a norm over examples": lambda x: F.layer_norm(x.t(), (len(x),)).t(),
+    "groups of examples": lambda x: F.group_norm(x.t()[None], 2)[0].t(),
+    "a window over examples": lambda x: F.avg_pool1d(x.t()[None], 3, 1, 1)[0].t(),
+    "products of all with all": lambda x: (x @ x.t()).sum(1, keepdim=True) * x,
+    "attention between examples": lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None])[0],
+    "examples moved by padding": lambda x: F.pad(x, (0, 0, 1, 0))[:-1],
+    "statistics by hand": lambda x: F.batch_norm(x, None, None, training=True),
+    "a recurrence over examples": lambda x: x + x.unbind(0)[0],
+    "a mean in another shape": lambda x: x.view(1, -1, 4).mean(1) + x,
+}
+
+
+@pytest.mark.parametrize("way", MIXING)
+def test_every_way_of_mixing_examples_is_refused_in_words(way: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), Call(MIXING[way]), nn.Linear(4, CLASSES))
+
+    with pytest.raises(
+        PaddingNotExact, match=r"padding it would not be exact.*(each example by itself|running statistics)"
+    ):
+        compiled(net, (4,), ["0.weight", "2.weight"])
+
+
+def test_a_module_that_wants_an_even_number_of_examples_is_refused() -> None:
+    pairs = Call(lambda x: x.reshape(-1, 8)[:, :4].repeat_interleave(2, 0))
+
+    with pytest.raises(
+        NotTraceable, match=r"^0 \(Call\) runs on 2 examples and cannot be traced with 509: .*invalid.*by itself"
+    ):
+        compiled(nn.Sequential(pairs, nn.Linear(4, CLASSES)), (4,), ["1.weight"])
 
 
 def test_dropout_is_off_and_norms_are_frozen_and_the_explanation_says_so() -> None:

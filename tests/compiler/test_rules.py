@@ -12,7 +12,7 @@ from tacit.compiler.lower import lower_training
 from tacit.compiler.rules import GRAPH, check
 from tacit.compiler.trace import model_of, trace_step
 from tacit.compiler.weights import Weights
-from tacit.plan.tape import Accumulate, Fn, MapInput, MapInstruction, Mode, Op, Region
+from tacit.plan.tape import Accumulate, Fn, Kind, MapInput, MapInstruction, Mode, Op, Region, float_bits
 from tests.compiler.models import CLASSES, build
 
 
@@ -88,6 +88,36 @@ def two_gradients(graph: Graph) -> Graph:
     return replace(graph, results=(*graph.results, graph.results[-1]))
 
 
+X, Y = Value("x", (4, 1, 2, 8), Region.ARENA), Value("y", (4, 1, 2, 8), Region.ARENA)
+
+
+def copying(sizes: tuple[int, ...], pace: tuple[int, ...], strides: tuple[int, ...], begin: int = 0) -> Graph:
+    """A copy of four examples of 16 numbers, or of a part of them."""
+    step = Step(Op.COPY, (Y,), (X.part(begin),), (*sizes, *strides, *pace))
+    return Graph(Kind.TRAIN, (step,), (), 4)
+
+
+def multiplying(*parameters: int) -> Graph:
+    step = Step(Op.MATMUL, (Y, None), (X, replace(X, name="w")), (*parameters, float_bits(1.0)))
+    return Graph(Kind.TRAIN, (step,), (), 4)
+
+
+def an_example_later(_: Graph) -> Graph:
+    return copying((1, 1, 3, 16), (0, 0, 16, 1), (0, 0, 16, 1), begin=16)
+
+
+def across_examples(_: Graph) -> Graph:
+    return copying((1, 1, 4, 16), (0, 0, 1, 4), (0, 0, 16, 1))
+
+
+def each_example_with_each(_: Graph) -> Graph:
+    return multiplying(1, 1, 4, 4, 16, 0, 0, 16, 1, 0, 0, 1, 16, 0, 0, 16, 1)
+
+
+def summed_over_examples(_: Graph) -> Graph:
+    return multiplying(1, 1, 16, 1, 4, 0, 0, 1, 16, 0, 0, 16, 1, 0, 0, 1, 1)
+
+
 GATE_TOO_EARLY = (MapInstruction(Fn.GATE, 1, 0, 5),)
 BROKEN: list[tuple[str, Callable[[Graph], Graph]]] = [
     ("operation has the operands", changed(Op.MAX_POOL, inputs=())),
@@ -109,6 +139,10 @@ BROKEN: list[tuple[str, Callable[[Graph], Graph]]] = [
     ("scratch has the size", sharing_scratch),
     ("examples meet only in gradients", other_value(Op.MAX_POOL, batched=False)),
     ("examples meet only in gradients", one_example_for_all),
+    ("stays with its example", an_example_later),
+    ("stays with its example", across_examples),
+    ("stays with its example", each_example_with_each),
+    ("stays with its example", summed_over_examples),
     ("every tensor of the subset has one gradient", two_gradients),
 ]
 
@@ -125,6 +159,20 @@ def test_each_rule_fires(rule: str, spoil: Callable[[Graph], Graph]) -> None:
     assert wanted and all(list(find(graph)) for _, find in wanted)
     with pytest.raises(RuleBroken, match='after "a pass"'):
         check(graph, "a pass")
+
+
+def test_copies_and_products_within_an_example_are_legal() -> None:
+    """Whole, turned around, a part of each, and each example's own product."""
+    (stays,) = (find for sentence, find in GRAPH if "stays with its example" in sentence)
+
+    for graph in (
+        copying((1, 1, 1, 64), (0, 0, 0, 1), (0, 0, 0, 1)),
+        copying((1, 4, 8, 2), (0, 16, 2, 1), (0, 16, 1, 8)),
+        copying((1, 4, 1, 8), (0, 16, 8, 1), (0, 16, 8, 1), begin=8),
+        copying((1, 1, 8, 8), (0, 0, 8, 1), (0, 0, 8, 1)),
+        multiplying(1, 4, 2, 2, 8, 0, 16, 8, 1, 0, 16, 1, 8, 0, 16, 2, 1),
+    ):
+        assert list(stays(graph)) == []
 
 
 def test_no_rule_is_left_untested() -> None:

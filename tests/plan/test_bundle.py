@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tacit.plan import manifest as canonical
 from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
+from tacit.plan.manifest import FORMAT
 from tacit.plan.program import KeptTensor, Optimizer, Resources
 from tacit.wire.keys import SigningKey
 from tests.factory import World, make_world
@@ -76,9 +77,19 @@ def test_bytes_from_anywhere_are_refused_in_a_sentence(data: bytes):
 
 def test_a_plan_of_a_newer_format_says_so(world: World):
     raw = bytearray(world.plan.raw)
-    struct.pack_into("<I", raw, 8, 2)
+    struct.pack_into("<I", raw, 8, FORMAT + 1)
 
-    with pytest.raises(PlanRefused, match=r"format 2.*newer tacit; update"):
+    with pytest.raises(PlanRefused, match=rf"format {FORMAT + 1}.*newer tacit; update"):
+        parse_plan(bytes(raw))
+
+
+def test_bytes_between_the_charter_and_what_follows_are_refused(world: World):
+    raw = bytearray(world.plan.raw)
+    end = 192 + sum(struct.unpack_from("<II", raw, 12))
+    assert end % 64, "this world's manifest and charter leave room behind them"
+    raw[end] = 1
+
+    with pytest.raises(PlanRefused, match="bytes follow its charter"):
         parse_plan(bytes(raw))
 
 
@@ -100,7 +111,7 @@ def test_a_plan_signed_by_somebody_else_says_so(world: World):
 
 def test_a_key_given_twice_in_the_manifest_is_refused(world: World):
     plan = world.plan
-    doubled = canonical.encode(plan.manifest).replace(b'{"format":1', b'{"format":1,"format":1', 1)
+    doubled = canonical.encode(plan.manifest).replace(b'{"format":2', b'{"format":2,"format":2', 1)
     charter = canonical.encode(plan.charter)
     raw = bytes(plan.raw)
     header = bytearray(raw[:192])

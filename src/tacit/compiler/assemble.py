@@ -22,7 +22,7 @@ from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
 from tacit.plan.program import Optimizer
-from tacit.task import Label, Task, TaskInvalid, Weight
+from tacit.task import Label, Local, Sign, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -57,8 +57,10 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
     inputs, (label, labelled) = task.inputs, task.label
     classes = labelled.classes if isinstance(labelled, Label) else 0
     _check_label(task, module, classes)
-    optimizer = Optimizer(task.local.optimizer.rate, task.local.optimizer.momentum, task.local.optimizer.decay)
-    microbatch = task.local.microbatch or min(task.local.minibatch, 8)
+    optimizer = plan_optimizer(task.local)
+    microbatch = task.local.microbatch or (
+        task.local.minibatch if task.local.batch_statistics else min(task.local.minibatch, 8)
+    )
     parts: list[str] | None = None
     if task.subset is not None:
         module, parts = rewritten(module, task.subset)
@@ -72,6 +74,8 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         subset=subset,
         microbatch=microbatch,
         optimizer=optimizer,
+        dropout=task.local.dropout,
+        batch_statistics=task.local.batch_statistics,
     )
     program = compiled.playable.program
     parameters = sum(p.numel() for p in module.parameters())
@@ -112,7 +116,7 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         charter_id=bytes(32),  # filled in when the Plan is built
         created_at=now,
         program=program,
-        local=LocalTraining(task.local.epochs, task.local.minibatch, task.local.balance),
+        local=LocalTraining(task.local.epochs, task.local.minibatch, task.local.balance, program.whole),
         server_rate=task.server_rate,
         quantisation=numbers.quantisation,
         batch=numbers.batch,
@@ -138,6 +142,24 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         tuple(reasons),
         tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
     )
+
+
+def plan_optimizer(local: Local) -> Optimizer:
+    """The optimizer as the Plan says it.
+
+    >>> from tacit.task import sign
+    >>> plan_optimizer(Local(optimizer=sign(0.001, momentum=0.9), proximal=0.01)).method
+    'sign'
+    """
+    optimizer = local.optimizer
+    made = Optimizer(optimizer.rate, optimizer.momentum, optimizer.decay, proximal=local.proximal)
+    if isinstance(optimizer, Sign):
+        made = msgspec.structs.replace(made, method="sign")
+    elif optimizer.nesterov:
+        made = msgspec.structs.replace(made, nesterov=True)
+    if (schedule := optimizer.schedule) is not None:
+        made = msgspec.structs.replace(made, schedule=schedule.name, over=schedule.over, floor=schedule.floor)
+    return made
 
 
 def build_module(task: Task) -> nn.Module:
@@ -191,6 +213,8 @@ def _subset(
         most_values=most,
         microbatch=microbatch,
         optimizer=optimizer,
+        dropout=task.local.dropout,
+        batch_statistics=task.local.batch_statistics,
     )
     return chosen.names, chosen.reasons
 
@@ -281,5 +305,12 @@ def _warnings(task: Task, numbers: Numbers, d: int, keyholders: int) -> list[str
         found.append(
             f"{task.privacy.devices:,} devices with {task.privacy.participations} Updates each fill {reach:,} batches, "
             f"not {task.privacy.snapshots:,}"
+        )
+    if task.local.batch_statistics:
+        found.append(
+            f"batch norms use the statistics of {task.local.minibatch} private examples: each example's gradient tells "
+            "of the others, the result depends on which examples meet, a device's last examples that do not fill a "
+            "minibatch are left out, and evaluation still uses the running statistics of the public start; frozen "
+            "statistics (the default) or nn.GroupNorm have none of this"
         )
     return found

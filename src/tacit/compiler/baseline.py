@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from tacit.compiler.assemble import build_module
 from tacit.compiler.load import load_task
-from tacit.task import Array, Label, Task
+from tacit.task import Array, Label, Sgd, Task
 
 Examples = tuple[list[torch.Tensor], torch.Tensor]
 
@@ -35,8 +35,12 @@ def read_examples(task: Task, path: Path) -> Examples:
 def train(module: nn.Module, examples: Sequence[Examples], task: Task, epochs: int) -> nn.Module:
     """Every parameter trained with the Task's optimizer, its rate falling to zero over the epochs."""
     module = copy.deepcopy(module).train()
+    wanted = task.local.optimizer
     optimizer = torch.optim.SGD(
-        module.parameters(), lr=task.local.optimizer.rate, momentum=task.local.optimizer.momentum
+        module.parameters(),
+        lr=wanted.rate,
+        momentum=wanted.momentum,
+        nesterov=isinstance(wanted, Sgd) and wanted.nesterov,
     )
     inputs = [torch.cat(parts) for parts in zip(*(part[0] for part in examples), strict=True)]
     labels = torch.cat([part[1] for part in examples])

@@ -14,9 +14,11 @@ HEAD = """# What can be compiled
 
 Written from the compiler's tables by `python -m tacit.compiler.catalogue`; a test fails where it is stale.
 
-A module is traced to ATen operators, in evaluation form: dropout off, BatchNorm with its frozen statistics. Each
-operator below has a meaning for the engine, forward and backward where it is listed; one in no list is refused by
-its name, the path of the module that made it, and a way out.
+A module is traced to ATen operators, in evaluation form: dropout off, BatchNorm with its frozen statistics. Training
+alone does otherwise where `tacit.Local(dropout=True)` or `tacit.Local(batch_statistics=True)` ask for it; dropout's
+masks are then `bernoulli_.float` into fresh memory. Each operator below has a meaning for the engine, forward and
+backward where it is listed; one in no list is refused by its name, the path of the module and the line that made it,
+and a way out.
 """
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from tacit.compiler.compile import plan_training, training_bytes
 from tacit.compiler.errors import NothingFits, NotLowered
-from tacit.compiler.trace import CROSS_ENTROPY, Inputs, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.trace import CROSS_ENTROPY, Inputs, Model, Traced, in_training, model_of, rehearse, trace_step
 from tacit.compiler.weights import Weights
 from tacit.plan.program import Optimizer
 from tacit.task import Loss
@@ -35,6 +35,8 @@ def choose_subset(
     most_values: int,
     microbatch: int,
     optimizer: Optimizer,
+    dropout: bool = False,
+    batch_statistics: bool = False,
 ) -> Choice:
     """The longest run of last layers with at most `most_values` values and `memory` bytes of training.
 
@@ -43,7 +45,7 @@ def choose_subset(
     ...     optimizer=Optimizer(0.1)).names
     ('2.weight', '2.bias')
     """
-    model = rehearse(model_of(module, inputs, classes, loss=loss))
+    model = in_training(rehearse(model_of(module, inputs, classes, loss=loss)), dropout, batch_statistics)
     traced = trace_step(model)
     layers = used_layers(model, traced)
     if not layers:

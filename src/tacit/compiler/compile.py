@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]  # the base of them all
 
 from tacit.compiler.arena import Placement, bound, place
+from tacit.compiler.elementwise import Chain, Register
 from tacit.compiler.emit import Sizes, emit, touched_bytes
 from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
 from tacit.compiler.explain import Explanation, order_of, peak_of, rectangles
-from tacit.compiler.fuse import drop_dead, fuse_maps, fuse_relu, gate_pools
+from tacit.compiler.fuse import draw_again, drop_dead, fuse_maps, fuse_relu, gate_pools
 from tacit.compiler.ir import Graph, Step, Value
 from tacit.compiler.lower import input_values, lower_forward, lower_training
 from tacit.compiler.order import gradients_soon, lower_peak
 from tacit.compiler.rules import check
 from tacit.compiler.split import Split, split_prefix, whole_step
-from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.trace import BATCH_NORMS, Inputs, Model, Traced, in_training, model_of, rehearse, trace_step
 from tacit.compiler.weights import Weights
 from tacit.errors import InputError
 from tacit.plan.program import Field, Optimizer, Playable, Program, Resources
@@ -32,7 +34,6 @@ from tacit.plan.tape import (
     Fn,
     Kind,
     MapInput,
-    MapInstruction,
     MapProgram,
     Mode,
     Op,
@@ -42,11 +43,13 @@ from tacit.plan.tape import (
 )
 from tacit.task import OF_CLASSES, OF_RIGHT_OR_WRONG, Loss, named_loss
 
+DROPPING = (nn.MultiheadAttention, nn.RNNBase)  # modules with a dropout of their own
 RUNTIME = "tape/1"
 FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
 
 Pass = tuple[str, Callable[[Graph], Graph]]
 SIMPLIFY: list[Pass] = [("drop dead", drop_dead)]
+REDRAW: list[Pass] = [("draw again", draw_again)]
 FUSE: list[Pass] = [
     ("gate pools", gate_pools),
     ("fuse relu", fuse_relu),
@@ -97,11 +100,14 @@ def compile_program(
     microbatch: int,
     optimizer: Optimizer,
     split_prefix: bool = True,
+    dropout: bool = False,
+    batch_statistics: bool = False,
 ) -> Compiled:
     """The tapes that train `subset`, with everything a device needs to play them.
 
     `inputs` says what an example looks like, without the batch. The module is compiled in eval form: BatchNorm
-    with frozen statistics, dropout off. Where `split_prefix` is false every step begins at the example.
+    with frozen statistics, dropout off; the train tape alone does otherwise where `dropout` or `batch_statistics`
+    ask for it. Where `split_prefix` is false every step begins at the example.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
@@ -117,11 +123,14 @@ def compile_program(
         _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY))
         for kind in (Kind.PREDICT, Kind.EVALUATE)
     )
-    training = plan_training(model, traced, weights, microbatch, optimizer, split_prefix)
+    trained = in_training(model, dropout, batch_statistics)
+    if trained is not model:
+        traced = trace_step(trained)
+    training = plan_training(trained, traced, weights, microbatch, optimizer, split_prefix)
     laid = [training.prefix, training.train, training.apply, evaluate, predict]
     sizes = _sizes(model, training, microbatch)
     tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
-    resources = _resources(model, traced, training, tapes, optimizer)
+    resources = _resources(trained, traced, training, tapes, optimizer)
     program = Program(
         runtime=RUNTIME,
         microbatch=microbatch,
@@ -139,6 +148,7 @@ def compile_program(
         optimizer=optimizer,
         resources=resources,
         score="accuracy" if model.loss.name in OF_RIGHT_OR_WRONG else "loss",
+        whole=trained.meets,
     )
     playable = Playable(
         program,
@@ -146,7 +156,7 @@ def compile_program(
         weights.frozen_bytes(),
         weights.initial(),
     )
-    return Compiled(playable, _explanation(model, training), tapes)
+    return Compiled(playable, _explanation(trained, training), tapes)
 
 
 def plan_training(
@@ -158,7 +168,7 @@ def plan_training(
     split: bool,
 ) -> Training:
     """The prefix, train and apply graphs, laid out."""
-    graph = _passed(lower_training(traced, model, weights, microbatch), "lower", SIMPLIFY)
+    graph = _passed(lower_training(traced, model, weights, microbatch), "lower", [*SIMPLIFY, *REDRAW])
     cut = split_prefix(graph) if split else whole_step(graph)
     check(cut.train, "split the prefix")
     prefix = _lay(check(cut.prefix, "split the prefix")) if cut.prefix is not None else None
@@ -224,36 +234,35 @@ def _lay(graph: Graph) -> Laid:
 
 
 def _apply_graph(weights: Weights, optimizer: Optimizer) -> Graph:
-    """One pass over the flat regions: m = momentum·m + g, w -= rate·m, as PyTorch's SGD."""
+    """What `Optimizer` says, in one pass over the flat regions."""
     count = weights.state_bytes // 4
 
     def flat(name: str, region: Region) -> Value:
         return Value(name, (count,), region, batched=False, offset=0)
 
-    gradient, state, new_state = (
-        flat("gradient", Region.GRADIENT),
-        flat("state", Region.STATE),
-        flat("new state", Region.STATE),
-    )
-    rate = Value("rate", (1,), Region.RATE, batched=False, offset=0)
-    linear, scalar = MapInput(Mode.LINEAR), MapInput(Mode.SCALAR)
+    linear = MapInput(Mode.LINEAR)
+    read = [(flat("state", Region.STATE), linear), (flat("gradient", Region.GRADIENT), linear)]
+    read += [(Value("rate", (1,), Region.RATE, batched=False, offset=0), MapInput(Mode.SCALAR))]
+    read += [(flat("moment", Region.MOMENT), linear)] if optimizer.momentum else []
+    read += [(flat("start", Region.START), linear)] if optimizer.proximal else []
+    m = Chain(len(read))
+    w, g, rate, *rest = (Register(number) for number in range(len(read)))
+    if optimizer.proximal:
+        g = m.add(m.mul(m.sub(w, rest[-1]), optimizer.proximal), g)
+    moment = m.add(m.mul(rest[0], optimizer.momentum), g) if optimizer.momentum else g
+    way = m.add(m.mul(moment, optimizer.momentum), g) if optimizer.nesterov else moment
+    if optimizer.method == "sign":
+        # The last term is 0 but for NaN and infinity, which a sign would hide.
+        up, down = m.do(Fn.GATE, 1.0, way), m.do(Fn.GATE, 1.0, m.do(Fn.NEG, way))
+        way = m.add(m.sub(up, down), m.mul(way, 0.0))
+    stored = [m.sub(w, m.mul(rate, way))]
+    outputs = [flat("new state", Region.STATE)]
     if optimizer.momentum:
-        moment, new_moment = flat("moment", Region.MOMENT), flat("new moment", Region.MOMENT)
-        inputs, modes = (state, gradient, rate, moment), (linear, linear, scalar, linear)
-        instructions = (
-            MapInstruction(Fn.MULI, 4, 3, imm=optimizer.momentum),
-            MapInstruction(Fn.ADD, 5, 4, 1),
-            MapInstruction(Fn.MUL, 6, 2, 5),
-            MapInstruction(Fn.SUB, 7, 0, 6),
-        )
-        outputs, stored = (new_state, new_moment), (7, 5)
-    else:
-        inputs, modes = (state, gradient, rate), (linear, linear, scalar)
-        instructions = (MapInstruction(Fn.MUL, 3, 2, 1), MapInstruction(Fn.SUB, 4, 0, 3))
-        outputs, stored = (new_state,), (4,)
-    program = MapProgram(count, PANEL, 1, modes, instructions, stored)
-    step = Step(Op.MAP, outputs, inputs, program=program)
-    return Graph(Kind.APPLY, (step,), outputs, 1)
+        stored, outputs = [*stored, moment], [*outputs, flat("new moment", Region.MOMENT)]
+    places = tuple(register.number for register in stored)
+    program = MapProgram(count, PANEL, 1, tuple(how for _, how in read), tuple(m.instructions), places)
+    step = Step(Op.MAP, tuple(outputs), tuple(value for value, _ in read), program=program)
+    return Graph(Kind.APPLY, (step,), tuple(outputs), 1)
 
 
 def _sizes(model: Model, training: Training, microbatch: int) -> Sizes:
@@ -265,6 +274,8 @@ def _sizes(model: Model, training: Training, microbatch: int) -> Sizes:
         Region.STATE: state,
         Region.GRADIENT: state,
         Region.MOMENT: state,
+        Region.START: state,
+        Region.SEED: 8,
         Region.FROZEN: weights.frozen_size,
         Region.KEPT: max((part.offset + part.example_bytes * microbatch for part in training.split.kept), default=0),
         Region.X: x + last.bytes,
@@ -278,7 +289,7 @@ def _sizes(model: Model, training: Training, microbatch: int) -> Sizes:
     return Sizes(regions, weights.state_offsets())
 
 
-STATE = (Region.STATE, Region.GRADIENT, Region.MOMENT)
+STATE = (Region.STATE, Region.GRADIENT, Region.MOMENT, Region.START)
 
 
 def _memory(tapes: dict[Kind, Tape]) -> tuple[int, int, int, int]:
@@ -339,17 +350,15 @@ def _explanation(model: Model, training: Training) -> Explanation:
 
 
 def _notes(model: Model) -> list[str]:
-    """What eval form changes against PyTorch's training form."""
+    """What eval form changes against PyTorch's training form, and what was asked for instead."""
     notes: list[str] = []
-    dropouts = [
-        path for path, part in model.module.named_modules()
-        if isinstance(part, nn.Dropout | nn.Dropout1d | nn.Dropout2d) and part.p > 0
-    ]  # fmt: skip
-    norms = [path for path, part in model.module.named_modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
+    dropouts = [path for path, part in model.module.named_modules() if _drops(part)]
+    norms = [path for path, part in model.module.named_modules() if isinstance(part, BATCH_NORMS)]
     if dropouts:
-        notes.append(f"dropout is off in local training: {_some(model, dropouts)}")
+        notes.append(f"dropout is {'on' if model.drops else 'off'} in local training: {_some(model, dropouts)}")
     if norms:
-        notes.append(f"statistics stay frozen in local training: {_some(model, norms)}")
+        how = "are those of each micro-batch" if model.meets else "stay frozen"
+        notes.append(f"statistics {how} in local training: {_some(model, norms)}")
     return notes
 
 
@@ -357,3 +366,8 @@ def _some(model: Model, paths: Sequence[str], most: int = 4) -> str:
     """Modules by name; of many, the first and how many more."""
     more = f" and {len(paths) - most} more" if len(paths) > most else ""
     return ", ".join(map(model.kind, paths[:most])) + more
+
+
+def _drops(part: nn.Module) -> bool:
+    p = part.p if isinstance(part, _DropoutNd) else part.dropout if isinstance(part, DROPPING) else 0.0
+    return p > 0

@@ -8,11 +8,26 @@ class NotLowered(InputError):
 
     >>> str(NotLowered("aten.gelu.default", "head.act (GELU)", "Use nn.ReLU or nn.SiLU instead."))
     'head.act (GELU) uses aten.gelu.default, which tacit cannot compile. Use nn.ReLU or nn.SiLU instead.'
+
+    `line` is the developer's own, as file:line, where there is one.
     """
 
-    def __init__(self, operator: str, module: str, remedy: str):
-        self.operator, self.module, self.remedy = operator, module, remedy
-        super().__init__(f"{module} uses {operator}, which tacit cannot compile. {remedy}")
+    def __init__(self, operator: str, module: str, remedy: str, line: str = ""):
+        self.operator, self.module, self.remedy, self.line = operator, module, remedy, line
+        at = f" ({line})" if line else ""
+        super().__init__(f"{module} uses {operator}{at}, {self.why}. {remedy}")
+
+    why = "which tacit cannot compile"
+
+
+class PaddingNotExact(NotLowered):
+    """Examples of a micro-batch meet, so that padding it would change what is learnt from the others.
+
+    >>> str(PaddingNotExact("aten.sub.Tensor", "norm (Centred)", "Look at one.", "net.py:12"))[:73]
+    'norm (Centred) uses aten.sub.Tensor (net.py:12), which mixes the examples'
+    """
+
+    why = "which mixes the examples of a micro-batch: padding it would not be exact"
 
 
 class NotTraceable(InputError):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from tacit.compiler.ir import Graph, Step, Value, registers_read
+from tacit.compiler.ir import Graph, Step, Value, exchange, registers_read
 from tacit.plan.tape import (
     MAP_INSTRUCTIONS,
     MAP_REGISTERS,
@@ -35,6 +35,26 @@ def drop_dead(graph: Graph) -> Graph:
         needed.update(step.read())
         alive.append(step)
     return graph.with_steps(reversed(alive))
+
+
+def draw_again(graph: Graph) -> Graph:
+    """A random mask is drawn anew for each of its readers, from the same numbers, and not remembered between them."""
+    readers = graph.readers()
+    steps: list[Step] = []
+    drawn: dict[Value, Step] = {}
+    for step in graph.steps:
+        if step.op is Op.RANDOM_MASK:
+            (mask,) = step.written()
+            if len(readers.get(mask, [])) > 1:
+                drawn[mask] = step
+                continue
+        for mask in dict.fromkeys(step.read()):
+            if mask in drawn:
+                again = replace(mask)
+                steps.append(replace(drawn[mask], outputs=(again,)))
+                step = exchange(step, {mask: again})
+        steps.append(step)
+    return graph.with_steps(steps)
 
 
 def gate_pools(graph: Graph) -> Graph:

@@ -126,6 +126,7 @@ class Graph:
     steps: tuple[Step, ...]
     results: tuple[Value, ...]
     microbatch: int
+    meets: bool = False  # norms use the statistics of a whole micro-batch, which is then never padded
 
     def with_steps(self, steps: Iterable[Step]) -> "Graph":
         return replace(self, steps=tuple(steps))

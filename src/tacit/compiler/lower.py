@@ -13,7 +13,7 @@ from tacit.compiler.errors import WrongSubset
 from tacit.compiler.ir import Graph, Value
 from tacit.compiler.lowering import Lowered, Lowering
 from tacit.compiler.operators import GENERAL_REMEDY, REMEDIES, RULES, VIEWS
-from tacit.compiler.trace import LOGITS, LOSS, LOSSES, MEASURES, Model, Traced, is_random, operator_name
+from tacit.compiler.trace import LOGITS, LOSS, LOSSES, MEASURES, Model, Traced, is_mask, is_random, operator_name
 from tacit.compiler.view import USUAL, View, image_view, view_of, whole
 from tacit.compiler.weights import Weights
 from tacit.plan.tape import ALIGNMENT, Kind, Op, Region, float_bits, up
@@ -22,6 +22,8 @@ from tacit.task import OF_CLASSES
 # Tensors of one number, whatever their first operand is.
 FILLED: Mapping[Any, Callable[[fx.Node], float]] = {
     torch.ops.aten.zeros_like.default: lambda node: 0.0,
+    torch.ops.aten.empty_like.default: lambda node: 0.0,
+    torch.ops.aten.new_empty.default: lambda node: 0.0,
     torch.ops.aten.ones_like.default: lambda node: 1.0,
     torch.ops.aten.new_zeros.default: lambda node: 0.0,
     torch.ops.aten.new_ones.default: lambda node: 1.0,
@@ -93,7 +95,7 @@ def lower_training(traced: Traced, model: Model, weights: Weights, microbatch: i
             raise work.refuse(f"The gradient of {name} is not a sum over examples that a kernel computes.")
         work.settle(name, view)
     results = (work.sources["loss"], *(weights.gradient(name) for name in weights.subset))
-    return Graph(Kind.TRAIN, tuple(work.steps), results, microbatch)
+    return Graph(Kind.TRAIN, tuple(work.steps), results, microbatch, meets=model.meets)
 
 
 def input_values(model: Model, microbatch: int) -> dict[str, Value]:
@@ -133,6 +135,7 @@ def _walk(traced: Traced, model: Model, weights: Weights, microbatch: int, outpu
         "weight": Value("weight", (microbatch,), Region.WEIGHT, offset=0),
         "divisor": Value("divisor", (1,), Region.DIVISOR, batched=False, offset=0),
         "loss": Value("loss", (1,), Region.LOSS, batched=False, offset=0),
+        "seed": Value("seed", (2,), Region.SEED, batched=False, offset=0),  # one number of eight bytes
     }
     inputs = input_values(model, microbatch)
     for node, (role, name) in traced.sources.items():
@@ -150,10 +153,12 @@ def _walk(traced: Traced, model: Model, weights: Weights, microbatch: int, outpu
     nodes = [node for node in traced.graph.nodes if node in work.needed]
     for node in nodes:
         work.node = node
-        if is_random(node):
+        if is_random(node) and not (model.drops and is_mask(node)):
             raise work.refuse(
-                "Local training draws no random numbers. Make it depend on self.training, as nn.Dropout does: the "
-                "module is trained in eval form."
+                "Local training draws no random numbers but, with Local(dropout=True), those of dropout."
+                if model.drops
+                else "Local training draws no random numbers. Make it depend on self.training, as nn.Dropout does: "
+                "the module is trained in eval form."
             )
     for node in nodes:
         work.node = node
@@ -177,6 +182,8 @@ def _needed(traced: Traced, outputs: Sequence[str]) -> frozenset[fx.Node]:
 
 
 def _lower(work: Lowering, node: fx.Node) -> None:
+    if node in work.known:
+        return
     if _compute(work, node) and node.target not in VIEWS:
         return
     if node.target is operator.getitem:
@@ -202,7 +209,7 @@ def _lower(work: Lowering, node: fx.Node) -> None:
 def _compute(work: Lowering, node: fx.Node) -> bool:
     """Whether the node depends on frozen tensors alone; if so it is computed now."""
     sources = node.all_input_nodes
-    if any(source not in work.constants for source in sources):
+    if is_random(node) or any(source not in work.constants for source in sources):
         return False
     arguments, named = fx.map_arg((node.args, dict(node.kwargs)), lambda source: work.constants[source])
     target: Any = node.target

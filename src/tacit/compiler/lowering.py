@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from tacit.compiler.elementwise import Chain, Operand, Register
-from tacit.compiler.errors import NotLowered
+from tacit.compiler.errors import NotLowered, PaddingNotExact
 from tacit.compiler.ir import DType, Form, Step, Value
 from tacit.compiler.trace import Model, path_of
 from tacit.compiler.view import (
@@ -101,7 +101,22 @@ class Lowering:
     def refuse(self, remedy: str, operator: str | None = None) -> NotLowered:
         """The error for the node at work: its operator, the module that made it, what to do."""
         name = operator or str(self.node.target if self.node else "?")
-        return NotLowered(name, self.model.kind(self.module), remedy)
+        return NotLowered(name, self.model.kind(self.module), remedy, self._line)
+
+    def mixes(self, remedy: str) -> PaddingNotExact:
+        """The error for a node at work that lets examples meet."""
+        return PaddingNotExact(
+            str(self.node.target if self.node else "?"), self.model.kind(self.module), remedy, self._line
+        )
+
+    def apart(self, sizes: Iterable[int]) -> None:
+        """Refuses what works along dimensions of these sizes where one of them counts examples."""
+        if any(size % EXAMPLES == 0 for size in sizes):
+            raise self.mixes("It works along the axis of examples; compute each example by itself.")
+
+    @property
+    def _line(self) -> str:
+        return str(self.node.meta.get("line", "")) if self.node is not None else ""
 
     # --- Operands ----------------------------------------------------------------------------------
 
@@ -120,7 +135,7 @@ class Lowering:
                 raise self.refuse("It looks at a tensor of pieces in another way.")
             found = self.known[node] = self.joined_parts(found.shape, self.scattered[found.value])
         if found.value in self.pending:
-            raise self.refuse(
+            raise self.mixes(
                 "It uses a sum over the examples of a micro-batch, so a padded or a foreign example would "
                 "change the result. Compute each example by itself."
             )
@@ -311,11 +326,16 @@ class Lowering:
                 Op.COPY, [target.value.part(write)], [value.part(read)], [part[k] for k in range(3) for part in box]
             )
 
+    def unwritten(self, shape: Sequence[int], suffix: str, like: View | None = None) -> View:
+        """A new value of this shape with nothing in it yet; in the order of the memory of `like`, where it can be."""
+        if like is not None and elements(like) == math.prod(shape):
+            return self._densely(like, suffix)
+        view = View(self.sources["weight"], tuple(shape), tuple(joined([(size, 1)]) for size in shape))
+        return self._laid_out(view, (0, 2, 3, 1) if len(shape) == 4 else None, suffix)
+
     def joined_parts(self, shape: Sequence[int], pieces: Sequence["Piece"], suffix: str = "") -> View:
         """A new value of this shape, made of pieces; 0 where there is none."""
-        view = View(self.sources["weight"], tuple(shape), tuple(joined([(size, 1)]) for size in shape))
-        order = (0, 2, 3, 1) if len(shape) == 4 else None
-        target = self._laid_out(view, order, suffix)
+        target = self.unwritten(shape, suffix)
         covered = sum(math.prod(piece.view.shape) for piece in pieces)
         if covered != math.prod(shape):
             self.step(Op.ZERO, [target.value], [], [target.value.bytes])

@@ -56,6 +56,7 @@ REMEDIES: Mapping[str, str] = {
     "upsample_trilinear3d": "Only images and sequences have kernels; use nn.Upsample on (N, C, H, W).",
     "index": "Use nn.Embedding, slices or torch.cat.",
     "sort": "Use max pooling or attention.",
+    "_linalg_svd": "Take matrices apart before training, and give the module what comes out as a buffer.",
     "cumsum": "Use a convolution or attention.",
 }
 GENERAL_REMEDY = "docs/reference/operators.md lists what can be compiled."
@@ -492,8 +493,9 @@ def _product(work: Lowering, a: View, b: View) -> View:
     count, m, k = a.shape
     n = b.shape[2]
     first = a.dims[0] if _has_examples(a, 0) else a.dims[1]
-    if not first or first[0][0] % EXAMPLES or (_has_examples(a, 2) or _has_examples(b, 1)):
-        raise work.refuse("It multiplies matrices across examples; compute each example by itself.")
+    met = _has_examples(a, 2) or _has_examples(b, 1) or _has_examples(b, 2)
+    if not first or first[0][0] % EXAMPLES or met:
+        raise work.mixes("It multiplies matrices across examples; compute each example by itself.")
     # The axes of B in common pieces, at most two; M, K and N one piece each.
     batches = aligned(View(a.value, (count,), a.dims[:1]), View(b.value, (count,), b.dims[:1]))
     if batches is None or len(_outer_two(batches)) > 2:
@@ -671,7 +673,7 @@ def _summed(work: Lowering, view: View, gone: set[int], keep: bool, scale: float
     # What is repeated is summed by multiplying.
     repeated = math.prod(size for size, stride in atoms if not stride)
     if repeated % EXAMPLES == 0:
-        raise work.refuse("It sums one value over all examples; compute each example by itself.")
+        raise work.mixes("It sums one value over all examples; compute each example by itself.")
     stays = [d for d in range(rank) if keep or d not in gone]
     shape = tuple(1 if d in gone else view.shape[d] for d in stays)
     summed = sorted((atom for atom in atoms if atom[1]), key=lambda atom: atom[1])
@@ -730,9 +732,9 @@ def _length(work: Lowering, node: fx.Node) -> Lowered:
 def _norm_statistics(work: Lowering, mean: Any, variance: Any, training: bool, eps: float) -> Any:
     """(scale, shift) of x̂ = x·scale + shift, in float64."""
     if training or mean not in work.constants or variance not in work.constants:
-        raise work.refuse(
-            "It normalises with the statistics of the micro-batch, which mixes examples. Use running statistics "
-            "(track_running_stats=True); tacit trains with them frozen."
+        raise work.mixes(
+            "It normalises with the statistics of the micro-batch. Use running statistics (track_running_stats=True), "
+            "with which tacit trains frozen, or ask for batch statistics (see tacit.Local)."
         )
     scale = 1.0 / torch.sqrt(work.constants[variance].double() + eps)
     return scale, -work.constants[mean].double() * scale
@@ -751,6 +753,10 @@ def _norm(work: Lowering, node: fx.Node) -> Lowered:
     view = work.seen(x)
     if node in work.folded:
         return view, None, None
+    if training and mean is None and work.model.meets:
+        view = work.dense(view, _channels_last(view))
+        y, stats = _normalised(work, view, weight, bias, (*_batch_parameters(work, view), _float(eps)))
+        return y, whole(stats), whole(stats)
     scale, shift = _norm_statistics(work, mean, variance, training, eps)
     rank = len(view.shape)
     operands = [view]
@@ -769,7 +775,11 @@ def _norm(work: Lowering, node: fx.Node) -> Lowered:
 
 @lowers(aten.native_batch_norm_backward.default)
 def _norm_backward(work: Lowering, node: fx.Node) -> Lowered:
-    g, x, weight, mean, variance, _, _, training, eps, mask = _arguments(node)
+    g, x, weight, mean, variance, statistics, _, training, eps, mask = _arguments(node)
+    if training and mean is None and work.model.meets:
+        view, gradient = (work.dense(v, _channels_last(v)) for v in (work.seen(x), work.seen(g)))
+        parameters = _batch_parameters(work, view)
+        return _norm_gradients(work, gradient, view, work.seen(statistics).value, weight, parameters, mask)
     scale, shift = _norm_statistics(work, mean, variance, bool(training), eps)
     gradient, rank = work.seen(g), len(work.seen(g).shape)
     results: list[View | None] = [None, None, None]
@@ -794,6 +804,12 @@ def _norm_backward(work: Lowering, node: fx.Node) -> Lowered:
     if mask[2]:
         results[2] = _channel_sums(work, gradient)
     return tuple(results)
+
+
+def _batch_parameters(work: Lowering, x: View) -> tuple[int, ...]:
+    """One group for each channel, over all pixels of all examples."""
+    channels = x.shape[1]
+    return 1, work.real(math.prod(x.shape) // channels), channels, channels
 
 
 def _two_madds(m: Chain, r: list[Operand]) -> Operand:
@@ -887,6 +903,7 @@ def _norm_gradients(
 @lowers(aten.native_layer_norm.default)
 def _layer_norm(work: Lowering, node: fx.Node) -> Lowered:
     x, shape, weight, bias, eps = _arguments(node)
+    work.apart(_sizes(shape))
     view = work.dense(work.seen(x))
     width = math.prod(_sizes(shape))
     parameters = (work.real(math.prod(view.shape) // width), 1, width, 1, _float(eps))
@@ -910,6 +927,7 @@ def _channels_last(view: View) -> tuple[int, ...]:
 @lowers(aten.native_group_norm.default)
 def _group_norm(work: Lowering, node: fx.Node) -> Lowered:
     x, weight, bias, _, channels, pixels, groups, eps = _arguments(node)
+    work.apart((int(channels), int(pixels)))
     view = work.seen(x)
     view = work.dense(view, _channels_last(view))
     parameters = (work.microbatch, int(pixels), int(channels), int(groups), _float(eps))
@@ -923,6 +941,26 @@ def _group_norm_backward(work: Lowering, node: fx.Node) -> Lowered:
     view, gradient = (work.dense(v, _channels_last(v)) for v in (work.seen(x), work.seen(g)))
     parameters = (work.microbatch, int(pixels), int(channels), int(groups))
     return _norm_gradients(work, gradient, view, work.seen(mean).value, weight, parameters, mask)
+
+
+# --- Dropout ----------------------------------------------------------------------------------------------
+
+
+@lowers(aten.bernoulli_.float)
+def _mask(work: Lowering, node: fx.Node) -> Lowered:
+    """A mask of its own stream. The engine's is 0 or 1 / keep, which is what dropout makes of zeros and ones."""
+    memory, *given = _arguments(node)
+    keep = float(given[0]) if given else 0.5
+    like = work.seen(memory.args[0]) if memory.target is aten.empty_like.default else None
+    mask = work.unwritten(_shape(node), ".mask", like)
+    stream = sum(step.op is Op.RANDOM_MASK for step in work.steps)
+    parameters = (math.prod(mask.value.shape), stream, float_bits(1.0 - keep))
+    work.step(Op.RANDOM_MASK, [mask.value], [work.sources["seed"]], parameters)
+    scaled = [user for user in node.users if user.target is aten.div.Scalar and user.args[1] == keep]
+    work.known.update(dict.fromkeys(scaled, mask))
+    if len(scaled) == len(node.users):
+        return mask
+    return work.elementwise([mask], lambda m, r: m.mul(r[0], keep), ".kept")
 
 
 # --- Softmax ----------------------------------------------------------------------------------------------
@@ -943,6 +981,7 @@ def _softmax_parameters(work: Lowering, view: View, dim: int) -> tuple[int, ...]
 @lowers(aten._softmax.default, aten._safe_softmax.default)
 def _softmax(work: Lowering, node: fx.Node) -> Lowered:
     x, dim = _arguments(node)[:2]
+    work.apart([_shape(x)[int(dim)]])
     view = _last(work, work.seen(x), int(dim))
     y = replace(view, value=work.make(view.value.shape))
     work.step(Op.SOFTMAX, [y.value], [view.value], _softmax_parameters(work, view, int(dim)))
@@ -1107,10 +1146,10 @@ def _embedding_bag_backward(work: Lowering, node: fx.Node) -> Lowered:
 
 def _range(work: Lowering, view: View, dim: int, start: int, count: int, step: int = 1) -> View:
     if view.value in work.pending:
-        raise work.refuse("It takes a part of a sum over examples.")
+        raise work.mixes("It takes a part of a sum over examples; compute each example by itself.")
     dim %= len(view.shape)
     if view.shape[dim] % EXAMPLES == 0 and count != view.shape[dim]:
-        raise work.refuse("It takes some of the examples of a micro-batch; compute each example by itself.")
+        raise work.mixes("It takes some of the examples of a micro-batch; compute each example by itself.")
     found = narrow(view, dim, start, count, step)
     if found is None:
         found = narrow(work.arranged(view), dim, start, count, step)
@@ -1214,6 +1253,8 @@ def _pad(work: Lowering, node: fx.Node) -> Lowered:
     at = [0] * len(shape)
     for i, (before, after) in enumerate(zip(sizes[::2], sizes[1::2], strict=True)):
         dim = len(shape) - 1 - i
+        if before or after:
+            work.apart([view.shape[dim]])
         if before < 0 or after < 0:
             size = view.shape[dim]
             view = _range(work, view, dim, max(0, -before), size + min(0, before) + min(0, after))

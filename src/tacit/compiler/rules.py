@@ -29,6 +29,7 @@ Check = Callable[[Graph], Iterator[str]]
 GIVEN = frozenset(
     {
         Region.STATE, Region.FROZEN, Region.X, Region.Y, Region.WEIGHT, Region.DIVISOR, Region.RATE,
+        Region.SEED, Region.START,
     }
 )  # fmt: skip
 # Sums over a minibatch, written by several steps.
@@ -207,6 +208,8 @@ def _examples_apart(graph: Graph) -> Iterator[str]:
                     yield f"step {number}: an example reads beyond its own {value.name}"
         elif step.op in BY_EXAMPLE and step.named["N"] != graph.microbatch:
             yield f"step {number}: N = {step.named['N']}"
+        elif step.op is Op.NORM and graph.meets and step.named["N"] == 1:
+            continue  # asked for, and every example of the micro-batch counts: there is no padding
         elif step.op in BY_ROW and step.written()[0].batched and step.parameters[0] % graph.microbatch:
             yield f"step {number}: {step.parameters[0]} rows"
         elif step.op is Op.SUM and step.written()[0].batched and step.named["S"] % graph.microbatch:
@@ -219,7 +222,51 @@ BY_EXAMPLE = frozenset(
         Op.AVERAGE_POOL, Op.AVERAGE_POOL_GRADIENT, Op.UPSAMPLE, Op.UPSAMPLE_GRADIENT,
     }
 )  # fmt: skip
-BY_ROW = frozenset({Op.NORM, Op.SOFTMAX, Op.SOFTMAX_GRADIENT, Op.GATHER, Op.CROSS_ENTROPY, Op.LOSS})
+BY_ROW = frozenset({Op.NORM, Op.NORM_GRADIENT, Op.SOFTMAX, Op.SOFTMAX_GRADIENT, Op.GATHER, Op.CROSS_ENTROPY, Op.LOSS})
+Loop = tuple[int, int, int]  # how often, and how far apart in the result and in the operand
+
+
+def _element_by_element(graph: Graph) -> Iterator[str]:
+    """Where strides are free, the result's example must be the operand's, for every element."""
+    for number, step in enumerate(graph.steps):
+        result = step.outputs[0]
+        if result is None or not result.root.batched or step.op not in SPREAD:
+            continue
+        for place, value in enumerate(step.inputs):
+            if value is not None and value.root.batched and not _in_one_example(step, place, result, value, graph):
+                yield f"step {number}: an example of {result.root.name} comes from another of {value.root.name}"
+
+
+def _in_one_example(step: Step, place: int, result: Value, value: Value, graph: Graph) -> bool:
+    size, source_size = (block.root.bytes // 4 // graph.microbatch for block in (result, value))
+    reach, source_reach = result.begin % size, value.begin % source_size
+    for count, pace, stride in _loops(step, place):
+        inside, source_inside = _within(pace, size), _within(stride, source_size)
+        if inside and inside == source_inside and (count <= inside or count % inside == 0):
+            # Both run on through whole examples: what stays is the way inside of one.
+            count = min(count, inside)
+        reach, source_reach = reach + (count - 1) * pace, source_reach + (count - 1) * stride
+    return result.begin // size == value.begin // source_size and reach < size and source_reach < source_size
+
+
+def _within(stride: int, size: int) -> int:
+    """How many steps an example has, where it has a whole number of them."""
+    return size // stride if stride and size % stride == 0 else 0
+
+
+def _loops(step: Step, place: int) -> list[Loop]:
+    p = step.parameters
+    if step.op is Op.COPY:
+        return list(zip(p[:4], p[8:12], p[4:8], strict=True))
+    if step.op is Op.GATHER:  # its indices; the table belongs to no example
+        return [(p[0], p[4], p[3]), (p[2], 1, 0)]
+    outer, inner, m, n, k = p[:5]
+    y0, y1, ym, yn = p[13:17]
+    first, second, row, column = p[5:9] if place == 0 else p[9:13]
+    loops = [(outer, y0, first), (inner, y1, second)]
+    if place == 0:
+        return [*loops, (m, ym, row), (n, yn, 0), (k, 0, column)]
+    return [*loops, (m, ym, 0), (n, yn, column), (k, 0, row)]
 
 
 def _one_gradient_each(graph: Graph) -> Iterator[str]:
@@ -241,6 +288,7 @@ GRAPH: list[tuple[str, Check]] = [
     ("a map's registers are set before they are read, and fit", _maps),
     ("scratch has the size the kernel asks for and serves one step", _scratch),
     ("examples meet only in gradients and in the loss, so padding is exact", _examples_apart),
+    ("what is copied or multiplied stays with its example, so padding is exact", _element_by_element),
     ("every tensor of the subset has one gradient", _one_gradient_each),
 ]
 

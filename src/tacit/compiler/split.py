@@ -64,13 +64,19 @@ def _frozen_steps(train: Graph) -> list[Step]:
         ruled_out = len(late)
         for step in train.steps:
             given = all(v in known or v.region in (Region.X, Region.FROZEN) for v in step.read())
-            if given and not late.intersection(step.written()) and step.op is not Op.RANDOM_MASK:
+            if given and not late.intersection(step.written()) and not _never_kept(step, train):
                 known.update(step.written())
                 found.append(step)
             else:
                 late.update(step.written())
         if len(late) == ruled_out:
             return found
+
+
+def _never_kept(step: Step, train: Graph) -> bool:
+    """Whether its result is another each time, or is that of other examples as well."""
+    met = train.meets and step.op is Op.NORM and step.named["N"] == 1
+    return met or step.op is Op.RANDOM_MASK
 
 
 def _crossing(first: Sequence[Step], rest: Sequence[Step]) -> list[Value]:

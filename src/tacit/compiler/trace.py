@@ -1,12 +1,13 @@
 """A module's training step as PyTorch's graph of ATen operators.
 
 Fake tensors, so nothing is computed and nothing large is allocated. The module is traced in eval form: BatchNorm
-with its frozen statistics, dropout off. The loss is one operator of our own that returns the loss and its
-gradient with respect to the logits, so neither autograd nor a pattern has to find them; the gradients come from
-`torch.autograd.grad` on detached leaves, which asks for no derivatives of derivatives. Every node carries the
-path of the module that made it, backward nodes that of the module whose forward they undo.
+with its frozen statistics, dropout off; or as `in_training` makes it. The loss is one operator of our own that
+returns the loss and its gradient with respect to the logits, so neither autograd nor a pattern has to find them;
+the gradients come from `torch.autograd.grad` on detached leaves, which asks for no derivatives of derivatives.
+Every node carries the path of the module that made it, backward nodes that of the module whose forward they undo.
 """
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -22,8 +23,10 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tacit.compiler.errors import NotLowered, NotTraceable
+from tacit.compiler.source import line_of_error, line_of_text
 from tacit.compiler.spelled import Spelled
 from tacit.compiler.view import EXAMPLES
 from tacit.plan.tape import Measure
@@ -37,6 +40,7 @@ MEASURES = {
     "huber": Measure.HUBER,
     "binary_cross_entropy": Measure.BINARY_CROSS_ENTROPY,
 }
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Inputs = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape without the batch, dtype)
 
 
@@ -91,6 +95,8 @@ class Model:
     label: str = "y"
     loss: Loss = CROSS_ENTROPY
     output: tuple[int, ...] = ()  # what the module returns for an example, once it was rehearsed
+    drops: bool = False  # dropout is on
+    meets: bool = False  # batch norms use the statistics of a micro-batch, so its examples meet
 
     @property
     def of_classes(self) -> bool:
@@ -137,6 +143,24 @@ def model_of(module: nn.Module, inputs: Inputs, classes: int, label: str = "y", 
     return Model(copy.deepcopy(module).eval().to("cpu", torch.float32), inputs, classes, label, loss)
 
 
+def in_training(model: Model, dropout: bool, batch_statistics: bool) -> Model:
+    """The model as local training sees it: the same, but for what the Task asks for.
+
+    >>> model = model_of(nn.Sequential(nn.Linear(2, 3), nn.Dropout()), {"x": ((2,), "float32")}, 3)
+    >>> in_training(model, False, False) is model, in_training(model, True, False).module[1].training
+    (True, True)
+    """
+    if not (dropout or batch_statistics):
+        return model
+    module = copy.deepcopy(model.module)
+    for part in module.modules():
+        if batch_statistics and isinstance(part, BATCH_NORMS):
+            part.running_mean = part.running_var = part.num_batches_tracked = None
+        elif dropout and not isinstance(part, (*BATCH_NORMS, nn.RReLU)):
+            part.training = True
+    return replace(model, module=module, drops=dropout, meets=batch_statistics)
+
+
 def rehearse(model: Model) -> Model:
     """Runs the module on two examples of zeros: what is wrong with it, PyTorch says best itself.
 
@@ -152,7 +176,7 @@ def rehearse(model: Model) -> Model:
         reason = str(error).strip().split("\n")[0]
         raise NotTraceable(
             f"{model.kind(paths.current)} does not run on examples of shape "
-            f"{[list(shape) for shape, _ in model.inputs.values()]}: {reason}"
+            f"{[list(shape) for shape, _ in model.inputs.values()]}: {reason}{_at(line_of_error(error))}"
         ) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
     rank = {"cross_entropy": 2, "next_token": 3}.get(model.loss.name)
@@ -260,23 +284,63 @@ def _traced(model: Model, paths: "_Paths", step: Callable[..., Any], *arguments:
             torch.backends.mkldnn.flags(enabled=False),
             torch.fx.traceback.preserve_node_meta(),
         ):
-            owner = make_fx(step, tracing_mode="fake", pre_dispatch=False)(*arguments)
+            owner = make_fx(step, tracing_mode="fake", pre_dispatch=False, record_stack_traces=True)(*arguments)
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
         raise NotLowered(
-            str(getattr(error, "func", "aten._local_scalar_dense.default")),
+            _culprit(model),
             model.kind(paths.current),
             "Its control flow or a shape depends on the values of an example; a tape is the same for every "
             "example. Use operations on tensors instead of if, while, int() or item().",
+            line_of_error(error),
+        ) from error
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise NotTraceable(
+            f"{model.kind(paths.current)} runs on 2 examples and cannot be traced with {EXAMPLES}: {reason}"
+            f"{_at(line_of_error(error))}. Compute each example by itself, however many there are"
         ) from error
     except AssertionError as error:
         if "FakeTensor" not in str(error):
             raise
         raise NotTraceable(
             f"{model.kind(paths.current)} computes with a tensor that is neither a parameter nor a buffer of the "
-            "module; make it one: self.register_buffer(name, tensor)"
+            f"module{_at(line_of_error(error))}; make it one: self.register_buffer(name, tensor)"
         ) from error
+    _mark_lines(owner.graph)
     _without_mutation(owner.graph, model)
     return owner
+
+
+def _mark_lines(graph: fx.Graph) -> None:
+    """Every node gets the developer's line, backward nodes that of the forward operator they undo."""
+    undone: dict[int, str] = {}
+    for node in graph.nodes:
+        line = line_of_text(node.stack_trace or "")
+        if line:
+            undone.setdefault(node.meta["seq_nr"], line)
+        node.meta["line"] = line or undone.get(node.meta.get("custom", {}).get("undone"), "")
+
+
+def _culprit(model: Model) -> str:
+    """The first operator of a run on zeros whose result's shape or value is known only when it runs."""
+    with torch.no_grad(), _FirstByValue() as first, contextlib.suppress(RuntimeError, IndexError, ValueError):
+        model.module(*_zeros(model, 2))
+    return first.name
+
+
+class _FirstByValue(TorchDispatchMode):
+    name = "aten._local_scalar_dense.default"
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags) and "name" not in vars(
+            self
+        ):
+            self.name = str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def _at(line: str) -> str:
+    return f" ({line})" if line else ""
 
 
 def path_of(node: fx.Node) -> str:
@@ -296,12 +360,17 @@ class _Paths:
     note: AbstractContextManager[None] | None = None
     current: str = ""
 
-    def say(self, path: str) -> None:
-        """From here on, nodes of the traced graph are `path`'s."""
+    def say(self, path: str, undone: int | None = None) -> None:
+        """From here on, nodes of the traced graph are `path`'s, and undo what autograd gave this number."""
         self.hush()
         self.current = path
-        self.note = torch.fx.traceback.annotate({"module": path})
+        self.note = torch.fx.traceback.annotate({"module": path, "undone": undone})
         self.note.__enter__()
+
+    def claim(self, tensor: Tensor, path: str) -> None:
+        """What autograd remembers of this tensor, back to what others have claimed, is `path`'s."""
+        for function in _unlabelled(tensor.grad_fn, self):
+            self.made[function] = path
 
     def hush(self) -> None:
         if self.note is not None:
@@ -315,7 +384,11 @@ def _watching(module: nn.Module, paths: _Paths) -> Generator[None]:
     hooks: list[Any] = []
 
     def enter(path: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: object) -> None:
+        def hook(_module: nn.Module, inputs: tuple[object, ...]) -> None:
+            # What a module is given and no child of its parent made, is the parent's.
+            for given in inputs:
+                if isinstance(given, Tensor):
+                    paths.claim(given, paths.stack[-1] if paths.stack else "")
             paths.stack.append(path)
             paths.say(path)
 
@@ -324,9 +397,8 @@ def _watching(module: nn.Module, paths: _Paths) -> Generator[None]:
     def leave(_module: nn.Module, _inputs: object, outputs: object) -> None:
         path = paths.stack.pop()
         if isinstance(outputs, Tensor):
-            # Innermost modules leave first, so what is not labelled yet is this module's own.
-            for function in _unlabelled(outputs.grad_fn, paths):
-                paths.made[function] = path
+            # Innermost modules leave first, so what nobody claims yet is this module's own.
+            paths.claim(outputs, path)
         paths.say(paths.stack[-1] if paths.stack else "")
 
     for path, child in module.named_modules():
@@ -357,7 +429,8 @@ def _undoing(paths: _Paths) -> Generator[None]:
     hooks: list[Any] = []
     for function, path in list(paths.made.items()):
         if hasattr(function, "register_prehook"):
-            hooks.append(function.register_prehook(lambda _gradients, path=path: paths.say(path)))
+            number = function._sequence_nr()  # as tracing notes it in seq_nr
+            hooks.append(function.register_prehook(lambda _gradients, at=(path, number): paths.say(*at)))
     try:
         yield
     finally:
@@ -391,6 +464,14 @@ def is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
+def is_mask(node: fx.Node) -> bool:
+    """Whether this draws a dropout's mask: zeros and ones into a tensor that nothing else uses."""
+    if node.target is not torch.ops.aten.bernoulli_.float:
+        return False
+    (memory,) = node.all_input_nodes
+    return operator_name(memory) in ("empty_like", "new_empty") and list(memory.users) == [node]
+
+
 def _without_mutation(graph: fx.Graph, model: Model) -> None:
     """`relu_(x)` becomes `relu(x)`, and whoever used x afterwards uses the result."""
     order = {node: i for i, node in enumerate(graph.nodes)}
@@ -403,7 +484,7 @@ def _without_mutation(graph: fx.Graph, model: Model) -> None:
     for node in list(graph.nodes):
         name = operator_name(node) if node.op == "call_function" else ""
         if not name.endswith("_") or name.startswith("_") or is_random(node):
-            continue
+            continue  # what draws random numbers is refused, or writes into memory of its own
         changed = node.args[0]
         plain = getattr(torch.ops.aten, name[:-1], None)
         overload = "int" if name == "transpose_" else node.target._overloadname
@@ -418,6 +499,7 @@ def _without_mutation(graph: fx.Graph, model: Model) -> None:
                 str(node.target),
                 model.kind(path_of(node)),
                 "It changes a tensor that is also used under another name; write it without the underscore.",
+                node.meta["line"],
             )
         node.target = getattr(plain, overload)
         changed.replace_all_uses_with(node, delete_user_cb=lambda user, at=node: order[user] > order[at])

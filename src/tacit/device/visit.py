@@ -4,6 +4,7 @@ The order of the examples follows from the device's secret, the Plan, the versio
 visit can be repeated; it protects nobody. A visit can be stopped between any two micro-batches.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from tacit.device.examples import shuffled
 from tacit.engine.player import NotFinite, Player
+from tacit.errors import InputError
 from tacit.plan.manifest import LocalTraining, Manifest
+from tacit.plan.program import rate_at
 
 Rows = Mapping[str, NDArray[Any]] | Sequence[NDArray[np.uint8]]  # inputs by name, or what the prefix left
 
@@ -25,6 +28,16 @@ class Visit:
     delta: NDArray[np.float32]
     first_loss: float
     last_loss: float
+
+
+class TooFewExamples(InputError):
+    """A Plan that trains on whole minibatches has none here."""
+
+    def __init__(self, count: int, minibatch: int):
+        super().__init__(
+            f"this Plan trains on whole minibatches of {minibatch} examples and there are {count} to train on; nothing "
+            "was run. Give more examples, or do not join this Plan"
+        )
 
 
 @dataclass(frozen=True)
@@ -53,9 +66,11 @@ def train(
 ) -> Visit | Stopped | Diverged:
     """Trains from Snapshot `version` on all rows; `after_minibatch` may wait, to be slow on purpose."""
     local, program = manifest.local, manifest.program
-    rate = program.optimizer.rate * program.optimizer.decay**version
+    rate = rate_at(program.optimizer, version)
     origin = balanced(snapshot, labels, manifest) if local.balance else snapshot
     player.load(origin)
+    # From what orders the examples: a visit that is repeated draws the same masks.
+    player.reseed(int.from_bytes(hashlib.sha256(order_secret + b"masks|%d" % version).digest()[:8], "little"))
     losses: list[float] = []
     try:
         for minibatch in minibatches(len(labels), local, version, order_secret):
@@ -109,10 +124,13 @@ def minibatches(count: int, local: LocalTraining, version: int, order_secret: by
     >>> [len(part) for part in minibatches(5, LocalTraining(2, 2), 0, b"")]
     [2, 2, 1, 2, 2, 1]
     """
+    if local.whole and count < local.minibatch:
+        raise TooFewExamples(count, local.minibatch)
     parts: list[NDArray[np.int64]] = []
     for epoch in range(local.epochs):
         order = shuffled(count, order_secret, b"order|%d|%d" % (version, epoch))
-        parts += [order[start : start + local.minibatch] for start in range(0, count, local.minibatch)]
+        end = count - count % local.minibatch if local.whole else count
+        parts += [order[start : start + local.minibatch] for start in range(0, end, local.minibatch)]
     return parts
 
 

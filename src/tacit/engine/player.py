@@ -20,6 +20,7 @@ from tacit.plan.tape import Kind, Region
 
 Inputs = Mapping[str, NDArray[np.generic]]
 Kept = Sequence[NDArray[np.uint8]]
+STATES = (Region.STATE, Region.GRADIENT, Region.MOMENT, Region.START)  # laid out alike
 
 
 class NotFinite(TacitError):
@@ -101,8 +102,8 @@ class Player:
         if Region.SEED in sizes:
             wanted[Region.SEED] = 8
         sizes = largest([sizes, wanted])
-        state = max(sizes.get(r, 0) for r in (Region.STATE, Region.GRADIENT, Region.MOMENT))
-        sizes |= {region: state for region in (Region.STATE, Region.GRADIENT, Region.MOMENT) if region in sizes}
+        state = max(sizes.get(region, 0) for region in STATES)
+        sizes |= {region: state for region in STATES if region in sizes}
         if sum(sizes.values()) > most_memory:
             raise InputError(
                 f"this Plan plays on {sum(sizes.values())} bytes and {most_memory} are allowed; nothing was run"
@@ -138,10 +139,12 @@ class Player:
         """Begins anew from a Snapshot, without momentum."""
         if snapshot.shape != (self._program.d,):
             raise InputError(f"this Snapshot has {snapshot.size} values and the Plan has {self._program.d}")
-        for region in (Region.STATE, Region.GRADIENT, Region.MOMENT):
+        for region in STATES:
             if region in self._memory:
                 self._memory[region][:] = 0
         self._spread(snapshot)
+        if Region.START in self._memory:
+            self._memory[Region.START][:] = self._memory[Region.STATE]
 
     def _spread(self, snapshot: NDArray[np.float32]) -> None:
         for flat, panels in sides(self._program.places, snapshot, self._state):
@@ -180,19 +183,29 @@ class Player:
     ) -> float:
         """One micro-batch: adds its gradients to the minibatch's, and returns the minibatch's loss so far.
 
-        `divisor` is the minibatch's summed weight; `first` begins a new minibatch. Raises NotFinite.
+        `divisor` is the minibatch's summed weight; `first` begins a new minibatch. An example of weight 0 has no
+        influence, whatever it holds. Raises NotFinite.
         """
         n = len(labels)
         if not 1 <= n <= self.microbatch or len(weights) != n:
             raise WrongExamples(f"a step takes 1 to {self.microbatch} examples, each with a label and a weight")
+        if not (np.isfinite(weights).all() and np.min(weights) >= 0):
+            raise WrongExamples("a weight is a finite number that is not negative")
+        if self._program.whole and (n < self.microbatch or np.min(weights) == 0):
+            raise WrongExamples(
+                f"this model's norms use the statistics of {self.microbatch} examples, in which padding and examples "
+                "of weight 0 would count; each step takes all of them, with weights above 0"
+            )
         if isinstance(examples, Mapping):
             if self._count(examples) != n:
                 raise WrongExamples(f"there are {n} labels and {self._count(examples)} examples")
             self._fill(examples, 0, n)
+            _stand_in(self._x, weights)
             if Kind.PREFIX in self._playing:
                 self._playing[Kind.PREFIX]()
         else:
             self._fill_kept(examples, n)
+            _stand_in(self._kept, weights)
         self._label(labels)
         self._weigh(weights)
         self._memory[Region.DIVISOR].view(np.float32)[0] = divisor
@@ -223,44 +236,57 @@ class Player:
         labels: NDArray[Any],
         indices: NDArray[np.integer],
         rate: float,
+        weights: NDArray[np.float32] | None = None,
     ) -> float:
-        """One optimizer step on the examples at `indices`, however many micro-batches it takes."""
+        """One optimizer step on the examples at `indices`, however many micro-batches it takes.
+
+        Its loss is the mean by `weights`, which has one for each of `examples`; without them all weigh the same.
+        """
         loss, n = 0.0, len(indices)
         if n == 0:
             raise WrongExamples("a minibatch has at least one example")
+        weighing = np.ones(n, np.float32) if weights is None else weights[indices].astype(np.float32)
+        divisor = float(weighing.sum(dtype=np.float64))
+        if not divisor > 0:
+            raise WrongExamples("at least one example of a minibatch has a weight above 0")
         for start in range(0, n, self.microbatch):
             chosen = indices[start : start + self.microbatch]
             if isinstance(examples, Mapping):
                 part: Inputs | Kept = {name: array[chosen] for name, array in examples.items()}
             else:
                 part = [rows[chosen] for rows in examples]
-            ones = np.ones(len(chosen), np.float32)
-            loss = self.step(part, labels[chosen], ones, float(n), first=start == 0)
+            weighed = weighing[start : start + self.microbatch]
+            loss = self.step(part, labels[chosen], weighed, divisor, first=start == 0)
         self.apply(rate)
         return loss
 
-    def evaluate(self, inputs: Inputs, labels: NDArray[Any]) -> tuple[float, float, int]:
+    def evaluate(
+        self, inputs: Inputs, labels: NDArray[Any], weights: NDArray[np.float32] | None = None
+    ) -> tuple[float, float, int]:
         """The summed loss, how many are right, and how many there are.
 
         Where a label has many parts (a class at each position), an example is right by the share of them that is.
+        With `weights` each loss is multiplied by its own, and what has the weight 0 is not counted.
         """
         n = self._count(inputs)
-        if len(labels) != n:
-            raise WrongExamples(f"there are {len(labels)} labels and {n} examples")
+        weighing = np.ones(n, np.float32) if weights is None else weights
+        for what, count in (("labels", len(labels)), ("weights", len(weighing))):
+            if count != n:
+                raise WrongExamples(f"there are {count} {what} and {n} examples")
         loss, right = 0.0, 0.0
 
         def add(start: int, count: int) -> None:
             nonlocal loss, right
             scores = self._output(2)[:count].astype(np.float64)
-            loss += float(scores[:, 0].sum())
+            loss += float(scores[:, 0] @ weighing[start : start + count])
             right += float(scores[:, 1].sum())
 
         def label(start: int, count: int) -> None:
             self._label(labels[start : start + count])
-            self._weigh(np.ones(count, np.float32))
+            self._weigh(weighing[start : start + count])
 
         self._run(Kind.EVALUATE, inputs, label, add)
-        return loss, right, n
+        return loss, right, int(np.count_nonzero(weighing))
 
     def predict(self, inputs: Inputs) -> NDArray[np.float32]:
         """What the model says of each example, [n, *output_shape]."""
@@ -359,6 +385,19 @@ class Player:
         view = self._memory[Region.WEIGHT].view(np.float32)
         view[: len(weights)] = weights
         view[len(weights) :] = 0
+
+
+def _stand_in(blocks: Sequence[NDArray[Any]], weights: NDArray[np.float32]) -> None:
+    """What does not count, padding and examples of weight 0, becomes a copy of the first example that does.
+
+    Its gradients are multiplied by 0, and 0 times what is computed is 0 only where that is finite: a copy is finite
+    where its original is, which zeros, or whatever the example holds, need not be.
+    """
+    counts = np.flatnonzero(weights)
+    for block in blocks:
+        idle = np.ones(len(block), bool)
+        idle[counts] = False
+        block[idle] = block[counts[0]] if len(counts) else 0
 
 
 def _check_places(program: Program) -> None:

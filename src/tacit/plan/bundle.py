@@ -126,6 +126,8 @@ def parse_plan(data: bytes | memoryview) -> Plan:
         )
     if manifest.charter_id != charter_id:
         raise PlanRefused("this Plan was made for another charter")
+    if any(raw[end : up(end, ALIGNMENT)]):
+        raise PlanRefused("this Plan was altered: bytes follow its charter that nobody signed")
     blobs = _blobs(raw, up(end, ALIGNMENT), manifest.blobs)
     reason = broken_numbers(manifest, charter, author, {name: blob.size for name, blob in blobs.items()})
     if reason is not None:

@@ -79,6 +79,8 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
         yield "balanced training needs the place of a trained output bias"
     if not (manifest.local.epochs >= 1 and manifest.local.minibatch >= 1):
         yield "a visit has no step (epochs and minibatch must be at least 1)"
+    if program.whole and not (manifest.local.whole and manifest.local.minibatch == program.microbatch):
+        yield "its norms use the statistics of whole minibatches, and it trains on others"
 
 
 def _misplaced(place: TensorPlace) -> str | None:

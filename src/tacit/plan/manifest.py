@@ -15,7 +15,7 @@ from msgspec import Meta
 from tacit.plan.layout import Count
 from tacit.plan.program import Program
 
-FORMAT = 1
+FORMAT = 2
 
 # Floats that are far from where arithmetic with them could overflow or vanish.
 Positive = Annotated[float, Meta(gt=1e-12, lt=1e18)]
@@ -93,11 +93,15 @@ class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one visit does: `epochs` passes in minibatches of `minibatch`, each split into micro-batches."""
+    """What one visit does: `epochs` passes in minibatches of `minibatch`, each split into micro-batches.
+
+    With `whole` a pass leaves out its last examples where they do not fill a minibatch.
+    """
 
     epochs: Count
     minibatch: Count
     balance: bool = False
+    whole: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ A `Program` is plain data and part of a Plan's manifest; `Playable` adds the byt
 them, the engine plays them, and neither knows of signatures, keyholders or privacy.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -48,7 +49,7 @@ class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arena: Count  # of the train tape (the largest of train and apply)
     arena_prefix: Count
     arena_bound: Count  # the least the chosen order could take
-    state: Count  # subset + gradient + optimizer memory
+    state: Count  # subset + gradient + optimizer memory + where a proximal visit began
     io: Count  # inputs, labels, weights, kept, loss for one micro-batch
     frozen_touched: Count  # frozen bytes the train tape reads
     frozen: Count  # all frozen bytes delivered
@@ -64,11 +65,44 @@ class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """SGD with momentum; the rate of a visit from Snapshot v is `rate * decay ** v`."""
+    """What a step does with a gradient g, where m is the moment, 0 at a visit's start; the rate is `rate_at`'s.
+
+    g += proximal * (w - the visit's start); m = momentum * m + g; d = g + momentum * m with `nesterov`, else m;
+    w -= rate * d, or rate * the sign of d by the method "sign".
+    """
 
     rate: Annotated[float, Meta(gt=0, le=1e6)]
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    method: Literal["sgd", "sign"] = "sgd"
+    nesterov: bool = False
+    proximal: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    schedule: Literal["exponential", "cosine", "inverse"] = "exponential"
+    over: Annotated[int, Meta(ge=1, le=1 << 48)] = 1  # Snapshots; what the schedule makes of them: `rate_at`
+    floor: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+
+
+def rate_at(optimizer: Optimizer, version: int) -> float:
+    """The learning rate of a visit from Snapshot `version`.
+
+    `exponential`: rate * decay ** version. `cosine`: half a cosine from rate to floor over `over` Snapshots, then
+    floor. `inverse`: rate / (1 + version / over).
+
+    >>> cosine = Optimizer(0.5, schedule="cosine", over=100, floor=0.25)
+    >>> [rate_at(cosine, version) for version in (0, 50, 100, 1000)]
+    [0.5, 0.375, 0.25, 0.25]
+    >>> rate_at(Optimizer(0.5, schedule="inverse", over=10), 30), rate_at(Optimizer(0.5, decay=0.5), 2)
+    (0.125, 0.125)
+    """
+    rate, over = optimizer.rate, optimizer.over
+    match optimizer.schedule:
+        case "exponential":
+            return rate * optimizer.decay**version
+        case "cosine":
+            share = (1 + math.cos(math.pi * min(version, over) / over)) / 2
+            return optimizer.floor + (rate - optimizer.floor) * share
+        case "inverse":
+            return rate / (1 + version / over)
 
 
 class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,6 +122,8 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logit_bias: Count | None = None
     weight: str | None = None  # the name of what says how much an example counts
     score: Literal["accuracy", "loss"] = "accuracy"  # what tells people how good a Snapshot is
+    # Examples of a micro-batch meet in the statistics of its norms: it is trained full or not at all.
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)

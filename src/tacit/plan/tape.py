@@ -58,6 +58,7 @@ class Region(IntEnum):
     OUTPUT = 11  # what evaluate and predict return
     RATE = 12  # one float32: the learning rate of this step
     SEED = 13  # one uint64: what RANDOM_MASK draws from, different for every micro-batch
+    START = 14  # the Snapshot that a visit began from, same layout as STATE
 
 
 class Kind(IntEnum):
