@@ -176,5 +176,10 @@ def test_a_weight_that_is_none_is_refused(wrong: float) -> None:
     with pytest.raises(WrongExamples, match="at least one example of a minibatch has a weight above 0"):
         engine.train_minibatch({"x": x}, y, np.arange(4), 0.1, np.zeros(4, np.float32))
     weight[1] = wrong
-    with pytest.raises(WrongExamples, match="weight"):
-        engine.train_minibatch({"x": x}, y, np.arange(4), 0.1, weight)
+    for use in (
+        lambda: engine.train_minibatch({"x": x}, y, np.arange(4), 0.1, weight),
+        lambda: engine.step({"x": x}, y, weight, 4.0, first=True),
+        lambda: engine.evaluate({"x": x}, y, weight),
+    ):
+        with pytest.raises(WrongExamples, match="a weight is a finite number that is not negative"):
+            use()

@@ -208,7 +208,7 @@ def _examples_apart(graph: Graph) -> Iterator[str]:
                     yield f"step {number}: an example reads beyond its own {value.name}"
         elif step.op in BY_EXAMPLE and step.named["N"] != graph.microbatch:
             yield f"step {number}: N = {step.named['N']}"
-        elif step.op is Op.NORM and graph.meets and step.named["N"] == 1:
+        elif step.op in (Op.NORM, Op.NORM_GRADIENT) and graph.meets and step.named["N"] == 1:
             continue  # asked for, and every example of the micro-batch counts: there is no padding
         elif step.op in BY_ROW and step.written()[0].batched and step.parameters[0] % graph.microbatch:
             yield f"step {number}: {step.parameters[0]} rows"

@@ -332,9 +332,8 @@ class _FirstByValue(TorchDispatchMode):
     name = "aten._local_scalar_dense.default"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags) and "name" not in vars(
-            self
-        ):
+        by_value = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
+        if by_value and "name" not in vars(self):
             self.name = str(func)
         return func(*args, **(kwargs or {}))
 

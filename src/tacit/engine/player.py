@@ -189,8 +189,7 @@ class Player:
         n = len(labels)
         if not 1 <= n <= self.microbatch or len(weights) != n:
             raise WrongExamples(f"a step takes 1 to {self.microbatch} examples, each with a label and a weight")
-        if not (np.isfinite(weights).all() and np.min(weights) >= 0):
-            raise WrongExamples("a weight is a finite number that is not negative")
+        _check_weights(weights)
         if self._program.whole and (n < self.microbatch or np.min(weights) == 0):
             raise WrongExamples(
                 f"this model's norms use the statistics of {self.microbatch} examples, in which padding and examples "
@@ -245,7 +244,11 @@ class Player:
         loss, n = 0.0, len(indices)
         if n == 0:
             raise WrongExamples("a minibatch has at least one example")
-        weighing = np.ones(n, np.float32) if weights is None else weights[indices].astype(np.float32)
+        weighing = np.ones(n, np.float32)
+        if weights is not None:
+            _check_weights(weights[indices])
+            indices = indices[weights[indices] > 0]  # what does not count need not be computed
+            weighing, n = weights[indices].astype(np.float32), len(indices)
         divisor = float(weighing.sum(dtype=np.float64))
         if not divisor > 0:
             raise WrongExamples("at least one example of a minibatch has a weight above 0")
@@ -273,6 +276,7 @@ class Player:
         for what, count in (("labels", len(labels)), ("weights", len(weighing))):
             if count != n:
                 raise WrongExamples(f"there are {count} {what} and {n} examples")
+        _check_weights(weighing)
         loss, right = 0.0, 0.0
 
         def add(start: int, count: int) -> None:
@@ -385,6 +389,11 @@ class Player:
         view = self._memory[Region.WEIGHT].view(np.float32)
         view[: len(weights)] = weights
         view[len(weights) :] = 0
+
+
+def _check_weights(weights: NDArray[np.float32]) -> None:
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise WrongExamples("a weight is a finite number that is not negative")
 
 
 def _stand_in(blocks: Sequence[NDArray[Any]], weights: NDArray[np.float32]) -> None:
