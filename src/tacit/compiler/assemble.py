@@ -7,21 +7,25 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 import torch
 from torch import nn
 
 from tacit.compiler.choose import choose_subset
-from tacit.compiler.compile import Compiled, compile_program
-from tacit.compiler.errors import NothingFits
+from tacit.compiler.compile import Compiled, compile_program, full_training_bytes
+from tacit.compiler.errors import NothingFits, NotLowered, NotTraceable
 from tacit.compiler.parts import rewritten
+from tacit.compiler.projected import ProjectedHead, project
+from tacit.compiler.public import public_examples
+from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
 from tacit.plan.program import Optimizer
-from tacit.task import Array, Label, Task, TaskInvalid
+from tacit.task import Array, Label, Loss, Projected, Task, TaskInvalid
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -52,16 +56,15 @@ class Assembled:
 
 def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None = None) -> Assembled:
     """Compile a Task for its budget."""
-    module = build_module(task)
+    own = build_module(task)
     inputs = {name: (part.shape, part.dtype) for name, part in task.example.items() if isinstance(part, Array)}
     classes = next(part.classes for part in task.example.values() if isinstance(part, Label))
     label = next(name for name, part in task.example.items() if isinstance(part, Label))
     optimizer = Optimizer(task.local.optimizer.rate, task.local.optimizer.momentum, task.local.optimizer.decay)
     microbatch = task.local.microbatch or min(task.local.minibatch, 8)
-    parts: list[str] | None = None
-    if task.subset is not None:
-        module, parts = rewritten(module, task.subset)
-    subset, reasons = _subset(task, parts, module, inputs, classes, microbatch, optimizer, len(parties.keyholders))
+    whole = _Whole(own, inputs, classes, label, task.loss)
+    module, parts = _rewritten(own, task)
+    subset, reasons = _subset(task, parts, module, whole, microbatch, optimizer, len(parties.keyholders))
     compiled = compile_program(
         module,
         inputs,
@@ -71,12 +74,15 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         subset=subset,
         microbatch=microbatch,
         optimizer=optimizer,
+        traced=whole.step[1] if task.subset is None else None,
     )
     program = compiled.playable.program
-    parameters = sum(p.numel() for p in module.parameters())
-    program = msgspec.structs.replace(
-        program, resources=msgspec.structs.replace(program.resources, model_parameters=parameters)
-    )
+    parameters = sum(p.numel() for p in own.parameters())
+    compared = msgspec.structs.replace(program.resources, model_parameters=parameters)
+    if isinstance(module, ProjectedHead):
+        compared = msgspec.structs.replace(compared, full_training_bytes=whole.training_bytes(optimizer))
+        program = msgspec.structs.replace(program, cut=module.cut)
+    program = msgspec.structs.replace(program, resources=compared)
     if task.local.balance:
         program = msgspec.structs.replace(program, logit_bias=_logit_bias(module, task, program.places))
     numbers = _numbers(task, program.d, len(parties.keyholders))
@@ -145,12 +151,49 @@ def build_module(task: Task) -> nn.Module:
     return module.float().eval()
 
 
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """The developer's module as it is; traced when somebody asks, and once."""
+
+    module: nn.Module
+    inputs: Inputs
+    classes: int
+    label: str
+    loss: str | Loss
+
+    @cached_property
+    def step(self) -> tuple[Model, Traced]:
+        loss = Loss(self.loss) if isinstance(self.loss, str) else self.loss
+        model = rehearse(model_of(self.module, self.inputs, self.classes, self.label, loss))
+        return model, trace_step(model)
+
+    def training_bytes(self, optimizer: Optimizer) -> int:
+        """What training all of it would take; 0 where what a projected head cuts off cannot be compiled."""
+        try:
+            return full_training_bytes(*self.step, optimizer)
+        except (NotLowered, NotTraceable):
+            return 0
+
+
+def _rewritten(module: nn.Module, task: Task) -> tuple[nn.Module, list[str] | None]:
+    """The module that is compiled, and the names in it that the Task wants trained."""
+    match task.subset:
+        case None:
+            return module, None
+        case [Projected() as part]:
+            public = public_examples(task) or {}
+            inputs = [public[name] for name, field in task.example.items() if isinstance(field, Array)]
+            label = next(name for name, field in task.example.items() if isinstance(field, Label))
+            return project(module, part, inputs, public.get(label)), ["head"]
+        case _:
+            return rewritten(module, [part for part in task.subset if not isinstance(part, Projected)])
+
+
 def _subset(
     task: Task,
     wanted_names: Sequence[str] | None,
     module: nn.Module,
-    inputs: Mapping[str, tuple[tuple[int, ...], str]],
-    classes: int,
+    whole: _Whole,
     microbatch: int,
     optimizer: Optimizer,
     keyholders: int,
@@ -166,12 +209,12 @@ def _subset(
         if unknown:
             known = sorted({name.rpartition(".")[0] or name for name, _ in module.named_parameters()})
             raise TaskInvalid("subset", unknown[0], "the model has no such parameter", f"it has {', '.join(known)}")
+        if isinstance(module, ProjectedHead):
+            return names, [f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}"]
         return names, [f"the Task names {', '.join(wanted_names)}"]
     most = _most_values(task, sum(p.numel() for p in module.parameters()), keyholders)
     chosen = choose_subset(
-        module,
-        inputs,
-        classes,
+        *whole.step,
         memory=task.budget.memory_bytes,
         most_values=most,
         microbatch=microbatch,
@@ -233,7 +276,11 @@ def _logit_bias(module: nn.Module, task: Task, places: Sequence[TensorPlace]) ->
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear) and hasattr(layer.bias, "shape")
     ]
-    inputs = [torch.zeros(1, *part.shape) for part in task.example.values() if isinstance(part, Array)]
+    inputs = [
+        torch.zeros(1, *part.shape, dtype=torch.int32 if part.dtype == "int32" else torch.float32)
+        for part in task.example.values()
+        if isinstance(part, Array)
+    ]
     with torch.no_grad():
         out = module(*inputs)
     for hook in hooks:

@@ -7,11 +7,9 @@ first uses them. What fits is known exactly, because every candidate is compiled
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
-
 from tacit.compiler.compile import plan_training, training_bytes
 from tacit.compiler.errors import NothingFits, NotLowered
-from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.trace import Model, Traced
 from tacit.compiler.weights import Weights
 from tacit.plan.program import Optimizer
 
@@ -25,9 +23,8 @@ class Choice:
 
 
 def choose_subset(
-    module: nn.Module,
-    inputs: Inputs,
-    classes: int,
+    model: Model,
+    traced: Traced,
     *,
     memory: int,
     most_values: int,
@@ -36,13 +33,14 @@ def choose_subset(
 ) -> Choice:
     """The longest run of last layers with at most `most_values` values and `memory` bytes of training.
 
+    >>> from tacit.compiler.trace import model_of, rehearse, trace_step
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> choose_subset(net, {"x": ((4,), "float32")}, 3, memory=1 << 20, most_values=30, microbatch=2,
+    >>> model = rehearse(model_of(net, {"x": ((4,), "float32")}, 3))
+    >>> choose_subset(model, trace_step(model), memory=1 << 20, most_values=30, microbatch=2,
     ...     optimizer=Optimizer(0.1)).names
     ('2.weight', '2.bias')
     """
-    model = rehearse(model_of(module, inputs, classes))
-    traced = trace_step(model)
     layers = used_layers(model, traced)
     if not layers:
         raise NothingFits("the module has no parameters; there is nothing to train")

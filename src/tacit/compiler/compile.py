@@ -96,11 +96,13 @@ def compile_program(
     microbatch: int,
     optimizer: Optimizer,
     split_prefix: bool = True,
+    traced: Traced | None = None,
 ) -> Compiled:
     """The tapes that train `subset`, with everything a device needs to play them.
 
     `inputs` says what an example looks like, without the batch. The module is compiled in eval form: BatchNorm
-    with frozen statistics, dropout off. Where `split_prefix` is false every step begins at the example.
+    with frozen statistics, dropout off. Where `split_prefix` is false every step begins at the example. Who has
+    `traced` the module already can give that.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
@@ -111,7 +113,7 @@ def compile_program(
     model = _model(module, inputs, label, classes, loss, microbatch)
     _check_subset(model, subset)
     weights = Weights({**model.parameters, **model.buffers}, subset)
-    traced = trace_step(model)
+    traced = traced or trace_step(model)
     predict, evaluate = (
         _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY))
         for kind in (Kind.PREDICT, Kind.EVALUATE)
@@ -302,11 +304,11 @@ def _resources(
         peak=model.kind(peak) if peak else "the loss",
         operations=tapes[Kind.TRAIN].operations,
         model_parameters=sum(parameter.numel() for parameter in model.parameters.values()),
-        full_training_bytes=_full_training_bytes(model, traced, optimizer),
+        full_training_bytes=full_training_bytes(model, traced, optimizer),
     )
 
 
-def _full_training_bytes(model: Model, traced: Traced, optimizer: Optimizer) -> int:
+def full_training_bytes(model: Model, traced: Traced, optimizer: Optimizer) -> int:
     """What the whole model would take at micro-batch 32; 0 where a frozen part has no gradient here."""
     try:
         whole = [name for name in model.parameters if traced.outputs[name] is not None]

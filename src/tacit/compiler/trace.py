@@ -9,7 +9,7 @@ path of the module that made it, backward nodes that of the module whose forward
 
 import copy
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -151,11 +151,11 @@ def _zeros(model: Model, count: int) -> list[Tensor]:
     return [torch.zeros(count, *shape, dtype=types[dtype]) for shape, dtype in model.inputs.values()]
 
 
-def trace_step(model: Model) -> Traced:
+def trace_step(model: Model, wanted: Collection[str] | None = None) -> Traced:
     """The logits and the loss of one micro-batch, and the loss's gradient with respect to every parameter.
 
     One trace serves every tape and every subset: what a tape does not ask for is not lowered. A parameter that
-    has no influence has None for a gradient.
+    has no influence has None for a gradient. Where only a few gradients are `wanted`, the trace is a shorter one.
     """
     paths = _Paths()
 
@@ -167,7 +167,7 @@ def trace_step(model: Model) -> Traced:
         weight: Tensor,
         divisor: Tensor,
     ) -> list[Tensor | None]:
-        leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        leaves = {name: p.detach().requires_grad_(wanted is None or name in wanted) for name, p in parameters.items()}
         with _watching(model.module, paths):
             logits: Tensor = functional_call(model.module, {**leaves, **buffers}, tuple(inputs))
         if not logits.requires_grad:
@@ -179,8 +179,10 @@ def trace_step(model: Model) -> Traced:
             delta = kind.delta if kind.name == "huber" else 0.0
             loss, gradient = torch.ops.tacit.measure(*given, MEASURES[kind.name], delta)
         with _undoing(paths):
-            gradients = torch.autograd.grad(logits, list(leaves.values()), gradient, allow_unused=True)
-        return [logits, loss, *gradients]
+            asked = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+            gradients = torch.autograd.grad(logits, list(asked.values()), gradient, allow_unused=True)
+            found = dict(zip(asked, gradients, strict=True))
+        return [logits, loss, *(found.get(name) for name in leaves)]
 
     parameters, buffers = model.parameters, model.buffers
     inputs = _zeros(model, EXAMPLES)
@@ -271,16 +273,20 @@ def _watching(module: nn.Module, paths: _Paths) -> Generator[None]:
 
         return hook
 
-    def leave(_module: nn.Module, _inputs: object, outputs: object) -> None:
-        path = paths.stack.pop()
-        if isinstance(outputs, Tensor):
-            # Innermost modules leave first, so what is not labelled yet is this module's own.
-            for function in _unlabelled(outputs.grad_fn, paths):
-                paths.made[function] = path
-        paths.say(paths.stack[-1] if paths.stack else "")
+    def leave(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: object, outputs: object) -> None:
+            while paths.stack.pop() != path:
+                pass  # a projected head leaves its body early: modules inside it that never ended end here
+            if isinstance(outputs, Tensor):
+                # Innermost modules leave first, so what is not labelled yet is this module's own.
+                for function in _unlabelled(outputs.grad_fn, paths):
+                    paths.made[function] = path
+            paths.say(paths.stack[-1] if paths.stack else "")
+
+        return hook
 
     for path, child in module.named_modules():
-        hooks += [child.register_forward_pre_hook(enter(path)), child.register_forward_hook(leave)]
+        hooks += [child.register_forward_pre_hook(enter(path)), child.register_forward_hook(leave(path))]
     try:
         yield
     finally:
