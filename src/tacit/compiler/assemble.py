@@ -5,27 +5,29 @@ Signing is the caller's: this room holds no keys.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import msgspec
 import torch
 from torch import nn
 
-from tacit.compiler.choose import choose_subset
-from tacit.compiler.compile import Compiled, compile_program, full_training_bytes
-from tacit.compiler.errors import NothingFits, NotLowered, NotTraceable
+from tacit.compiler.candidates import Comparison, Planned, compared
+from tacit.compiler.candidates import Limits as Allowed
+from tacit.compiler.choose import choose_subset, parameters_of
+from tacit.compiler.compile import Compiled, compile_program
+from tacit.compiler.errors import NothingFits
 from tacit.compiler.parts import rewritten
+from tacit.compiler.presets import recognise, settings
 from tacit.compiler.projected import ProjectedHead, project
 from tacit.compiler.public import public_examples
-from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.whole import Whole
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
-from tacit.plan.program import Optimizer
-from tacit.task import Array, Label, Loss, Projected, Task, TaskInvalid
+from tacit.plan.program import Optimizer, Program
+from tacit.task import Array, Label, Projected, Task, TaskInvalid
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -52,17 +54,28 @@ class Assembled:
     numbers: Numbers
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
+    comparison: Comparison | None = None
 
 
-def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None = None) -> Assembled:
-    """Compile a Task for its budget."""
+def assemble(
+    task: Task,
+    parties: Parties,
+    *,
+    days: int = 365,
+    now: int | None = None,
+    compare: Callable[[str], None] | None = None,
+) -> Assembled:
+    """Compile a Task for its budget.
+
+    With `compare` other subsets are planned as well, and each is announced to it: that takes a while.
+    """
     own = build_module(task)
     inputs = {name: (part.shape, part.dtype) for name, part in task.example.items() if isinstance(part, Array)}
     classes = next(part.classes for part in task.example.values() if isinstance(part, Label))
     label = next(name for name, part in task.example.items() if isinstance(part, Label))
     optimizer = Optimizer(task.local.optimizer.rate, task.local.optimizer.momentum, task.local.optimizer.decay)
     microbatch = task.local.microbatch or min(task.local.minibatch, 8)
-    whole = _Whole(own, inputs, classes, label, task.loss)
+    whole = Whole(own, inputs, classes, label, task.loss)
     module, parts = _rewritten(own, task)
     subset, reasons = _subset(task, parts, module, whole, microbatch, optimizer, len(parties.keyholders))
     compiled = compile_program(
@@ -139,6 +152,44 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         numbers,
         tuple(reasons),
         tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
+        _comparison(task, whole, subset, program, numbers, len(parties.keyholders), compare) if compare else None,
+    )
+
+
+def _comparison(
+    task: Task,
+    whole: Whole,
+    subset: Sequence[str],
+    program: Program,
+    numbers: Numbers,
+    keyholders: int,
+    say: Callable[[str], None],
+) -> Comparison:
+    """What was compiled, among other subsets that such a module could train."""
+
+    def upload_of(values: int) -> int:
+        return upload_size(values, _numbers(task, values, keyholders).quantisation.bits, keyholders)
+
+    chosen = Planned(
+        "the last layers that fit" if task.subset is None else "what the Task names",
+        f"{subset[0]} to {subset[-1]}",
+        program.d,
+        upload_of(program.d),
+        program.resources.training_bytes,
+        program.resources.kept_per_example,
+        chosen=True,
+    )
+    proposals = settings(recognise(whole.module), task.local.minibatch, numbers.quantisation.bits, numbers.batch.target)
+    return compared(
+        whole,
+        chosen,
+        tuple(task.subset or subset),
+        proposals,
+        public=len(next(iter((public_examples(task) or {"": ()}).values()))),
+        limits=Allowed(task.budget.memory_bytes, task.budget.upload_bytes, upload_of),
+        microbatch=program.microbatch,
+        optimizer=program.optimizer,
+        say=say,
     )
 
 
@@ -149,30 +200,6 @@ def build_module(task: Task) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise TaskInvalid("model", type(module).__name__, "it returns no torch.nn.Module", "return the module itself")
     return module.float().eval()
-
-
-@dataclass(frozen=True, eq=False)
-class _Whole:
-    """The developer's module as it is; traced when somebody asks, and once."""
-
-    module: nn.Module
-    inputs: Inputs
-    classes: int
-    label: str
-    loss: str | Loss
-
-    @cached_property
-    def step(self) -> tuple[Model, Traced]:
-        loss = Loss(self.loss) if isinstance(self.loss, str) else self.loss
-        model = rehearse(model_of(self.module, self.inputs, self.classes, self.label, loss))
-        return model, trace_step(model)
-
-    def training_bytes(self, optimizer: Optimizer) -> int:
-        """What training all of it would take; 0 where what a projected head cuts off cannot be compiled."""
-        try:
-            return full_training_bytes(*self.step, optimizer)
-        except (NotLowered, NotTraceable):
-            return 0
 
 
 def _rewritten(module: nn.Module, task: Task) -> tuple[nn.Module, list[str] | None]:
@@ -193,18 +220,14 @@ def _subset(
     task: Task,
     wanted_names: Sequence[str] | None,
     module: nn.Module,
-    whole: _Whole,
+    whole: Whole,
     microbatch: int,
     optimizer: Optimizer,
     keyholders: int,
 ) -> tuple[Sequence[str], Sequence[str]]:
     """The parameters to train: those that the Task names, else the most last layers that fit the budget."""
     if wanted_names is not None:
-        names = [
-            name
-            for name, _ in module.named_parameters()
-            if any(name == wanted or name.startswith(f"{wanted}.") for wanted in wanted_names)
-        ]
+        names = parameters_of(module, wanted_names)
         unknown = [w for w in wanted_names if not any(n == w or n.startswith(f"{w}.") for n in names)]
         if unknown:
             known = sorted({name.rpartition(".")[0] or name for name, _ in module.named_parameters()})

@@ -68,7 +68,7 @@ class Projection(nn.Module):
     def raw(self, x: Tensor) -> Tensor:
         """The features before they are centred and scaled."""
         if self.positions is None:
-            return F.linear(x, self.channels)
+            return F.linear(x.flatten(1), self.channels)
         # As plain matrices, which a dense kernel takes: [N·P, C], then [N·channels, P].
         x = x.flatten(2)
         along = F.linear(x.transpose(1, 2).reshape(-1, x.shape[1]), self.channels).unflatten(0, (-1, x.shape[2]))
@@ -157,7 +157,7 @@ def project(
             "public", f"{count} examples", f"{part.features} features need {least}", "give more, or fewer features"
         )
     with torch.no_grad():
-        outputs = _rehearse(body, part, examples)
+        _, outputs = _rehearse(body, part, examples)
         directions = _directions(body, part, examples)
         head = ProjectedHead(body, part.layer, directions, outputs)
         features = _settle(head, examples)
@@ -166,8 +166,25 @@ def project(
     return head
 
 
-def _rehearse(body: nn.Module, part: Projected, examples: Sequence[Tensor]) -> int:
-    """How many numbers the module answers; refuses a layer that cannot be cut at."""
+def sketched(module: nn.Module, part: Projected, examples: Sequence[Tensor]) -> ProjectedHead:
+    """The module with a projected head of the same size whose directions say nothing: for what it would cost."""
+    body = copy.deepcopy(module).eval().to("cpu", torch.float32)
+    with torch.no_grad():
+        shape, outputs = _rehearse(body, part, examples)
+    channels, positions = shape[0], math.prod(shape[1:])
+    width = min(positions, max(math.isqrt(part.features), -(-part.features // channels)))
+    widths = [min(width, part.features - start) for start in range(0, part.features, width)]
+    draw = torch.Generator().manual_seed(0)
+    along = torch.randn(len(widths), channels, generator=draw)
+    across = torch.randn(width, positions, generator=draw) if positions > 1 else None
+    head = ProjectedHead(body, part.layer, Projection(along, across, widths), outputs)
+    for tensor in (head.projection.scale, head.projection.shift):
+        tensor.normal_(generator=draw)
+    return head
+
+
+def _rehearse(body: nn.Module, part: Projected, examples: Sequence[Tensor]) -> tuple[tuple[int, ...], int]:
+    """What the layer returns for an example, and how many numbers the module; refuses a layer that no cut suits."""
     layers = dict(body.named_modules())
     if part.layer not in layers or not part.layer:
         raise WrongSubset(
@@ -208,7 +225,7 @@ def _rehearse(body: nn.Module, part: Projected, examples: Sequence[Tensor]) -> i
             f"{part.layer} returns {list(shape)}; at most {MOST_POSITIONS} channels and as many positions are "
             "decomposed, so cut behind a later layer"
         )
-    return answer.shape[1]
+    return shape, answer.shape[1]
 
 
 def _outputs(body: nn.Module, layer: str, examples: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -289,12 +306,7 @@ def _storable(matrix: Tensor) -> Tensor:
 def _settle(head: ProjectedHead, examples: Sequence[Tensor]) -> Tensor:
     """Centres and scales the features by what the rounded directions show of the examples; returns the features."""
     projection = copy.deepcopy(head.projection).double()
-    raw = torch.cat(
-        [
-            projection.raw(x if projection.positions is not None else x.flatten(1))
-            for x in _outputs(head.body, head.layer, examples)
-        ]
-    )
+    raw = torch.cat([projection.raw(x) for x in _outputs(head.body, head.layer, examples)])
     sd = raw.std(0, correction=0)
     scale = sd.clamp(min=LEAST_SD * float(sd.max())) ** -0.5
     head.projection.scale.copy_(scale)

@@ -123,10 +123,10 @@ def rehearse(model: Model) -> Model:
     What comes back knows the shape of the output.
     """
     paths = _Paths()
-    zeros = _zeros(model, 2)
+    given = zeros(model, 2)
     try:
         with torch.no_grad(), _watching(model.module, paths):
-            logits: object = model.module(*zeros)
+            logits: object = model.module(*given)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = str(error).strip().split("\n")[0]
         raise NotTraceable(
@@ -146,7 +146,8 @@ def rehearse(model: Model) -> Model:
     return replace(model, output=shape[1:])
 
 
-def _zeros(model: Model, count: int) -> list[Tensor]:
+def zeros(model: Model, count: int) -> list[Tensor]:
+    """So many examples of zeros, in the order of the module's arguments."""
     types = {"float32": torch.float32, "int32": torch.int32}
     return [torch.zeros(count, *shape, dtype=types[dtype]) for shape, dtype in model.inputs.values()]
 
@@ -185,7 +186,7 @@ def trace_step(model: Model, wanted: Collection[str] | None = None) -> Traced:
         return [logits, loss, *(found.get(name) for name in leaves)]
 
     parameters, buffers = model.parameters, model.buffers
-    inputs = _zeros(model, EXAMPLES)
+    inputs = zeros(model, EXAMPLES)
     label_type = torch.int32 if model.loss.name in OF_CLASSES else torch.float32
     labels = torch.zeros(EXAMPLES, *model.label_shape, dtype=label_type)
     weight, divisor = torch.ones(EXAMPLES), torch.ones(())
