@@ -168,7 +168,7 @@ def trace_step(model: Model, wanted: Collection[str] | None = None) -> Traced:
         weight: Tensor,
         divisor: Tensor,
     ) -> list[Tensor | None]:
-        leaves = {name: p.detach().requires_grad_(wanted is None or name in wanted) for name, p in parameters.items()}
+        leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         with _watching(model.module, paths):
             logits: Tensor = functional_call(model.module, {**leaves, **buffers}, tuple(inputs))
         if not logits.requires_grad:
@@ -180,7 +180,7 @@ def trace_step(model: Model, wanted: Collection[str] | None = None) -> Traced:
             delta = kind.delta if kind.name == "huber" else 0.0
             loss, gradient = torch.ops.tacit.measure(*given, MEASURES[kind.name], delta)
         with _undoing(paths):
-            asked = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+            asked = {name: leaf for name, leaf in leaves.items() if wanted is None or name in wanted}
             gradients = torch.autograd.grad(logits, list(asked.values()), gradient, allow_unused=True)
             found = dict(zip(asked, gradients, strict=True))
         return [logits, loss, *(found.get(name) for name in leaves)]
