@@ -50,6 +50,7 @@ CUTS: dict[str, tuple[str, str, tuple[int, ...], int]] = {
     "a hidden layer of an mlp": ("mlp", "1", (12,), 9),
     "a norm of a transformer": ("transformer encoder", "layer.norm1", (4, 8), 16),
     "a block of a vision transformer": ("vit", "block", (3, 8, 8), 24),
+    "a pool over all of an image": ("resnet with group norm", "6", (3, 8, 8), 24),
     "a layer of a temporal cnn": ("temporal cnn", "2", (3, 24), 20),
 }
 
@@ -176,6 +177,7 @@ def test_features_are_centred_and_half_whitened(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(features.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(features.std(0), np.sqrt(raw.std(0)), rtol=1e-4)
     assert raw.std(0).max() > 1.2 * raw.std(0).min()
+    np.testing.assert_allclose(made.projection.squared_length(), (features**2).sum(1).mean(), rtol=1e-4)
 
 
 @settings(max_examples=20, deadline=None)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tacit.compiler.candidates import Comparison, Planned, compared
@@ -76,7 +78,8 @@ def assemble(
     optimizer = Optimizer(task.local.optimizer.rate, task.local.optimizer.momentum, task.local.optimizer.decay)
     microbatch = task.local.microbatch or min(task.local.minibatch, 8)
     whole = Whole(own, inputs, classes, label, task.loss)
-    module, parts = _rewritten(own, task)
+    public = public_examples(task) or {}
+    module, parts = _rewritten(own, task, public)
     subset, reasons = _subset(task, parts, module, whole, microbatch, optimizer, len(parties.keyholders))
     compiled = compile_program(
         module,
@@ -91,11 +94,11 @@ def assemble(
     )
     program = compiled.playable.program
     parameters = sum(p.numel() for p in own.parameters())
-    compared = msgspec.structs.replace(program.resources, model_parameters=parameters)
+    against = msgspec.structs.replace(program.resources, model_parameters=parameters)
     if isinstance(module, ProjectedHead):
-        compared = msgspec.structs.replace(compared, full_training_bytes=whole.training_bytes(optimizer))
+        against = msgspec.structs.replace(against, full_training_bytes=whole.training_bytes(optimizer))
         program = msgspec.structs.replace(program, cut=module.cut)
-    program = msgspec.structs.replace(program, resources=compared)
+    program = msgspec.structs.replace(program, resources=against)
     if task.local.balance:
         program = msgspec.structs.replace(program, logit_bias=_logit_bias(module, task, program.places))
     numbers = _numbers(task, program.d, len(parties.keyholders))
@@ -152,7 +155,18 @@ def assemble(
         numbers,
         tuple(reasons),
         tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
-        _comparison(task, whole, subset, program, numbers, len(parties.keyholders), compare) if compare else None,
+        _comparison(
+            task,
+            whole,
+            subset,
+            program,
+            numbers,
+            len(parties.keyholders),
+            public=min(map(len, public.values()), default=0),
+            say=compare,
+        )
+        if compare
+        else None,
     )
 
 
@@ -163,6 +177,8 @@ def _comparison(
     program: Program,
     numbers: Numbers,
     keyholders: int,
+    *,
+    public: int,
     say: Callable[[str], None],
 ) -> Comparison:
     """What was compiled, among other subsets that such a module could train."""
@@ -183,9 +199,13 @@ def _comparison(
     return compared(
         whole,
         chosen,
-        tuple(task.subset or subset),
+        [
+            one
+            for part in task.subset or subset
+            for one in (parameters_of(whole.module, [part]) if isinstance(part, str) else [part])
+        ],
         proposals,
-        public=len(next(iter((public_examples(task) or {"": ()}).values()))),
+        public=public,
         limits=Allowed(task.budget.memory_bytes, task.budget.upload_bytes, upload_of),
         microbatch=program.microbatch,
         optimizer=program.optimizer,
@@ -202,13 +222,14 @@ def build_module(task: Task) -> nn.Module:
     return module.float().eval()
 
 
-def _rewritten(module: nn.Module, task: Task) -> tuple[nn.Module, list[str] | None]:
+def _rewritten(
+    module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]]
+) -> tuple[nn.Module, list[str] | None]:
     """The module that is compiled, and the names in it that the Task wants trained."""
     match task.subset:
         case None:
             return module, None
         case [Projected() as part]:
-            public = public_examples(task) or {}
             inputs = [public[name] for name, field in task.example.items() if isinstance(field, Array)]
             label = next(name for name, field in task.example.items() if isinstance(field, Label))
             return project(module, part, inputs, public.get(label)), ["head"]
@@ -233,7 +254,11 @@ def _subset(
             known = sorted({name.rpartition(".")[0] or name for name, _ in module.named_parameters()})
             raise TaskInvalid("subset", unknown[0], "the model has no such parameter", f"it has {', '.join(known)}")
         if isinstance(module, ProjectedHead):
-            return names, [f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}"]
+            return names, [
+                f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}",
+                # The Hessian of a softmax is at most half of the features' squared length.
+                f"plain SGD on it is stable at rates below {4 / module.projection.squared_length():.2g}",
+            ]
         return names, [f"the Task names {', '.join(wanted_names)}"]
     most = _most_values(task, sum(p.numel() for p in module.parameters()), keyholders)
     chosen = choose_subset(

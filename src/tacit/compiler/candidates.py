@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from tacit.compiler.choose import costs, parameters_of
-from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
+from tacit.compiler.errors import NotLowered, NotTraceable, RuleBroken, WrongSubset
 from tacit.compiler.parts import rewritten
 from tacit.compiler.presets import Candidate, Family, Part, Proposal, propose, recognise
 from tacit.compiler.projected import sketched
@@ -64,7 +64,7 @@ class Comparison:
 def compared(
     whole: Whole,
     chosen: Planned,
-    asked: tuple[Part, ...],
+    asked: Sequence[Part],
     proposals: Sequence[Proposal],
     *,
     public: int,
@@ -75,8 +75,8 @@ def compared(
 ) -> Comparison:
     """The chosen subset, `asked` for in these parts, among the candidates for such a module, each with its figures.
 
-    `public` counts public examples: without any nothing is projected.
-    Candidates that leave the module as it is share the trace of the whole. Each is announced to `say`.
+    `public` counts public examples: without any nothing is projected. Candidates that leave the module as it is share
+    the trace of the whole. Each is announced to `say`.
     """
     family = recognise(whole.module)
     say(f"tracing the whole {family.value} …")
@@ -88,14 +88,15 @@ def compared(
     candidates = propose(model, traced, public)
     found: list[Planned] = []
     for number, candidate in enumerate(candidates, 1):
-        if candidate.subset == asked:
+        if set(candidate.subset) == set(asked):
             found.append(replace(chosen, name=candidate.name, reason=candidate.reason))
             continue
         say(f"planning candidate {number} of {len(candidates)}: {candidate.name} …")
         try:
             inner, step, names = _traced(candidate, whole)
             training, kept = costs(inner, step, names, microbatch, optimizer)
-        except (NotLowered, NotTraceable, WrongSubset, TaskInvalid) as error:
+        except (NotLowered, NotTraceable, WrongSubset, TaskInvalid, RuleBroken) as error:
+            # What stops another subset, even a mistake of the compiler, does not stop the one that was chosen.
             found.append(Planned(candidate.name, candidate.reason, 0, 0, 0, 0, str(error)))
             continue
         values = sum(inner.parameters[name].numel() for name in names)

@@ -65,6 +65,10 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.raw(x) * self.scale + self.shift
 
+    def squared_length(self) -> float:
+        """The features' mean squared length over the public examples: each was scaled to a variance of scale^-2."""
+        return float((self.scale.double() ** -2).sum())
+
     def raw(self, x: Tensor) -> Tensor:
         """The features before they are centred and scaled."""
         if self.positions is None:
