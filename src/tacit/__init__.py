@@ -11,13 +11,17 @@ from tacit.task import (
     Projected,
     Sgd,
     Slices,
+    Target,
     Task,
+    Weight,
     array,
     label,
     lowrank,
     projected,
     sgd,
     slices,
+    target,
+    weight,
 )
 
 __all__ = [
@@ -31,12 +35,16 @@ __all__ = [
     "Projected",
     "Sgd",
     "Slices",
+    "Target",
     "Task",
+    "Weight",
     "array",
     "label",
     "lowrank",
     "projected",
     "sgd",
     "slices",
+    "target",
+    "weight",
 ]
 __version__ = "0.1.0"

@@ -14,8 +14,8 @@ from tacit.errors import InputError
 
 OF_CLASSES = ("cross_entropy", "next_token")  # losses whose labels are classes
 LOSSES = (*OF_CLASSES, "mse", "huber", "binary_cross_entropy")
-OF_ONE_LABEL = ("cross_entropy",)  # what a Task can ask for: its label is one class an example
-METRICS = ("accuracy",)
+OF_RIGHT_OR_WRONG = (*OF_CLASSES, "binary_cross_entropy")  # losses beside which an accuracy can be counted
+METRICS = ("accuracy", "loss")
 
 
 class TaskInvalid(InputError):
@@ -36,9 +36,22 @@ class Array:
 
 @dataclass(frozen=True)
 class Label:
-    """A class to predict. See `label`."""
+    """A class to predict, or one at each position. See `label`."""
 
     classes: int
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """Numbers to predict. See `target`."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How much an example counts. See `weight`."""
 
 
 def array(shape: Sequence[int], dtype: str = "float32") -> Array:
@@ -47,8 +60,7 @@ def array(shape: Sequence[int], dtype: str = "float32") -> Array:
     >>> array((1, 28, 28))
     Array(shape=(1, 28, 28), dtype='float32')
     """
-    if not shape or any(not isinstance(size, int) or size < 1 for size in shape):
-        raise TaskInvalid("array shape", tuple(shape), "every size is a positive whole number", "e.g. (1, 28, 28)")
+    shape = _shape("array shape", shape)
     if dtype not in ("float32", "int32"):
         raise TaskInvalid(
             "array dtype",
@@ -56,28 +68,46 @@ def array(shape: Sequence[int], dtype: str = "float32") -> Array:
             "inputs are float32 or int32",
             '"float32" for numbers, "int32" for categories and tokens',
         )
-    return Array(tuple(shape), dtype)
+    return Array(shape, dtype)
 
 
-def label(classes: int) -> Label:
-    """A label 0..classes-1.
+def label(classes: int, shape: Sequence[int] = ()) -> Label:
+    """A label 0..classes-1, or one at each of so many positions.
 
-    >>> label(10)
-    Label(classes=10)
+    >>> label(10), label(65, shape=(64,))
+    (Label(classes=10, shape=()), Label(classes=65, shape=(64,)))
     """
     if not isinstance(classes, int) or classes < 2:
         raise TaskInvalid("label classes", classes, "there are at least two classes", "e.g. label(10)")
-    return Label(classes)
+    return Label(classes, _shape("label shape", shape) if shape != () else ())
+
+
+def target(shape: Sequence[int]) -> Target:
+    """Numbers to predict, in the shape of what the model returns for an example.
+
+    >>> target((1,))
+    Target(shape=(1,))
+    """
+    return Target(_shape("target shape", shape))
+
+
+def weight() -> Weight:
+    """A number of at least 0 beside every example: twice the weight counts as the example given twice.
+
+    >>> weight()
+    Weight()
+    """
+    return Weight()
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What training lowers.
+    """What training lowers: the mean over a minibatch of each example's own mean, over all its positions or numbers.
 
     | example | meaning |
     |---|---|
     | `Loss("cross_entropy", label_smoothing=0.1)` | logits of classes against a class |
-    | `Loss("next_token", ignore_index=0)` | logits at every position against a class each; 0 does not count |
+    | `Loss("next_token", ignore_index=0)` | logits at every position against a class each; class 0 adds nothing |
     | `Loss("mse")` | the mean over an example's numbers |
     | `Loss("huber", delta=0.5)` | squares up to 0.5, straight lines beyond |
     | `Loss("binary_cross_entropy")` | logits against probabilities |
@@ -329,9 +359,9 @@ class Task:
 
     name: str
     model: Callable[[], Any]  # makes the torch.nn.Module, weights included
-    example: Mapping[str, Array | Label]
+    example: Mapping[str, Array | Label | Target | Weight]
     loss: str | Loss = "cross_entropy"
-    metrics: Sequence[str] = ("accuracy",)
+    metrics: Sequence[str] = ()  # "accuracy", "loss"; none named: accuracy where the loss has one
     local: Local = field(default_factory=Local)
     budget: Budget = field(default_factory=Budget)
     privacy: Privacy = field(default_factory=Privacy)
@@ -345,6 +375,21 @@ class Task:
     purpose: str = ""
     data_sources: Sequence[str] = ()
 
+    @property
+    def loss_named(self) -> Loss:
+        """The loss with its settings."""
+        return Loss(self.loss) if isinstance(self.loss, str) else self.loss
+
+    @property
+    def label(self) -> tuple[str, Label | Target]:
+        """The label's name, and what it is."""
+        return next((name, part) for name, part in self.example.items() if isinstance(part, Label | Target))
+
+    @property
+    def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """The arrays by name: shape and dtype."""
+        return {name: (part.shape, part.dtype) for name, part in self.example.items() if isinstance(part, Array)}
+
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", self.name):
             raise TaskInvalid("name", self.name, "a name has 1 to 64 letters, digits, . _ - or spaces", "e.g. digits")
@@ -355,23 +400,17 @@ class Task:
                 "it is called to make the module",
                 "write model=lambda: Net()",
             )
-        labels = [name for name, part in self.example.items() if isinstance(part, Label)]
-        inputs = [name for name, part in self.example.items() if isinstance(part, Array)]
-        if len(labels) != 1 or not inputs or len(labels) + len(inputs) != len(self.example):
+        labels = [part for part in self.example.values() if isinstance(part, Label | Target)]
+        inputs = [part for part in self.example.values() if isinstance(part, Array)]
+        weights = [part for part in self.example.values() if isinstance(part, Weight)]
+        if len(labels) != 1 or not inputs or len(weights) > 1 or len(inputs) + 1 + len(weights) != len(self.example):
             raise TaskInvalid(
                 "example",
                 dict(self.example),
-                "it has one label and at least one array",
+                "it has one label or target, at least one array, and at most one weight",
                 'write {"x": tacit.array((1, 28, 28)), "y": tacit.label(10)}',
             )
-        loss = Loss(self.loss) if isinstance(self.loss, str) else self.loss
-        if loss.name not in OF_ONE_LABEL:
-            raise TaskInvalid(
-                "loss",
-                loss.name,
-                "it is compiled and played, and an example of a Task has one class as its label so far",
-                'write loss="cross_entropy"',
-            )
+        _check_loss(self.loss_named, labels[0])
         if self.public is not None and not callable(self.public):
             raise TaskInvalid(
                 "public", type(self.public).__name__, "it is called to make examples", "write public=lambda: {...}"
@@ -379,6 +418,8 @@ class Task:
         for metric in self.metrics:
             if metric not in METRICS:
                 raise TaskInvalid("metrics", metric, f"each is one of {', '.join(METRICS)}", "leave it out")
+            if metric == "accuracy" and self.loss_named.name not in OF_RIGHT_OR_WRONG:
+                raise TaskInvalid("metrics", metric, f"nothing is right or wrong under {self.loss}", 'write "loss"')
         if not 0 < self.server_rate < math.inf:
             raise TaskInvalid("server_rate", self.server_rate, "it is above 0", "1.0 applies the mean delta as it is")
         if self.subset is not None and (isinstance(self.subset, str) or not self.subset):
@@ -403,6 +444,26 @@ class Task:
                 "public examples show the directions of a projected head, and the Task has none",
                 "write public=lambda: {...}, with the arrays of some hundred examples that anybody may see",
             )
+
+
+def _check_loss(loss: Loss, label: Label | Target) -> None:
+    """A loss goes with one kind of label."""
+    of_positions = isinstance(label, Label) and label.shape != ()
+    match loss.name:
+        case "cross_entropy":
+            fits, fix = isinstance(label, Label) and not of_positions, "a class an example: tacit.label(10)"
+        case "next_token":
+            fits, fix = of_positions, "a class at each position: tacit.label(65, shape=(64,))"
+        case _:
+            fits, fix = isinstance(label, Target), "numbers as the model returns them: tacit.target((1,))"
+    if not fits:
+        raise TaskInvalid("loss", loss.name, f"it does not go with {label}", f"it needs {fix}")
+
+
+def _shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    if not shape or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in shape):
+        raise TaskInvalid(name, tuple(shape), "every size is a positive whole number", "e.g. (1, 28, 28)")
+    return tuple(shape)
 
 
 def _whole(name: str, value: object, least: int) -> int:

@@ -1,10 +1,9 @@
 """Small nets of the families people use: what the compiler must take as it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 
 from tacit.compiler.compile import Compiled, compile_program
 from tacit.compiler.trace import CROSS_ENTROPY
-from tacit.plan.program import Field, Playable
-from tacit.plan.tape import Region
 from tacit.task import Loss
 from tests.compiler.models import CLASSES, MOMENTUM, Engine, lived_in
 
@@ -404,16 +401,4 @@ def family_step(name: str, subset: list[str], x: Any, y: Any, weight: Any, dtype
     return loss.item(), {n: g.numpy() for n, g in zip(subset, gradients, strict=True)}
 
 
-class LabelledEngine(Engine):
-    """The real player, for labels that are more than one whole number."""
-
-    def __init__(self, playable: Playable) -> None:
-        label = playable.program.label
-        plain = Field(label.name, (), "int32", 0)
-        super().__init__(replace(playable, program=msgspec.structs.replace(playable.program, label=plain)))
-        shape = (playable.program.microbatch, *label.shape)
-        block: Any = self._memory[Region.Y].view(label.dtype)[: int(np.prod(shape))]
-        if label.channels_last:
-            self._y = block.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2)
-        else:
-            self._y = block.reshape(shape)
+LabelledEngine = Engine

@@ -6,14 +6,10 @@ import torch
 from torch import nn
 
 import tacit
-from tacit.compiler.assemble import Parties, assemble
 from tacit.compiler.developer import DeveloperPlan
 from tacit.engine.player import Player
 from tacit.errors import InputError
-from tacit.plan.bundle import build_plan, parse_plan
-from tacit.plan.manifest import KeyholderCard
-from tacit.wire.ids import key_id
-from tacit.wire.keys import SealingKey, SigningKey
+from tests import compiled
 
 
 def with_norm() -> nn.Module:
@@ -24,18 +20,8 @@ def with_norm() -> nn.Module:
 
 
 def plan_of(make, subset) -> DeveloperPlan:
-    author, other, sealing = (SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
-    hpke = SealingKey.from_seed(bytes(32)).public
-    card = KeyholderCard(sealing.public, hpke, key_id(hpke, sealing.public), "embedded:")
-    task = tacit.Task(
-        name="t",
-        model=make,
-        example={"x": tacit.array((1, 4, 4)), "y": tacit.label(3)},
-        subset=subset,
-        privacy=tacit.Privacy(noise=0.1, devices=4, batch=2, threshold=2),
-    )
-    made = assemble(task, Parties(author.public, other.public, other.public, (card,)), now=0)
-    return DeveloperPlan(parse_plan(build_plan(made.manifest, made.charter, made.blobs, author)))
+    example = {"x": tacit.array((1, 4, 4)), "y": tacit.label(3)}
+    return DeveloperPlan(compiled.plan_of(tacit.Task("t", make, example, subset=subset, privacy=compiled.SMALL)))
 
 
 def same_answers(plan: DeveloperPlan, net: nn.Module, values: np.ndarray) -> bool:

@@ -34,6 +34,7 @@ def visit(manifest: Manifest, prefix: bool = False, version: int = 0, **changes:
         "player": player,
         "rows": rows,
         "labels": data["y"],
+        "weights": np.ones(20, np.float32),
         "manifest": manifest,
         "snapshot": np.zeros(D, np.float32),
         "version": version,

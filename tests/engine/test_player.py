@@ -355,7 +355,7 @@ def test_a_plan_that_does_not_add_up_is_refused():
         (changed(d=D + 1), "do not add up"),
         (changed(microbatch=0), "does not exist"),
         (changed(kept=(KeptTensor("hidden", -4, 4),)), "does not exist"),
-        (changed(label=Field("label", (2,), "int32", 0)), "one whole number"),
+        (changed(label=Field("label", (2,), "int32", 0)), "one of so many classes"),
         (changed(inputs=(Field("image", (2,), "float64", 0),)), "does not know"),
     ]
     for playable, says in refused:

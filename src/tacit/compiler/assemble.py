@@ -23,13 +23,14 @@ from tacit.compiler.parts import rewritten
 from tacit.compiler.presets import recognise, settings
 from tacit.compiler.projected import ProjectedHead, project
 from tacit.compiler.public import public_examples
+from tacit.compiler.trace import model_of, rehearse
 from tacit.compiler.whole import Whole
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
 from tacit.plan.program import Optimizer, Program
-from tacit.task import Array, Label, Projected, Task, TaskInvalid
+from tacit.task import Label, Projected, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -72,12 +73,12 @@ def assemble(
     With `compare` other subsets are planned as well, and each is announced to it: that takes a while.
     """
     own = build_module(task)
-    inputs = {name: (part.shape, part.dtype) for name, part in task.example.items() if isinstance(part, Array)}
-    classes = next(part.classes for part in task.example.values() if isinstance(part, Label))
-    label = next(name for name, part in task.example.items() if isinstance(part, Label))
+    inputs, (label, labelled) = task.inputs, task.label
+    classes = labelled.classes if isinstance(labelled, Label) else 0
+    _check_label(task, own, classes)
     optimizer = Optimizer(task.local.optimizer.rate, task.local.optimizer.momentum, task.local.optimizer.decay)
     microbatch = task.local.microbatch or min(task.local.minibatch, 8)
-    whole = Whole(own, inputs, classes, label, task.loss)
+    whole = Whole(own, inputs, classes, label, task.loss_named)
     public = public_examples(task) or {}
     module, parts = _rewritten(own, task, public)
     subset, reasons = _subset(task, parts, module, whole, microbatch, optimizer, len(parties.keyholders))
@@ -93,12 +94,16 @@ def assemble(
         traced=whole.step[1] if task.subset is None else None,
     )
     program = compiled.playable.program
-    parameters = sum(p.numel() for p in own.parameters())
-    against = msgspec.structs.replace(program.resources, model_parameters=parameters)
+    against = msgspec.structs.replace(program.resources, model_parameters=sum(p.numel() for p in own.parameters()))
     if isinstance(module, ProjectedHead):
         against = msgspec.structs.replace(against, full_training_bytes=whole.training_bytes(optimizer))
         program = msgspec.structs.replace(program, cut=module.cut)
-    program = msgspec.structs.replace(program, resources=against)
+    program = msgspec.structs.replace(
+        program,
+        resources=against,
+        weight=next((name for name, part in task.example.items() if isinstance(part, Weight)), None),
+        score=task.metrics[0] if task.metrics else program.score,
+    )
     if task.local.balance:
         program = msgspec.structs.replace(program, logit_bias=_logit_bias(module, task, program.places))
     numbers = _numbers(task, program.d, len(parties.keyholders))
@@ -222,6 +227,15 @@ def build_module(task: Task) -> nn.Module:
     return module.float().eval()
 
 
+def _check_label(task: Task, module: nn.Module, classes: int) -> None:
+    """The label has the shape that the loss needs for what the module returns."""
+    name, part = task.label
+    needed = rehearse(model_of(module, task.inputs, classes, name, task.loss_named)).label_shape
+    if part.shape != needed:
+        of = f"label({classes}, shape={needed})" if isinstance(part, Label) else f"target({needed})"
+        raise TaskInvalid(f"example {name}", part.shape, f"what the module returns needs {needed}", f"write {of}")
+
+
 def _rewritten(
     module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]]
 ) -> tuple[nn.Module, list[str] | None]:
@@ -230,9 +244,7 @@ def _rewritten(
         case None:
             return module, None
         case [Projected() as part]:
-            inputs = [public[name] for name, field in task.example.items() if isinstance(field, Array)]
-            label = next(name for name, field in task.example.items() if isinstance(field, Label))
-            return project(module, part, inputs, public.get(label)), ["head"]
+            return project(module, part, [public[name] for name in task.inputs], public.get(task.label[0])), ["head"]
         case _:
             return rewritten(module, [part for part in task.subset if not isinstance(part, Projected)])
 
@@ -324,11 +336,7 @@ def _logit_bias(module: nn.Module, task: Task, places: Sequence[TensorPlace]) ->
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear) and hasattr(layer.bias, "shape")
     ]
-    inputs = [
-        torch.zeros(1, *part.shape, dtype=torch.int32 if part.dtype == "int32" else torch.float32)
-        for part in task.example.values()
-        if isinstance(part, Array)
-    ]
+    inputs = [torch.zeros(1, *shape, dtype=getattr(torch, dtype)) for shape, dtype in task.inputs.values()]
     with torch.no_grad():
         out = module(*inputs)
     for hook in hooks:

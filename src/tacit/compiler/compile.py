@@ -39,7 +39,7 @@ from tacit.plan.tape import (
     Tape,
     encode,
 )
-from tacit.task import OF_CLASSES, Loss
+from tacit.task import OF_CLASSES, OF_RIGHT_OR_WRONG, Loss
 
 RUNTIME = "tape/1"
 FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
@@ -139,6 +139,7 @@ def compile_program(
         output_shape=model.output,
         optimizer=optimizer,
         resources=resources,
+        score="accuracy" if model.loss.name in OF_RIGHT_OR_WRONG else "loss",
     )
     playable = Playable(
         program,
@@ -175,9 +176,12 @@ def training_bytes(model: Model, training: Training, optimizer: Optimizer, micro
 
 
 def _label_field(model: Model, name: str) -> Field:
-    if model.loss.name in OF_CLASSES:
-        return Field(name, model.label_shape, "int32", 0, classes=model.classes)
-    return Field(name, model.label_shape, "float32", 0, channels_last=len(model.label_shape) == 3)
+    loss, shape = model.loss, model.label_shape
+    if loss.name in OF_CLASSES:
+        # Where a label is one class, an ignored one would be an example that teaches nothing: more likely a mistake.
+        return Field(name, shape, "int32", 0, classes=model.classes, ignored=loss.ignore_index if shape else None)
+    probability = loss.name == "binary_cross_entropy"
+    return Field(name, shape, "float32", 0, channels_last=len(shape) == 3, probability=probability)
 
 
 def _model(module: nn.Module, inputs: Inputs, label: str, classes: int, loss: str | Loss, microbatch: int) -> Model:

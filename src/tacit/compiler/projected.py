@@ -217,7 +217,9 @@ def _rehearse(body: nn.Module, part: Projected, examples: Sequence[Tensor]) -> t
             )
     if not isinstance(answer, Tensor) or answer.dim() != 2:
         shape = list(answer.shape[1:]) if isinstance(answer, Tensor) else type(answer).__name__
-        raise WrongSubset(f"the module answers {shape} for an example; a projected head is for [classes]")
+        raise WrongSubset(
+            f"the module answers {shape} for an example; a projected head gives one row of numbers, as [classes]"
+        )
     shape = tuple(seen[0].shape[1:])  # pyright: ignore[reportAttributeAccessIssue]  # a tensor, as was checked
     if math.prod(shape) < part.features:
         raise WrongSubset(

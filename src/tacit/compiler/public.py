@@ -3,7 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.task import Array, Task, TaskInvalid
+from tacit.task import Array, Label, Target, Task, TaskInvalid, Weight
+
+_LABEL = {Label: "int32", Target: "float32", Weight: "float32"}
 
 
 def public_examples(task: Task) -> dict[str, NDArray[np.generic]] | None:
@@ -24,17 +26,18 @@ def public_examples(task: Task) -> dict[str, NDArray[np.generic]] | None:
                 raise TaskInvalid("public", sorted(given), f"it has no array {name!r}", f"return {{{name!r}: ...}}")
             continue
         values = given[name]
-        if isinstance(part, Array) and (values.shape[1:] != part.shape or not len(values)):
+        shape = () if isinstance(part, Weight) else part.shape
+        if values.shape[1:] != shape or not len(values):
             raise TaskInvalid(
                 f"public {name}",
                 values.shape,
-                f"an example's {name} has the shape {part.shape}",
+                f"an example's {name} has the shape {shape}",
                 "the first axis counts examples",
             )
         if not np.isfinite(values).all():
             bad = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
             raise TaskInvalid(f"public {name}", "NaN or infinity", f"example {bad} holds it", "leave that example out")
-        found[name] = values.astype(part.dtype if isinstance(part, Array) else values.dtype)
+        found[name] = values.astype(part.dtype if isinstance(part, Array) else _LABEL[type(part)])
     if len({len(values) for values in found.values()}) > 1:
         counts = {name: len(values) for name, values in found.items()}
         raise TaskInvalid("public", counts, "one of each is needed for every example", "give as many of each")

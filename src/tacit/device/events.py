@@ -46,15 +46,23 @@ class Training:
 
 
 @dataclass(frozen=True)
+class HeldBack:
+    """What a Snapshot makes of the examples that this device holds back from training."""
+
+    examples: int
+    loss: float  # the mean
+    correct: float | None  # an example with many labels by the share that is right; None where none is right or wrong
+
+
+@dataclass(frozen=True)
 class Trained:
-    """A visit ended. `correct` of `held_back` examples were right before it, by the Snapshot alone."""
+    """A visit ended. `held_back` is of the Snapshot that it began from."""
 
     version: int
     seconds: float
     first_loss: float
     last_loss: float
-    correct: int
-    held_back: int
+    held_back: HeldBack
 
 
 @dataclass(frozen=True)
@@ -146,11 +154,8 @@ def line(event: Event) -> str:
         case Training():
             return f"training: from Snapshot {event.version}, {event.examples} examples in {event.minibatches} steps"
         case Trained():
-            held = f"; Snapshot {event.version} had {event.correct} of {event.held_back} held-back examples right"
-            return (
-                f"trained: {event.seconds:.2f} s, loss {event.first_loss:.3f} to {event.last_loss:.3f}"
-                f"{held if event.held_back else ''}"
-            )
+            loss = f"loss {event.first_loss:.3f} to {event.last_loss:.3f}"
+            return f"trained: {event.seconds:.2f} s, {loss}{_held_back(event.version, event.held_back)}"
         case Dropped():
             return f"dropped: the visit to Snapshot {event.version}, {event.reason}; nothing was sent"
         case Sent():
@@ -174,6 +179,21 @@ def line(event: Event) -> str:
             return f"ended: {event.reason}; {event.accepted} {updates} accepted"
         case _:
             assert_never(event)
+
+
+def _held_back(version: int, held: HeldBack) -> str:
+    """
+    >>> _held_back(3, HeldBack(20, 0.5, 12)), _held_back(3, HeldBack(20, 0.5, None))
+    ('; Snapshot 3 had 12 of 20 held-back examples right', '; Snapshot 3 has a loss of 0.500 on 20 held-back examples')
+    """
+    if held.examples == 0:
+        return ""
+    if held.correct is None:
+        return f"; Snapshot {version} has a loss of {held.loss:.3f} on {held.examples} held-back examples"
+    if held.correct == round(held.correct):
+        return f"; Snapshot {version} had {held.correct:.0f} of {held.examples} held-back examples right"
+    share = held.correct / held.examples
+    return f"; Snapshot {version} had {share:.1%} of the labels of {held.examples} held-back examples right"
 
 
 def _plain(text: str) -> str:

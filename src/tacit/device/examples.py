@@ -4,7 +4,7 @@ Three forms are read, and the names are those of the Plan's fields (`x` and `y` 
 chose others):
 
     examples.npz   one array a field, the first axis counts examples
-    examples.csv   a header; the label's column has the label's name, all others are x in their order
+    examples.csv   a header; label and weight have columns of their names, all others are x in their order
     a folder       of .npz files, each with many examples or exactly one, in the order of their names
 
 Values are cast to the field's type where nothing is lost: an integer must keep its value exactly, a
@@ -57,14 +57,16 @@ class Examples:
     """Checked examples: every array has the Plan's shape and type, every value is finite and in range."""
 
     inputs: Mapping[str, Values]  # by field, [n, *shape]
-    labels: NDArray[np.int32]  # [n, *shape of the label]
+    labels: Values  # [n, *shape of the label], int32 for classes and float32 for numbers
+    weights: NDArray[np.float32]  # [n], how much each counts
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.int64]) -> "Examples":
         """These examples alone, in this order."""
-        return Examples({name: values[indices] for name, values in self.inputs.items()}, self.labels[indices])
+        inputs = {name: values[indices] for name, values in self.inputs.items()}
+        return Examples(inputs, self.labels[indices], self.weights[indices])
 
     def digest(self) -> bytes:
         """SHA-256 over all values: what was computed from these examples is found again by it."""
@@ -77,8 +79,8 @@ class Examples:
         return sha.digest()
 
 
-def read_examples(path: Path, inputs: Sequence[Field], label: Field) -> Examples:
-    """The examples at `path`, checked against the fields of a Plan."""
+def read_examples(path: Path, inputs: Sequence[Field], label: Field, weight: str | None = None) -> Examples:
+    """The examples at `path`, checked against the fields of a Plan; without a `weight` each counts 1."""
     if not path.exists():
         raise NoExamples(f"there is nothing at {path}; --data names an .npz file, a .csv file or a folder of .npz")
     if path.is_dir():
@@ -86,30 +88,36 @@ def read_examples(path: Path, inputs: Sequence[Field], label: Field) -> Examples
         if not files:
             raise NoExamples(f"the folder {path} holds no .npz file")
     elif path.suffix == ".csv":
-        return check_examples(_from_csv(path, inputs, label), inputs, label, str(path))
+        return check_examples(_from_csv(path, inputs, label, weight), inputs, label, str(path), weight=weight)
     elif path.suffix == ".npz":
         files = [path]
     else:
-        arrays = ", ".join(f"{name}=..." for name in _names(inputs, label))
+        arrays = ", ".join(f"{name}=..." for name in _names(inputs, label, weight))
         raise ExamplesUnreadable(
             f"{path} is neither .npz nor .csv nor a folder of .npz; numpy.savez({path.stem!r}, {arrays}) writes one"
         )
-    parts = [_from_npz(file, _names(inputs, label)) for file in files]
+    parts = [_from_npz(file, _names(inputs, label, weight)) for file in files]
     if len(files) == 1 and not path.is_dir():
-        return check_examples(parts[0], inputs, label, str(path))
+        return check_examples(parts[0], inputs, label, str(path), weight=weight)
     checked: list[Examples] = []
     first = 0
     for file, part in zip(files, parts, strict=True):
-        checked.append(check_examples(_with_first_axis(part, label), inputs, label, str(file), first))
+        checked.append(check_examples(_with_first_axis(part, label), inputs, label, str(file), first, weight))
         first += len(checked[-1])
     return Examples(
         {field.name: np.concatenate([part.inputs[field.name] for part in checked]) for field in inputs},
         np.concatenate([part.labels for part in checked]),
+        np.concatenate([part.weights for part in checked]),
     )
 
 
 def check_examples(
-    arrays: Mapping[str, Values], inputs: Sequence[Field], label: Field, source: str, first: int = 0
+    arrays: Mapping[str, Values],
+    inputs: Sequence[Field],
+    label: Field,
+    source: str,
+    first: int = 0,
+    weight: str | None = None,
 ) -> Examples:
     """Arrays by field as checked examples; `first` is the number of the first one, for the messages.
 
@@ -118,17 +126,28 @@ def check_examples(
     >>> len(examples), examples.inputs["x"].dtype, examples.labels.tolist()
     (4, dtype('float32'), [0, 1, 2, 0])
     """
-    for name in _names(inputs, label):
+    names = _names(inputs, label, weight)
+    for name in names:
         if name not in arrays:
-            raise FieldMissing(f"{source} has no array {name!r}; this Plan trains on {_described(inputs, label)}")
-    counts = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in _names(inputs, label)}
+            raise FieldMissing(
+                f"{source} has no array {name!r}; this Plan trains on {_described(inputs, label, weight)}"
+            )
+    counts = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in names}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
         raise ExampleMisshaped(f"{source} holds {listed}: one of each is needed for every example")
     if not counts[label.name]:
         raise NoExamples(f"{source} holds no example")
     checked = {field.name: _checked(arrays[field.name], field, source, first) for field in inputs}
-    return Examples(checked, _checked(arrays[label.name], label, source, first))
+    weights = np.ones(counts[label.name], np.float32)
+    if weight is not None:
+        weights = _checked(arrays[weight], Field(weight, (), "float32", 0), source, first)
+        if (weights < 0).any():
+            bad = int(np.argmax(weights < 0))
+            raise ValueRefused(f"a weight of {weights[bad]:g} in example {first + bad} ({weight}, {source})")
+        if not weights.any():
+            raise ValueRefused(f"every weight is 0, so no example counts ({weight}, {source})")
+    return Examples(checked, _checked(arrays[label.name], label, source, first), weights)
 
 
 def split(count: int, secret: bytes, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -160,18 +179,20 @@ def shuffled(count: int, secret: bytes, purpose: bytes) -> NDArray[np.int64]:
     return np.argsort(np.frombuffer(drawn, "<u8"), kind="stable").astype(np.int64)
 
 
-def _names(inputs: Sequence[Field], label: Field) -> list[str]:
-    return [*(field.name for field in inputs), label.name]
+def _names(inputs: Sequence[Field], label: Field, weight: str | None) -> list[str]:
+    return [*(field.name for field in inputs), label.name, *([weight] if weight is not None else [])]
 
 
-def _described(inputs: Sequence[Field], label: Field) -> str:
-    return ", ".join(f"{field.name} {field.shape or '()'}" for field in (*inputs, label))
+def _described(inputs: Sequence[Field], label: Field, weight: str | None) -> str:
+    listed = [f"{field.name} {field.shape or '()'}" for field in (*inputs, label)]
+    return ", ".join([*listed, *([f"{weight} ()"] if weight is not None else [])])
 
 
 def _checked(values: Values, field: Field, source: str, first: int) -> Values:
     shape = tuple(values.shape[1:])
     if shape != field.shape:
-        # An image without its single channel is the commonest near miss, and there is one way to read it.
+        # An image without its single channel (a number without its single axis) is the commonest near miss, and
+        # there is one way to read it.
         if field.shape[:1] == (1,) and shape == field.shape[1:]:
             values = values[:, None]
         else:
@@ -193,10 +214,12 @@ def _checked(values: Values, field: Field, source: str, first: int) -> Values:
         refuse(~np.isfinite(values), lambda value: "NaN" if value != value else f"{value}")
     if field.classes is not None:
         classes = field.classes
-        refuse(
-            (values < 0) | (values >= classes),
-            lambda value: f"label {value:g} outside 0..{classes - 1}",
-        )
+        outside = (values < 0) | (values >= classes)
+        if field.ignored is not None:
+            outside &= values != field.ignored
+        refuse(outside, lambda value: f"label {value:g} outside 0..{classes - 1}")
+    if field.probability:
+        refuse((values < 0) | (values > 1), lambda value: f"{value:g}, where a probability from 0 to 1 is needed,")
     if values.dtype == target:
         return np.ascontiguousarray(values)
     if target.kind == "i":
@@ -234,42 +257,46 @@ def _with_first_axis(arrays: Mapping[str, Values], label: Field) -> Mapping[str,
     return {name: values[None] for name, values in arrays.items()}
 
 
-def _from_csv(path: Path, inputs: Sequence[Field], label: Field) -> dict[str, Values]:
-    if len(inputs) != 1 or len(inputs[0].shape) != 1 or label.shape:
+def _from_csv(path: Path, inputs: Sequence[Field], label: Field, weight: str | None) -> dict[str, Values]:
+    if len(inputs) != 1 or len(inputs[0].shape) != 1 or label.shape not in ((), (1,)):
         raise ExamplesUnreadable(
             f"{path}: a .csv holds one row of numbers an example, and this Plan trains on "
-            f"{_described(inputs, label)}; give an .npz with these arrays"
+            f"{_described(inputs, label, weight)}; give an .npz with these arrays"
         )
     width = inputs[0].shape[0]
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
             header = [name.strip() for name in next(rows, list[str]())]
-            if header.count(label.name) != 1:
-                raise FieldMissing(f"{path} has no column {label.name!r} for the label; its first line names {header}")
-            at = header.index(label.name)
-            if len(header) - 1 != width:
+            named = [label.name, *([weight] if weight is not None else [])]
+            for name in named:
+                if header.count(name) != 1:
+                    what = "label" if name == label.name else "weight"
+                    raise FieldMissing(f"{path} has no column {name!r} for the {what}; its first line names {header}")
+            at = [header.index(name) for name in named]
+            if len(header) - len(at) != width:
+                beside = " and ".join(map(repr, named))
                 raise ExampleMisshaped(
-                    f"{path} has {len(header) - 1} columns beside {label.name!r}, this Plan trains on {width}"
+                    f"{path} has {len(header) - len(at)} columns beside {beside}, this Plan trains on {width}"
                 )
             features: list[list[float]] = []
-            labels: list[float] = []
+            apart: list[list[float]] = []
             for row in rows:
                 if not row:
                     continue  # an empty line, usually the last
                 if len(row) != len(header):
                     raise ExampleMisshaped(
-                        f"example {len(labels)}: line {rows.line_num} of {path} has {len(row)} values and "
+                        f"example {len(apart)}: line {rows.line_num} of {path} has {len(row)} values and "
                         f"its header names {len(header)}"
                     )
-                numbers = _numbers(row, header, len(labels), path)
-                labels.append(numbers.pop(at))
-                features.append(numbers)
+                numbers = _numbers(row, header, len(apart), path)
+                apart.append([numbers[column] for column in at])
+                features.append([number for column, number in enumerate(numbers) if column not in at])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ExamplesUnreadable(f"{path} cannot be read as .csv: {error}") from error
     return {
         inputs[0].name: np.array(features, np.float64).reshape(len(features), width),
-        label.name: np.array(labels, np.float64),
+        **{name: np.array([row[i] for row in apart], np.float64) for i, name in enumerate(named)},
     }
 
 

@@ -94,7 +94,7 @@ class Trainer:
         world: World,
     ):
         self._member, self._settings = member, settings
-        self._validation, self._labels, self._count = validation, training.labels, len(training)
+        self._validation, self._labels, self._weights = validation, training.labels, training.weights
         self._ledger, self._client, self._report, self._world = ledger, client, report, world
         self._player = player
         self._rows = self._prepared(training)
@@ -134,16 +134,17 @@ class Trainer:
         manifest, version, world = self._member.manifest, offered.offer.version, self._world
         watch = _Watch(world, manifest.limits.max_seconds)
         too_slow = Dropped(version, f"it took more than the {manifest.limits.max_seconds} s of this Plan", True)
-        correct = self._correct(snapshot, watch)
-        if correct is None:
+        held = self._held_back(snapshot, watch)
+        if held is None:
             return too_slow
         evaluated = watch.worked()
-        steps = len(minibatches(self._count, manifest.local, version, b""))
-        self._report(events.Training(version, self._count, steps))
+        steps = len(minibatches(len(self._labels), manifest.local, version, b""))
+        self._report(events.Training(version, len(self._labels), steps))
         outcome = train(
             self._player,
             self._rows,
             self._labels,
+            self._weights,
             manifest,
             snapshot,
             version,
@@ -157,21 +158,23 @@ class Trainer:
             return Dropped(version, outcome.reason, True)
         after = trained(offered)
         self._ledger.move(after, world.second())
-        seconds, held = watch.worked() - evaluated, len(self._validation)
-        self._report(events.Trained(version, seconds, outcome.first_loss, outcome.last_loss, correct, held))
+        seconds = watch.worked() - evaluated
+        self._report(events.Trained(version, seconds, outcome.first_loss, outcome.last_loss, held))
         crash_point("device.trained")
         return after, outcome.delta
 
-    def _correct(self, snapshot: NDArray[np.float32], watch: _Watch) -> int | None:
-        """How many of the held-back examples the Snapshot has right; None if the Plan's seconds were over first."""
-        held, size, correct = self._validation, self._player.microbatch, 0
+    def _held_back(self, snapshot: NDArray[np.float32], watch: _Watch) -> events.HeldBack | None:
+        """What the Snapshot makes of the held-back examples; None if the Plan's seconds were over first."""
+        held, size, loss, right = self._validation, self._player.microbatch, 0.0, 0.0
         self._player.load(snapshot)
         for start in range(0, len(held), size):
             if watch.over():
                 return None
             part = {name: values[start : start + size] for name, values in held.inputs.items()}
-            correct += self._player.evaluate(part, held.labels[start : start + size])[1]
-        return correct
+            here = self._player.evaluate(part, held.labels[start : start + size])
+            loss, right = loss + here[0], right + here[1]
+        counted = self._member.manifest.program.score == "accuracy"
+        return events.HeldBack(len(held), loss / max(1, len(held)), right if counted else None)
 
     def _made(self, state: Trained, delta: NDArray[np.float32], credential: Credential) -> Debited | Dropped:
         manifest, version = self._member.manifest, state.offer.version

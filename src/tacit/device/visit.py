@@ -34,7 +34,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Diverged:
-    """A value became infinite or NaN. There is no delta."""
+    """A value became infinite or NaN, or nothing counted. There is no delta."""
 
     reason: str
 
@@ -42,7 +42,8 @@ class Diverged:
 def train(
     player: Player,
     rows: Rows,
-    labels: NDArray[np.int32],
+    labels: NDArray[Any],
+    weights: NDArray[np.float32],
     manifest: Manifest,
     snapshot: NDArray[np.float32],
     version: int,
@@ -59,6 +60,9 @@ def train(
     try:
         for minibatch in minibatches(len(labels), local, version, order_secret):
             loss = 0.0  # of the minibatch so far; the last micro-batch makes it whole
+            divisor = float(weights[minibatch].sum())
+            if divisor == 0:
+                continue  # none of these counts
             for start in range(0, len(minibatch), program.microbatch):
                 if should_stop():
                     return Stopped()
@@ -66,8 +70,8 @@ def train(
                 loss = player.step(
                     _take(rows, part),
                     labels[part],
-                    np.ones(len(part), np.float32),
-                    float(len(minibatch)),
+                    weights[part],
+                    divisor,
                     start == 0,
                 )
             player.apply(rate)
@@ -75,13 +79,15 @@ def train(
             after_minibatch()
     except NotFinite:
         return Diverged("its loss is not a finite number")
+    if not losses:
+        return Diverged("every example that trains has weight 0")
     delta = player.snapshot() - origin
     if not np.isfinite(delta).all():
         return Diverged("a trained value became infinite or NaN")
     return Visit(delta, losses[0], losses[-1])
 
 
-def balanced(snapshot: NDArray[np.float32], labels: NDArray[np.int32], manifest: Manifest) -> NDArray[np.float32]:
+def balanced(snapshot: NDArray[np.float32], labels: NDArray[Any], manifest: Manifest) -> NDArray[np.float32]:
     """The Snapshot with the log of this device's label frequency added to the bias of the logits.
 
     Trained from here, the model need not lower the classes that this device has not seen: the shift does
@@ -90,7 +96,8 @@ def balanced(snapshot: NDArray[np.float32], labels: NDArray[np.int32], manifest:
     """
     bias, classes = manifest.program.logit_bias, manifest.program.label.classes
     assert bias is not None and classes is not None, "the Plan's checks require both where it is balanced"
-    count = np.bincount(labels, minlength=classes) + 0.5
+    known = labels[(labels >= 0) & (labels < classes)]
+    count = np.bincount(known, minlength=classes) + 0.5
     shifted = snapshot.copy()
     shifted[bias : bias + classes] += np.log(count / count.sum()).astype(np.float32)
     return shifted

@@ -6,6 +6,7 @@ numbers out. It holds private values (state, gradients, examples), so no error o
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class Player:
         self._seed = 0
         self._state = self._memory[Region.STATE].view(np.float32)
         self._x = [self._view(Region.X, field) for field in self._program.inputs]
-        self._y = self._view(Region.Y, self._program.label).reshape(self.microbatch)
+        self._y = self._view(Region.Y, self._program.label)
         self._kept = [
             self._block(Region.KEPT, kept.offset, self.microbatch * kept.example_bytes).reshape(
                 self.microbatch, kept.example_bytes
@@ -165,7 +166,7 @@ class Player:
     def step(
         self,
         examples: Inputs | Kept,
-        labels: NDArray[np.integer],
+        labels: NDArray[Any],
         weights: NDArray[np.float32],
         divisor: float,
         first: bool,
@@ -212,7 +213,7 @@ class Player:
     def train_minibatch(
         self,
         examples: Inputs | Kept,
-        labels: NDArray[np.integer],
+        labels: NDArray[Any],
         indices: NDArray[np.integer],
         rate: float,
     ) -> float:
@@ -231,8 +232,11 @@ class Player:
         self.apply(rate)
         return loss
 
-    def evaluate(self, inputs: Inputs, labels: NDArray[np.integer]) -> tuple[float, int, int]:
-        """The summed loss, how many are right, and how many there are."""
+    def evaluate(self, inputs: Inputs, labels: NDArray[Any]) -> tuple[float, float, int]:
+        """The summed loss, how many are right, and how many there are.
+
+        Where a label has many parts (a class at each position), an example is right by the share of them that is.
+        """
         n = self._count(inputs)
         if len(labels) != n:
             raise WrongExamples(f"there are {len(labels)} labels and {n} examples")
@@ -249,7 +253,7 @@ class Player:
             self._weigh(np.ones(count, np.float32))
 
         self._run(Kind.EVALUATE, inputs, label, add)
-        return loss, round(right), n
+        return loss, right, n
 
     def predict(self, inputs: Inputs) -> NDArray[np.float32]:
         """What the model says of each example, [n, *output_shape]."""
@@ -328,10 +332,19 @@ class Player:
             block[:n] = row
             block[n:] = 0
 
-    def _label(self, labels: NDArray[np.integer]) -> None:
-        classes = self._program.label.classes
-        if classes is not None and labels.size and (labels.min() < 0 or labels.max() >= classes):
-            raise WrongExamples(f"a label lies outside 0 to {classes - 1}")
+    def _label(self, labels: NDArray[Any]) -> None:
+        field = self._program.label
+        if labels.shape[1:] != field.shape or not _same_kind(labels.dtype, field.dtype):
+            raise WrongExamples(
+                f"a label is {labels.dtype} {labels.shape[1:]} for each example, and the model takes {field.dtype} "
+                f"{field.shape}"
+            )
+        if field.classes is not None:
+            known = (labels >= 0) & (labels < field.classes)
+            if field.ignored is not None:
+                known |= labels == field.ignored
+            if not known.all():
+                raise WrongExamples(f"a label lies outside 0 to {field.classes - 1}")
         self._y[: len(labels)] = labels
         self._y[len(labels) :] = 0
 
@@ -350,8 +363,8 @@ def _check_places(program: Program) -> None:
     for field in fields:
         if field.dtype not in ("float32", "int32") or (field.channels_last and len(field.shape) != 3):
             raise InputError(f"the Plan's field {field.name} has a type that the engine does not know")
-    if program.label.shape != () or program.label.dtype != "int32":
-        raise InputError("a label is one whole number")
+    if (program.label.dtype == "int32") != (program.label.classes is not None):
+        raise InputError("a label is one of so many classes, or a number")
 
 
 def _example_bytes(field: Field) -> int:

@@ -6,7 +6,7 @@ them, the engine plays them, and neither knows of signatures, keyholders or priv
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -30,6 +30,8 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offset: Count
     channels_last: bool = False
     classes: Count | None = None  # labels: valid values are 0..classes-1
+    ignored: Annotated[int, Meta(ge=-(2**31), lt=2**31)] | None = None  # and this one, which does not count
+    probability: bool = False  # targets: valid values are 0 to 1
 
 
 class KeptTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +98,8 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Where the bias of the layer that makes the logits starts in a Snapshot; set where training is balanced.
     logit_bias: Count | None = None
     cut: Cut | None = None  # set where the subset is a projected head
+    weight: str | None = None  # the name of what says how much an example counts
+    score: Literal["accuracy", "loss"] = "accuracy"  # what tells people how good a Snapshot is
 
 
 @dataclass(frozen=True, eq=False)
