@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import tacit
 from tacit.compiler.assemble import Parties, assemble
+from tacit.compiler.compile import compile_program
 from tacit.compiler.developer import DeveloperPlan
 from tacit.compiler.errors import WrongSubset
 from tacit.compiler.projected import ProjectedHead, project, reached
@@ -24,8 +25,8 @@ from tacit.plan.tape import Kind, Number
 from tacit.task import TaskInvalid
 from tacit.wire.ids import key_id
 from tacit.wire.keys import SealingKey, SigningKey
-from tests.compiler.families import family
-from tests.compiler.models import CLASSES, Engine, by_name, compiled, far_apart, lenet, mlp, torch_step
+from tests.compiler.families import Tabular, family
+from tests.compiler.models import CLASSES, MOMENTUM, Engine, by_name, compiled, far_apart, lenet, mlp, torch_step
 from tests.compiler.slow_player import SlowPlayer
 
 HEAD = ["head.weight", "head.bias"]
@@ -96,6 +97,28 @@ def test_nothing_behind_the_cut_is_delivered(name: str) -> None:
     delivered = [half for place in program.places for half in place.name.split(" with ")]
     assert not set(delivered) & {*behind, *(name.rpartition(".")[0] for name in behind)}
     assert {name for name in delivered if name.startswith("projection.")} <= set(net.state_dict())
+
+
+def test_categories_and_numbers_are_projected_together() -> None:
+    torch.manual_seed(1)
+    net, draw = Tabular().eval(), np.random.default_rng(0)
+    categories = np.stack([draw.integers(0, 7, 100), draw.integers(0, 11, 100)], 1).astype(np.int32)
+    given = {"categories": categories, "numbers": normal((5,), 100)}
+
+    made = project(net, tacit.projected("body", 10), list(given.values()))
+    nn.init.normal_(made.head.weight)
+
+    fields = {"categories": ((2,), "int32"), "numbers": ((5,), "float32")}
+    player = Engine(compile_program(made, fields, "y", CLASSES, subset=HEAD, microbatch=4, optimizer=MOMENTUM).playable)
+    with torch.no_grad():
+        right = made(*map(torch.from_numpy, given.values()))
+    np.testing.assert_allclose(player.predict(given), right, rtol=1e-4, atol=1e-4)
+    assert float(right.std()) > 0.1
+
+
+def test_a_module_that_answers_at_every_position_has_no_projected_head() -> None:
+    with pytest.raises(WrongSubset, match=r"the module answers \[6, 5\] for an example"):
+        project(named("gpt"), tacit.projected("norm", 8), [np.zeros((50, 6), np.int32)])
 
 
 def test_what_lies_behind_the_cut_need_not_compile() -> None:
