@@ -51,7 +51,7 @@ def recognise(module: nn.Module) -> Family:
     parts = list(module.modules())
     images = [part for part in parts if isinstance(part, nn.Conv2d)]
     sequences = [part for part in parts if isinstance(part, nn.Conv1d)]
-    tables = [part for part in parts if isinstance(part, nn.Embedding)]
+    tables = [part for part in parts if isinstance(part, nn.Embedding | nn.EmbeddingBag)]
     dense = [part for part in parts if isinstance(part, nn.Linear)]
     if any(isinstance(part, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.Upsample) for part in parts):
         return Family.AUTOENCODER
