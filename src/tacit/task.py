@@ -278,6 +278,29 @@ def lowrank(layer: str, rank: int = 4) -> LowRank:
 
 
 @dataclass(frozen=True)
+class Projected:
+    """A linear head on features of a middle layer. See `projected`."""
+
+    layer: str
+    features: int = 256
+    start: str = "zero"
+
+
+def projected(layer: str, features: int = 256, start: str = "zero") -> Projected:
+    """Cut the model behind a layer and train a linear head on principal directions of the layer's output.
+
+    The Task's public examples show the directions, so it needs some. The head starts from zero, or with
+    `start="public"` from the discriminant of their labels.
+
+    >>> projected("features.3", features=128)
+    Projected(layer='features.3', features=128, start='zero')
+    """
+    if start not in ("zero", "public"):
+        raise TaskInvalid("projected start", start, "it is zero or public", 'e.g. start="zero"')
+    return Projected(layer, _whole("projected features", features, 1), start)
+
+
+@dataclass(frozen=True)
 class Local:
     """What one visit does on a device.
 
@@ -447,8 +470,9 @@ class Task:
     local: Local = field(default_factory=Local)
     budget: Budget = field(default_factory=Budget)
     privacy: Privacy = field(default_factory=Privacy)
-    # Parameters or modules to train, or parts of layers by `slices` and `lowrank`; None: the compiler chooses.
-    subset: Sequence[str | Slices | LowRank] | None = None
+    # Parameters or modules to train, or parts of layers by `slices` and `lowrank`, or
+    # one `projected` head; None: the compiler chooses.
+    subset: Sequence[str | Slices | LowRank | Projected] | None = None
     server_rate: float = 1.0
     # Makes examples that anybody may see, arrays [n, ...] by field, the label's optional. Directions and errors are
     # measured on them; nobody trains on them.
@@ -510,6 +534,21 @@ class Task:
                 self.subset,
                 "it is a list of parameter or module names",
                 'e.g. ["head"], or leave it out',
+            )
+        heads = [part for part in self.subset or () if isinstance(part, Projected)]
+        if heads and len(self.subset or ()) > 1:
+            raise TaskInvalid(
+                "subset",
+                self.subset,
+                "behind the cut of a projected head nothing is left to train, and before it nothing changes",
+                "write the projected head alone",
+            )
+        if heads and self.public is None:
+            raise TaskInvalid(
+                "subset",
+                self.subset,
+                "public examples show the directions of a projected head, and the Task has none",
+                "write public=lambda: {...}, with the arrays of some hundred examples that anybody may see",
             )
 
 

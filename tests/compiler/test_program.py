@@ -11,6 +11,7 @@ from tacit.compiler.choose import choose_subset
 from tacit.compiler.errors import NothingFits
 from tacit.compiler.explain import report
 from tacit.compiler.picture import NAMED, at_peak, in_letters, svg
+from tacit.compiler.trace import model_of, rehearse, trace_step
 from tacit.plan.layout import permutation
 from tacit.plan.program import Optimizer
 from tacit.plan.tape import Kind, Region, decode, describe
@@ -122,7 +123,12 @@ def choice(**limits: Any) -> Any:
         "optimizer": MOMENTUM,
         **limits,
     }
-    return choose_subset(build("lenet"), {"x": (SHAPES["lenet"], "float32")}, CLASSES, **settings)
+    return chosen_of(build("lenet"), SHAPES["lenet"], **settings)
+
+
+def chosen_of(net: nn.Module, shape: tuple[int, ...], **settings: Any) -> Any:
+    model = rehearse(model_of(net, {"x": (shape, "float32")}, CLASSES))
+    return choose_subset(model, trace_step(model), **settings)
 
 
 def test_without_tight_limits_everything_is_trained() -> None:
@@ -161,9 +167,7 @@ def test_layers_count_in_the_order_in_which_they_are_used() -> None:
         def forward(self, x: Any) -> Any:
             return self.head(self.body(x))
 
-    chosen = choose_subset(
-        Backwards(), {"x": ((4,), "float32")}, CLASSES, memory=1 << 20, most_values=36, microbatch=1, optimizer=MOMENTUM
-    )
+    chosen = chosen_of(Backwards(), (4,), memory=1 << 20, most_values=36, microbatch=1, optimizer=MOMENTUM)
 
     assert chosen.names == ("head.weight", "head.bias")
 

@@ -30,7 +30,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from tacit.cli.figures import figures, summary
+    from tacit.cli.figures import compared, comparison_lines, figures, summary
     from tacit.cli.home import author_key, home
     from tacit.compiler.load import load_task
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     # "embedded" instead of an address: whoever serves the Plan starts this keyholder beside the coordinator.
     card = new_card(place / "keyholder", "embedded:", os.urandom)
     parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
-    made = assemble(task, parties)
+    made = assemble(task, parties, compare=_progress if arguments.explain else None)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     if arguments.picture is not None:
         from tacit.compiler.picture import svg
@@ -62,7 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
     partial.replace(output)
     plan = parse_plan(data)
     if arguments.json:
-        print(json.dumps({"plan": str(output), "plan_id": plan.plan_id.hex(), **figures(plan, len(data))}))
+        found = {"plan": str(output), "plan_id": plan.plan_id.hex(), **figures(plan, len(data))}
+        print(json.dumps(found | (compared(made.comparison) if made.comparison else {})))
         return
     print(summary(plan, len(data)))
     for reason in made.reasons if arguments.explain else ():
@@ -72,6 +73,12 @@ def run(arguments: argparse.Namespace) -> None:
         from tacit.compiler.picture import in_letters
 
         print(*report(made.compiled.explanation), *in_letters(made.compiled.explanation), sep="\n")
+    if made.comparison:
+        print(*comparison_lines(made.comparison), sep="\n")
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"\nwrote {output}   next: tacit serve {output}")
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

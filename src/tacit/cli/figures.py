@@ -1,12 +1,16 @@
 """What a Plan is and costs, as figures and as the lines people read. No torch."""
 
 import math
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
 from tacit.privacy.account import Statement, statement
 from tacit.privacy.trust import Trust, sentence, trust_of
+
+if TYPE_CHECKING:
+    from tacit.compiler.candidates import Comparison
 
 
 def promise(plan: Plan) -> Statement:
@@ -87,6 +91,27 @@ def summary(plan: Plan, size: int) -> str:
             f"trust      {sentence(trust(plan))}",
         ]
     )
+
+
+def compared(comparison: "Comparison") -> dict[str, Any]:
+    """The subset among others, for machines."""
+    return {
+        "family": comparison.family.value,
+        "proposals": [asdict(proposal) for proposal in comparison.proposals],
+        "candidates": [asdict(one) | {"fits": not one.stopped} for one in comparison.candidates],
+    }
+
+
+def comparison_lines(comparison: "Comparison") -> list[str]:
+    """The same as people read it."""
+    from tacit.compiler.candidates import table
+
+    return [
+        f"family     {comparison.family.value}",
+        *(f"proposed   {proposal.setting}: {proposal.reason}" for proposal in comparison.proposals),
+        "subsets    a star is what was compiled; bytes: upload of one Update, memory of training, kept an example",
+        *table(comparison.candidates),
+    ]
 
 
 def bytes_text(size: float) -> str:

@@ -5,24 +5,32 @@ Signing is the caller's: this room holds no keys.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from tacit.compiler.choose import choose_subset
+from tacit.compiler.candidates import Comparison, Planned, compared
+from tacit.compiler.candidates import Limits as Allowed
+from tacit.compiler.choose import choose_subset, parameters_of
 from tacit.compiler.compile import Compiled, compile_program
 from tacit.compiler.errors import NothingFits
 from tacit.compiler.parts import rewritten
+from tacit.compiler.presets import recognise, settings
+from tacit.compiler.projected import ProjectedHead, project
+from tacit.compiler.public import public_examples
 from tacit.compiler.trace import model_of, rehearse
+from tacit.compiler.whole import Whole
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
-from tacit.plan.program import Optimizer
-from tacit.task import Label, Local, Sign, Task, TaskInvalid, Weight
+from tacit.plan.program import Optimizer, Program
+from tacit.task import Label, Local, Projected, Sign, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -49,22 +57,32 @@ class Assembled:
     numbers: Numbers
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
+    comparison: Comparison | None = None
 
 
-def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None = None) -> Assembled:
-    """Compile a Task for its budget."""
-    module = build_module(task)
+def assemble(
+    task: Task,
+    parties: Parties,
+    *,
+    days: int = 365,
+    now: int | None = None,
+    compare: Callable[[str], None] | None = None,
+) -> Assembled:
+    """Compile a Task for its budget.
+
+    With `compare` other subsets are planned as well, and each is announced to it: that takes a while.
+    """
+    own = build_module(task)
     inputs, (label, labelled) = task.inputs, task.label
     classes = labelled.classes if isinstance(labelled, Label) else 0
-    _check_label(task, module, classes)
-    optimizer = plan_optimizer(task.local)
-    microbatch = task.local.microbatch or (
-        task.local.minibatch if task.local.batch_statistics else min(task.local.minibatch, 8)
-    )
-    parts: list[str] | None = None
-    if task.subset is not None:
-        module, parts = rewritten(module, task.subset)
-    subset, reasons = _subset(task, parts, module, classes, microbatch, optimizer, len(parties.keyholders))
+    _check_label(task, own, classes)
+    local = task.local
+    optimizer = plan_optimizer(local)
+    microbatch = local.microbatch or (local.minibatch if local.batch_statistics else min(local.minibatch, 8))
+    whole = Whole(own, inputs, classes, label, task.loss_named, local.dropout, local.batch_statistics)
+    public = public_examples(task) or {}
+    module, parts = _rewritten(own, task, public)
+    subset, reasons = _subset(task, parts, module, whole, microbatch, optimizer, len(parties.keyholders))
     compiled = compile_program(
         module,
         inputs,
@@ -74,14 +92,18 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         subset=subset,
         microbatch=microbatch,
         optimizer=optimizer,
-        dropout=task.local.dropout,
-        batch_statistics=task.local.batch_statistics,
+        dropout=local.dropout,
+        batch_statistics=local.batch_statistics,
+        traced=whole.step[1] if task.subset is None else None,
     )
     program = compiled.playable.program
-    parameters = sum(p.numel() for p in module.parameters())
+    against = msgspec.structs.replace(program.resources, model_parameters=sum(p.numel() for p in own.parameters()))
+    if isinstance(module, ProjectedHead):
+        against = msgspec.structs.replace(against, full_training_bytes=whole.training_bytes(optimizer))
+        program = msgspec.structs.replace(program, cut=module.cut)
     program = msgspec.structs.replace(
         program,
-        resources=msgspec.structs.replace(program.resources, model_parameters=parameters),
+        resources=against,
         weight=next((name for name, part in task.example.items() if isinstance(part, Weight)), None),
         score=task.metrics[0] if task.metrics else program.score,
     )
@@ -141,6 +163,61 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
         numbers,
         tuple(reasons),
         tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
+        _comparison(
+            task,
+            whole,
+            subset,
+            program,
+            numbers,
+            len(parties.keyholders),
+            public=min(map(len, public.values()), default=0),
+            say=compare,
+        )
+        if compare
+        else None,
+    )
+
+
+def _comparison(
+    task: Task,
+    whole: Whole,
+    subset: Sequence[str],
+    program: Program,
+    numbers: Numbers,
+    keyholders: int,
+    *,
+    public: int,
+    say: Callable[[str], None],
+) -> Comparison:
+    """What was compiled, among other subsets that such a module could train."""
+
+    def upload_of(values: int) -> int:
+        return upload_size(values, _numbers(task, values, keyholders).quantisation.bits, keyholders)
+
+    chosen = Planned(
+        "the last layers that fit" if task.subset is None else "what the Task names",
+        f"{subset[0]} to {subset[-1]}",
+        program.d,
+        upload_of(program.d),
+        program.resources.training_bytes,
+        program.resources.kept_per_example,
+        chosen=True,
+    )
+    proposals = settings(recognise(whole.module), task.local.minibatch, numbers.quantisation.bits, numbers.batch.target)
+    return compared(
+        whole,
+        chosen,
+        [
+            one
+            for part in task.subset or subset
+            for one in (parameters_of(whole.module, [part]) if isinstance(part, str) else [part])
+        ],
+        proposals,
+        public=public,
+        limits=Allowed(task.budget.memory_bytes, task.budget.upload_bytes, upload_of),
+        microbatch=program.microbatch,
+        optimizer=program.optimizer,
+        say=say,
     )
 
 
@@ -182,39 +259,49 @@ def _check_label(task: Task, module: nn.Module, classes: int) -> None:
         raise TaskInvalid(f"example {name}", part.shape, f"what the module returns needs {needed}", f"write {of}")
 
 
+def _rewritten(
+    module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]]
+) -> tuple[nn.Module, list[str] | None]:
+    """The module that is compiled, and the names in it that the Task wants trained."""
+    match task.subset:
+        case None:
+            return module, None
+        case [Projected() as part]:
+            return project(module, part, [public[name] for name in task.inputs], public.get(task.label[0])), ["head"]
+        case _:
+            return rewritten(module, [part for part in task.subset if not isinstance(part, Projected)])
+
+
 def _subset(
     task: Task,
     wanted_names: Sequence[str] | None,
     module: nn.Module,
-    classes: int,
+    whole: Whole,
     microbatch: int,
     optimizer: Optimizer,
     keyholders: int,
 ) -> tuple[Sequence[str], Sequence[str]]:
     """The parameters to train: those that the Task names, else the most last layers that fit the budget."""
     if wanted_names is not None:
-        names = [
-            name
-            for name, _ in module.named_parameters()
-            if any(name == wanted or name.startswith(f"{wanted}.") for wanted in wanted_names)
-        ]
+        names = parameters_of(module, wanted_names)
         unknown = [w for w in wanted_names if not any(n == w or n.startswith(f"{w}.") for n in names)]
         if unknown:
             known = sorted({name.rpartition(".")[0] or name for name, _ in module.named_parameters()})
             raise TaskInvalid("subset", unknown[0], "the model has no such parameter", f"it has {', '.join(known)}")
+        if isinstance(module, ProjectedHead):
+            return names, [
+                f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}",
+                # The Hessian of a softmax is at most half of the features' squared length.
+                f"plain SGD on it is stable at rates below {4 / module.projection.squared_length():.2g}",
+            ]
         return names, [f"the Task names {', '.join(wanted_names)}"]
     most = _most_values(task, sum(p.numel() for p in module.parameters()), keyholders)
     chosen = choose_subset(
-        module,
-        task.inputs,
-        classes,
-        loss=task.loss_named,
+        *whole.trained,
         memory=task.budget.memory_bytes,
         most_values=most,
         microbatch=microbatch,
         optimizer=optimizer,
-        dropout=task.local.dropout,
-        batch_statistics=task.local.batch_statistics,
     )
     return chosen.names, chosen.reasons
 

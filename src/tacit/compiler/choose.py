@@ -4,17 +4,16 @@ A layer is a module with parameters of its own, taken whole; layers are in the o
 first uses them. What fits is known exactly, because every candidate is compiled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from tacit.compiler.compile import plan_training, training_bytes
 from tacit.compiler.errors import NothingFits, NotLowered
-from tacit.compiler.trace import CROSS_ENTROPY, Inputs, Model, Traced, in_training, model_of, rehearse, trace_step
+from tacit.compiler.trace import Model, Traced
 from tacit.compiler.weights import Weights
 from tacit.plan.program import Optimizer
-from tacit.task import Loss
 
 
 @dataclass(frozen=True)
@@ -26,27 +25,23 @@ class Choice:
 
 
 def choose_subset(
-    module: nn.Module,
-    inputs: Inputs,
-    classes: int,
+    model: Model,
+    traced: Traced,
     *,
-    loss: Loss = CROSS_ENTROPY,
     memory: int,
     most_values: int,
     microbatch: int,
     optimizer: Optimizer,
-    dropout: bool = False,
-    batch_statistics: bool = False,
 ) -> Choice:
     """The longest run of last layers with at most `most_values` values and `memory` bytes of training.
 
+    >>> from tacit.compiler.trace import model_of, rehearse, trace_step
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> choose_subset(net, {"x": ((4,), "float32")}, 3, memory=1 << 20, most_values=30, microbatch=2,
+    >>> model = rehearse(model_of(net, {"x": ((4,), "float32")}, 3))
+    >>> choose_subset(model, trace_step(model), memory=1 << 20, most_values=30, microbatch=2,
     ...     optimizer=Optimizer(0.1)).names
     ('2.weight', '2.bias')
     """
-    model = in_training(rehearse(model_of(module, inputs, classes, loss=loss)), dropout, batch_statistics)
-    traced = trace_step(model)
     layers = used_layers(model, traced)
     if not layers:
         raise NothingFits("the module has no parameters; there is nothing to train")
@@ -61,7 +56,7 @@ def choose_subset(
             reasons.append(f"with {here} it would be {values:,} values, and {most_values:,} are allowed")
             break
         try:
-            needed = _bytes(model, traced, names, microbatch, optimizer)
+            needed, _ = costs(model, traced, names, microbatch, optimizer)
         except NotLowered as error:
             if count == 1:
                 # Not a matter of limits: no subset of this module can be trained, and this says why.
@@ -100,7 +95,18 @@ def used_layers(model: Model, traced: Traced) -> Mapping[str, list[str]]:
     }
 
 
-def _bytes(model: Model, traced: Traced, names: tuple[str, ...], microbatch: int, optimizer: Optimizer) -> int:
+def costs(model: Model, traced: Traced, names: Sequence[str], microbatch: int, optimizer: Optimizer) -> tuple[int, int]:
+    """What training these parameters takes, and what is kept per example, in bytes."""
     weights = Weights({**model.parameters, **model.buffers}, names)
     training = plan_training(model, traced, weights, microbatch, optimizer, split=True)
-    return training_bytes(model, training, optimizer, microbatch)
+    kept = sum(part.example_bytes for part in training.split.kept)
+    return training_bytes(model, training, optimizer, microbatch), kept
+
+
+def parameters_of(module: nn.Module, wanted: Sequence[str]) -> list[str]:
+    """The names of all parameters that are named, or belong to a module that is.
+
+    >>> parameters_of(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), ["0", "1.bias"])
+    ['0.weight', '0.bias', '1.bias']
+    """
+    return [name for name, _ in module.named_parameters() if any(name == w or name.startswith(f"{w}.") for w in wanted)]

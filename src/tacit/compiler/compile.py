@@ -102,12 +102,14 @@ def compile_program(
     split_prefix: bool = True,
     dropout: bool = False,
     batch_statistics: bool = False,
+    traced: Traced | None = None,
 ) -> Compiled:
     """The tapes that train `subset`, with everything a device needs to play them.
 
     `inputs` says what an example looks like, without the batch. The module is compiled in eval form: BatchNorm
     with frozen statistics, dropout off; the train tape alone does otherwise where `dropout` or `batch_statistics`
-    ask for it. Where `split_prefix` is false every step begins at the example.
+    ask for it. Where `split_prefix` is false every step begins at the example. Who has `traced` the module in eval
+    form already can give that.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
@@ -118,7 +120,7 @@ def compile_program(
     model = _model(module, inputs, label, classes, loss, microbatch)
     _check_subset(model, subset)
     weights = Weights({**model.parameters, **model.buffers}, subset)
-    traced = trace_step(model)
+    traced = traced or trace_step(model)
     predict, evaluate = (
         _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY))
         for kind in (Kind.PREDICT, Kind.EVALUATE)
@@ -318,11 +320,11 @@ def _resources(
         peak=model.kind(peak) if peak else "the loss",
         operations=tapes[Kind.TRAIN].operations,
         model_parameters=sum(parameter.numel() for parameter in model.parameters.values()),
-        full_training_bytes=_full_training_bytes(model, traced, optimizer),
+        full_training_bytes=full_training_bytes(model, traced, optimizer),
     )
 
 
-def _full_training_bytes(model: Model, traced: Traced, optimizer: Optimizer) -> int:
+def full_training_bytes(model: Model, traced: Traced, optimizer: Optimizer) -> int:
     """What the whole model would take at micro-batch 32; 0 where a frozen part has no gradient here."""
     try:
         whole = [name for name in model.parameters if traced.outputs[name] is not None]

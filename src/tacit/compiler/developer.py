@@ -1,5 +1,6 @@
 """A Plan in the developer's hands again: Snapshots as PyTorch state dicts."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tacit.compiler.parts import merged
+from tacit.compiler.projected import restored
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot, read_plan
 from tacit.plan.layout import padded_size, permutation, unpack
@@ -32,7 +34,8 @@ class DeveloperPlan:
 
         `snapshot` is a file, its bytes, or the values; without one the subset is as compiled too. `like` is
         the developer's own module: tensors that the Plan does not hold (a frozen norm that was folded into
-        its convolution, a running count) are taken from it.
+        its convolution, a running count) are taken from it. Of a Plan with a projected head the names are those
+        of what `module` returns.
         """
         program = self.plan.manifest.program
         match snapshot:
@@ -56,7 +59,25 @@ class DeveloperPlan:
             found = region[start : start + len(panels)]
             panels[: len(found)] = found
             tensors[place.name] = torch.from_numpy(unpack(panels, place).copy())
-        return _completed(merged(tensors), like)
+        return _completed(merged(tensors), like if like is None else self._form(like))
+
+    def module(self, snapshot: str | Path | bytes | NDArray[np.float32] | None = None, *, like: nn.Module) -> nn.Module:
+        """One module, in eval form, that predicts what the Plan predicts from this Snapshot.
+
+        `like` is the developer's own module, as it was compiled; it is not touched. Of a Plan with a projected head
+        the module runs it as far as the cut, and then the projection and the head.
+        """
+        made = self._form(like)
+        made.load_state_dict(self.state_dict(snapshot, like=like))
+        return made.eval()
+
+    def _form(self, like: nn.Module) -> nn.Module:
+        """The developer's module in the form that was compiled, where that is another one, and else a copy of it."""
+        made = copy.deepcopy(like).to("cpu", torch.float32)
+        program = self.plan.manifest.program
+        if program.cut is None:
+            return made
+        return restored(made, program.cut, {place.name: place.shape for place in program.places})
 
 
 def _completed(tensors: dict[str, torch.Tensor], like: nn.Module | None) -> dict[str, torch.Tensor]:

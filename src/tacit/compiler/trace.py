@@ -10,7 +10,7 @@ Every node carries the path of the module that made it, backward nodes that of t
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -167,11 +167,11 @@ def rehearse(model: Model) -> Model:
     What comes back knows the shape of the output.
     """
     paths = _Paths()
-    zeros = _zeros(model, 2)
+    given = zeros(model, 2)
     try:
         # What PyTorch warns of here is which of its own kernels it takes.
         with torch.no_grad(), warnings.catch_warnings(action="ignore"), _watching(model.module, paths):
-            logits: object = model.module(*zeros)
+            logits: object = model.module(*given)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = str(error).strip().split("\n")[0]
         raise NotTraceable(
@@ -191,16 +191,17 @@ def rehearse(model: Model) -> Model:
     return replace(model, output=shape[1:])
 
 
-def _zeros(model: Model, count: int) -> list[Tensor]:
+def zeros(model: Model, count: int) -> list[Tensor]:
+    """So many examples of zeros, in the order of the module's arguments."""
     types = {"float32": torch.float32, "int32": torch.int32}
     return [torch.zeros(count, *shape, dtype=types[dtype]) for shape, dtype in model.inputs.values()]
 
 
-def trace_step(model: Model) -> Traced:
+def trace_step(model: Model, wanted: Collection[str] | None = None) -> Traced:
     """The logits and the loss of one micro-batch, and the loss's gradient with respect to every parameter.
 
     One trace serves every tape and every subset: what a tape does not ask for is not lowered. A parameter that
-    has no influence has None for a gradient.
+    has no influence has None for a gradient. Where only a few gradients are `wanted`, the trace is a shorter one.
     """
     paths = _Paths()
     module = copy.deepcopy(model.module)  # PyTorch leaves fake tensors behind in a part that has two names
@@ -228,11 +229,13 @@ def trace_step(model: Model) -> Traced:
         if not logits.requires_grad:
             return [logits, None, losses, *(None for _ in leaves)]
         with _undoing(paths):
-            gradients = torch.autograd.grad(logits, list(leaves.values()), gradient, allow_unused=True)
-        return [logits, loss, losses, *gradients]
+            asked = {name: leaf for name, leaf in leaves.items() if wanted is None or name in wanted}
+            gradients = torch.autograd.grad(logits, list(asked.values()), gradient, allow_unused=True)
+            found = dict(zip(asked, gradients, strict=True))
+        return [logits, loss, losses, *(found.get(name) for name in leaves)]
 
     parameters, buffers = model.parameters, model.buffers
-    inputs = _zeros(model, EXAMPLES)
+    inputs = zeros(model, EXAMPLES)
     label_type = torch.int32 if model.of_classes else torch.float32
     labels = torch.zeros(EXAMPLES, *model.label_shape, dtype=label_type)
     weight, divisor = torch.ones(EXAMPLES), torch.ones(())
@@ -324,7 +327,7 @@ def _mark_lines(graph: fx.Graph) -> None:
 def _culprit(model: Model) -> str:
     """The first operator of a run on zeros whose result's shape or value is known only when it runs."""
     with torch.no_grad(), _FirstByValue() as first, contextlib.suppress(RuntimeError, IndexError, ValueError):
-        model.module(*_zeros(model, 2))
+        model.module(*zeros(model, 2))
     return first.name
 
 
@@ -393,15 +396,19 @@ def _watching(module: nn.Module, paths: _Paths) -> Generator[None]:
 
         return hook
 
-    def leave(_module: nn.Module, _inputs: object, outputs: object) -> None:
-        path = paths.stack.pop()
-        if isinstance(outputs, Tensor):
-            # Innermost modules leave first, so what nobody claims yet is this module's own.
-            paths.claim(outputs, path)
-        paths.say(paths.stack[-1] if paths.stack else "")
+    def leave(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: object, outputs: object) -> None:
+            while paths.stack.pop() != path:
+                pass  # a projected head leaves its body early: modules inside it that never ended end here
+            if isinstance(outputs, Tensor):
+                # Innermost modules leave first, so what nobody claims yet is this module's own.
+                paths.claim(outputs, path)
+            paths.say(paths.stack[-1] if paths.stack else "")
+
+        return hook
 
     for path, child in module.named_modules():
-        hooks += [child.register_forward_pre_hook(enter(path)), child.register_forward_hook(leave)]
+        hooks += [child.register_forward_pre_hook(enter(path)), child.register_forward_hook(leave(path))]
     try:
         yield
     finally:

@@ -74,6 +74,8 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
         yield f"its trained tensors hold {state} values and it says d = {program.d}"
     if blobs.get("initial") != 4 * program.d:
         yield f"Snapshot 0 has {blobs.get('initial')} bytes where d = {program.d} needs {4 * program.d}"
+    if program.cut is not None and not 0 < sum(program.cut.widths) <= MOST_VALUES:
+        yield f"a projected head with {sum(program.cut.widths)} features is not possible"
     bias = program.logit_bias
     if manifest.local.balance and (bias is None or not 0 <= bias <= program.d - (program.label.classes or 0)):
         yield "balanced training needs the place of a trained output bias"
@@ -90,15 +92,17 @@ def _misplaced(place: TensorPlace) -> str | None:
         return f"offset {place.offset} is not a multiple of {ALIGNMENT}"
     if place.form == "conv" and len(place.shape) != 4:
         return "a convolution's weight has four dimensions"
-    if place.form == "dense" and len(place.shape) != 2:
-        return "a dense weight has two dimensions"
+    sequence = place.form == "dense" and len(place.shape) == 3  # a convolution over a sequence: (O, C, K)
+    if place.form == "dense" and len(place.shape) != 2 and not sequence:
+        return "a dense weight has two dimensions, or three over a sequence"
     if place.form == "rows" and len(place.shape) != 2:
         return "an embedding's rows have two dimensions"
-    if place.groups < 1 or (place.groups > 1 and (place.form != "conv" or place.shape[0] % place.groups)):
+    grouped = place.form == "conv" or sequence
+    if place.groups < 1 or (place.groups > 1 and (not grouped or place.shape[0] % place.groups)):
         return f"{place.groups} groups do not divide it"
     if place.form == "vector" and len(place.shape) != 1:
         return "a vector has one dimension"
-    if place.image is not None and (place.form != "dense" or math.prod(place.image) != place.shape[-1]):
+    if place.image is not None and (place.form != "dense" or math.prod(place.image) != math.prod(place.shape[1:])):
         return f"its columns are not an image {place.image}"
     return None
 

@@ -43,6 +43,17 @@ class KeptTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     example_bytes: Count
 
 
+class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a projected head cuts the model, and the pairs of directions that make its features.
+
+    The k-th direction of the channels goes with the first `widths[k]` directions of the positions. The developer's
+    tools read it to build the module again; a device has no use for it.
+    """
+
+    layer: str
+    widths: tuple[Count, ...]
+
+
 class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes, known before anything runs. `training_bytes` is what budgets are compared with."""
 
@@ -120,6 +131,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resources: Resources
     # Where the bias of the layer that makes the logits starts in a Snapshot; set where training is balanced.
     logit_bias: Count | None = None
+    cut: Cut | None = None  # set where the subset is a projected head
     weight: str | None = None  # the name of what says how much an example counts
     score: Literal["accuracy", "loss"] = "accuracy"  # what tells people how good a Snapshot is
     # Examples of a micro-batch meet in the statistics of its norms: it is trained full or not at all.
