@@ -288,13 +288,9 @@ def _projected(model: Model, module: nn.Module) -> tuple[nn.Module, list[str]]:
     """A head on what `model.cut` shows; directions of noise are as many as those of real examples."""
     if not model.cut:
         raise NotForThisModel("it has no layer that returns features of one tensor for one class")
-    try:
-        parts = importlib.import_module("tacit.compiler.projected")
-    except ModuleNotFoundError as error:
-        raise NotForThisModel("this tacit has no projected heads") from error
     public, _ = model.examples(2 * model.features, seed=1)
     try:
-        made = parts.project(module, tacit.Projected(model.cut, model.features), [public])  # pyright: ignore
+        made = project(module, tacit.Projected(model.cut, model.features), [public])
     except InputError as error:
         raise NotForThisModel(str(error)) from error
     return made, [name for name, _ in made.named_parameters() if name.startswith("head.")]

@@ -168,7 +168,7 @@ def test_a_task_takes_a_function() -> None:
     task = tacit.Task(name="quantiles", model=dense(3), example=example, loss=quantile, privacy=SMALL)
 
     assert (task.loss_named.name, task.loss_named.function, task.loss_named.label) == ("custom", quantile, (3,))
-    plan = plan_of(task).manifest.program
-    assert (plan.label.shape, plan.label.dtype, plan.score) == ((3,), "float32", "loss")
+    program = plan_of(task).manifest.program
+    assert (program.label.shape, program.label.dtype, program.score) == ((3,), "float32", "loss")
     with pytest.raises(TaskInvalid, match="of your own has one"):
         Loss("custom")
