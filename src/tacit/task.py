@@ -190,6 +190,28 @@ class Local:
                 )
 
 
+@dataclass(frozen=True)
+class Precision:
+    """In how many bits numbers that never change, or only wait, are held. Compiling reports what it costs.
+
+    | example | meaning |
+    |---|---|
+    | `Precision(kept="int8")` | what the frozen prefix leaves of each example takes a quarter of the storage |
+    | `Precision(saved="bfloat16")` | activations wait for the backward pass in half the memory |
+    | `Precision(frozen="int8")` | frozen weights take a quarter of the download and of the memory |
+    """
+
+    kept: str = "float32"
+    saved: str = "float32"
+    frozen: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name, half in (("kept", "bfloat16"), ("saved", "bfloat16"), ("frozen", "float16")):
+            value, known = getattr(self, name), ("float32", half, "int8")
+            if value not in known:
+                raise TaskInvalid(f"precision {name}", value, f"it is one of {', '.join(known)}", f"e.g. {half!r}")
+
+
 _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1000, "mb": 10**6, "gb": 10**9}
 
 
@@ -314,6 +336,9 @@ class Task:
     privacy: Privacy = field(default_factory=Privacy)
     # Parameters or modules to train, or parts of layers by `slices` and `lowrank`; None: the compiler chooses.
     subset: Sequence[str | Slices | LowRank] | None = None
+    precision: Precision = field(default_factory=Precision)
+    # Compute again in the backward pass what is cheap to compute, instead of saving it: less memory, the same result.
+    recompute: bool = False
     server_rate: float = 1.0
     # Makes examples that anybody may see, arrays [n, ...] by field, the label's optional. Directions and errors are
     # measured on them; nobody trains on them.

@@ -34,14 +34,16 @@ from tacit.plan.tape import (
     MapInstruction,
     MapProgram,
     Mode,
+    Number,
     Op,
     Region,
     Tape,
     encode,
 )
-from tacit.task import OF_CLASSES, Loss
+from tacit.task import OF_CLASSES, Loss, Precision
 
 RUNTIME = "tape/1"
+EXACT = Precision()
 FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
 
 Pass = tuple[str, Callable[[Graph], Graph]]
@@ -96,11 +98,13 @@ def compile_program(
     microbatch: int,
     optimizer: Optimizer,
     split_prefix: bool = True,
+    precision: Precision = EXACT,
 ) -> Compiled:
     """The tapes that train `subset`, with everything a device needs to play them.
 
     `inputs` says what an example looks like, without the batch. The module is compiled in eval form: BatchNorm
-    with frozen statistics, dropout off. Where `split_prefix` is false every step begins at the example.
+    with frozen statistics, dropout off. Where `split_prefix` is false every step begins at the example. `precision`
+    says what is held in fewer bits than float32.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
@@ -116,7 +120,7 @@ def compile_program(
         _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY))
         for kind in (Kind.PREDICT, Kind.EVALUATE)
     )
-    training = plan_training(model, traced, weights, microbatch, optimizer, split_prefix)
+    training = plan_training(model, traced, weights, microbatch, optimizer, split_prefix, precision)
     laid = [training.prefix, training.train, training.apply, evaluate, predict]
     sizes = _sizes(model, training, microbatch)
     tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
@@ -154,10 +158,11 @@ def plan_training(
     microbatch: int,
     optimizer: Optimizer,
     split: bool,
+    precision: Precision = EXACT,
 ) -> Training:
     """The prefix, train and apply graphs, laid out."""
     graph = _passed(lower_training(traced, model, weights, microbatch), "lower", SIMPLIFY)
-    cut = split_prefix(graph) if split else whole_step(graph)
+    cut = split_prefix(graph, Number[precision.kept.upper()]) if split else whole_step(graph)
     check(cut.train, "split the prefix")
     prefix = _lay(check(cut.prefix, "split the prefix")) if cut.prefix is not None else None
     return Training(weights, cut, prefix, _lay(cut.train), _lay(_apply_graph(weights, optimizer)))
@@ -330,6 +335,7 @@ def _explanation(model: Model, training: Training) -> Explanation:
         step,
         peak,
         tuple(_notes(model)),
+        training.split.considered,
     )
 
 
