@@ -23,6 +23,7 @@ from tacit.compiler.order import gradients_soon, lower_peak
 from tacit.compiler.rules import check
 from tacit.compiler.split import Split, split_prefix, whole_step
 from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
+from tacit.compiler.waiting import wait_smaller
 from tacit.compiler.weights import Weights
 from tacit.errors import InputError
 from tacit.plan.program import Field, Optimizer, Playable, Program, Resources
@@ -99,12 +100,14 @@ def compile_program(
     optimizer: Optimizer,
     split_prefix: bool = True,
     precision: Precision = EXACT,
+    recompute: bool = False,
 ) -> Compiled:
     """The tapes that train `subset`, with everything a device needs to play them.
 
     `inputs` says what an example looks like, without the batch. The module is compiled in eval form: BatchNorm
     with frozen statistics, dropout off. Where `split_prefix` is false every step begins at the example. `precision`
-    says what is held in fewer bits than float32.
+    says what is held in fewer bits than float32; with `recompute`, what is cheap is computed again in the backward
+    pass where that lowers the arena.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
@@ -120,7 +123,7 @@ def compile_program(
         _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY))
         for kind in (Kind.PREDICT, Kind.EVALUATE)
     )
-    training = plan_training(model, traced, weights, microbatch, optimizer, split_prefix, precision)
+    training = plan_training(model, traced, weights, microbatch, optimizer, split_prefix, precision, recompute)
     laid = [training.prefix, training.train, training.apply, evaluate, predict]
     sizes = _sizes(model, training, microbatch)
     tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
@@ -159,13 +162,15 @@ def plan_training(
     optimizer: Optimizer,
     split: bool,
     precision: Precision = EXACT,
+    recompute: bool = False,
 ) -> Training:
     """The prefix, train and apply graphs, laid out."""
     graph = _passed(lower_training(traced, model, weights, microbatch), "lower", SIMPLIFY)
     cut = split_prefix(graph, Number[precision.kept.upper()]) if split else whole_step(graph)
     check(cut.train, "split the prefix")
     prefix = _lay(check(cut.prefix, "split the prefix")) if cut.prefix is not None else None
-    return Training(weights, cut, prefix, _lay(cut.train), _lay(_apply_graph(weights, optimizer)))
+    train = _lay(cut.train, Number[precision.saved.upper()], recompute)
+    return Training(weights, cut, prefix, train, _lay(_apply_graph(weights, optimizer)))
 
 
 def training_bytes(model: Model, training: Training, optimizer: Optimizer, microbatch: int) -> int:
@@ -216,9 +221,13 @@ def _passed(graph: Graph, first: str, passes: Sequence[Pass]) -> Graph:
     return graph
 
 
-def _lay(graph: Graph) -> Laid:
+def _lay(graph: Graph, saved: Number = Number.FLOAT32, recompute: bool = False) -> Laid:
     fused = _passed(graph, "begin", FUSE)
     ordered = _passed(fused, "fuse", ORDER)
+    if graph.kind is Kind.TRAIN:
+        smaller = check(wait_smaller(ordered, saved, recompute=recompute), "wait smaller")
+        if smaller.steps != ordered.steps:
+            ordered = _passed(smaller, "wait smaller", [("lower the peak", lower_peak)])
     placement = place(ordered.steps)
     return Laid(ordered, placement, bound(fused.steps), bound(ordered.steps))
 
