@@ -16,6 +16,7 @@ OF_CLASSES = ("cross_entropy", "next_token")  # losses whose labels are classes
 LOSSES = (*OF_CLASSES, "mse", "huber", "binary_cross_entropy")
 OF_ONE_LABEL = ("cross_entropy",)  # what a Task can ask for: its label is one class an example
 METRICS = ("accuracy",)
+NUMBERS = ("float32", "bfloat16", "int8")
 
 
 class TaskInvalid(InputError):
@@ -192,24 +193,22 @@ class Local:
 
 @dataclass(frozen=True)
 class Precision:
-    """In how many bits numbers that never change, or only wait, are held. Compiling reports what it costs.
+    """In how many bits numbers that only wait are held. Compiling reports what it costs.
 
     | example | meaning |
     |---|---|
     | `Precision(kept="int8")` | what the frozen prefix leaves of each example takes a quarter of the storage |
     | `Precision(saved="bfloat16")` | activations wait for the backward pass in half the memory |
-    | `Precision(frozen="int8")` | frozen weights take a quarter of the download and of the memory |
     """
 
     kept: str = "float32"
     saved: str = "float32"
-    frozen: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, half in (("kept", "bfloat16"), ("saved", "bfloat16"), ("frozen", "float16")):
-            value, known = getattr(self, name), ("float32", half, "int8")
-            if value not in known:
-                raise TaskInvalid(f"precision {name}", value, f"it is one of {', '.join(known)}", f"e.g. {half!r}")
+        for name in ("kept", "saved"):
+            value = getattr(self, name)
+            if value not in NUMBERS:
+                raise TaskInvalid(f"precision {name}", value, f"it is one of {', '.join(NUMBERS)}", 'e.g. "bfloat16"')
 
 
 _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1000, "mb": 10**6, "gb": 10**9}

@@ -6,7 +6,7 @@ Signing is the caller's: this room holds no keys.
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import torch
@@ -16,12 +16,13 @@ from tacit.compiler.choose import choose_subset
 from tacit.compiler.compile import Compiled, compile_program
 from tacit.compiler.errors import NothingFits
 from tacit.compiler.parts import rewritten
+from tacit.compiler.precision import gradient_error
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
 from tacit.plan.program import Optimizer
-from tacit.task import Array, Label, Task, TaskInvalid
+from tacit.task import Array, Label, Precision, Task, TaskInvalid
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -62,16 +63,26 @@ def assemble(task: Task, parties: Parties, *, days: int = 365, now: int | None =
     if task.subset is not None:
         module, parts = rewritten(module, task.subset)
     subset, reasons = _subset(task, parts, module, inputs, classes, microbatch, optimizer, len(parties.keyholders))
-    compiled = compile_program(
-        module,
-        inputs,
-        label,
-        classes,
-        loss=task.loss,
-        subset=subset,
-        microbatch=microbatch,
-        optimizer=optimizer,
-    )
+
+    def compile_with(precision: Precision) -> Compiled:
+        return compile_program(
+            module,
+            inputs,
+            label,
+            classes,
+            loss=task.loss,
+            subset=subset,
+            microbatch=microbatch,
+            optimizer=optimizer,
+            precision=precision,
+            recompute=task.recompute,
+        )
+
+    compiled = compile_with(task.precision)
+    if task.precision != Precision():
+        error = gradient_error(task, compiled.playable, compile_with(Precision()).playable)
+        notes = (*compiled.explanation.notes, str(error))
+        compiled = replace(compiled, explanation=replace(compiled.explanation, notes=notes))
     program = compiled.playable.program
     parameters = sum(p.numel() for p in module.parameters())
     program = msgspec.structs.replace(

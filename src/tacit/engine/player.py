@@ -146,6 +146,10 @@ class Player:
         """The subset's values now, in the Plan's order."""
         return self._state[self._place]
 
+    def gradient(self) -> NDArray[np.float32]:
+        """The minibatch's gradient so far, in the Plan's order."""
+        return self._memory[Region.GRADIENT].view(np.float32)[self._place]
+
     def keep(self, inputs: Inputs) -> list[NDArray[np.uint8]] | None:
         """What the frozen prefix makes of these examples, a row each; None if the model has no prefix.
 
