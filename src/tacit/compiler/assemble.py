@@ -187,6 +187,8 @@ def _subset(
         most_values=most,
         microbatch=microbatch,
         optimizer=optimizer,
+        precision=task.precision,
+        recompute=task.recompute,
     )
     return chosen.names, chosen.reasons
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tacit.compiler.compile import plan_training, training_bytes
+from tacit.compiler.compile import EXACT, plan_training, training_bytes
 from tacit.compiler.errors import NothingFits, NotLowered
 from tacit.compiler.trace import Inputs, Model, Traced, model_of, rehearse, trace_step
 from tacit.compiler.weights import Weights
 from tacit.plan.program import Optimizer
+from tacit.task import Precision
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ def choose_subset(
     most_values: int,
     microbatch: int,
     optimizer: Optimizer,
+    precision: Precision = EXACT,
+    recompute: bool = False,
 ) -> Choice:
     """The longest run of last layers with at most `most_values` values and `memory` bytes of training.
 
@@ -57,7 +60,7 @@ def choose_subset(
             reasons.append(f"with {here} it would be {values:,} values, and {most_values:,} are allowed")
             break
         try:
-            needed = _bytes(model, traced, names, microbatch, optimizer)
+            needed = _bytes(model, traced, names, microbatch, optimizer, precision, recompute)
         except NotLowered as error:
             if count == 1:
                 # Not a matter of limits: no subset of this module can be trained, and this says why.
@@ -96,7 +99,15 @@ def used_layers(model: Model, traced: Traced) -> Mapping[str, list[str]]:
     }
 
 
-def _bytes(model: Model, traced: Traced, names: tuple[str, ...], microbatch: int, optimizer: Optimizer) -> int:
+def _bytes(
+    model: Model,
+    traced: Traced,
+    names: tuple[str, ...],
+    microbatch: int,
+    optimizer: Optimizer,
+    precision: Precision,
+    recompute: bool,
+) -> int:
     weights = Weights({**model.parameters, **model.buffers}, names)
-    training = plan_training(model, traced, weights, microbatch, optimizer, split=True)
+    training = plan_training(model, traced, weights, microbatch, optimizer, True, precision, recompute)
     return training_bytes(model, training, optimizer, microbatch)
