@@ -191,7 +191,7 @@ def _precision(subset: str) -> Mapping[str, Any]:
         return {}
     if not hasattr(tacit, "Precision") or "precision" not in inspect.signature(compile_program).parameters:
         raise NotForThisModel("this tacit holds frozen weights in float32 only")
-    return {"precision": tacit.Precision(frozen="int8")}  # pyright: ignore
+    return {"precision": tacit.Precision(frozen="int8")}
 
 
 def cases(quick: bool, models: Sequence[str]) -> Iterator[Case | str]:

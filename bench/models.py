@@ -8,7 +8,6 @@ CIFAR; at 96 x 96 unchanged), a GRU of two layers of 128 over 32 readings of 9 s
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 import tacit
 from tacit.compiler.errors import WrongSubset
 from tacit.compiler.parts import rewritten
+from tacit.compiler.projected import project
 from tacit.errors import InputError
 from tacit.plan.program import Optimizer
 

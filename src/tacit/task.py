@@ -17,6 +17,7 @@ CUSTOM = "custom"  # a loss the developer wrote
 LOSSES = (*OF_CLASSES, "mse", "huber", "binary_cross_entropy", CUSTOM)
 OF_RIGHT_OR_WRONG = (*OF_CLASSES, "binary_cross_entropy")  # losses beside which an accuracy can be counted
 METRICS = ("accuracy", "loss")
+NUMBERS = ("float32", "bfloat16", "int8")
 
 
 class TaskInvalid(InputError):
@@ -348,6 +349,26 @@ class Local:
             raise TaskInvalid("local proximal", self.proximal, "it is not negative", "e.g. 0.01, or 0 for none")
 
 
+@dataclass(frozen=True)
+class Precision:
+    """In how many bits numbers that only wait are held. Compiling reports what it costs.
+
+    | example | meaning |
+    |---|---|
+    | `Precision(kept="int8")` | what the frozen prefix leaves of each example takes a quarter of the storage |
+    | `Precision(saved="bfloat16")` | activations wait for the backward pass in half the memory |
+    """
+
+    kept: str = "float32"
+    saved: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("kept", "saved"):
+            value = getattr(self, name)
+            if value not in NUMBERS:
+                raise TaskInvalid(f"precision {name}", value, f"it is one of {', '.join(NUMBERS)}", 'e.g. "bfloat16"')
+
+
 _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1000, "mb": 10**6, "gb": 10**9}
 
 
@@ -473,6 +494,9 @@ class Task:
     # Parameters or modules to train, or parts of layers by `slices` and `lowrank`, or
     # one `projected` head; None: the compiler chooses.
     subset: Sequence[str | Slices | LowRank | Projected] | None = None
+    precision: Precision = field(default_factory=Precision)
+    # Compute again in the backward pass what is cheap to compute, instead of saving it: less memory, the same result.
+    recompute: bool = False
     server_rate: float = 1.0
     # Makes examples that anybody may see, arrays [n, ...] by field, the label's optional. Directions and errors are
     # measured on them; nobody trains on them.

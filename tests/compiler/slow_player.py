@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tacit.plan.layout import permutation
+from tacit.plan.narrow import narrow, widen
 from tacit.plan.program import Playable
 from tacit.plan.tape import (
     PANEL,
@@ -22,6 +23,7 @@ from tacit.plan.tape import (
     Kind,
     Measure,
     Mode,
+    Number,
     Op,
     Operand,
     Record,
@@ -69,6 +71,11 @@ class SlowPlayer:
             frozen = np.asarray(playable.frozen).view(np.float32)
             self.blocks[Region.FROZEN].numbers[: frozen.size] = frozen
         self.first, self.seed = True, 0
+        records = self.tapes[Kind.PREFIX].records if Kind.PREFIX in self.tapes else ()
+        self.narrow_kept = {
+            record.operands[0].offset for record in records
+            if record.op is Op.CONVERT and record.operands[0] is not None and record.operands[0].region is Region.KEPT
+        }  # fmt: skip
         self.load(playable.initial)
 
     # --- What the engine's Player can do ---------------------------------------------------------------
@@ -106,7 +113,7 @@ class SlowPlayer:
         else:
             for kept, rows in zip(self.program.kept, examples, strict=True):
                 block = self.kept_block(kept)
-                block[:] = self.padding
+                block[:] = self.padding if block.dtype != np.uint8 else 0
                 block[: len(rows)] = rows
         self.set(Region.Y, self.labels(labels))
         self.set(Region.WEIGHT, weights)
@@ -164,6 +171,8 @@ class SlowPlayer:
     def kept_block(self, kept: Any) -> Any:
         n, size = self.program.microbatch, kept.example_bytes // 4
         at = kept.offset // 4
+        if kept.offset in self.narrow_kept:
+            return self.blocks[Region.KEPT].bytes[kept.offset :][: n * 4 * size].reshape(n, 4 * size)
         return self.blocks[Region.KEPT].numbers[at : at + n * size].reshape(n, size)
 
     # --- Playing -----------------------------------------------------------------------------------------
@@ -192,7 +201,7 @@ class SlowPlayer:
         operands = dict(zip(names, record.operands, strict=True))
         parameters = dict(zip(SIGNATURES[record.op].parameters, record.parameters, strict=False))
         inputs = {
-            name: self.read(number, operand, name)
+            name: self.read(number, operand, "index" if is_bytes(record, name) else name)
             for name, operand in operands.items()
             if operand is not None and name not in names[:outputs]
         }
@@ -252,6 +261,11 @@ class SlowPlayer:
             block.writer[where] = number
 
 
+def is_bytes(record: Record, name: str) -> bool:
+    """Whether an input is the narrow side of a conversion, or bits."""
+    return name == "bits" or (record.op is Op.CONVERT and record.parameters[2] != Number.FLOAT32)
+
+
 def split(record: Record) -> tuple[int, list[str]]:
     """How many of the operands are outputs, and all names."""
     if record.op is Op.MAP:
@@ -269,7 +283,7 @@ def check_record(tape: Tape, record: Record) -> None:
     for i, (operand, size, name) in enumerate(zip(record.operands, sizes, names, strict=True)):
         if operand is None:
             continue
-        whole = 4 if name in ("x", "y", "a", "b", "index") or name[:2] in ("in", "gg", "gb", "gw") else 64
+        whole = 4 if name in ("x", "y", "a", "b", "index", "bits") or name[:2] in ("in", "gg", "gb", "gw", "gx") else 64
         assert operand.offset % whole == 0, f"{name} of {record.op.name} is not aligned"
         assert operand.extent == size, f"{name} of {record.op.name} has {operand.extent} bytes, not {size}"
         assert operand.offset >= 0 and operand.offset + operand.extent <= tape.regions[operand.region]
@@ -281,12 +295,12 @@ def check_record(tape: Tape, record: Record) -> None:
             if a is None or b is None or a.region is not b.region:
                 continue
             apart = a.offset + a.extent <= b.offset or b.offset + b.extent <= a.offset
-            in_place = (
+            linear = (record.op is Op.GATE_BITS and j == 1) or (
                 record.op is Op.MAP
                 and j >= outputs
                 and read_map(record.parameters).inputs[j - outputs].mode is Mode.LINEAR
-                and (a.offset, a.extent) == (b.offset, b.extent)
             )
+            in_place = linear and (a.offset, a.extent) == (b.offset, b.extent)
             assert apart or in_place, f"{names[i]} and {names[j]} of {record.op.name} overlap"
 
 
@@ -554,6 +568,22 @@ def upsample_gradient(p: Any, i: Any) -> Any:
     return {"gx": i["g"].reshape(p["N"], p["H"], p["FH"], p["W"], p["FW"], p["C"]).sum((2, 4))}
 
 
+def convert(p: Any, i: Any) -> Any:
+    rows, count, source, target = p["ROWS"], p["COUNT"], Number(p["FROM"]), Number(p["TO"])
+    if source is Number.FLOAT32:
+        values = i["x"].astype(np.float32).reshape(rows, count)
+        return {"y": np.stack([narrow(row, target) for row in values])}
+    return {"y": np.stack([widen(row, source, count) for row in i["x"].reshape(rows, -1)]).astype(np.float64)}
+
+
+def pack_sign(p: Any, i: Any) -> Any:
+    return {"bits": np.packbits(~(i["x"] <= 0), bitorder="little")}
+
+
+def gate_bits(p: Any, i: Any) -> Any:
+    return {"gx": np.where(np.unpackbits(i["bits"], bitorder="little")[: p["COUNT"]], i["g"], 0)}
+
+
 def copy(p: Any, i: Any) -> Any:
     box, source, target = ([p[f"{k}{d}"] for d in range(4)] for k in "DST")
     y = np.full(1 + sum((d - 1) * t for d, t in zip(box, target, strict=True)), np.nan)
@@ -656,6 +686,9 @@ OPERATIONS: dict[Op, Callable[[Any, Any], dict[str, Any]]] = {
     Op.UPSAMPLE: upsample,
     Op.UPSAMPLE_GRADIENT: upsample_gradient,
     Op.RANDOM_MASK: lambda p, i: {"y": random_mask(p, int(i["seed"][0]) | int(i["seed"][1]) << 32)},
+    Op.CONVERT: convert,
+    Op.PACK_SIGN: pack_sign,
+    Op.GATE_BITS: gate_bits,
     Op.ZERO: lambda p, i: {"y": np.zeros(p["BYTES"] // 4)},
 }
 

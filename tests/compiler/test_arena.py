@@ -28,7 +28,7 @@ def overlaps(rectangles: list[Rectangle], records: list[Record]) -> list[str]:
             together == {late.first}
             and early.last == late.first
             and (early.offset, early.size) == (late.offset, late.size)
-            and records[late.first].op is Op.MAP
+            and records[late.first].op in (Op.MAP, Op.GATE_BITS)
         )
         if not in_place:
             found.append(f"{a.name} and {b.name} at steps {sorted(together)}")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tacit.plan.narrow import narrow as narrowed
+from tacit.plan.narrow import widen
 from tacit.plan.tape import Number, Op, float_bits, number_bytes
 from tests.engine.played import floats, play
 
@@ -88,6 +89,21 @@ def test_the_compiler_and_the_engine_narrow_to_the_same_bytes(number: Number, co
     ours = narrowed(x[0], number)
 
     assert ours.tobytes() == (x if number is Number.FLOAT32 else there_and_back(x, number)[0]).tobytes()
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(Number), st.integers(1, 200), st.integers(0, 999))
+def test_the_developers_side_widens_as_the_engine(number: Number, count: int, seed: int):
+    x = np.nan_to_num(in_all_sizes(seed, 1, count), posinf=1.0, neginf=-1.0)
+
+    row = narrowed(x[0], number)
+    wide = row.view(np.float32)
+    if number is not Number.FLOAT32:
+        (there,) = play(Op.CONVERT, (1, count, number, Number.FLOAT32), (row,))
+        wide = floats(there, count)
+
+    # The engine takes what is too small for a normal float for zero.
+    np.testing.assert_allclose(widen(row, number, count), wide, rtol=0, atol=float(np.finfo(np.float32).tiny))
 
 
 @given(st.integers(1, 100))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tacit.compiler.ir import Step, Value
-from tacit.plan.tape import ALIGNMENT, Mode, Region, up
+from tacit.plan.tape import ALIGNMENT, Mode, Op, Region, up
 
 TRIES = 2000
 MOST_FITS = 12_000_000  # tries times the square of the blocks: a few seconds
@@ -46,14 +46,16 @@ def in_arena(values: Sequence[Value]) -> Iterator[Value]:
 
 
 def heirs(step: Step) -> Iterator[tuple[Value, Value]]:
-    """(operand, result) pairs of a map: the result may take over the operand's place if it dies here."""
-    result = step.outputs[0] if len(step.outputs) == 1 else None
-    if step.program is None or result is None or result.region is not Region.ARENA:
-        return
-    for value, source in zip(step.operands(), step.program.inputs, strict=True):
-        linear = source.mode is Mode.LINEAR and value.region is Region.ARENA and step.read().count(value) == 1
-        if linear and value.bytes == result.bytes:
-            yield value, result
+    """(operand, result) pairs: the result may take over the operand's place if it dies here."""
+    if step.op is Op.GATE_BITS or (step.program is not None and len(step.outputs) == 1):
+        result = step.outputs[0]
+        modes = [source.mode for source in step.program.inputs] if step.program is not None else [Mode.LINEAR]
+        if result is None or result.region is not Region.ARENA:
+            return
+        for value, mode in zip(step.operands(), modes, strict=False):
+            linear = mode is Mode.LINEAR and value.region is Region.ARENA and step.read().count(value) == 1
+            if linear and value.bytes == result.bytes:
+                yield value, result
 
 
 def blocks(steps: Sequence[Step]) -> list[Block]:

@@ -6,7 +6,7 @@ Signing is the caller's: this room holds no keys.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from tacit.compiler.choose import choose_subset, parameters_of
 from tacit.compiler.compile import Compiled, compile_program
 from tacit.compiler.errors import NothingFits
 from tacit.compiler.parts import rewritten
+from tacit.compiler.precision import gradient_error
 from tacit.compiler.presets import recognise, settings
 from tacit.compiler.projected import ProjectedHead, project
 from tacit.compiler.public import public_examples
@@ -30,7 +31,7 @@ from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
 from tacit.plan.program import Optimizer, Program
-from tacit.task import Label, Local, Projected, Sign, Task, TaskInvalid, Weight
+from tacit.task import Label, Local, Precision, Projected, Sign, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
@@ -83,19 +84,29 @@ def assemble(
     public = public_examples(task) or {}
     module, parts = _rewritten(own, task, public)
     subset, reasons = _subset(task, parts, module, whole, microbatch, optimizer, len(parties.keyholders))
-    compiled = compile_program(
-        module,
-        inputs,
-        label,
-        classes,
-        loss=task.loss_named,
-        subset=subset,
-        microbatch=microbatch,
-        optimizer=optimizer,
-        dropout=local.dropout,
-        batch_statistics=local.batch_statistics,
-        traced=whole.step[1] if task.subset is None else None,
-    )
+
+    def compile_with(precision: Precision) -> Compiled:
+        return compile_program(
+            module,
+            inputs,
+            label,
+            classes,
+            loss=task.loss_named,
+            subset=subset,
+            microbatch=microbatch,
+            optimizer=optimizer,
+            dropout=local.dropout,
+            batch_statistics=local.batch_statistics,
+            traced=whole.step[1] if task.subset is None else None,
+            precision=precision,
+            recompute=task.recompute,
+        )
+
+    compiled = compile_with(task.precision)
+    if task.precision != Precision():
+        error = gradient_error(task, public, compiled.playable, compile_with(Precision()).playable)
+        notes = (*compiled.explanation.notes, str(error))
+        compiled = replace(compiled, explanation=replace(compiled.explanation, notes=notes))
     program = compiled.playable.program
     against = msgspec.structs.replace(program.resources, model_parameters=sum(p.numel() for p in own.parameters()))
     if isinstance(module, ProjectedHead):
@@ -217,6 +228,8 @@ def _comparison(
         limits=Allowed(task.budget.memory_bytes, task.budget.upload_bytes, upload_of),
         microbatch=program.microbatch,
         optimizer=program.optimizer,
+        precision=task.precision,
+        recompute=task.recompute,
         say=say,
     )
 
@@ -302,6 +315,8 @@ def _subset(
         most_values=most,
         microbatch=microbatch,
         optimizer=optimizer,
+        precision=task.precision,
+        recompute=task.recompute,
     )
     return chosen.names, chosen.reasons
 

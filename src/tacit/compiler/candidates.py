@@ -13,7 +13,7 @@ from tacit.compiler.projected import sketched
 from tacit.compiler.trace import Model, Traced, in_training, model_of, rehearse, trace_step, zeros
 from tacit.compiler.whole import Whole
 from tacit.plan.program import Optimizer
-from tacit.task import Projected, TaskInvalid
+from tacit.task import Precision, Projected, TaskInvalid
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def compared(
     limits: Limits,
     microbatch: int,
     optimizer: Optimizer,
+    precision: Precision,
+    recompute: bool,
     say: Callable[[str], None],
 ) -> Comparison:
     """The chosen subset, `asked` for in these parts, among the candidates for such a module, each with its figures.
@@ -94,7 +96,7 @@ def compared(
         say(f"planning candidate {number} of {len(candidates)}: {candidate.name} …")
         try:
             inner, step, names = _traced(candidate, whole)
-            training, kept = costs(inner, step, names, microbatch, optimizer)
+            training, kept = costs(inner, step, names, microbatch, optimizer, precision, recompute)
         except (NotLowered, NotTraceable, WrongSubset, TaskInvalid, RuleBroken) as error:
             # What stops another subset, even a mistake of the compiler, does not stop the one that was chosen.
             found.append(Planned(candidate.name, candidate.reason, 0, 0, 0, 0, str(error)))

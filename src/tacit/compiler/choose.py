@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tacit.compiler.compile import plan_training, training_bytes
+from tacit.compiler.compile import EXACT, plan_training, training_bytes
 from tacit.compiler.errors import NothingFits, NotLowered
 from tacit.compiler.trace import Model, Traced
 from tacit.compiler.weights import Weights
 from tacit.plan.program import Optimizer
+from tacit.task import Precision
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ def choose_subset(
     most_values: int,
     microbatch: int,
     optimizer: Optimizer,
+    precision: Precision = EXACT,
+    recompute: bool = False,
 ) -> Choice:
     """The longest run of last layers with at most `most_values` values and `memory` bytes of training.
 
@@ -56,7 +59,7 @@ def choose_subset(
             reasons.append(f"with {here} it would be {values:,} values, and {most_values:,} are allowed")
             break
         try:
-            needed, _ = costs(model, traced, names, microbatch, optimizer)
+            needed, _ = costs(model, traced, names, microbatch, optimizer, precision, recompute)
         except NotLowered as error:
             if count == 1:
                 # Not a matter of limits: no subset of this module can be trained, and this says why.
@@ -95,10 +98,18 @@ def used_layers(model: Model, traced: Traced) -> Mapping[str, list[str]]:
     }
 
 
-def costs(model: Model, traced: Traced, names: Sequence[str], microbatch: int, optimizer: Optimizer) -> tuple[int, int]:
+def costs(
+    model: Model,
+    traced: Traced,
+    names: Sequence[str],
+    microbatch: int,
+    optimizer: Optimizer,
+    precision: Precision = EXACT,
+    recompute: bool = False,
+) -> tuple[int, int]:
     """What training these parameters takes, and what is kept per example, in bytes."""
     weights = Weights({**model.parameters, **model.buffers}, names)
-    training = plan_training(model, traced, weights, microbatch, optimizer, split=True)
+    training = plan_training(model, traced, weights, microbatch, optimizer, True, precision, recompute)
     kept = sum(part.example_bytes for part in training.split.kept)
     return training_bytes(model, training, optimizer, microbatch), kept
 

@@ -26,6 +26,7 @@ from tacit.compiler.order import gradients_soon, lower_peak
 from tacit.compiler.rules import check
 from tacit.compiler.split import Split, split_prefix, whole_step
 from tacit.compiler.trace import BATCH_NORMS, Inputs, Model, Traced, in_training, model_of, rehearse, trace_step
+from tacit.compiler.waiting import wait_smaller
 from tacit.compiler.weights import Weights
 from tacit.errors import InputError
 from tacit.plan.program import Field, Optimizer, Playable, Program, Resources
@@ -36,15 +37,17 @@ from tacit.plan.tape import (
     MapInput,
     MapProgram,
     Mode,
+    Number,
     Op,
     Region,
     Tape,
     encode,
 )
-from tacit.task import OF_CLASSES, OF_RIGHT_OR_WRONG, Loss, named_loss
+from tacit.task import OF_CLASSES, OF_RIGHT_OR_WRONG, Loss, Precision, named_loss
 
 DROPPING = (nn.MultiheadAttention, nn.RNNBase)  # modules with a dropout of their own
 RUNTIME = "tape/1"
+EXACT = Precision()
 FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
 
 Pass = tuple[str, Callable[[Graph], Graph]]
@@ -103,13 +106,16 @@ def compile_program(
     dropout: bool = False,
     batch_statistics: bool = False,
     traced: Traced | None = None,
+    precision: Precision = EXACT,
+    recompute: bool = False,
 ) -> Compiled:
     """The tapes that train `subset`, with everything a device needs to play them.
 
     `inputs` says what an example looks like, without the batch. The module is compiled in eval form: BatchNorm
     with frozen statistics, dropout off; the train tape alone does otherwise where `dropout` or `batch_statistics`
     ask for it. Where `split_prefix` is false every step begins at the example. Who has `traced` the module in eval
-    form already can give that.
+    form already can give that. `precision` says what is held in fewer bits than float32; with `recompute`, what is
+    cheap is computed again in the backward pass where that lowers the arena.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
@@ -128,7 +134,7 @@ def compile_program(
     trained = in_training(model, dropout, batch_statistics)
     if trained is not model:
         traced = trace_step(trained)
-    training = plan_training(trained, traced, weights, microbatch, optimizer, split_prefix)
+    training = plan_training(trained, traced, weights, microbatch, optimizer, split_prefix, precision, recompute)
     laid = [training.prefix, training.train, training.apply, evaluate, predict]
     sizes = _sizes(model, training, microbatch)
     tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
@@ -168,13 +174,16 @@ def plan_training(
     microbatch: int,
     optimizer: Optimizer,
     split: bool,
+    precision: Precision = EXACT,
+    recompute: bool = False,
 ) -> Training:
     """The prefix, train and apply graphs, laid out."""
     graph = _passed(lower_training(traced, model, weights, microbatch), "lower", [*SIMPLIFY, *REDRAW])
-    cut = split_prefix(graph) if split else whole_step(graph)
+    cut = split_prefix(graph, Number[precision.kept.upper()]) if split else whole_step(graph)
     check(cut.train, "split the prefix")
     prefix = _lay(check(cut.prefix, "split the prefix")) if cut.prefix is not None else None
-    return Training(weights, cut, prefix, _lay(cut.train), _lay(_apply_graph(weights, optimizer)))
+    train = _lay(cut.train, Number[precision.saved.upper()], recompute)
+    return Training(weights, cut, prefix, train, _lay(_apply_graph(weights, optimizer)))
 
 
 def training_bytes(model: Model, training: Training, optimizer: Optimizer, microbatch: int) -> int:
@@ -228,9 +237,13 @@ def _passed(graph: Graph, first: str, passes: Sequence[Pass]) -> Graph:
     return graph
 
 
-def _lay(graph: Graph) -> Laid:
+def _lay(graph: Graph, saved: Number = Number.FLOAT32, recompute: bool = False) -> Laid:
     fused = _passed(graph, "begin", FUSE)
     ordered = _passed(fused, "fuse", ORDER)
+    if graph.kind is Kind.TRAIN:
+        smaller = check(wait_smaller(ordered, saved, recompute=recompute), "wait smaller")
+        if smaller.steps != ordered.steps:
+            ordered = _passed(smaller, "wait smaller", [("lower the peak", lower_peak)])
     placement = place(ordered.steps)
     return Laid(ordered, placement, bound(fused.steps), bound(ordered.steps))
 
@@ -348,6 +361,7 @@ def _explanation(model: Model, training: Training) -> Explanation:
         step,
         peak,
         tuple(_notes(model)),
+        training.split.considered,
     )
 
 

@@ -1,9 +1,13 @@
 """What the compiler did, for people: the order, where values stand, the figures, the boundary, the peak."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tacit.compiler.arena import Placement, alive
 from tacit.compiler.ir import Graph, describe
+from tacit.compiler.split import Boundary
+
+MOST_BOUNDARIES = 5
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Explanation:
     peak_step: int
     peak: str  # the module at work there
     notes: tuple[str, ...] = ()
+    considered: tuple[Boundary, ...] = ()  # where the prefix could have ended
 
 
 def rectangles(graph: Graph, placement: Placement) -> tuple[Rectangle, ...]:
@@ -75,5 +80,19 @@ def report(explanation: Explanation) -> list[str]:
         f"for the traced order {e.traced_bound:,}",
         f"peak: step {e.peak_step}, {e.peak or 'the module itself'}",
         f"prefix: {e.boundary}",
+        *_boundaries(e.considered),
         *e.notes,
     ]
+
+
+def _boundaries(considered: Sequence[Boundary]) -> list[str]:
+    """The chosen boundary among its neighbours."""
+    if len(considered) < 2:
+        return []
+    at = next(i for i, boundary in enumerate(considered) if boundary.chosen)
+    first = max(0, min(at - MOST_BOUNDARIES // 2, len(considered) - MOST_BOUNDARIES))
+    lines = ["  kept per example   saved of a step   the prefix ends after"]
+    for boundary in considered[first : first + MOST_BOUNDARIES]:
+        where = (boundary.after or "the module itself") + ("   (chosen)" if boundary.chosen else "")
+        lines.append(f"  {boundary.example_bytes:10,} bytes {boundary.saved:15.1%}   {where}")
+    return lines

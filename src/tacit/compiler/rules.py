@@ -18,6 +18,7 @@ from tacit.plan.tape import (
     Accumulate,
     Kind,
     Mode,
+    Number,
     Op,
     Region,
     scratch_bytes,
@@ -36,7 +37,7 @@ GIVEN = frozenset(
 SUMS = frozenset({Region.GRADIENT, Region.LOSS})
 # How many of an operation's outputs are added to; of the others it is the first.
 SUMMED = {Op.NORM_GRADIENT: 2}
-BYTES = frozenset({"index", "scratch"})
+BYTES = frozenset({"index", "scratch", "bits"})
 # Their operands may be spread out, or be a part of a value.
 SPREAD = frozenset({Op.COPY, Op.MATMUL, Op.GATHER, Op.SCATTER_ADD})
 
@@ -127,6 +128,11 @@ def _sizes(graph: Graph) -> Iterator[str]:
                 yield f"step {number}: {name} is {value.name} of {value.bytes} bytes, not {size}"
 
 
+def _is_narrow(step: Step, name: str) -> bool:
+    """Whether the operand is the side of a CONVERT that is not float32."""
+    return step.op is Op.CONVERT and step.named["TO" if name == "y" else "FROM"] != Number.FLOAT32
+
+
 def _types(graph: Graph) -> Iterator[str]:
     for number, step in enumerate(graph.steps):
         for name, value in zip(operand_names(step), (*step.outputs, *step.inputs), strict=True):
@@ -134,7 +140,7 @@ def _types(graph: Graph) -> Iterator[str]:
                 continue
             labels = name == "y" and step.op in (Op.CROSS_ENTROPY, Op.CROSS_ENTROPY_SCORE)
             labels |= step.op in (Op.GATHER, Op.SCATTER_ADD) and name == "index"
-            wanted = "int32" if labels else "uint8" if name in BYTES else "float32"
+            wanted = "int32" if labels else "uint8" if name in BYTES or _is_narrow(step, name) else "float32"
             if value.dtype != wanted and step.op is not Op.COPY:
                 yield f"step {number}: {name} is {value.name} of {value.dtype}, not {wanted}"
             if value.form == "undecided":
@@ -222,7 +228,9 @@ BY_EXAMPLE = frozenset(
         Op.AVERAGE_POOL, Op.AVERAGE_POOL_GRADIENT, Op.UPSAMPLE, Op.UPSAMPLE_GRADIENT,
     }
 )  # fmt: skip
-BY_ROW = frozenset({Op.NORM, Op.NORM_GRADIENT, Op.SOFTMAX, Op.SOFTMAX_GRADIENT, Op.GATHER, Op.CROSS_ENTROPY, Op.LOSS})
+BY_ROW = frozenset(
+    {Op.NORM, Op.NORM_GRADIENT, Op.SOFTMAX, Op.SOFTMAX_GRADIENT, Op.GATHER, Op.CROSS_ENTROPY, Op.LOSS, Op.CONVERT}
+)
 Loop = tuple[int, int, int]  # how often, and how far apart in the result and in the operand
 
 

@@ -143,17 +143,24 @@ class Player:
             if region in self._memory:
                 self._memory[region][:] = 0
         self._spread(snapshot)
-        if Region.START in self._memory:
-            self._memory[Region.START][:] = self._memory[Region.STATE]
 
     def _spread(self, snapshot: NDArray[np.float32]) -> None:
         for flat, panels in sides(self._program.places, snapshot, self._state):
             panels[...] = flat
+        if Region.START in self._memory:
+            self._memory[Region.START][:] = self._memory[Region.STATE]
 
     def snapshot(self) -> NDArray[np.float32]:
         """The subset's values now, in the Plan's order."""
+        return self._flat(Region.STATE)
+
+    def gradient(self) -> NDArray[np.float32]:
+        """The minibatch's gradient so far, in the Plan's order."""
+        return self._flat(Region.GRADIENT)
+
+    def _flat(self, region: Region) -> NDArray[np.float32]:
         values = np.empty(self._program.d, np.float32)
-        for flat, panels in sides(self._program.places, values, self._state):
+        for flat, panels in sides(self._program.places, values, self._memory[region].view(np.float32)):
             flat[...] = panels
         return values
 

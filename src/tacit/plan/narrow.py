@@ -30,6 +30,25 @@ def narrow(values: NDArray[np.float32], number: Number) -> NDArray[np.uint8]:
     return row
 
 
+def widen(row: NDArray[np.uint8], number: Number, count: int) -> NDArray[np.float32]:
+    """The values of a row that `narrow` wrote.
+
+    >>> widen(narrow(np.array([2.0, -127.0], np.float32), Number.INT8), Number.INT8, 2).tolist()
+    [2.0, -127.0]
+    """
+    match number:
+        case Number.FLOAT32:
+            return row.view(np.float32)[:count].copy()
+        case Number.BFLOAT16:
+            return (row.view(np.uint16)[:count].astype(np.uint32) << 16).view(np.float32)
+        case Number.FLOAT16:
+            return row.view(np.float16)[:count].astype(np.float32)
+        case Number.INT8:
+            blocks = up(count, SCALED) // SCALED
+            scales = np.repeat(row[: 4 * blocks].view(np.float32), SCALED)[:count]
+            return row[4 * blocks : 4 * blocks + count].view(np.int8).astype(np.float32) * scales
+
+
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """To nearest, ties to even; NaN stays one."""
     bits = values.view(np.uint32).astype(np.uint64)
