@@ -67,7 +67,7 @@ def test_the_reference_of_a_task_names_everything_a_task_is_made_of_and_its_pyth
     assert [name for name in tacit.__all__ if name not in made_by_others and f"{name}(" not in text] == []
     for language, code in FENCE.findall(text):
         if language == "python":
-            exec(code, {})  # noqa: S102 - the page's own example
+            exec(code, {})
 
 
 def test_every_decision_is_numbered_once_and_says_what_it_costs():
