@@ -403,6 +403,12 @@ FAMILIES: dict[str, Family] = {
     "averages of even windows": Family(lambda: nets.adaptive((2, 4)), IMAGE),
     "averages of uneven windows": Family(lambda: nets.adaptive(3), IMAGE),
     "adaptive max pool": Family(lambda: nets.adaptive_max(2), IMAGE),
+    "gated units": Family(
+        lambda: nn.Sequential(
+            nn.Linear(6, 8), nn.PReLU(8), nn.Linear(8, 8), nn.GLU(), nn.LogSigmoid(), nn.Linear(4, CLASSES)
+        ),
+        (6,),
+    ),
     "multi-label": Family(
         lambda: nn.Sequential(nn.Linear(6, 8), nn.Softplus(), nn.Linear(8, 3)), (6,), Loss("binary_cross_entropy")
     ),

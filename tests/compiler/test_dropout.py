@@ -234,7 +234,16 @@ def test_a_visit_with_dropout_is_repeated_to_the_byte_and_differs_by_version_dev
     player = Engine(result.playable)
 
     def visit(version: int, secret: bytes) -> Any:
-        given = ({"x": x}, y.astype(np.int32), manifest, result.playable.initial, version, secret, lambda: False)
+        given = (
+            {"x": x},
+            y.astype(np.int32),
+            np.ones(4, np.float32),
+            manifest,
+            result.playable.initial,
+            version,
+            secret,
+            lambda: False,
+        )
         outcome = train(player, *given)
         assert isinstance(outcome, Visit)
         return outcome.delta

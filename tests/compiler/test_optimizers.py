@@ -171,7 +171,16 @@ def test_a_visit_with_a_finite_loss_and_an_infinite_gradient_is_given_up(optimiz
     )
 
     assert math.isfinite(player.step({"x": x}, y, np.ones(4, np.float32), 4.0, first=True))
-    given = ({"x": x}, y.astype(np.int32), manifest, result.playable.initial, 0, b"device", lambda: False)
+    given = (
+        {"x": x},
+        y.astype(np.int32),
+        np.ones(4, np.float32),
+        manifest,
+        result.playable.initial,
+        0,
+        b"device",
+        lambda: False,
+    )
     assert train(player, *given) == Diverged("a trained value became infinite or NaN")
 
 

@@ -17,7 +17,7 @@ from tacit.compiler.parts import rewritten
 from tacit.compiler.presets import Family, propose, recognise, settings
 from tacit.compiler.projected import project
 from tacit.compiler.whole import Whole
-from tacit.task import Loss, Projected
+from tacit.task import Loss, Precision, Projected
 from tests.compiler.families import Tabular, family
 from tests.compiler.models import CLASSES, MOMENTUM, SHAPES, build
 
@@ -96,6 +96,8 @@ def compared_with(whole: Whole, asked: Sequence[Any] = (), public: int = 200, **
         limits=Limits(upload_of=lambda values: 2 * values + 100, **settings),
         microbatch=4,
         optimizer=MOMENTUM,
+        precision=Precision(),
+        recompute=False,
         say=lambda line: None,
     )
 

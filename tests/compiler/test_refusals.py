@@ -171,7 +171,7 @@ class Astray(nn.Module):
             case "an example for each other":
                 x = torch.softmax(x @ x.T, 1) @ x  # attended
             case "a gradient without a kernel":
-                x = torch.maximum(x, -x)  # folded
+                x = (x * x + 1) ** -0.5  # folded
             case _:
                 x = x @ torch.ones(3, 3)  # misfit
         return self.last(x)
@@ -191,7 +191,7 @@ def line_of(mark: str) -> str:
         ("a factorisation", "aten._linalg_svd", "factored", "before training"),
         ("a mean over the batch", "aten.sub.Tensor", "mixed", "each example by itself"),
         ("an example for each other", "aten.", "attended", "each example by itself"),
-        ("a gradient without a kernel", "aten.", "folded", "operators.md"),
+        ("a gradient without a kernel", "aten.pow", "folded", "no kernel"),
     ],
 )
 def test_a_refusal_names_the_line_of_the_developer_s_file(way: str, operator: str, mark: str, remedy: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from tacit.compiler.elementwise import ELEMENTWISE
 from tacit.compiler.lower import FILLED
 from tacit.compiler.operators import REMEDIES, RULES, VIEWS
+from tacit.compiler.trace import DECOMPOSED
 from tacit.task import LOSSES
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "operators.md"
@@ -30,6 +31,7 @@ def page() -> str:
         ("Losses", ", ".join(f"`{name}`" for name in LOSSES)),
         ("Kernels", _named(kernels)),
         ("Element-wise, fused into passes over memory", _named(ELEMENTWISE)),
+        ("Spelled out by PyTorch as others of these", _named(DECOMPOSED)),
         ("Looks at the same memory: no operation at all", _named(views)),
         ("Tensors of one number", _named(FILLED)),
     ]

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.fx.traceback
 from torch import Tensor, fx, nn
+from torch._decomp import get_decompositions
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -33,6 +34,7 @@ from tacit.plan.tape import Measure
 from tacit.task import OF_CLASSES, Loss
 
 # No parameter's name has a space.
+aten = torch.ops.aten
 LOGITS, LOSS, LOSSES = "logits of the micro-batch", "loss of the micro-batch", "losses of its examples"
 CROSS_ENTROPY = Loss("cross_entropy")
 MEASURES = {
@@ -41,6 +43,13 @@ MEASURES = {
     "binary_cross_entropy": Measure.BINARY_CROSS_ENTROPY,
 }
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# What PyTorch itself spells out as operators that are known here.
+DECOMPOSED: dict[Any, Any] = get_decompositions(
+    [
+        *(aten._prelu_kernel, aten._prelu_kernel_backward, aten.glu, aten.glu_backward),
+        *(aten.log_sigmoid_forward, aten.log_sigmoid_backward, aten.lerp),
+    ]
+)
 Inputs = Mapping[str, tuple[tuple[int, ...], str]]  # name -> (shape without the batch, dtype)
 
 
@@ -287,7 +296,9 @@ def _traced(model: Model, paths: "_Paths", step: Callable[..., Any], *arguments:
             torch.backends.mkldnn.flags(enabled=False),
             torch.fx.traceback.preserve_node_meta(),
         ):
-            owner = make_fx(step, tracing_mode="fake", pre_dispatch=False, record_stack_traces=True)(*arguments)
+            owner = make_fx(step, DECOMPOSED, tracing_mode="fake", pre_dispatch=False, record_stack_traces=True)(
+                *arguments
+            )
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
         raise NotLowered(
             _culprit(model),
