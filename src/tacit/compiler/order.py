@@ -31,26 +31,34 @@ def gradients_soon(graph: Graph) -> Graph:
 
 def lower_peak(graph: Graph) -> Graph:
     """The best order found; the same one every time."""
-    order = list(graph.steps)
-    before = _needed(order)
-    after: dict[Step, list[Step]] = {step: [] for step in order}
+    return graph.with_steps(_walked(graph.steps, 0, max((_footprint(step) for step in graph.steps), default=0)))
+
+
+def another_order(graph: Graph, number: int) -> Graph:
+    """Another order with no higher peak, which may be easier to place."""
+    return graph.with_steps(_walked(graph.steps, number, -1))
+
+
+def _walked(steps: Sequence[Step], seed: int, enough: int) -> list[Step]:
+    """The steps after moves that did not raise the peak, until it is low enough."""
+    before = _needed(steps)
+    after: dict[Step, list[Step]] = {step: [] for step in steps}
     for step, needed in before.items():
         for other in needed:
             after[other].append(step)
-    least = max((_footprint(step) for step in order), default=0)
-    demand = _Demand(order)
-    draw = random.Random(0)
-    for _ in range(min(MOST_MOVES, MOVES_A_STEP * len(order))):
-        if demand.best <= least or len(order) < 2:
+    demand = _Demand(steps)
+    draw = random.Random(seed)
+    for _ in range(min(MOST_MOVES, MOVES_A_STEP * len(steps))):
+        if demand.best <= enough or len(steps) < 2:
             break
-        at = draw.randrange(len(order))
+        at = draw.randrange(len(steps))
         step, place = demand.order[at], demand.place
         low = max((place[other] for other in before[step]), default=-1) + 1
-        high = min((place[other] for other in after[step]), default=len(order)) - 1
+        high = min((place[other] for other in after[step]), default=len(steps)) - 1
         to = draw.randint(low, high)
         if to != at:
             demand.move(at, to)
-    return graph.with_steps(demand.order)
+    return demand.order
 
 
 def peak(steps: Sequence[Step]) -> int:
