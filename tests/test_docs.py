@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+import tacit
+
 ROOT = pathlib.Path(__file__).parents[1]
 SKIPPED = {".venv", ".git", "build", "dist", "node_modules"}
 DOCUMENTS = sorted(
@@ -56,6 +58,16 @@ def test_every_python_block_of_the_readme_compiles():
     assert blocks
     for code in blocks:
         compile(code, "README.md", "exec")
+
+
+def test_the_reference_of_a_task_names_everything_a_task_is_made_of_and_its_python_runs():
+    text = (ROOT / "docs" / "reference" / "task.md").read_text()
+    made_by_others = {"Array", "Label", "Target", "Weight", "LowRank", "Projected", "Slices", "Schedule", "Sgd", "Sign"}
+
+    assert [name for name in tacit.__all__ if name not in made_by_others and f"{name}(" not in text] == []
+    for language, code in FENCE.findall(text):
+        if language == "python":
+            exec(code, {})
 
 
 def test_every_decision_is_numbered_once_and_says_what_it_costs():

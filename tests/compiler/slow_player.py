@@ -201,7 +201,7 @@ class SlowPlayer:
         operands = dict(zip(names, record.operands, strict=True))
         parameters = dict(zip(SIGNATURES[record.op].parameters, record.parameters, strict=False))
         inputs = {
-            name: self.read(number, operand, "index" if is_bytes(record, name) else name)
+            name: self.read(number, operand, name, is_bytes(record, name))
             for name, operand in operands.items()
             if operand is not None and name not in names[:outputs]
         }
@@ -219,7 +219,7 @@ class SlowPlayer:
             adds = name == names[0] or name in ("ggamma", "gbeta")
             self.write(number, record, operand, results[name], adds)
 
-    def read(self, number: int, operand: Operand, name: str) -> Any:
+    def read(self, number: int, operand: Operand, name: str, as_bytes: bool) -> Any:
         block = self.blocks[operand.region]
         span = slice(operand.offset, operand.offset + operand.extent)
         writers = set(block.writer[span].tolist())
@@ -227,7 +227,7 @@ class SlowPlayer:
         copied = {Op.COPY, Op.ZERO} >= {self.ops[writer] for writer in writers if writer >= 0}
         if operand.region in (Region.ARENA, Region.KEPT) and not copied:
             assert len(writers) == 1, f"record {number} reads {name}, written in part by records {sorted(writers)}"
-        if name == "index" and self.ops[number] is Op.MAX_POOL_GRADIENT:
+        if as_bytes:
             return block.bytes[span]
         return block.numbers[operand.offset // 4 : (operand.offset + operand.extent) // 4].copy()
 
@@ -262,7 +262,9 @@ class SlowPlayer:
 
 
 def is_bytes(record: Record, name: str) -> bool:
-    """Whether an input is the narrow side of a conversion, or bits."""
+    """Whether an input is the narrow side of a conversion, bits, or a pool's winners."""
+    if name == "index":
+        return record.op is Op.MAX_POOL_GRADIENT
     return name == "bits" or (record.op is Op.CONVERT and record.parameters[2] != Number.FLOAT32)
 
 

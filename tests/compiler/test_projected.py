@@ -11,20 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tacit
-from tacit.compiler.assemble import Parties, assemble
 from tacit.compiler.compile import compile_program
 from tacit.compiler.developer import DeveloperPlan
 from tacit.compiler.errors import WrongSubset
 from tacit.compiler.projected import ProjectedHead, project, reached
 from tacit.errors import InputError
-from tacit.plan.bundle import build_plan, parse_plan
 from tacit.plan.layout import TensorPlace, pack
-from tacit.plan.manifest import KeyholderCard
 from tacit.plan.narrow import narrow
 from tacit.plan.tape import Kind, Number
 from tacit.task import TaskInvalid
-from tacit.wire.ids import key_id
-from tacit.wire.keys import SealingKey, SigningKey
+from tests.compiled import SMALL
+from tests.compiled import plan_of as of_task
 from tests.compiler.families import Tabular, family
 from tests.compiler.models import CLASSES, MOMENTUM, Engine, by_name, compiled, far_apart, lenet, mlp, torch_step
 from tests.compiler.slow_player import SlowPlayer
@@ -302,9 +299,6 @@ def test_a_task_says_what_a_projected_head_lacks() -> None:
 def plan_of(
     make: Callable[[], nn.Module], shape: tuple[int, ...], subset: Any, loss: str = "cross_entropy", **local: Any
 ) -> DeveloperPlan:
-    author, other, sealing = (SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
-    hpke = SealingKey.from_seed(bytes(32)).public
-    card = KeyholderCard(sealing.public, hpke, key_id(hpke, sealing.public), "embedded:")
     task = tacit.Task(
         name="t",
         model=make,
@@ -313,10 +307,9 @@ def plan_of(
         local=tacit.Local(**local),
         subset=subset,
         public=lambda: {"x": normal(shape), "y": np.arange(120) % CLASSES},
-        privacy=tacit.Privacy(noise=0.1, devices=4, batch=2, threshold=2),
+        privacy=SMALL,
     )
-    made = assemble(task, Parties(author.public, other.public, other.public, (card,)), now=0)
-    return DeveloperPlan(parse_plan(build_plan(made.manifest, made.charter, made.blobs, author)))
+    return DeveloperPlan(of_task(task))
 
 
 @pytest.mark.parametrize("name", CUTS)

@@ -8,13 +8,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tacit.compiler.assemble import Parties, assemble
 from tacit.compiler.load import load_task
 from tacit.engine.player import Player
-from tacit.plan.manifest import KeyholderCard
 from tacit.task import Task
-from tacit.wire.ids import key_id
-from tacit.wire.keys import SealingKey, SigningKey
+from tests.compiled import assembled
 
 FOLDER = Path(__file__).parents[2] / "examples/photos"
 OWN = ("data", "net", "tacit_task")  # names that another example may have taken
@@ -38,12 +35,7 @@ def example() -> tuple[Task, ModuleType]:
 @pytest.fixture(scope="module")
 def player(example: tuple[Task, ModuleType]) -> Player:
     """Plays the Task with its head as the subset: compiling for the budget tries many more."""
-    author, other, sealing = (SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
-    hpke = SealingKey.from_seed(bytes(32)).public
-    card = KeyholderCard(sealing.public, hpke, key_id(hpke, sealing.public), "embedded:")
-    task = replace(example[0], subset=["head"])
-    made = assemble(task, Parties(author.public, other.public, other.public, (card,)), now=0)
-    return Player(made.compiled.playable)
+    return Player(assembled(replace(example[0], subset=["head"])).compiled.playable)
 
 
 def right(player: Player, photos) -> float:

@@ -180,6 +180,11 @@ NUMBERS = {
     "a dense weight has two": with_place(form="dense"),
     "a convolution's weight": with_place(form="conv"),
     "balanced training": lambda m: change(m, local=change(m.local, balance=True)),
+    "balanced training needs": lambda m: change(
+        m,
+        local=change(m.local, balance=True),
+        program=change(m.program, logit_bias=0, label=change(m.program.label, classes=None, dtype="float32")),
+    ),
     "- at `$.batch.max_age`": with_batch(max_age=-1, weights=()),
     "- at `$.participation.landings`": lambda m: change(m, participation=change(m.participation, landings=2**60)),
     "- at `$.noise.snapshots`": with_noise(snapshots=2**70),

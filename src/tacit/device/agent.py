@@ -113,7 +113,7 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
     program, landings = manifest.program, manifest.participation.landings
     # A Plan with an Update in the outbox was measured before that was made, and is again before the next one.
     player = None if ledger.unanswered(member.plan_id) else _player(member, settings)
-    examples = read_examples(settings.data, program.inputs, program.label, program.weight)
+    examples = read_examples(settings.data, program.inputs, program.label, program.weight).counted()
     training, validation = split(len(examples), branch(ledger.root_secret, "split"), settings.validation)
     ledger.pin(
         member.plan_id,

@@ -68,6 +68,10 @@ class Examples:
         inputs = {name: values[indices] for name, values in self.inputs.items()}
         return Examples(inputs, self.labels[indices], self.weights[indices])
 
+    def counted(self) -> "Examples":
+        """Those that count: their weight is above 0."""
+        return self if self.weights.all() else self.take(np.flatnonzero(self.weights))
+
     def digest(self) -> bytes:
         """SHA-256 over all values: what was computed from these examples is found again by it."""
         sha = hashlib.sha256()

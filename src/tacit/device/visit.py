@@ -47,7 +47,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Diverged:
-    """A value became infinite or NaN, or nothing counted. There is no delta."""
+    """A value became infinite or NaN. There is no delta."""
 
     reason: str
 
@@ -64,7 +64,10 @@ def train(
     should_stop: Callable[[], bool],
     after_minibatch: Callable[[], None] = lambda: None,
 ) -> Visit | Stopped | Diverged:
-    """Trains from Snapshot `version` on all rows; `after_minibatch` may wait, to be slow on purpose."""
+    """Trains from Snapshot `version` on all rows; `after_minibatch` may wait, to be slow on purpose.
+
+    Weights are above 0.
+    """
     local, program = manifest.local, manifest.program
     rate = rate_at(program.optimizer, version)
     origin = balanced(snapshot, labels, manifest) if local.balance else snapshot
@@ -76,8 +79,6 @@ def train(
         for minibatch in minibatches(len(labels), local, version, order_secret):
             loss = 0.0  # of the minibatch so far; the last micro-batch makes it whole
             divisor = float(weights[minibatch].sum())
-            if divisor == 0:
-                continue  # none of these counts
             for start in range(0, len(minibatch), program.microbatch):
                 if should_stop():
                     return Stopped()
@@ -94,8 +95,6 @@ def train(
             after_minibatch()
     except NotFinite:
         return Diverged("its loss is not a finite number")
-    if not losses:
-        return Diverged("every example that trains has weight 0")
     delta = player.snapshot() - origin
     if not np.isfinite(delta).all():
         return Diverged("a trained value became infinite or NaN")

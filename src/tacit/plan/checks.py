@@ -76,8 +76,8 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
         yield f"Snapshot 0 has {blobs.get('initial')} bytes where d = {program.d} needs {4 * program.d}"
     if program.cut is not None and not 0 < sum(program.cut.widths) <= MOST_VALUES:
         yield f"a projected head with {sum(program.cut.widths)} features is not possible"
-    bias = program.logit_bias
-    if manifest.local.balance and (bias is None or not 0 <= bias <= program.d - (program.label.classes or 0)):
+    bias, classes = program.logit_bias, program.label.classes
+    if manifest.local.balance and (bias is None or classes is None or not 0 <= bias <= program.d - classes):
         yield "balanced training needs the place of a trained output bias"
     if not (manifest.local.epochs >= 1 and manifest.local.minibatch >= 1):
         yield "a visit has no step (epochs and minibatch must be at least 1)"
