@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tacit.compiler.ir import Step, Value
-from tacit.plan.tape import ALIGNMENT, Mode, Op, Region, up
+from tacit.plan.tape import ALIGNMENT, Region, up
 
-TRIES = 600
+TRIES = 400
 PATIENCE = 200  # tries without a better one before another order is taken up
 FORWARD = 0.15  # how far one try moves a block, of the whole order
 MOST_WORK = 10_000_000  # tries times pairs of blocks: about two seconds
@@ -46,30 +46,17 @@ def in_arena(values: Sequence[Value]) -> Iterator[Value]:
     return (value for value in dict.fromkeys(values) if value.region is Region.ARENA)
 
 
-def heirs(step: Step) -> Iterator[tuple[Value, Value]]:
-    """(operand, result) pairs: the result may take over the operand's place if it dies here."""
-    if step.op is Op.GATE_BITS or (step.program is not None and len(step.outputs) == 1):
-        result = step.outputs[0]
-        modes = [source.mode for source in step.program.inputs] if step.program is not None else [Mode.LINEAR]
-        if result is None or result.region is not Region.ARENA:
-            return
-        for value, mode in zip(step.operands(), modes, strict=False):
-            linear = mode is Mode.LINEAR and value.region is Region.ARENA and step.read().count(value) == 1
-            if linear and value.bytes == result.bytes:
-                yield value, result
-
-
 def blocks(steps: Sequence[Step]) -> list[Block]:
     """The lifetimes of the arena's values, in order of their beginning."""
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
     for number, step in enumerate(steps):
-        for value in in_arena([*step.written(), *step.read()]):
+        for value in step.in_arena:
             first.setdefault(value, number)
             last[value] = number
     chains: dict[Value, list[Value]] = {}  # the chain each value stands in
     for number, step in enumerate(steps):
-        taken = next((pair for pair in heirs(step) if last[pair[0]] == number), None)
+        taken = next((pair for pair in step.heirs if last[pair[0]] == number), None)
         for value in in_arena(step.written()):
             if taken is not None and value is taken[1]:
                 chain = chains[taken[0]]
@@ -118,7 +105,11 @@ def arranged(found: Sequence[Block], steps: int) -> Placement:
     least = max(sums, default=0)
     fit = _Fit(found)
     starts = sorted(
-        ((*fit.offsets(order, best_fit), order, best_fit) for order in _orders(found, sums) for best_fit in (True, False)),
+        (
+            (*fit.offsets(order, best_fit), order, best_fit)
+            for order in _orders(found, sums)
+            for best_fit in (True, False)
+        ),
         key=lambda start: start[0],
     )
     size, best = starts[0][:2]

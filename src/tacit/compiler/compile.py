@@ -48,7 +48,7 @@ from tacit.task import OF_CLASSES, OF_RIGHT_OR_WRONG, Loss, Precision, named_los
 DROPPING = (nn.MultiheadAttention, nn.RNNBase)  # modules with a dropout of their own
 RUNTIME = "tape/1"
 EXACT = Precision()
-ORDERS = 5  # of the same steps, placed one after another until one is
+ORDERS = 8  # of the same steps, placed one after another until one is
 NEAR = 1.01  # of its bound
 FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
 

@@ -8,7 +8,7 @@ is legal, and a move that does not raise the peak stays.
 import random
 from collections.abc import Sequence
 
-from tacit.compiler.arena import heirs, in_arena
+from tacit.compiler.arena import in_arena
 from tacit.compiler.ir import Graph, Step, Value
 from tacit.plan.tape import ALIGNMENT, Accumulate, Op, Region, up
 
@@ -78,12 +78,12 @@ class _Demand:
         # Of each step: what it reads, what it writes, and (operand, result) pairs that may share a place.
         self._steps: dict[Step, tuple[list[int], list[int], list[tuple[int, int]]]] = {}
         for step in steps:
-            for value in in_arena([*step.written(), *step.read()]):
+            for value in step.in_arena:
                 if value not in number:
                     number[value] = len(number)
                     self._sizes.append(up(value.bytes, ALIGNMENT))
             read = [number[value] for value in in_arena(step.read())]
-            pairs = [(number[operand], number[result]) for operand, result in heirs(step)]
+            pairs = [(number[operand], number[result]) for operand, result in step.heirs]
             self._steps[step] = (read, [number[value] for value in in_arena(step.written())], pairs)
         self.order = list(steps)
         self.place = {step: at for at, step in enumerate(steps)}
@@ -143,8 +143,8 @@ class _Demand:
 
 def _footprint(step: Step) -> int:
     """What the step needs whatever the order: its own operands."""
-    sizes = sum(up(value.bytes, ALIGNMENT) for value in in_arena([*step.written(), *step.read()]))
-    shared = next(heirs(step), None)
+    sizes = sum(up(value.bytes, ALIGNMENT) for value in step.in_arena)
+    shared = next(iter(step.heirs), None)
     return sizes - (up(shared[0].bytes, ALIGNMENT) if shared is not None else 0)
 
 
