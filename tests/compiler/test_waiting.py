@@ -130,3 +130,15 @@ def test_nothing_else_changes_what_small_nets_compute(name: str) -> None:
         gradients.append(player.gradient().tobytes())
 
     assert gradients[0] == gradients[1]
+
+
+@pytest.mark.parametrize("more", [{}, {"recompute": True}, {"precision": Precision(saved="bfloat16")}], ids=repr)
+@pytest.mark.parametrize("name", ["lenet", *NETS])
+def test_the_arena_is_near_its_bound_and_no_option_makes_it_larger(name: str, more: dict[str, Any]) -> None:
+    net, shape = (NETS[name](), SHAPE) if name in NETS else (build(name), SHAPES[name])
+    subset = [n for n, _ in net.named_parameters()]
+
+    plain, smaller = (compiled(net, shape, subset, **each).playable.program.resources for each in ({}, more))
+
+    assert smaller.arena <= 1.05 * smaller.arena_bound
+    assert smaller.arena <= plain.arena

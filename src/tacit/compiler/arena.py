@@ -2,20 +2,21 @@
 
 A value lives from the step that writes it to the last that reads it. A map may write where an operand of the
 same size dies, so values form blocks that share their place. No order of the same steps can take less than its
-bound, the most bytes alive at once; placing tries several orders and both ways of fitting, then moves blocks in
-the best order, the topmost above all, until the bound is reached.
+bound, the most bytes alive at once; placing tries several orders and both ways of fitting, then moves what stood
+too high forward in the best of them, until the bound is reached.
 """
 
-import bisect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tacit.compiler.ir import Step, Value
-from tacit.plan.tape import ALIGNMENT, Mode, Op, Region, up
+from tacit.plan.tape import ALIGNMENT, Region, up
 
-TRIES = 2000
-MOST_FITS = 12_000_000  # tries times the square of the blocks: a few seconds
+TRIES = 400
+PATIENCE = 200  # tries without a better one before another order is taken up
+FORWARD = 0.15  # how far one try moves a block, of the whole order
+MOST_WORK = 10_000_000  # tries times pairs of blocks: about two seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,30 +46,17 @@ def in_arena(values: Sequence[Value]) -> Iterator[Value]:
     return (value for value in dict.fromkeys(values) if value.region is Region.ARENA)
 
 
-def heirs(step: Step) -> Iterator[tuple[Value, Value]]:
-    """(operand, result) pairs: the result may take over the operand's place if it dies here."""
-    if step.op is Op.GATE_BITS or (step.program is not None and len(step.outputs) == 1):
-        result = step.outputs[0]
-        modes = [source.mode for source in step.program.inputs] if step.program is not None else [Mode.LINEAR]
-        if result is None or result.region is not Region.ARENA:
-            return
-        for value, mode in zip(step.operands(), modes, strict=False):
-            linear = mode is Mode.LINEAR and value.region is Region.ARENA and step.read().count(value) == 1
-            if linear and value.bytes == result.bytes:
-                yield value, result
-
-
 def blocks(steps: Sequence[Step]) -> list[Block]:
     """The lifetimes of the arena's values, in order of their beginning."""
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
     for number, step in enumerate(steps):
-        for value in in_arena([*step.written(), *step.read()]):
+        for value in step.in_arena:
             first.setdefault(value, number)
             last[value] = number
     chains: dict[Value, list[Value]] = {}  # the chain each value stands in
     for number, step in enumerate(steps):
-        taken = next((pair for pair in heirs(step) if last[pair[0]] == number), None)
+        taken = next((pair for pair in step.heirs if last[pair[0]] == number), None)
         for value in in_arena(step.written()):
             if taken is not None and value is taken[1]:
                 chain = chains[taken[0]]
@@ -104,54 +92,92 @@ def bound(steps: Sequence[Step]) -> int:
 
 def place(steps: Sequence[Step]) -> Placement:
     """Offsets for the blocks of these steps; deterministic."""
-    found = blocks(steps)
-    least = max(alive(found, len(steps)), default=0)
-    orders: list[Callable[[Block], tuple[int, ...]]] = [
-        lambda b: (-b.size,),
-        lambda b: (-b.size * (b.last - b.first + 1),),
-        lambda b: (b.first, -b.size),
-        lambda b: (b.first - b.last,),
-        lambda b: (-b.last, -b.size),
-    ]
-    tries = [
-        (_fit(order, best_fit), order)
-        for order in (sorted(found, key=key) for key in orders)
-        for best_fit in (True, False)
-    ]
-    best, order = min(tries, key=lambda tried: tried[0].size)
+    return arranged(blocks(steps), len(steps))
+
+
+def arranged(found: Sequence[Block], steps: int) -> Placement:
+    """Offsets for these blocks; deterministic.
+
+    What reaches above a line between the bound and the arena's end moves forward in the order, the more the higher
+    it reaches, and all are placed again. Where that leads nowhere it begins once more, from the next best order.
+    """
+    sums = alive(found, steps)
+    least = max(sums, default=0)
+    fit = _Fit(found)
+    starts = sorted(
+        (
+            (*fit.offsets(order, best_fit), order, best_fit)
+            for order in _orders(found, sums)
+            for best_fit in (True, False)
+        ),
+        key=lambda start: start[0],
+    )
+    size, best = starts[0][:2]
     draw = random.Random(0)
-    for _ in range(min(TRIES, MOST_FITS // max(1, len(found) ** 2))):
-        if best.size <= least:
-            break
-        # What stands topmost is placed earlier; now and then any block is placed at any time.
-        offsets = best.offsets
-        top = max(order, key=lambda block: offsets[block] + block.size)
-        block = top if draw.random() < 0.5 else draw.choice(order)
-        last = order.index(top) if block is top else len(order) - 1
-        moved = [other for other in order if other is not block]
-        moved.insert(draw.randint(0, last), block)
-        placed = _fit(moved, best_fit=draw.random() < 0.5)
-        if placed.size <= best.size:
-            best, order = placed, moved
-    return best
+    left = min(TRIES, MOST_WORK // fit.work)
+    for _, _, order, best_fit in starts:
+        rank = [0.0] * len(found)
+        for place, i in enumerate(order):
+            rank[i] = float(place)
+        lowest, stale = starts[-1][0] + 1, 0
+        while size > least and left > 0 and stale < PATIENCE:
+            left -= 1
+            order = sorted(order, key=rank.__getitem__)
+            reached, offsets = fit.offsets(order, best_fit == (draw.random() < 0.8))
+            lowest, stale = (reached, 0) if reached < lowest else (lowest, stale + 1)
+            if reached < size:
+                size, best = reached, offsets
+            line = least + (size - least) * draw.random()
+            for i in order:
+                above = offsets[i] + found[i].size - line
+                if above > 0:
+                    rank[i] -= draw.random() * FORWARD * len(found) * above / (reached - line) + 3 * draw.random()
+    return Placement({block: best[i] for i, block in enumerate(found)}, size)
 
 
-def _fit(order: Sequence[Block], best_fit: bool) -> Placement:
-    """Every block into a gap among the placed ones alive with it: the tightest, or the lowest."""
-    offsets: dict[Block, int] = {}
-    placed: list[tuple[int, int, int, int]] = []  # begin, end, first, last; by begin
-    size = 0
-    for block in order:
-        wanted_first, wanted_last = block.first, block.last
-        end, chosen, spare = 0, None, 0
-        for begin, stop, first, last in placed:
-            if first > wanted_last or last < wanted_first:
-                continue
-            gap = begin - end
-            if gap >= block.size and (chosen is None or (best_fit and gap - block.size < spare)):
-                chosen, spare = end, gap - block.size
-            end = max(end, stop)
-        offsets[block] = at = end if chosen is None else chosen
-        bisect.insort(placed, (at, at + block.size, wanted_first, wanted_last))
-        size = max(size, offsets[block] + block.size)
-    return Placement(offsets, size)
+def _orders(found: Sequence[Block], sums: Sequence[int]) -> Iterator[list[int]]:
+    """Orders that are often good: numbers of the blocks."""
+    peak = max(range(len(sums)), key=sums.__getitem__, default=0)
+    crowd = [max(sums[block.first : block.last + 1]) for block in found]
+    keys: list[Callable[[int, Block], tuple[int, ...]]] = [
+        lambda i, b: (-b.size,),
+        lambda i, b: (-b.size * (b.last - b.first + 1),),
+        lambda i, b: (b.first, -b.size),
+        lambda i, b: (b.first - b.last,),
+        lambda i, b: (-b.last, -b.size),
+        lambda i, b: (not b.first <= peak <= b.last, -b.size),
+        lambda i, b: (not b.first <= peak <= b.last, b.first - b.last),
+        lambda i, b: (-crowd[i], -b.size),
+        lambda i, b: (-crowd[i], b.first - b.last),
+    ]
+    for key in keys:
+        yield sorted(range(len(found)), key=lambda i: key(i, found[i]))
+
+
+class _Fit:
+    """Places blocks one after another, each among those that are alive with it."""
+
+    def __init__(self, found: Sequence[Block]):
+        self._sizes = [block.size for block in found]
+        self._with = [
+            [j for j, other in enumerate(found) if j != i and other.first <= block.last and block.first <= other.last]
+            for i, block in enumerate(found)
+        ]
+        self.work = 1 + sum(map(len, self._with))
+
+    def offsets(self, order: Sequence[int], best_fit: bool) -> tuple[int, list[int]]:
+        """The arena's size, and the offset of each block: the tightest gap there is, or the lowest."""
+        sizes, offsets, most = self._sizes, [-1] * len(self._sizes), 0
+        for i in order:
+            size, end, chosen, spare = sizes[i], 0, -1, 0
+            for begin, stop in sorted((offsets[j], offsets[j] + sizes[j]) for j in self._with[i] if offsets[j] >= 0):
+                gap = begin - end
+                if gap >= size and (chosen < 0 or gap - size < spare):
+                    chosen, spare = end, gap - size
+                    if not best_fit:
+                        break
+                if stop > end:
+                    end = stop
+            offsets[i] = at = end if chosen < 0 else chosen
+            most = max(most, at + size)
+        return most, offsets

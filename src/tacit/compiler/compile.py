@@ -22,7 +22,7 @@ from tacit.compiler.explain import Explanation, order_of, peak_of, rectangles
 from tacit.compiler.fuse import draw_again, drop_dead, fuse_maps, fuse_relu, gate_pools
 from tacit.compiler.ir import Graph, Step, Value
 from tacit.compiler.lower import input_values, lower_forward, lower_training
-from tacit.compiler.order import gradients_soon, lower_peak
+from tacit.compiler.order import another_order, gradients_soon, lower_peak
 from tacit.compiler.rules import check
 from tacit.compiler.split import Split, split_prefix, whole_step
 from tacit.compiler.trace import BATCH_NORMS, Inputs, Model, Traced, in_training, model_of, rehearse, trace_step
@@ -48,6 +48,8 @@ from tacit.task import OF_CLASSES, OF_RIGHT_OR_WRONG, Loss, Precision, named_los
 DROPPING = (nn.MultiheadAttention, nn.RNNBase)  # modules with a dropout of their own
 RUNTIME = "tape/1"
 EXACT = Precision()
+ORDERS = 8  # of the same steps, placed one after another until one is
+NEAR = 1.01  # of its bound
 FULL_MICROBATCH = 32  # what the whole model would be trained with, for comparison
 
 Pass = tuple[str, Callable[[Graph], Graph]]
@@ -240,12 +242,28 @@ def _passed(graph: Graph, first: str, passes: Sequence[Pass]) -> Graph:
 def _lay(graph: Graph, saved: Number = Number.FLOAT32, recompute: bool = False) -> Laid:
     fused = _passed(graph, "begin", FUSE)
     ordered = _passed(fused, "fuse", ORDER)
-    if graph.kind is Kind.TRAIN:
-        smaller = check(wait_smaller(ordered, saved, recompute=recompute), "wait smaller")
-        if smaller.steps != ordered.steps:
-            ordered = _passed(smaller, "wait smaller", [("lower the peak", lower_peak)])
-    placement = place(ordered.steps)
-    return Laid(ordered, placement, bound(fused.steps), bound(ordered.steps))
+    if graph.kind is not Kind.TRAIN:
+        return Laid(ordered, place(ordered.steps), bound(fused.steps), bound(ordered.steps))
+    smaller = check(wait_smaller(ordered, saved, recompute=recompute), "wait smaller")
+    if smaller.steps == ordered.steps:
+        chosen, placement = _fitted(ordered)
+    else:
+        chosen, placement = _fitted(_passed(smaller, "wait smaller", [("lower the peak", lower_peak)]))
+        if placement.size > bound(ordered.steps):
+            # What is exchanged may be harder to place than what it replaces.
+            chosen, placement = min((chosen, placement), _fitted(ordered), key=lambda fitted: fitted[1].size)
+    return Laid(chosen, placement, bound(fused.steps), bound(chosen.steps))
+
+
+def _fitted(graph: Graph) -> tuple[Graph, Placement]:
+    """The graph in the order that is placed lowest, of a few that are as good by their bound."""
+    least, best = bound(graph.steps), (graph, place(graph.steps))
+    for number in range(1, ORDERS):
+        if best[1].size <= least * NEAR:
+            break
+        graph = check(another_order(graph, number), "another order")
+        best = min(best, (graph, place(graph.steps)), key=lambda fitted: fitted[1].size)
+    return best
 
 
 def _apply_graph(weights: Weights, optimizer: Optimizer) -> Graph:

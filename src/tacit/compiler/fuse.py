@@ -1,6 +1,6 @@
 """Passes that make a graph shorter. Each takes a graph and returns one that computes the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tacit.compiler.ir import Graph, Step, Value, exchange, registers_read
@@ -128,25 +128,35 @@ def fuse_relu(graph: Graph) -> Graph:
 
 def fuse_maps(graph: Graph) -> Graph:
     """A map that is all that reads another's result does both in one pass over memory."""
-    while (fused := _fuse_one(graph)) is not None:
-        graph = fused
-    return graph
+    writers = graph.writers()
+    readers = {value: len(steps) for value, steps in graph.readers().items()}
+    place = {step: number for number, step in enumerate(graph.steps)}
+    steps: list[Step | None] = list(graph.steps)
+    # Fusing two maps changes nothing for the steps before the second: one walk finds all.
+    for number, step in enumerate(graph.steps):
+        while (pair := _fused(step, writers, readers, graph.results)) is not None:
+            first, both = pair
+            steps[place[first]], steps[number], place[both] = None, both, number
+            for value in dict.fromkeys([*first.read(), *step.read()]):
+                readers[value] -= (value in first.read()) + (value in step.read()) - (value in both.read())
+            writers.update({value: both for value in step.written() if writers[value] is step})
+            step = both
+    return graph.with_steps(step for step in steps if step is not None)
 
 
-def _fuse_one(graph: Graph) -> Graph | None:
-    readers, writers = graph.readers(), graph.writers()
-    for second in graph.steps:
-        if second.program is None:
+def _fused(
+    second: Step, writers: Mapping[Value, Step], readers: Mapping[Value, int], results: Sequence[Value]
+) -> tuple[Step, Step] | None:
+    """A map that this one takes in, and both as one."""
+    if second.program is None:
+        return None
+    for value in second.read():
+        first = writers.get(value)
+        if first is None or first.program is None or len(first.outputs) != 1 or readers[value] != 1 or value in results:
             continue
-        for value in second.read():
-            first = writers.get(value)
-            if first is None or first.program is None or len(first.outputs) != 1:
-                continue
-            if readers[value] != [second] or value in graph.results:
-                continue
-            merged = _merged(first, second, value)
-            if merged is not None:
-                return graph.with_steps(merged if step is second else step for step in graph.steps if step is not first)
+        merged = _merged(first, second, value)
+        if merged is not None:
+            return first, merged
     return None
 
 

@@ -9,6 +9,7 @@ compared by identity; a pass takes a graph and returns a graph.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from tacit.plan import tape
@@ -21,6 +22,7 @@ from tacit.plan.tape import (
     Kind,
     MapInstruction,
     MapProgram,
+    Mode,
     Op,
     Region,
     map_parameters,
@@ -55,7 +57,7 @@ class Value:
     of: "Value | None" = None
     begin: int = 0  # elements, where it is a stretch of another
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         if self.of is not None:
             return self.of.bytes - 4 * self.begin
@@ -105,13 +107,42 @@ class Step:
         """
         return dict(zip(SIGNATURES[self.op].parameters, self.words, strict=False))
 
-    def written(self) -> list[Value]:
+    def written(self) -> tuple[Value, ...]:
         """The values it writes to, stretches as their whole."""
-        return [value.root for value in self.outputs if value is not None]
+        return self._written
 
-    def read(self) -> list[Value]:
+    def read(self) -> tuple[Value, ...]:
         """The values it reads from, stretches as their whole."""
-        return [value.root for value in self.inputs if value is not None]
+        return self._read
+
+    @cached_property
+    def _written(self) -> tuple[Value, ...]:
+        return tuple(value.root for value in self.outputs if value is not None)
+
+    @cached_property
+    def _read(self) -> tuple[Value, ...]:
+        return tuple(value.root for value in self.inputs if value is not None)
+
+    @cached_property
+    def in_arena(self) -> tuple[Value, ...]:
+        """The values of the arena that it touches, each once."""
+        return tuple(v for v in dict.fromkeys((*self._written, *self._read)) if v.region is Region.ARENA)
+
+    @cached_property
+    def heirs(self) -> tuple[tuple[Value, Value], ...]:
+        """(operand, result) pairs: the result may take over the operand's place if it dies here."""
+        if self.op is not Op.GATE_BITS and (self.program is None or len(self.outputs) != 1):
+            return ()
+        result = self.outputs[0]
+        modes = [source.mode for source in self.program.inputs] if self.program is not None else [Mode.LINEAR]
+        if result is None or result.region is not Region.ARENA:
+            return ()
+        return tuple(
+            (value, result)
+            for value, mode in zip(self.operands(), modes, strict=False)
+            if mode is Mode.LINEAR and value.region is Region.ARENA and self.read().count(value) == 1
+            if value.bytes == result.bytes
+        )
 
     def operands(self) -> list[Value]:
         """What it reads, stretches as such."""
@@ -158,7 +189,7 @@ class Graph:
 
 def exchange(step: Step, changed: Mapping[Value, Value]) -> Step:
     """The step with some of its values exchanged for others; the step itself where none is."""
-    if not any(value in changed for value in (*step.written(), *step.read())):
+    if changed.keys().isdisjoint(step.written()) and changed.keys().isdisjoint(step.read()):
         return step
     return replace(
         step,

@@ -8,7 +8,7 @@ is legal, and a move that does not raise the peak stays.
 import random
 from collections.abc import Sequence
 
-from tacit.compiler.arena import heirs, in_arena
+from tacit.compiler.arena import in_arena
 from tacit.compiler.ir import Graph, Step, Value
 from tacit.plan.tape import ALIGNMENT, Accumulate, Op, Region, up
 
@@ -31,89 +31,120 @@ def gradients_soon(graph: Graph) -> Graph:
 
 def lower_peak(graph: Graph) -> Graph:
     """The best order found; the same one every time."""
-    order = list(graph.steps)
-    before = _needed(order)
-    after: dict[Step, list[Step]] = {step: [] for step in order}
+    return graph.with_steps(_walked(graph.steps, 0, max((_footprint(step) for step in graph.steps), default=0)))
+
+
+def another_order(graph: Graph, number: int) -> Graph:
+    """Another order with no higher peak, which may be easier to place."""
+    return graph.with_steps(_walked(graph.steps, number, -1))
+
+
+def _walked(steps: Sequence[Step], seed: int, enough: int) -> list[Step]:
+    """The steps after moves that did not raise the peak, until it is low enough."""
+    before = _needed(steps)
+    after: dict[Step, list[Step]] = {step: [] for step in steps}
     for step, needed in before.items():
         for other in needed:
             after[other].append(step)
-    least = max((_footprint(step) for step in order), default=0)
-    demand = _Demand(order)
-    best = demand.peak(order)
-    draw = random.Random(0)
-    for _ in range(min(MOST_MOVES, MOVES_A_STEP * len(order))):
-        if best <= least or len(order) < 2:
+    demand = _Demand(steps)
+    draw = random.Random(seed)
+    for _ in range(min(MOST_MOVES, MOVES_A_STEP * len(steps))):
+        if demand.best <= enough or len(steps) < 2:
             break
-        at = draw.randrange(len(order))
-        step = order[at]
-        rest = order[:at] + order[at + 1 :]
-        place = {other: i for i, other in enumerate(rest)}
+        at = draw.randrange(len(steps))
+        step, place = demand.order[at], demand.place
         low = max((place[other] for other in before[step]), default=-1) + 1
-        high = min((place[other] for other in after[step]), default=len(rest))
+        high = min((place[other] for other in after[step]), default=len(steps)) - 1
         to = draw.randint(low, high)
-        if to == at:
-            continue
-        rest.insert(to, step)
-        reached = demand.peak(rest)
-        if reached <= best:
-            best, order = reached, rest
-    return graph.with_steps(order)
+        if to != at:
+            demand.move(at, to)
+    return demand.order
 
 
 def peak(steps: Sequence[Step]) -> int:
     """The most bytes alive at once: `arena.bound`, without naming the blocks."""
-    return _Demand(steps).peak(steps)
+    return _Demand(steps).best
 
 
 class _Demand:
-    """What each step takes and gives back, as numbers: the search asks for the peak of thousands of orders."""
+    """An order, and what each step takes and gives back as numbers: the search tries thousands of moves.
+
+    A move changes nothing before the first nor after the last step that it shifts, so only that stretch is looked at.
+    """
 
     def __init__(self, steps: Sequence[Step]):
         number: dict[Value, int] = {}
         self._sizes: list[int] = []
-        self._reads: list[int] = []
         # Of each step: what it reads, what it writes, and (operand, result) pairs that may share a place.
         self._steps: dict[Step, tuple[list[int], list[int], list[tuple[int, int]]]] = {}
         for step in steps:
-            for value in in_arena([*step.written(), *step.read()]):
+            for value in step.in_arena:
                 if value not in number:
                     number[value] = len(number)
                     self._sizes.append(up(value.bytes, ALIGNMENT))
-                    self._reads.append(0)
             read = [number[value] for value in in_arena(step.read())]
-            for value in read:
-                self._reads[value] += 1
-            pairs = [(number[operand], number[result]) for operand, result in heirs(step)]
+            pairs = [(number[operand], number[result]) for operand, result in step.heirs]
             self._steps[step] = (read, [number[value] for value in in_arena(step.written())], pairs)
+        self.order = list(steps)
+        self.place = {step: at for at, step in enumerate(steps)}
+        self._last = [-1] * len(number)  # where each value is read for the last time
+        self._learn_last(self.order, 0)
+        self._held = [0] * (len(steps) + 1)  # bytes alive before each step
+        self._taken = [0] * len(steps)  # and at it
+        self._held[1:], self._taken[:] = self._play(self.order, 0)
+        self.best = max(self._taken, default=0)
 
-    def peak(self, order: Sequence[Step]) -> int:
-        left, sizes = self._reads.copy(), self._sizes
-        now = most = 0
-        for step in order:
+    def move(self, at: int, to: int) -> None:
+        """Moves a step if that does not raise the peak."""
+        low, high = min(at, to), max(at, to)
+        stretch = self.order[low : high + 1]
+        stretch.insert(to - low, stretch.pop(at - low))
+        held, taken = self._play(stretch, low)
+        if max(taken) > self.best:
+            return
+        self.order[low : high + 1] = stretch
+        self._held[low + 1 : high + 2], self._taken[low : high + 1] = held, taken
+        self.place.update((step, low + i) for i, step in enumerate(stretch))
+        self._learn_last(stretch, low)
+        self.best = max(self._taken)
+
+    def _learn_last(self, stretch: Sequence[Step], low: int) -> None:
+        end = low + len(stretch)
+        for at, step in enumerate(stretch, low):
+            for value in self._steps[step][0]:
+                if self._last[value] < end:
+                    self._last[value] = at
+
+    def _play(self, stretch: Sequence[Step], low: int) -> tuple[list[int], list[int]]:
+        """Bytes alive after and at each step of a stretch that begins there; `_last` may be of another order of it."""
+        sizes, last, end = self._sizes, self._last, low + len(stretch)
+        dies: dict[int, Step] = {}
+        for step in stretch:
+            for value in self._steps[step][0]:
+                if last[value] < end:
+                    dies[value] = step
+        now, held, taken = self._held[low], list[int](), list[int]()
+        for step in stretch:
             read, written, pairs = self._steps[step]
-            taken = result = -1
-            for operand, candidate in pairs:
-                if left[operand] == 1:
-                    taken, result = operand, candidate
-                    break
+            operand, result = next((pair for pair in pairs if dies.get(pair[0]) is step), (-1, -1))
             for value in written:
                 if value != result:
                     now += sizes[value]
-            most = max(most, now)
+            taken.append(now)
             for value in written:
-                if left[value] == 0:
+                if last[value] < 0:
                     now -= sizes[value]
             for value in read:
-                left[value] -= 1
-                if left[value] == 0 and value != taken:
+                if value != operand and dies.get(value) is step:
                     now -= sizes[value]
-        return most
+            held.append(now)
+        return held, taken
 
 
 def _footprint(step: Step) -> int:
     """What the step needs whatever the order: its own operands."""
-    sizes = sum(up(value.bytes, ALIGNMENT) for value in in_arena([*step.written(), *step.read()]))
-    shared = next(heirs(step), None)
+    sizes = sum(up(value.bytes, ALIGNMENT) for value in step.in_arena)
+    shared = next(iter(step.heirs), None)
     return sizes - (up(shared[0].bytes, ALIGNMENT) if shared is not None else 0)
 
 

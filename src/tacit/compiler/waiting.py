@@ -98,9 +98,8 @@ def _waiting(steps: Sequence[Step], at: int) -> list[tuple[Value, int, int]]:
     """Values of the arena that are used before a step and after it and not there: largest first, with both uses."""
     uses: dict[Value, list[int]] = {}
     for place, step in enumerate(steps):
-        for value in dict.fromkeys([*step.written(), *step.read()]):
-            if value.region is Region.ARENA:
-                uses.setdefault(value, []).append(place)
+        for value in step.in_arena:
+            uses.setdefault(value, []).append(place)
     found: list[tuple[Value, int, int]] = []
     for value, places in uses.items():
         after = bisect.bisect_left(places, at)
