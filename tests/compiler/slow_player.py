@@ -35,6 +35,7 @@ from tacit.plan.tape import (
     operand_bytes,
     read_map,
     up,
+    weight_values,
 )
 
 UNWRITTEN, GIVEN = -1, -2
@@ -68,8 +69,10 @@ class SlowPlayer:
                 sizes[region] = max(size, sizes.get(region, 0))
         self.blocks = {region: Block(size, dtype) for region, size in sizes.items()}
         if Region.FROZEN in self.blocks:
-            frozen = np.asarray(playable.frozen).view(np.float32)
-            self.blocks[Region.FROZEN].numbers[: frozen.size] = frozen
+            block, frozen = self.blocks[Region.FROZEN], np.asarray(playable.frozen)
+            block.bytes[: frozen.size] = frozen
+            with np.errstate(invalid="ignore"):  # bytes of narrow weights, looked at as what they are not
+                block.numbers[: frozen.size // 4] = frozen.view(np.float32)
         self.first, self.seed = True, 0
         records = self.tapes[Kind.PREFIX].records if Kind.PREFIX in self.tapes else ()
         self.narrow_kept = {
@@ -201,7 +204,7 @@ class SlowPlayer:
         operands = dict(zip(names, record.operands, strict=True))
         parameters = dict(zip(SIGNATURES[record.op].parameters, record.parameters, strict=False))
         inputs = {
-            name: self.read(number, operand, "index" if is_bytes(record, name) else name)
+            name: self.read(number, operand, name, is_bytes(record, name))
             for name, operand in operands.items()
             if operand is not None and name not in names[:outputs]
         }
@@ -219,7 +222,7 @@ class SlowPlayer:
             adds = name == names[0] or name in ("ggamma", "gbeta")
             self.write(number, record, operand, results[name], adds)
 
-    def read(self, number: int, operand: Operand, name: str) -> Any:
+    def read(self, number: int, operand: Operand, name: str, as_bytes: bool) -> Any:
         block = self.blocks[operand.region]
         span = slice(operand.offset, operand.offset + operand.extent)
         writers = set(block.writer[span].tolist())
@@ -227,7 +230,7 @@ class SlowPlayer:
         copied = {Op.COPY, Op.ZERO} >= {self.ops[writer] for writer in writers if writer >= 0}
         if operand.region in (Region.ARENA, Region.KEPT) and not copied:
             assert len(writers) == 1, f"record {number} reads {name}, written in part by records {sorted(writers)}"
-        if name == "index" and self.ops[number] is Op.MAX_POOL_GRADIENT:
+        if as_bytes:
             return block.bytes[span]
         return block.numbers[operand.offset // 4 : (operand.offset + operand.extent) // 4].copy()
 
@@ -262,8 +265,11 @@ class SlowPlayer:
 
 
 def is_bytes(record: Record, name: str) -> bool:
-    """Whether an input is the narrow side of a conversion, or bits."""
-    return name == "bits" or (record.op is Op.CONVERT and record.parameters[2] != Number.FLOAT32)
+    """Whether an input is bits, a pool's index, or in fewer bits than float32."""
+    if name == "w":
+        return record.parameters[17] != Number.FLOAT32
+    pools = name == "index" and record.op is Op.MAX_POOL_GRADIENT
+    return pools or name == "bits" or (record.op is Op.CONVERT and record.parameters[2] != Number.FLOAT32)
 
 
 def split(record: Record) -> tuple[int, list[str]]:
@@ -309,6 +315,9 @@ def check_record(tape: Tape, record: Record) -> None:
 
 def panels_to_weight(panels: Any, p: Mapping[str, int]) -> Any:
     """A group's [O/16][KH][KW][C][16] as [O, KH, KW, C], group after group."""
+    if panels.dtype == np.uint8:
+        count = weight_values(p["C"], p["O"], p["G"], p["KH"] * p["KW"])
+        panels = widen(panels, Number(p["NUMBER"]), count).astype(np.float64)
     if is_depthwise(p["C"], p["O"], p["G"]):
         return panels_to_weight(panels, {**p, "C": 1, "G": 1})
     if p["G"] > 1:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tacit.compiler.parts import merged
-from tacit.compiler.projected import restored
+from tacit.compiler.projected import restored as form_with
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot, read_plan
-from tacit.plan.layout import padded_size, permutation, unpack
+from tacit.plan.layout import permutation, restored, stored_bytes
 
 FOLDED = " with "  # in the name of a place: two modules whose frozen tensors became one
 
@@ -30,7 +30,8 @@ class DeveloperPlan:
         *,
         like: nn.Module | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Every tensor of the model by its PyTorch name: the subset from a Snapshot, the rest as compiled.
+        """Every tensor of the model by its PyTorch name: the subset from a Snapshot, the rest as compiled,
+        rounded where the Plan holds it in fewer bits.
 
         `snapshot` is a file, its bytes, or the values; without one the subset is as compiled too. `like` is
         the developer's own module: tensors that the Plan does not hold (a frozen norm that was folded into
@@ -50,15 +51,14 @@ class DeveloperPlan:
         where = permutation(program.places)
         state = np.zeros(max(where, default=-1) + 1 + 16, np.float32)
         state[where] = values
-        frozen = self.plan.blobs["frozen"].view(np.float32)
+        frozen = self.plan.blobs["frozen"]
         tensors: dict[str, torch.Tensor] = {}
         for place in program.places:
-            region = state if place.place == "state" else frozen
-            start = place.offset // 4
-            panels = np.zeros(padded_size(place), np.float32)
-            found = region[start : start + len(panels)]
-            panels[: len(found)] = found
-            tensors[place.name] = torch.from_numpy(unpack(panels, place).copy())
+            region = state.view(np.uint8) if place.place == "state" else frozen
+            found = np.zeros(stored_bytes(place), np.uint8)
+            there = region[place.offset : place.offset + len(found)]
+            found[: len(there)] = there
+            tensors[place.name] = torch.from_numpy(restored(found, place).copy())
         return _completed(merged(tensors), like if like is None else self._form(like))
 
     def module(self, snapshot: str | Path | bytes | NDArray[np.float32] | None = None, *, like: nn.Module) -> nn.Module:
@@ -77,7 +77,7 @@ class DeveloperPlan:
         program = self.plan.manifest.program
         if program.cut is None:
             return made
-        return restored(made, program.cut, {place.name: place.shape for place in program.places})
+        return form_with(made, program.cut, {place.name: place.shape for place in program.places})
 
 
 def _completed(tensors: dict[str, torch.Tensor], like: nn.Module | None) -> dict[str, torch.Tensor]:
