@@ -40,6 +40,8 @@ from tests.engine.played import one_record
 
 CONV = one_record(Op.CONV, (1, 6, 6, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 6, 6, 20, 1, 0), (True,) * 5)
 POINT = (1, 6, 6, 8, 1, 1, 1, 1, 0, 0, 1, 1, 1, 6, 6, 20, 0, 0)
+SPREAD = (1, 33, 65, 1, 33, 32, 1, 1, 0, 0, 1, 2, 1, 1, 3, 1, 0, 0)
+DEPTHWISE = (1, 6, 6, 20, 1, 1, 1, 1, 0, 0, 1, 1, 20, 6, 6, 20, 0, 0)
 NARROW = one_record(Op.CONV, (*POINT[:17], Number.INT8), (True, False, True, True, False))
 AVERAGE = one_record(Op.AVERAGE_POOL, (1, 4, 4, 1, 2, 2, 2, 2, 0, 0, 2, 2, 0), (True, True))
 BACKWARDS = (MapInput(Mode.LINEAR), MapInput(Mode.EXAMPLE_CHANNEL, -1))
@@ -140,7 +142,7 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("parameter", lambda: parameter(CONV, 17, 4)),
     ("parameter", lambda: parameter(CONV, 17, -1)),
     ("parameter", lambda: parameter(one_record(Op.CONV_WEIGHT_GRADIENT, POINT, (True, False, True, True)), 17, 3)),
-    ("parameter", lambda: parameter(one_record(Op.CONV, (*POINT[:3], 20, *POINT[4:12], 20, *POINT[13:]), NO_BIAS), 17, 3)),
+    ("parameter", lambda: parameter(one_record(Op.CONV, DEPTHWISE, NO_BIAS), 17, 3)),
     ("parameter", lambda: parameter(SUM, 1, 0)),
     ("parameter", lambda: parameter(one_record(Op.COPY, (2,) * 12, (True, True)), 5, -1)),
     ("parameter", lambda: parameter(one_record(Op.CROSS_ENTROPY, loss_parameters(2, 3), (True,) * 6), 1, 0)),
@@ -192,7 +194,7 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("parameter", lambda: parameter(CONV, 11, 0)),
     ("groups", lambda: parameter(CONV, 12, 3)),
     ("groups", lambda: parameter(CONV, 12, 2)),
-    ("groups", lambda: encode(one_record(Op.CONV, (1, 33, 65, 1, 33, 32, 1, 1, 0, 0, 1, 2, 1, 1, 3, 1, 0, 0), NO_BIAS))),
+    ("groups", lambda: encode(one_record(Op.CONV, SPREAD, NO_BIAS))),
     ("groups", lambda: parameter(one_record(Op.NORM, (1, 2, 6, 3, 0), (True,) * 5), 3, 4)),
     ("map shape", lambda: parameter(map_tape(ADD), 3, 8)),
     ("map shape", lambda: parameter(map_tape(ADD), 3, -1)),
