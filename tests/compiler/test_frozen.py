@@ -50,7 +50,8 @@ def sequence() -> nn.Module:
 # How to make it, the shape of an example, what is trained (so that gradients pass frozen layers), and what is narrow.
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str], set[str]]] = {
     "layers": (
-        layers_of_a_kind, (3, 11, 11), ["0.weight", "0.bias", "11.bias"], {"2.weight", "4.weight", "9.weight", "11.weight"},
+        layers_of_a_kind, (3, 11, 11), ["0.weight", "0.bias", "11.bias"],
+        {"2.weight", "4.weight", "9.weight", "11.weight"},
     ),
     "upwards": (upwards, (3, 11, 11), ["0.weight", "5.bias"], {"2.weight", "5.weight"}),
     "sequence": (sequence, (6, 16), ["0.bias"], {"0.weight", "2.weight", "5.weight"}),
@@ -155,8 +156,8 @@ def test_the_module_that_comes_back_predicts_what_the_plan_predicts(number: str)
     played = Player(plan.plan.playable()).predict({"x": x})
     assert np.abs(played - mine).max() < 0.1 * np.abs(played - own).max()
     np.testing.assert_allclose(played, mine, rtol=1e-4, atol=1e-6)
-    dense = plan.state_dict(like=net)["7.weight"]
-    assert not torch.equal(dense, net[7].weight) and torch.allclose(dense, net[7].weight, atol=1e-3)
+    dense, before = plan.state_dict(like=net)["7.weight"], net.get_parameter("7.weight")
+    assert not torch.equal(dense, before) and torch.allclose(dense, before, atol=1e-3)
 
 
 def test_a_plan_of_int8_weights_is_about_a_quarter() -> None:
@@ -181,6 +182,18 @@ def test_what_int8_holds_exactly_is_held_in_it_without_asking() -> None:
     at = places["0.weight"].offset
     there = result.playable.frozen[at : at + stored_bytes(places["0.weight"])]
     np.testing.assert_array_equal(restored(there, places["0.weight"]), net[0].weight.detach().numpy())
+
+
+def test_a_weight_beyond_float16_stays_what_it_is() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    with torch.no_grad():
+        net[0].weight[3, 5] = 1e5
+
+    result = compiled(net, (64,), ["4.weight"], precision=Precision(frozen="float16"))
+
+    numbers = {place.name: place.number for place in result.playable.program.places}
+    assert numbers["0.weight"] is Number.FLOAT32 and numbers["2.weight"] is Number.FLOAT16
 
 
 def test_bfloat16_is_not_for_frozen_weights() -> None:

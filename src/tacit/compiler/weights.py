@@ -78,11 +78,11 @@ class Weights:
         """In how many bits this frozen tensor is held."""
         if value.form not in ("dense", "conv") or value.bytes <= LEFT_ALONE or is_depthwise(value.place_at(0)):
             return Number.FLOAT32
-        if self.number is not Number.INT8:
-            panels = pack(_array(self.tensors[value.tensor]), value.place_at(0))
-            if np.array_equal(widen(narrow(panels, Number.INT8), Number.INT8, panels.size), panels):
-                return Number.INT8
-        return self.number
+        panels = pack(_array(self.tensors[value.tensor]), value.place_at(0))
+        if np.array_equal(_rounded(panels, Number.INT8), panels):
+            return Number.INT8
+        # Beyond float16's range a weight stays what it is.
+        return self.number if np.isfinite(_rounded(panels, self.number)).all() else Number.FLOAT32
 
     def form_of(self, name: str) -> Form:
         """How a tensor stands in memory, where that is settled."""
@@ -142,6 +142,10 @@ class Weights:
         """Snapshot 0: the subset's values as the module has them, flat, in the subset's order."""
         parts = [_array(self.tensors[name]).reshape(-1) for name in self.subset]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _rounded(panels: NDArray[np.float32], number: Number) -> NDArray[np.float32]:
+    return widen(narrow(panels, number), number, panels.size)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
