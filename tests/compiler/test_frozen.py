@@ -188,7 +188,7 @@ def test_a_weight_beyond_float16_stays_what_it_is() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, CLASSES))
     with torch.no_grad():
-        net[0].weight[3, 5] = 1e5
+        net.get_parameter("0.weight")[3, 5] = 1e5
 
     result = compiled(net, (64,), ["4.weight"], precision=Precision(frozen="float16"))
 
