@@ -8,7 +8,6 @@ Names of models after the command, as in `memory.py LeNet "HAR MLP"`, measure th
 
 from __future__ import annotations
 
-import inspect
 import json
 import statistics
 import subprocess
@@ -189,8 +188,6 @@ def _precision(subset: str) -> Mapping[str, Any]:
     """Frozen weights in int8 where the row is of that."""
     if subset != INT8:
         return {}
-    if not hasattr(tacit, "Precision") or "precision" not in inspect.signature(compile_program).parameters:
-        raise NotForThisModel("this tacit holds frozen weights in float32 only")
     return {"precision": tacit.Precision(frozen="int8")}
 
 

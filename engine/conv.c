@@ -5,10 +5,11 @@
  * the same for any tile and any vector width; each function says what it is.
  *
  * Nothing is copied but what padding needs: forward and input gradient keep a ring of as many rows as
- * the kernel reaches in scratch, zero at both ends, so a tap row is KW * C values in one piece. With
+ * the kernel reaches in scratch, zero at both ends, so a tap row is KW * C values in one piece. Weights
+ * in fewer bits are widened a piece at a time, for as many pixels as sums can be held for. With
  * groups or dilation a tap is the channels of a group. Where every channel is a group: depthwise.c. */
 #include "kernels.h"
-#include "vector.h"
+#include "weights.h"
 
 /* ---- Tiles: pixels by panels ---------------------------------------------------------------- */
 
@@ -21,11 +22,15 @@ struct strip {
     ptrdiff_t length;     /* values of a tap, in one piece */
     const float *w;       /* panels: [taps][length][16] */
     ptrdiff_t w_step;     /* from panel to panel */
+    struct weights from;  /* where they stand in fewer bits: then `w` is not read, but what follows `from_at` */
+    ptrdiff_t from_at;
     float *y;
     ptrdiff_t y_step;
     ptrdiff_t width;      /* outputs from here on; the last panel may be partly used */
     const float *bias;    /* or NULL */
     bool add, relu;
+    float *held;          /* sums of a part of the taps, [pixels][16]: */
+    bool begun, more;     /* those it goes on from, and that it leaves there instead of finishing */
 };
 
 static inline vector finished(vector sum, const float *bias, const float *before, bool act)
@@ -62,7 +67,8 @@ static void finish_partly(const struct strip *s, const float *sums, ptrdiff_t pi
         const float *w = s->w;                                                                     \
         vector sum[PIXELS][V];                                                                     \
         UNROLL for (int i = 0; i < (PIXELS); i++)                                                  \
-            UNROLL for (int j = 0; j < V; j++) sum[i][j] = (vector){0};                            \
+            UNROLL for (int j = 0; j < V; j++)                                                     \
+                sum[i][j] = s->begun ? load(s->held + (i * V + j) * LANES) : (vector){0};          \
         for (ptrdiff_t t = 0; t < s->taps; t++) {                                                  \
             const float *x[POINTERS];                                                              \
             UNROLL for (int i = 0; i < POINTERS; i++) x[i] = s->x + s->tap[t] + 3 * i * step;      \
@@ -78,7 +84,10 @@ static void finish_partly(const struct strip *s, const float *sums, ptrdiff_t pi
                 w += PANEL;                                                                        \
             }                                                                                      \
         }                                                                                          \
-        if (s->width >= V * LANES) {                                                               \
+        if (s->more) {                                                                             \
+            UNROLL for (int i = 0; i < (PIXELS); i++)                                              \
+                UNROLL for (int j = 0; j < V; j++) store(s->held + (i * V + j) * LANES, sum[i][j]); \
+        } else if (s->width >= V * LANES) {                                                        \
             UNROLL for (int i = 0; i < (PIXELS); i++)                                              \
                 UNROLL for (int j = 0; j < V; j++) {                                               \
                     float *y = s->y + i * s->y_step + j * LANES;                                   \
@@ -126,30 +135,72 @@ static int panels_at_once(ptrdiff_t pixels, ptrdiff_t width)
 /* Pixels taken together, so that a panel is read from near memory for all of them. */
 enum { BLOCK = 8 * MOST_PIXELS };
 
-/* Plays a strip of any number of pixels: divided evenly into tiles (14 = 5 + 5 + 4), panel by panel. */
+/* One, two or four panels of a block of pixels, divided evenly into tiles (14 = 5 + 5 + 4). */
+static void play_tiles(struct strip s, ptrdiff_t pixels, int panels)
+{
+    const ptrdiff_t tiles = parts(pixels, MOST_PIXELS), least = pixels / tiles, one_more = pixels % tiles;
+    for (ptrdiff_t t = 0; t < tiles; t++) {
+        const ptrdiff_t count = least + (t < one_more);
+        if (panels == 4)
+            FOUR_PANELS[count - 1](&s);
+        else if (panels == 2)
+            TWO_PANELS[count - 1](&s);
+        else
+            ONE_PANEL[count - 1](&s);
+        s.x += count * s.x_step;
+        s.y += count * s.y_step;
+        s.held = s.held ? s.held + count * PANEL : NULL;
+    }
+}
+
+/* Rows of a panel that are widened at a time: eight kilobytes. */
+enum { WIDENED = 128 };
+
+/* One panel of a block of pixels: whole taps, or a part of one, at a time. */
+static void play_narrow_panel(const struct strip *s, ptrdiff_t pixels)
+{
+    float wide[WIDENED * PANEL], held[BLOCK * PANEL];
+    struct strip part = *s;
+    part.w = wide;
+    part.held = held;
+    part.begun = false;
+    part.length = smaller(s->length, WIDENED);
+    ptrdiff_t at = s->from_at;
+    for (ptrdiff_t t = 0; t < s->taps; t += part.taps) {
+        part.tap = s->tap + t;
+        part.taps = smaller(s->taps - t, WIDENED / part.length);
+        for (ptrdiff_t k = 0; k < s->length; k += part.length) {
+            struct strip piece = part;
+            piece.x += k;
+            piece.length = smaller(part.length, s->length - k);
+            piece.more = t + part.taps < s->taps || k + piece.length < s->length;
+            const ptrdiff_t count = piece.taps * piece.length * PANEL;
+            widen(wide, &s->from, at, count);
+            at += count;
+            play_tiles(piece, pixels, 1);
+            part.begun = true;
+        }
+    }
+}
+
+/* Plays a strip of any number of pixels, a block of them at a time, panel by panel. */
 static void play_strip(struct strip s, ptrdiff_t pixels)
 {
+    const bool narrow = s.from.number != NUMBER_FLOAT32;
     while (pixels > 0) {
         const ptrdiff_t block = smaller(pixels, BLOCK);
-        const ptrdiff_t tiles = parts(block, MOST_PIXELS);
-        const ptrdiff_t least = block / tiles, one_more = block % tiles;
-        const int panels = panels_at_once(least + (one_more > 0), s.width);
+        const ptrdiff_t most = parts(block, parts(block, MOST_PIXELS)); /* of a tile */
+        const int panels = narrow ? 1 : panels_at_once(most, s.width);
         struct strip column = s;
         while (column.width > 0) {
             const int at_once = column.width > (panels - 1) * PANEL ? panels : 1;
-            struct strip tile = column;
-            for (ptrdiff_t t = 0; t < tiles; t++) {
-                const ptrdiff_t count = least + (t < one_more);
-                if (at_once == 4)
-                    FOUR_PANELS[count - 1](&tile);
-                else if (at_once == 2)
-                    TWO_PANELS[count - 1](&tile);
-                else
-                    ONE_PANEL[count - 1](&tile);
-                tile.x += count * s.x_step;
-                tile.y += count * s.y_step;
+            if (narrow) {
+                play_narrow_panel(&column, block);
+                column.from_at += column.w_step;
+            } else {
+                play_tiles(column, block, at_once);
+                column.w += at_once * column.w_step;
             }
-            column.w += at_once * s.w_step;
             column.y += at_once * PANEL;
             column.bias = s.bias ? column.bias + at_once * PANEL : NULL;
             column.width -= at_once * PANEL;
@@ -251,7 +302,9 @@ static void play_groups(struct strip s, const struct shape *z, ptrdiff_t pixels)
     for (ptrdiff_t g = 0; g < z->groups; g++) {
         play_strip(s, pixels);
         s.x += z->group_c;
-        s.w += z->group_w;
+        if (s.from.number == NUMBER_FLOAT32)
+            s.w += z->group_w;
+        s.from_at += z->group_w;
         s.y += z->group_o;
         s.bias = s.bias ? s.bias + z->group_o : NULL;
     }
@@ -272,6 +325,7 @@ void KERNEL(conv)(const int32_t *p, void *const *operand, bool add)
         .x = x, .x_step = z.sw * z.c, .tap = tap, .taps = whole ? z.kh : z.kh * z.kw,
         .length = whole ? z.kw * z.c : z.group_c,
         .w = operand[3], .w_step = z.kh * z.kw * z.group_c * PANEL,
+        .from = weights_in(p[CONV_NUMBER], operand[3], z.groups * z.group_w),
         .y = operand[0], .y_step = z.o, .width = z.group_o, .bias = operand[4], .add = add, .relu = p[CONV_ACT] == 1,
     };
     if (pointwise(&z) && z.sh == 1 && z.sw == 1) {
@@ -352,10 +406,16 @@ static inline void transpose_4(float *to, const float *from)
 #undef MIX
 }
 
-/* to[o][lane] = from[panel of o][channel + lane][o within the panel], zero beyond the last channel. */
-static void transpose(float *to, const float *from, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t w_step)
+/* to[o][lane] = w[at + panel of o][lane][o within the panel], zero beyond the last channel. Weights in fewer
+ * bits are widened on the way, 16 channels of a panel at a time. */
+static void transpose(float *to, const struct weights *w, ptrdiff_t at, ptrdiff_t outputs, ptrdiff_t channels,
+                      ptrdiff_t w_step)
 {
-    for (ptrdiff_t o = 0; o < outputs; o += PANEL, to += PANEL * PANEL, from += w_step) {
+    for (ptrdiff_t o = 0; o < outputs; o += PANEL, to += PANEL * PANEL, at += w_step) {
+        float wide[PANEL * PANEL];
+        const float *from = w->number == NUMBER_FLOAT32 ? (const float *)w->values + at : wide;
+        if (from == wide)
+            widen(wide, w, at, channels * PANEL);
         const ptrdiff_t count = smaller(PANEL, outputs - o);
         if (count == PANEL && channels == PANEL) {
             for (ptrdiff_t i = 0; i < PANEL; i += 4)
@@ -370,15 +430,15 @@ static void transpose(float *to, const float *from, ptrdiff_t outputs, ptrdiff_t
 }
 
 /* The weights of one phase for 16 input channels from `c0` on, as a panel whose outputs they are. */
-static void transpose_panel(float *to, const float *w, const struct shape *z, const struct reach *rh,
-                            const struct reach *rw, ptrdiff_t c0)
+static void transpose_panel(float *to, const struct weights *w, ptrdiff_t at, const struct shape *z,
+                            const struct reach *rh, const struct reach *rw, ptrdiff_t c0)
 {
     for (ptrdiff_t i = 0; i < rh->count; i++)
         for (ptrdiff_t j = 0; j < rw->count; j++) {
             /* From left to right in g is from right to left in the kernel. */
             const ptrdiff_t kh = rh->first + i * rh->step, kw = rw->first + (rw->count - 1 - j) * rw->step;
-            const float *tap = w + ((kh * z->kw + kw) * z->group_c + c0) * PANEL;
-            transpose(to, tap, z->group_o, smaller(PANEL, z->group_c - c0), z->kh * z->kw * z->group_c * PANEL);
+            const ptrdiff_t tap = at + ((kh * z->kw + kw) * z->group_c + c0) * PANEL;
+            transpose(to, w, tap, z->group_o, smaller(PANEL, z->group_c - c0), z->kh * z->kw * z->group_c * PANEL);
             to += z->group_o * PANEL;
         }
 }
@@ -387,7 +447,8 @@ static void transpose_panel(float *to, const float *w, const struct shape *z, co
 struct channels {
     const float *g;     /* of all groups */
     ptrdiff_t first_o;  /* where the group's outputs begin in a pixel of g */
-    const float *w;     /* of the group */
+    struct weights w;   /* of all groups */
+    ptrdiff_t w_at;     /* where the group's begin */
     float *gx;          /* of the first of the channels */
     ptrdiff_t c0, width;
     float *ring, *panels;
@@ -409,7 +470,7 @@ static void input_gradient_of_phase(const struct channels *part, const struct sh
         .y_step = z->sw * z->c, .width = part->width, .add = part->add,
     };
     for (ptrdiff_t c = 0; reached && c < part->width; c += PANEL)
-        transpose_panel(part->panels + c / PANEL * s.w_step, part->w, z, &rh, &rw, part->c0 + c);
+        transpose_panel(part->panels + c / PANEL * s.w_step, &part->w, part->w_at, z, &rh, &rw, part->c0 + c);
     if (pointwise(z) && z->sh == 1 && z->sw == 1) {
         s.x = part->g + part->first_o;
         s.y = part->gx;
@@ -457,13 +518,14 @@ void KERNEL(conv_input_gradient)(const int32_t *p, void *const *operand, bool ad
         return;
     }
     float *scratch = operand[1];
+    const struct weights w = weights_in(p[CONV_NUMBER], operand[3], z.groups * z.group_w);
     const ptrdiff_t reach = (z.kh - 1) * z.dh + 1, margin = (z.kw - 1) * z.dw * z.o;
     const ptrdiff_t ring = pointwise(&z) ? 0 : up(reach * (z.ow * z.o + 2 * margin), PANEL);
     const ptrdiff_t most = (pointwise(&z) ? 4 : 2) * PANEL;
     for (ptrdiff_t group = 0; group < z.groups; group++)
         for (ptrdiff_t c0 = 0; c0 < z.group_c; c0 += most) {
             const struct channels part = {
-                .g = operand[2], .first_o = group * z.group_o, .w = (const float *)operand[3] + group * z.group_w,
+                .g = operand[2], .first_o = group * z.group_o, .w = w, .w_at = group * z.group_w,
                 .gx = (float *)operand[0] + group * z.group_c + c0, .c0 = c0, .width = smaller(most, z.group_c - c0),
                 .ring = scratch, .panels = scratch + ring, .add = add,
             };

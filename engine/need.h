@@ -41,6 +41,19 @@ static inline uint64_t up(uint64_t a, uint64_t to)
     return more == UINT64_MAX ? more : more - more % to;
 }
 
+/* `number_bytes` in tape.py is the same. */
+static inline uint64_t number_bytes(int32_t number, uint64_t count)
+{
+    switch (number) {
+    case NUMBER_FLOAT32:
+        return floats(count);
+    case NUMBER_INT8:
+        return up(plus(up(count, SCALED) / SCALED * 4, count), 4);
+    default:
+        return up(times(count, 2), 4);
+    }
+}
+
 /* What a record needs, from its parameters: bytes of each operand, and operations in all. */
 struct need {
     uint64_t bytes[OPERANDS];

@@ -115,11 +115,20 @@ static uint64_t weight_values(const int32_t *p)
     return times4(groups, up(o / groups, PANEL), taps, c / groups);
 }
 
+/* How weights may be held; a gradient is float32, and so are the few weights of a depthwise convolution. */
+static bool number_in_range(const struct record *r)
+{
+    const int32_t number = r->parameter[CONV_NUMBER];
+    if (r->op == OP_CONV_WEIGHT_GRADIENT || is_depthwise(r->parameter))
+        return number == NUMBER_FLOAT32;
+    return number == NUMBER_FLOAT32 || number == NUMBER_FLOAT16 || number == NUMBER_INT8;
+}
+
 static enum rule check_conv(const struct record *r, struct need *need)
 {
     const int32_t *p = r->parameter;
     if (!positive(p, P_PH) || !positive(p + CONV_DH, CONV_ACT - CONV_DH) ||
-        !between(p[CONV_ACT], 0, r->op == OP_CONV ? 1 : 0))
+        !between(p[CONV_ACT], 0, r->op == OP_CONV ? 1 : 0) || !number_in_range(r))
         return RULE_PARAMETER;
     const int64_t high = reach_of(p[P_KH], p[CONV_DH]), wide = reach_of(p[P_KW], p[CONV_DW]);
     if (!window_in_range(p, high, wide))
@@ -134,7 +143,7 @@ static enum rule check_conv(const struct record *r, struct need *need)
     const uint64_t outputs =
         times4((uint64_t)p[P_N], (uint64_t)p[CONV_OH], (uint64_t)p[CONV_OW], (uint64_t)p[CONV_O]);
     const uint64_t padded_o = up((uint64_t)p[CONV_O], PANEL);
-    const uint64_t panels = floats(weight_values(p));
+    const uint64_t panels = number_bytes(p[CONV_NUMBER], weight_values(p));
     need->operations = times(outputs, kernel);
     need->bytes[1] = scratch_bytes(r->op, p);
     switch (r->op) {

@@ -129,19 +129,6 @@ static enum rule check_random_mask(const struct record *r, struct need *need)
     return RULE_NONE;
 }
 
-/* `number_bytes` in tape.py is the same. */
-static uint64_t number_bytes(int32_t number, uint64_t count)
-{
-    switch (number) {
-    case NUMBER_FLOAT32:
-        return floats(count);
-    case NUMBER_INT8:
-        return up(plus(up(count, SCALED) / SCALED * 4, count), 4);
-    default:
-        return up(times(count, 2), 4);
-    }
-}
-
 static enum rule check_convert(const struct record *r, struct need *need)
 {
     const int32_t *p = r->parameter;

@@ -18,6 +18,7 @@ LOSSES = (*OF_CLASSES, "mse", "huber", "binary_cross_entropy", CUSTOM)
 OF_RIGHT_OR_WRONG = (*OF_CLASSES, "binary_cross_entropy")  # losses beside which an accuracy can be counted
 METRICS = ("accuracy", "loss")
 NUMBERS = ("float32", "bfloat16", "int8")
+FROZEN_NUMBERS = ("float32", "float16", "int8")
 
 
 class TaskInvalid(InputError):
@@ -357,16 +358,18 @@ class Precision:
     |---|---|
     | `Precision(kept="int8")` | what the frozen prefix leaves of each example takes a quarter of the storage |
     | `Precision(saved="bfloat16")` | activations wait for the backward pass in half the memory |
+    | `Precision(frozen="int8")` | frozen weights take a quarter of the Plan and of memory, and predict as rounded |
     """
 
     kept: str = "float32"
     saved: str = "float32"
+    frozen: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("kept", "saved"):
+        for name, numbers in (("kept", NUMBERS), ("saved", NUMBERS), ("frozen", FROZEN_NUMBERS)):
             value = getattr(self, name)
-            if value not in NUMBERS:
-                raise TaskInvalid(f"precision {name}", value, f"it is one of {', '.join(NUMBERS)}", 'e.g. "bfloat16"')
+            if value not in numbers:
+                raise TaskInvalid(f"precision {name}", value, f"it is one of {', '.join(numbers)}", 'e.g. "int8"')
 
 
 _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1000, "mb": 10**6, "gb": 10**9}

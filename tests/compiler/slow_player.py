@@ -35,6 +35,7 @@ from tacit.plan.tape import (
     operand_bytes,
     read_map,
     up,
+    weight_values,
 )
 
 UNWRITTEN, GIVEN = -1, -2
@@ -68,8 +69,10 @@ class SlowPlayer:
                 sizes[region] = max(size, sizes.get(region, 0))
         self.blocks = {region: Block(size, dtype) for region, size in sizes.items()}
         if Region.FROZEN in self.blocks:
-            frozen = np.asarray(playable.frozen).view(np.float32)
-            self.blocks[Region.FROZEN].numbers[: frozen.size] = frozen
+            block, frozen = self.blocks[Region.FROZEN], np.asarray(playable.frozen)
+            block.bytes[: frozen.size] = frozen
+            with np.errstate(invalid="ignore"):  # bytes of narrow weights, looked at as what they are not
+                block.numbers[: frozen.size // 4] = frozen.view(np.float32)
         self.first, self.seed = True, 0
         records = self.tapes[Kind.PREFIX].records if Kind.PREFIX in self.tapes else ()
         self.narrow_kept = {
@@ -262,10 +265,11 @@ class SlowPlayer:
 
 
 def is_bytes(record: Record, name: str) -> bool:
-    """Whether an input is the narrow side of a conversion, bits, or a pool's winners."""
-    if name == "index":
-        return record.op is Op.MAX_POOL_GRADIENT
-    return name == "bits" or (record.op is Op.CONVERT and record.parameters[2] != Number.FLOAT32)
+    """Whether an input is bits, a pool's index, or in fewer bits than float32."""
+    if name == "w":
+        return record.parameters[17] != Number.FLOAT32
+    pools = name == "index" and record.op is Op.MAX_POOL_GRADIENT
+    return pools or name == "bits" or (record.op is Op.CONVERT and record.parameters[2] != Number.FLOAT32)
 
 
 def split(record: Record) -> tuple[int, list[str]]:
@@ -311,6 +315,9 @@ def check_record(tape: Tape, record: Record) -> None:
 
 def panels_to_weight(panels: Any, p: Mapping[str, int]) -> Any:
     """A group's [O/16][KH][KW][C][16] as [O, KH, KW, C], group after group."""
+    if panels.dtype == np.uint8:
+        count = weight_values(p["C"], p["O"], p["G"], p["KH"] * p["KW"])
+        panels = widen(panels, Number(p["NUMBER"]), count).astype(np.float64)
     if is_depthwise(p["C"], p["O"], p["G"]):
         return panels_to_weight(panels, {**p, "C": 1, "G": 1})
     if p["G"] > 1:

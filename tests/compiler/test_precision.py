@@ -10,6 +10,7 @@ from torch import nn
 import tacit
 from tacit.compiler.assemble import Assembled, Parties, assemble
 from tacit.compiler.explain import report
+from tacit.engine.player import Player
 from tacit.plan.manifest import KeyholderCard
 from tacit.task import TaskInvalid
 from tacit.wire.ids import key_id
@@ -66,6 +67,24 @@ def test_the_error_is_measured_on_the_tasks_own_examples_where_it_shows_some() -
     made = assembled(precision=tacit.Precision(kept="bfloat16"), public=lambda: shown)
 
     assert "10 public examples" in said(made)[0]
+
+
+def test_what_rounded_frozen_weights_predict_is_shown_beside_float32() -> None:
+    draw = np.random.default_rng(3)
+    shown = {"x": draw.standard_normal((40, 1, 8, 8)), "y": draw.integers(0, 3, 40)}
+    narrow = tacit.Precision(frozen="int8")
+
+    made, exact = assembled(precision=narrow, public=lambda: shown), assembled(public=lambda: shown)
+    unlabelled = assembled(precision=narrow, public=lambda: {"x": shown["x"]})
+
+    pattern = r"check examples: ([\d.]+)% with int8 frozen weights, ([\d.]+)% with float32 \(of 40 public ones\)"
+    (found,) = (m for line in report(made.compiled.explanation) if (m := re.fullmatch(pattern, line.strip())))
+    for playable, told in zip((made.compiled.playable, exact.compiled.playable), found.groups(), strict=True):
+        predicted = Player(playable).predict({"x": shown["x"].astype(np.float32)})
+        assert float(told) == pytest.approx(100 * (predicted.argmax(1) == shown["y"]).mean(), abs=0.06)
+    assert "gradient" in said(made)[0]
+    for other in (exact, unlabelled):
+        assert not any("check examples" in line for line in report(other.compiled.explanation))
 
 
 def test_recomputing_is_asked_for_in_the_task() -> None:

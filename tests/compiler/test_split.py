@@ -172,7 +172,7 @@ def test_a_boundary_does_not_lie_behind_a_random_mask_and_says_so() -> None:
     h, mask, dropped = (Value(name, (2, 1, 1, 16), Region.ARENA) for name in ("h", "mask", "dropped"))
     z = Value("z", (2, 1, 1, 16), Region.ARENA)
     seed = Value("seed", (2,), Region.SEED, batched=False, offset=0)
-    shape = (2, 1, 1, 16, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 16, 0)
+    shape = (2, 1, 1, 16, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 16, 0, 0)
     program = MapProgram(32, 16, 1, (MapInput(Mode.LINEAR),) * 2, (MapInstruction(Fn.MUL, 2, 0, 1),), (2,))
     steps = (
         Step(Op.CONV, (h, None), (x, w, None), shape, module="first"),

@@ -45,7 +45,7 @@ UNLESS_FIRST = Accumulate.UNLESS_FIRST
 
 
 def _linear(source: Region, target: Operand) -> Record:
-    shape = (MICROBATCH, 1, 1, FEATURES, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, CLASSES, 0)
+    shape = (MICROBATCH, 1, 1, FEATURES, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, CLASSES, 0, 0)
     weight, bias = (
         Operand(Region.STATE, 0, WEIGHT_BYTES),
         Operand(Region.STATE, WEIGHT_BYTES, BIAS_BYTES),
@@ -59,7 +59,7 @@ def _tapes(prefix: bool) -> dict[Kind, bytes]:
     y, weight = Operand(Region.Y, 0, 4 * MICROBATCH), Operand(Region.WEIGHT, 0, 4 * MICROBATCH)
     x = Operand(source, 0, X_BYTES)
     divisor, loss, rate = (Operand(region, 0, 4) for region in (Region.DIVISOR, Region.LOSS, Region.RATE))
-    shape = (MICROBATCH, 1, 1, FEATURES, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, CLASSES, 0)
+    shape = (MICROBATCH, 1, 1, FEATURES, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, CLASSES, 0, 0)
     state = Operand(Region.STATE, 0, STATE_BYTES)
     gradient = Operand(Region.GRADIENT, 0, STATE_BYTES)
     step = MapProgram(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tacit.plan.layout import TensorPlace, unpack
-from tacit.plan.tape import Accumulate, Op
+from tacit.plan.narrow import narrow, widen
+from tacit.plan.tape import Accumulate, Number, Op, is_depthwise
 from tests.engine.played import close, floats, padded_vector, panels, play
 
 pytestmark = pytest.mark.usefixtures("every_build")
@@ -44,10 +45,14 @@ class Shape:
     def weight(self) -> tuple[int, int, int, int]:
         return self.o, self.c // self.groups, self.kh, self.kw
 
-    def parameters(self, act: int = 0) -> tuple[int, ...]:
+    @property
+    def depthwise(self) -> bool:
+        return is_depthwise(self.c, self.o, self.groups)
+
+    def parameters(self, act: int = 0, number: Number = Number.FLOAT32) -> tuple[int, ...]:
         image = (self.n, self.h, self.w, self.c)
         kernel = (self.kh, self.kw, self.sh, self.sw, self.ph, self.pw)
-        return (*image, *kernel, self.dh, self.dw, self.groups, self.oh, self.ow, self.o, act)
+        return (*image, *kernel, self.dh, self.dw, self.groups, self.oh, self.ow, self.o, act, number)
 
 
 @st.composite
@@ -197,6 +202,40 @@ def test_the_input_gradient_is_the_transpose_of_forward(s: Shape, seed: int, add
 
     exact = input_gradient(g, w, s) + (held if adds else 0)
     close(floats(gx, *exact.shape), exact, s.kh * s.kw * s.o)
+
+
+NARROW = st.sampled_from([Number.FLOAT16, Number.INT8])
+
+
+@settings(max_examples=250)
+@given(any_shape.filter(lambda s: not s.depthwise), st.integers(0, 99), NARROW, st.integers(-40, 17))
+def test_narrow_weights_are_what_they_widen_to(s: Shape, seed: int, number: Number, size: int):
+    """To the bit, float16's numbers that are too small to be normal and too large to be finite among them."""
+    x, g = numbers(seed, s.n, s.h, s.w, s.c), numbers(seed + 1, s.n, s.oh, s.ow, s.o)
+    w = numbers(seed + 2, *s.weight) * np.exp2(np.random.default_rng(seed).integers(size, 18, s.weight))
+    row = narrow(panels(w, s.groups), number)
+    wide = widen(row, number, panels(w, s.groups).size)
+    assert row.size < (0.6 if number is Number.FLOAT16 else 0.35) * wide.nbytes
+    for op, inputs, there in ((Op.CONV, (x,), (None,)), (Op.CONV_INPUT_GRADIENT, (g,), ())):
+        mine = play(op, s.parameters(number=number), (*inputs, row, *there))[0]
+        right = play(op, s.parameters(), (*inputs, wide, *there))[0]
+        np.testing.assert_array_equal(mine.view(np.float32), right.view(np.float32))
+        assert mine.tobytes() == right.tobytes() or np.isnan(mine.view(np.float32)).any()
+
+
+@settings(max_examples=100)
+@given(any_shape.filter(lambda s: not s.depthwise), st.integers(0, 99), NARROW)
+def test_sums_with_narrow_weights_are_those_of_the_rounded_ones(s: Shape, seed: int, number: Number):
+    x, g, w = numbers(seed, s.n, s.h, s.w, s.c), numbers(seed + 1, s.n, s.oh, s.ow, s.o), numbers(seed, *s.weight)
+    place = TensorPlace("w", s.weight, "conv", "frozen", 0, groups=s.groups)
+    row = narrow(panels(w, s.groups), number)
+    rounded = unpack(widen(row, number, panels(w, s.groups).size), place)
+
+    y, _ = play(Op.CONV, s.parameters(number=number), (x, row, None))
+    gx, _ = play(Op.CONV_INPUT_GRADIENT, s.parameters(number=number), (g, row))
+
+    close(floats(y, s.n, s.oh, s.ow, s.o), forward(x, rounded, s), s.kh * s.kw * s.c)
+    close(floats(gx, s.n, s.h, s.w, s.c), input_gradient(g, rounded, s), s.kh * s.kw * s.o)
 
 
 @settings(max_examples=250)

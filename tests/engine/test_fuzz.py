@@ -36,6 +36,7 @@ from tacit.plan.tape import (
     counted,
     encode,
     float_bits,
+    is_depthwise,
     loss_parameters,
     map_parameters,
     scratch_bytes,
@@ -81,7 +82,10 @@ def convolution(r: Random) -> Tape:
         sides[3], outputs = groups * r.choice(SIDES), groups * r.choice(SIDES)
     if r.random() < 0.3:
         sides[3] = outputs = groups = r.choice((*SIDES, 33, 70))
-    parameters = (*sides, *dilation, groups, oh, ow, outputs, r.randrange(2) if op is Op.CONV else 0)
+    number = Number.FLOAT32
+    if op is not Op.CONV_WEIGHT_GRADIENT and not is_depthwise(sides[3], outputs, groups):
+        number = r.choice((Number.FLOAT32, Number.FLOAT16, Number.INT8))
+    parameters = (*sides, *dilation, groups, oh, ow, outputs, r.randrange(2) if op is Op.CONV else 0, number)
     present = [True, scratch_bytes(op, parameters) > 0, True, True]
     if op is Op.CONV:
         present.append(r.random() < 0.5)

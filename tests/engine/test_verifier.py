@@ -24,6 +24,7 @@ from tacit.plan.tape import (
     MapInstruction,
     MapProgram,
     Mode,
+    Number,
     Op,
     Operand,
     Record,
@@ -37,7 +38,11 @@ from tacit.plan.tape import (
 )
 from tests.engine.played import one_record
 
-CONV = one_record(Op.CONV, (1, 6, 6, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 6, 6, 20, 1), (True,) * 5)
+CONV = one_record(Op.CONV, (1, 6, 6, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 6, 6, 20, 1, 0), (True,) * 5)
+POINT = (1, 6, 6, 8, 1, 1, 1, 1, 0, 0, 1, 1, 1, 6, 6, 20, 0, 0)
+SPREAD = (1, 33, 65, 1, 33, 32, 1, 1, 0, 0, 1, 2, 1, 1, 3, 1, 0, 0)
+DEPTHWISE = (1, 6, 6, 20, 1, 1, 1, 1, 0, 0, 1, 1, 20, 6, 6, 20, 0, 0)
+NARROW = one_record(Op.CONV, (*POINT[:17], Number.INT8), (True, False, True, True, False))
 AVERAGE = one_record(Op.AVERAGE_POOL, (1, 4, 4, 1, 2, 2, 2, 2, 0, 0, 2, 2, 0), (True, True))
 BACKWARDS = (MapInput(Mode.LINEAR), MapInput(Mode.EXAMPLE_CHANNEL, -1))
 SUM = one_record(Op.SUM, (2, 5, 3, 0), (True, True))
@@ -125,7 +130,7 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("record reserved", lambda: in_record(CONV, 12, "<I", 1)),
     ("record reserved", lambda: in_record(CONV, 8 + 24 * 5, "<I", 0)),
     ("record reserved", lambda: in_record(CONV, 8 + 24 * 5 + 8, "<Q", 64)),
-    ("record reserved", lambda: parameter(CONV, 17, 1)),
+    ("record reserved", lambda: parameter(CONV, 18, 1)),
     ("record reserved", lambda: parameter(CONV, 77, 1)),
     ("parameter", lambda: parameter(CONV, 0, 0)),
     ("parameter", lambda: parameter(CONV, 3, -1)),
@@ -133,6 +138,11 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("parameter", lambda: parameter(CONV, 8, 3)),
     ("parameter", lambda: parameter(CONV, 8, -1)),
     ("parameter", lambda: parameter(CONV, 16, 2)),
+    ("parameter", lambda: parameter(CONV, 17, Number.BFLOAT16)),
+    ("parameter", lambda: parameter(CONV, 17, 4)),
+    ("parameter", lambda: parameter(CONV, 17, -1)),
+    ("parameter", lambda: parameter(one_record(Op.CONV_WEIGHT_GRADIENT, POINT, (True, False, True, True)), 17, 3)),
+    ("parameter", lambda: parameter(one_record(Op.CONV, DEPTHWISE, NO_BIAS), 17, 3)),
     ("parameter", lambda: parameter(SUM, 1, 0)),
     ("parameter", lambda: parameter(one_record(Op.COPY, (2,) * 12, (True, True)), 5, -1)),
     ("parameter", lambda: parameter(one_record(Op.CROSS_ENTROPY, loss_parameters(2, 3), (True,) * 6), 1, 0)),
@@ -169,6 +179,9 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     )),
     ("extent", lambda: parameter(one_record(Op.GATHER, (2, 3, 4, 1, 4), (True,) * 3), 1, 4)),
     ("extent", lambda: parameter(one_record(Op.GATHER, (2, 3, 4, 1, 4), (True,) * 3), 3, 2)),
+    ("extent", lambda: parameter(NARROW, 17, Number.FLOAT32)),
+    ("extent", lambda: parameter(NARROW, 17, Number.FLOAT16)),
+    ("extent", lambda: moved(NARROW, 3, extent=4 * 4 + 32 * 8 - 4)),
     ("extent", lambda: parameter(one_record(Op.CONVERT, (2, 8, 0, 3), (True,) * 2), 3, 1)),
     ("aligned", lambda: moved(one_record(Op.GATHER, (2, 3, 4, 1, 4), (True,) * 3), 1, offset=4, extent=188)),
     ("required operand", lambda: operand(one_record(Op.MATMUL, THIN, (True,) * 4), 1, None)),
@@ -181,7 +194,7 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("parameter", lambda: parameter(CONV, 11, 0)),
     ("groups", lambda: parameter(CONV, 12, 3)),
     ("groups", lambda: parameter(CONV, 12, 2)),
-    ("groups", lambda: encode(one_record(Op.CONV, (1, 33, 65, 1, 33, 32, 1, 1, 0, 0, 1, 2, 1, 1, 3, 1, 0), NO_BIAS))),
+    ("groups", lambda: encode(one_record(Op.CONV, SPREAD, NO_BIAS))),
     ("groups", lambda: parameter(one_record(Op.NORM, (1, 2, 6, 3, 0), (True,) * 5), 3, 4)),
     ("map shape", lambda: parameter(map_tape(ADD), 3, 8)),
     ("map shape", lambda: parameter(map_tape(ADD), 3, -1)),
@@ -365,7 +378,7 @@ def test_operands_that_only_touch_do_not_overlap():
 
 
 def test_scratch_that_is_not_needed_may_be_there_or_not():
-    parameters = (1, 6, 6, 3, 3, 3, 1, 1, 0, 0, 1, 1, 1, 4, 4, 20, 0)
+    parameters = (1, 6, 6, 3, 3, 3, 1, 1, 0, 0, 1, 1, 1, 4, 4, 20, 0, 0)
     without = one_record(Op.CONV, parameters, (True, False, True, True, False))
 
     VerifiedTape.load(encode(without))

@@ -15,6 +15,7 @@ from tacit.plan import manifest as canonical
 from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
 from tacit.plan.manifest import FORMAT
 from tacit.plan.program import KeptTensor, Optimizer, Resources
+from tacit.plan.tape import Number
 from tacit.wire.keys import SigningKey
 from tests.factory import World, make_world
 
@@ -179,6 +180,8 @@ NUMBERS = {
     "not a multiple of 64": with_place(offset=4),
     "a dense weight has two": with_place(form="dense"),
     "a convolution's weight": with_place(form="conv"),
+    "held in float32, float16 or int8": with_place(number=Number.BFLOAT16),
+    "only frozen weights": with_place(number=Number.INT8),
     "balanced training": lambda m: change(m, local=change(m.local, balance=True)),
     "balanced training needs": lambda m: change(
         m,

@@ -20,7 +20,7 @@ from tacit.compiler.choose import choose_subset, parameters_of
 from tacit.compiler.compile import Compiled, compile_program
 from tacit.compiler.errors import NothingFits
 from tacit.compiler.parts import rewritten
-from tacit.compiler.precision import gradient_error
+from tacit.compiler.precision import gradient_error, shown_accuracy
 from tacit.compiler.presets import recognise, settings
 from tacit.compiler.projected import ProjectedHead, project
 from tacit.compiler.public import public_examples
@@ -104,8 +104,10 @@ def assemble(
 
     compiled = compile_with(task.precision)
     if task.precision != Precision():
-        error = gradient_error(task, public, compiled.playable, compile_with(Precision()).playable)
-        notes = (*compiled.explanation.notes, str(error))
+        exact = compile_with(Precision()).playable
+        error = gradient_error(task, public, compiled.playable, exact)
+        shown = shown_accuracy(task, public, compiled.playable, exact)
+        notes = (*compiled.explanation.notes, str(error), *([shown] if shown else []))
         compiled = replace(compiled, explanation=replace(compiled.explanation, notes=notes))
     program = compiled.playable.program
     against = msgspec.structs.replace(program.resources, model_parameters=sum(p.numel() for p in own.parameters()))

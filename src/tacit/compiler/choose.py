@@ -14,6 +14,7 @@ from tacit.compiler.errors import NothingFits, NotLowered
 from tacit.compiler.trace import Model, Traced
 from tacit.compiler.weights import Weights
 from tacit.plan.program import Optimizer
+from tacit.plan.tape import Number
 from tacit.task import Precision
 
 
@@ -108,7 +109,7 @@ def costs(
     recompute: bool = False,
 ) -> tuple[int, int]:
     """What training these parameters takes, and what is kept per example, in bytes."""
-    weights = Weights({**model.parameters, **model.buffers}, names)
+    weights = Weights({**model.parameters, **model.buffers}, names, Number[precision.frozen.upper()])
     training = plan_training(model, traced, weights, microbatch, optimizer, True, precision, recompute)
     kept = sum(part.example_bytes for part in training.split.kept)
     return training_bytes(model, training, optimizer, microbatch), kept

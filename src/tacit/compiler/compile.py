@@ -127,7 +127,7 @@ def compile_program(
     """
     model = _model(module, inputs, label, classes, loss, microbatch)
     _check_subset(model, subset)
-    weights = Weights({**model.parameters, **model.buffers}, subset)
+    weights = Weights({**model.parameters, **model.buffers}, subset, Number[precision.frozen.upper()])
     traced = traced or trace_step(model)
     predict, evaluate = (
         _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY))

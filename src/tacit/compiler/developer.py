@@ -1,6 +1,7 @@
 """A Plan in the developer's hands again: Snapshots as PyTorch state dicts."""
 
 import copy
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tacit.compiler.parts import merged
-from tacit.compiler.projected import restored
+from tacit.compiler.projected import restored as form_with
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot, read_plan
-from tacit.plan.layout import padded_size, permutation, unpack
+from tacit.plan.layout import permutation, restored, stored_bytes
+from tacit.plan.tape import Number
 
 FOLDED = " with "  # in the name of a place: two modules whose frozen tensors became one
 
@@ -30,11 +32,13 @@ class DeveloperPlan:
         *,
         like: nn.Module | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Every tensor of the model by its PyTorch name: the subset from a Snapshot, the rest as compiled.
+        """Every tensor of the model by its PyTorch name: the subset from a Snapshot, the rest as compiled,
+        rounded where the Plan holds it in fewer bits.
 
         `snapshot` is a file, its bytes, or the values; without one the subset is as compiled too. `like` is
         the developer's own module: tensors that the Plan does not hold (a frozen norm that was folded into
-        its convolution, a running count) are taken from it. Of a Plan with a projected head the names are those
+        its convolution, a running count) are taken from it; what was rounded after folding is divided by its norm
+        again. Of a Plan with a projected head the names are those
         of what `module` returns.
         """
         program = self.plan.manifest.program
@@ -50,16 +54,19 @@ class DeveloperPlan:
         where = permutation(program.places)
         state = np.zeros(max(where, default=-1) + 1 + 16, np.float32)
         state[where] = values
-        frozen = self.plan.blobs["frozen"].view(np.float32)
+        frozen = self.plan.blobs["frozen"]
         tensors: dict[str, torch.Tensor] = {}
         for place in program.places:
-            region = state if place.place == "state" else frozen
-            start = place.offset // 4
-            panels = np.zeros(padded_size(place), np.float32)
-            found = region[start : start + len(panels)]
-            panels[: len(found)] = found
-            tensors[place.name] = torch.from_numpy(unpack(panels, place).copy())
-        return _completed(merged(tensors), like if like is None else self._form(like))
+            region = state.view(np.uint8) if place.place == "state" else frozen
+            found = np.zeros(stored_bytes(place), np.uint8)
+            there = region[place.offset : place.offset + len(found)]
+            found[: len(there)] = there
+            tensors[place.name] = torch.from_numpy(restored(found, place).copy())
+        if like is None:
+            return _completed(merged(tensors), None)
+        form = self._form(like)
+        narrow = {place.name for place in program.places if place.number is not Number.FLOAT32}
+        return _completed(merged({**tensors, **dict(_unfolded(form, tensors, narrow))}), form)
 
     def module(self, snapshot: str | Path | bytes | NDArray[np.float32] | None = None, *, like: nn.Module) -> nn.Module:
         """One module, in eval form, that predicts what the Plan predicts from this Snapshot.
@@ -77,7 +84,26 @@ class DeveloperPlan:
         program = self.plan.manifest.program
         if program.cut is None:
             return made
-        return restored(made, program.cut, {place.name: place.shape for place in program.places})
+        return form_with(made, program.cut, {place.name: place.shape for place in program.places})
+
+
+def _unfolded(
+    like: nn.Module, tensors: Mapping[str, torch.Tensor], narrow: Collection[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Convolutions that were rounded with the norm behind them, as they are before that norm."""
+    modules = dict(like.named_modules())
+    for name in narrow:
+        convolution, _, norm = name.removesuffix(".weight").partition(FOLDED)
+        before, behind = modules.get(convolution), modules.get(norm)
+        if not isinstance(before, nn.Conv1d | nn.Conv2d) or not isinstance(behind, nn.BatchNorm1d | nn.BatchNorm2d):
+            continue  # functions in a forward: the module's own tensors stay
+        assert behind.running_var is not None
+        scale = (behind.running_var.double() + behind.eps).rsqrt()
+        if behind.affine:
+            scale = scale * behind.weight.detach().double()
+        scale = scale.reshape(-1, *(1,) * (before.weight.dim() - 1))
+        weight = tensors[name].double().reshape(before.weight.shape) / torch.where(scale == 0, 1.0, scale)
+        yield f"{convolution}.weight", torch.where(scale == 0, before.weight.detach().double(), weight).float()
 
 
 def _completed(tensors: dict[str, torch.Tensor], like: nn.Module | None) -> dict[str, torch.Tensor]:

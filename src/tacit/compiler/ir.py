@@ -23,9 +23,11 @@ from tacit.plan.tape import (
     MapInstruction,
     MapProgram,
     Mode,
+    Number,
     Op,
     Region,
     map_parameters,
+    number_bytes,
 )
 
 DType = Literal["float32", "int32", "uint8"]
@@ -54,6 +56,7 @@ class Value:
     offset: int | None = None  # into its region, once known
     tensor: str = ""  # the name of the model's tensor that this is, or is the gradient of
     groups: int = 1  # of a convolution's weight
+    number: Number = Number.FLOAT32  # how a frozen tensor is held
     of: "Value | None" = None
     begin: int = 0  # elements, where it is a stretch of another
 
@@ -63,7 +66,7 @@ class Value:
             return self.of.bytes - 4 * self.begin
         if self.form == "rows":
             return ITEM_BYTES[self.dtype] * math.prod(self.shape)
-        return 4 * padded_size(self.place_at(0))
+        return number_bytes(self.number, padded_size(self.place_at(0)))
 
     @property
     def root(self) -> "Value":
@@ -78,7 +81,7 @@ class Value:
         """A tensor of the model as the Plan tells of it."""
         form = "rows" if self.form == "table" else self.form
         assert form != "undecided"
-        return TensorPlace(self.name, self.shape or (1,), form, place, offset, self.image, self.groups)
+        return TensorPlace(self.name, self.shape or (1,), form, place, offset, self.image, self.groups, self.number)
 
 
 @dataclass(frozen=True, eq=False)

@@ -226,7 +226,7 @@ def _convolution_of(
     if (y[2], y[3]) != ((x[2] + 2 * ph - reach[0]) // sh + 1, (x[3] + 2 * pw - reach[1]) // sw + 1):
         raise work.refuse("Its size does not follow from its kernel; use output_padding below the stride.")
     n, channels = work.microbatch, each * groups
-    parameters = (n, x[2], x[3], channels, kh, kw, sh, sw, ph, pw, dh, dw, groups, y[2], y[3], outputs, 0)
+    parameters = (n, x[2], x[3], channels, kh, kw, sh, sw, ph, pw, dh, dw, groups, y[2], y[3], outputs, 0, 0)
     return _Convolution(parameters, bool(transposed), form, image, groups, 3 if form == "dense" else 4)
 
 
@@ -254,17 +254,22 @@ def _convolution(work: Lowering, node: fx.Node) -> Lowered:
     return how.view(_convolve(work, how, image, panels, added))
 
 
+def _reading(parameters: tuple[int, ...], weight: Value) -> tuple[int, ...]:
+    """A convolution's parameters where its weight is held like this."""
+    return (*parameters[:-1], weight.number)
+
+
 def _convolve(work: Lowering, how: _Convolution, x: Value, w: Value, bias: Value | None = None) -> Value:
     p = how.parameters
     y = work.make((p[0], p[13], p[14], p[15]))
-    work.step(Op.CONV, [y, work.scratch(Op.CONV, p)], [x, w, bias], p)
+    work.step(Op.CONV, [y, work.scratch(Op.CONV, p)], [x, w, bias], _reading(p, w))
     return y
 
 
 def _convolve_back(work: Lowering, how: _Convolution, g: Value, w: Value) -> Value:
     p = how.parameters
     gx = work.make(p[:4])
-    work.step(Op.CONV_INPUT_GRADIENT, [gx, work.scratch(Op.CONV_INPUT_GRADIENT, p)], [g, w], p)
+    work.step(Op.CONV_INPUT_GRADIENT, [gx, work.scratch(Op.CONV_INPUT_GRADIENT, p)], [g, w], _reading(p, w))
     return gx
 
 
@@ -400,7 +405,7 @@ def _row_order(view: View) -> Atoms:
 
 
 def _dense_parameters(n: int, rows: int, c: int, o: int) -> tuple[int, ...]:
-    return (n, rows, 1, c, 1, 1, 1, 1, 0, 0, 1, 1, 1, rows, 1, o, 0)
+    return (n, rows, 1, c, 1, 1, 1, 1, 0, 0, 1, 1, 1, rows, 1, o, 0, 0)
 
 
 def _matrix_view(value: Value, order: Atoms) -> View:
@@ -420,7 +425,9 @@ def _linear(work: Lowering, x: View, weight: View, bias: View | None) -> View:
     panels = work.weight(weight, "dense", image)
     added = work.weight(bias, "vector") if bias is not None else None
     y = work.make((work.microbatch, rows, 1, outputs))
-    work.step(Op.CONV, [y, work.scratch(Op.CONV, parameters)], [view.value, panels, added], parameters)
+    work.step(
+        Op.CONV, [y, work.scratch(Op.CONV, parameters)], [view.value, panels, added], _reading(parameters, panels)
+    )
     return _matrix_view(y, _row_order(view) if image is None else ((EXAMPLES, 1),))
 
 
@@ -432,7 +439,7 @@ def _linear_input_gradient(work: Lowering, g: View, weight: View) -> View:
     channels, high, wide = panels.image if panels.image is not None and rows == 1 else (features, rows, 1)
     gx = work.make((work.microbatch, high, wide, channels))
     op = Op.CONV_INPUT_GRADIENT
-    work.step(op, [gx, work.scratch(op, parameters)], [view.value, panels], parameters)
+    work.step(op, [gx, work.scratch(op, parameters)], [view.value, panels], _reading(parameters, panels))
     if panels.image is None:
         return _matrix_view(gx, _row_order(view))
     flat = reshape(image_view(gx), (EXAMPLES, features))

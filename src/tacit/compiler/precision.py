@@ -50,6 +50,26 @@ def gradient_error(
     return GradientError(float(np.linalg.norm(mine - right)) / size, cosine, count, bool(public))
 
 
+def shown_accuracy(
+    task: Task, public: Mapping[str, NDArray[np.generic]], narrow: Playable, exact: Playable
+) -> str | None:
+    """How good the Plan is at its beginning on the Task's own examples, beside float32; None where they do not tell."""
+    name, label = task.label
+    if task.precision.frozen == "float32" or name not in public or not isinstance(label, Label):
+        return None
+    given = {field.name: public[field.name] for field in exact.program.inputs}
+    mine, right = (_accuracy(playable, given, public[name]) for playable in (narrow, exact))
+    return (
+        f"check examples: {mine:.1%} with {task.precision.frozen} frozen weights, {right:.1%} with float32 "
+        f"(of {len(public[name])} public ones)"
+    )
+
+
+def _accuracy(playable: Playable, inputs: Mapping[str, NDArray[np.generic]], labels: NDArray[np.generic]) -> float:
+    _, right, count = Player(playable).evaluate(inputs, labels)
+    return right / count
+
+
 def _drawn_labels(label: Label | Target, count: int) -> NDArray[np.generic]:
     draw = np.random.default_rng(1)
     if isinstance(label, Label):

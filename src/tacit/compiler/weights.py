@@ -16,15 +16,23 @@ from torch import Tensor
 
 from tacit.compiler.errors import NotLowered, WrongSubset
 from tacit.compiler.ir import Form, Value
-from tacit.plan.layout import TensorPlace, pack, padded_size
-from tacit.plan.tape import ALIGNMENT, Region, up
+from tacit.plan.layout import TensorPlace, is_depthwise, pack, stored
+from tacit.plan.narrow import narrow, widen
+from tacit.plan.tape import ALIGNMENT, Number, Region, up
+
+LEFT_ALONE = 1024  # bytes of float32 that are not worth fewer bits
 
 
 class Weights:
-    """Gathers tensors while graphs are lowered; `state_places` and `frozen_places` are final when all are."""
+    """Gathers tensors while graphs are lowered; `state_places` and `frozen_places` are final when all are.
 
-    def __init__(self, tensors: Mapping[str, Tensor], subset: Sequence[str]):
+    `number` is how frozen weights are held, those of layers that mix channels and too large to be left alone. What
+    int8 holds exactly is held in it whatever `number` says.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], subset: Sequence[str], number: Number = Number.FLOAT32):
         self.tensors = dict(tensors)
+        self.number = number
         self.subset = tuple(subset)
         self._values: dict[str, Value] = {}
         self._gradients: dict[str, Value] = {}
@@ -55,6 +63,7 @@ class Weights:
             offset = None
             wanted = replace(value, form=form, shape=shape, image=image, groups=groups)
             if value.region is Region.FROZEN:
+                wanted = replace(wanted, number=self._number_of(wanted))
                 offset, self._frozen_end = self._frozen_end, self._frozen_end + up(wanted.bytes, ALIGNMENT)
             known = self._values[value.name] = replace(wanted, offset=offset)
         elif (known.form, known.shape, known.image, known.groups) != (form, shape, image, groups):
@@ -64,6 +73,16 @@ class Weights:
                 "A tensor is used in one way only; use two tensors.",
             )
         return known
+
+    def _number_of(self, value: Value) -> Number:
+        """In how many bits this frozen tensor is held."""
+        if value.form not in ("dense", "conv") or value.bytes <= LEFT_ALONE or is_depthwise(value.place_at(0)):
+            return Number.FLOAT32
+        panels = pack(_array(self.tensors[value.tensor]), value.place_at(0))
+        if np.array_equal(_rounded(panels, Number.INT8), panels):
+            return Number.INT8
+        # Beyond float16's range a weight stays what it is.
+        return self.number if np.isfinite(_rounded(panels, self.number)).all() else Number.FLOAT32
 
     def form_of(self, name: str) -> Form:
         """How a tensor stands in memory, where that is settled."""
@@ -112,17 +131,21 @@ class Weights:
 
     def frozen_bytes(self) -> NDArray[np.uint8]:
         """The FROZEN region: every frozen tensor in its panels."""
-        block = np.zeros(self._frozen_end // 4, np.float32)
+        block = np.zeros(self._frozen_end, np.uint8)
         for place in self.places():
             if place.place == "frozen":
-                at = place.offset // 4
-                block[at : at + padded_size(place)] = pack(_array(self.tensors[place.name]), place)
-        return block.view(np.uint8)
+                found = stored(_array(self.tensors[place.name]), place)
+                block[place.offset : place.offset + len(found)] = found
+        return block
 
     def initial(self) -> NDArray[np.float32]:
         """Snapshot 0: the subset's values as the module has them, flat, in the subset's order."""
         parts = [_array(self.tensors[name]).reshape(-1) for name in self.subset]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _rounded(panels: NDArray[np.float32], number: Number) -> NDArray[np.float32]:
+    return widen(narrow(panels, number), number, panels.size)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:

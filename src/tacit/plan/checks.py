@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from tacit.codec.errors import CodecError
 from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
-from tacit.plan.layout import TensorPlace, padded_size
+from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
 from tacit.plan.manifest import Charter, Manifest
-from tacit.plan.tape import ALIGNMENT, Kind
+from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.wire.ids import key_id
 
 MOST_VALUES = 1 << 28
@@ -68,7 +68,7 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
             yield f"tensor {place.name}: {reason}"
         elif place.place == "state":
             state += math.prod(place.shape)
-        elif place.offset + 4 * padded_size(place) > blobs.get("frozen", 0):
+        elif place.offset + stored_bytes(place) > blobs.get("frozen", 0):
             yield f"tensor {place.name} lies outside the frozen weights"
     if state != program.d:
         yield f"its trained tensors hold {state} values and it says d = {program.d}"
@@ -102,8 +102,21 @@ def _misplaced(place: TensorPlace) -> str | None:
         return f"{place.groups} groups do not divide it"
     if place.form == "vector" and len(place.shape) != 1:
         return "a vector has one dimension"
+    if reason := _narrow(place):
+        return reason
     if place.image is not None and (place.form != "dense" or math.prod(place.image) != math.prod(place.shape[1:])):
         return f"its columns are not an image {place.image}"
+    return None
+
+
+def _narrow(place: TensorPlace) -> str | None:
+    """Only what CONV reads may be held in fewer bits, and in those that it reads."""
+    if place.number is Number.FLOAT32:
+        return None
+    if place.number is Number.BFLOAT16:
+        return "weights are held in float32, float16 or int8"
+    if place.place != "frozen" or place.form not in ("conv", "dense") or is_depthwise(place):
+        return "only frozen weights of a layer that mixes channels are held in fewer bits"
     return None
 
 

@@ -15,6 +15,9 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from tacit.plan.narrow import narrow, widen
+from tacit.plan.tape import Number, number_bytes
+
 PANEL = 16
 
 # Every language reads these exactly; a reader refuses what lies outside.
@@ -29,7 +32,8 @@ class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `image` is (C, H, W) where a dense layer reads a flattened image: PyTorch flattens channels first and
     the engine channels last, so the weight's columns are permuted once, here, instead of at every step.
-    Rows are an embedding's: row-major, each padded to a multiple of 16.
+    Rows are an embedding's: row-major, each padded to a multiple of 16. `number` says in how many bits a frozen
+    convolution's or dense layer's panels are held: all of them are one row of CONVERT's.
     """
 
     name: str
@@ -39,10 +43,11 @@ class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offset: Count  # bytes into the region, a multiple of 64
     image: tuple[Count, Count, Count] | None = None
     groups: Count = 1  # of a convolution; PyTorch's shape is (O, C / groups, KH, KW)
+    number: Number = Number.FLOAT32
 
 
 def padded_size(place: TensorPlace) -> int:
-    """How many float32 the panels take.
+    """How many values the panels hold.
 
     >>> padded_size(TensorPlace("fc.weight", (10, 64), "dense", "state", 0))
     1024
@@ -50,7 +55,7 @@ def padded_size(place: TensorPlace) -> int:
     if place.form == "rows":
         return place.shape[0] * _padded(place.shape[1])
     inner = math.prod(place.shape[1:])
-    if place.groups == 1 or _is_depthwise(place):
+    if place.groups == 1 or is_depthwise(place):
         return _padded(place.shape[0]) * inner
     return place.groups * _padded(place.shape[0] // place.groups) * inner
 
@@ -59,7 +64,8 @@ def _padded(count: int) -> int:
     return -(-count // PANEL) * PANEL
 
 
-def _is_depthwise(place: TensorPlace) -> bool:
+def is_depthwise(place: TensorPlace) -> bool:
+    """Whether every channel is a group of its own."""
     return place.groups > 1 and place.groups == place.shape[0] and place.shape[1] == 1
 
 
@@ -85,7 +91,7 @@ def positions(place: TensorPlace) -> NDArray[np.int64]:
     else:
         outputs, column = shape[0], np.arange(inner, dtype=np.int64)
     output = np.arange(outputs, dtype=np.int64)[:, None]
-    if place.groups == 1 or _is_depthwise(place):
+    if place.groups == 1 or is_depthwise(place):
         return ((output // PANEL) * inner * PANEL + column[None, :] * PANEL + output % PANEL).ravel()
     group, output = output // (outputs // place.groups), output % (outputs // place.groups)
     panel = group * (_padded(outputs // place.groups) // PANEL) + output // PANEL
@@ -106,6 +112,30 @@ def pack(values: NDArray[np.float32], place: TensorPlace) -> NDArray[np.float32]
 def unpack(panels: NDArray[np.float32], place: TensorPlace) -> NDArray[np.float32]:
     """The tensor in PyTorch's shape; the inverse of `pack`."""
     return panels[positions(place)].reshape(place.shape)
+
+
+def stored_bytes(place: TensorPlace) -> int:
+    """What a frozen tensor takes.
+
+    >>> stored_bytes(TensorPlace("fc.weight", (10, 64), "dense", "frozen", 0, number=Number.INT8))
+    1088
+    """
+    return number_bytes(place.number, padded_size(place))
+
+
+def stored(values: NDArray[np.float32], place: TensorPlace) -> NDArray[np.uint8]:
+    """A frozen tensor as it stands in FROZEN, rounded where it is held in fewer bits."""
+    return narrow(pack(values, place), place.number)
+
+
+def restored(found: NDArray[np.uint8], place: TensorPlace) -> NDArray[np.float32]:
+    """The tensor in PyTorch's shape, as the engine reads it.
+
+    >>> place = TensorPlace("b", (2,), "vector", "frozen", 0)
+    >>> restored(stored(np.array([1.0, 2.0], np.float32), place), place).tolist()
+    [1.0, 2.0]
+    """
+    return unpack(widen(found, place.number, padded_size(place)), place)
 
 
 def permutation(places: Sequence[TensorPlace]) -> NDArray[np.int64]:
@@ -145,7 +175,7 @@ def _tensor_sides(
         return
     inner = math.prod(place.shape[1:])
     channels, high, wide = place.shape[1:] if place.form == "conv" else place.image or (inner, 1, 1)
-    groups = 1 if _is_depthwise(place) else place.groups
+    groups = 1 if is_depthwise(place) else place.groups
     outputs = place.shape[0] // groups
     for group, block in zip(
         flat.reshape(groups, outputs, channels, high, wide),

@@ -128,7 +128,7 @@ class Measure(IntEnum):
 
 
 class Number(IntEnum):
-    """How CONVERT's values are kept. A row of COUNT takes `number_bytes`."""
+    """How CONVERT's values are kept, and a convolution's weights. A row of COUNT takes `number_bytes`."""
 
     FLOAT32 = 0
     BFLOAT16 = 1
@@ -180,7 +180,7 @@ class Mode(IntEnum):
 
 # Names of the operands, outputs first, and of the parameters, per operation. A `?` operand may be absent
 # (region 0xffffffff); `scratch` operands are written and never read by anybody else. `*` in MAP: see `MapProgram`.
-_CONV = ("N", "H", "W", "C", "KH", "KW", "SH", "SW", "PH", "PW", "DH", "DW", "G", "OH", "OW", "O", "ACT")
+_CONV = ("N", "H", "W", "C", "KH", "KW", "SH", "SW", "PH", "PW", "DH", "DW", "G", "OH", "OW", "O", "ACT", "NUMBER")
 _POOL = ("N", "H", "W", "C", "KH", "KW", "SH", "SW", "PH", "PW", "OH", "OW")
 _MATMUL = ("OUTER", "INNER", "M", "N", "K")
 _MATMUL_STRIDES = ("A0", "A1", "AM", "AK", "B0", "B1", "BK", "BN", "Y0", "Y1", "YM", "YN")
@@ -197,13 +197,15 @@ SIGNATURES: Mapping[Op, Signature] = {
     # y[n,oh,ow,o] = act(bias[o] + sum over kh,kw,c of x[n, oh*SH-PH+kh*DH, ow*SW-PW+kw*DW, c] * w[o,kh,kw,c])
     # (a Linear is KH=KW=H=W=1). With groups, o sees the C/G channels of its own. ACT: 0 none, 1 relu.
     # Accumulates into y before act. Each sum begins at 0 and takes kh, kw, c ascending; then the bias is added,
-    # then what y held. `bias` has 16 * ceil(O/16) values.
+    # then what y held. `bias` has 16 * ceil(O/16) values. Where NUMBER, a `Number`, is FLOAT16 or INT8, the panels of
+    # w are one such row, and the sums are over the values that CONVERT makes of it; not where every channel is a group.
     Op.CONV: Signature(("y", "scratch?"), ("x", "w", "bias?"), _CONV),
     # gx = the gradient with respect to x, given g of y's shape; accumulates. ACT is 0.
-    # Each sum takes kh ascending, then ow ascending, then o.
+    # Each sum takes kh ascending, then ow ascending, then o. NUMBER as in CONV.
     Op.CONV_INPUT_GRADIENT: Signature(("gx", "scratch?"), ("g", "w"), _CONV),
-    # gw = the gradient with respect to w, in panels; accumulates. ACT is 0. Each sum takes the pixels of one
-    # example, oh, ow ascending; the examples' sums are added in order. With KH=KW=SH=SW=1: one sum over all pixels.
+    # gw = the gradient with respect to w, in panels; accumulates. ACT and NUMBER are 0. Each sum takes the
+    # pixels of one example, oh, ow ascending; the examples' sums are added in order. With KH=KW=SH=SW=1: one sum over
+    # all pixels.
     Op.CONV_WEIGHT_GRADIENT: Signature(("gw", "scratch?"), ("x", "g"), _CONV),
     # index[n,oh,ow,c] = kh*KW+kw of the first largest tap (uint8, so KH*KW <= 256); taps in the padding do
     # not count; NaN is larger than everything
@@ -498,7 +500,7 @@ def scratch_bytes(op: Op, parameters: Sequence[int]) -> int:
     padded image where C < 8 and there are neither groups nor dilation. None where every channel is a group.
     MATMUL: a panel of b where its columns are not whole panels side by side.
 
-    >>> scratch_bytes(Op.CONV, (1, 8, 8, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 8, 8, 16, 0))
+    >>> scratch_bytes(Op.CONV, (1, 8, 8, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 8, 8, 16, 0, 0))
     384
     """
     if op is Op.MATMUL:
@@ -530,7 +532,7 @@ def is_depthwise(channels: int, outputs: int, groups: int) -> bool:
 
 
 def weight_values(channels: int, outputs: int, groups: int, taps: int) -> int:
-    """How many float32 a convolution's panels take.
+    """How many values a convolution's panels hold.
 
     >>> weight_values(4, 20, 1, 9), weight_values(20, 20, 20, 9), weight_values(4, 20, 2, 9)
     (1152, 288, 576)
@@ -590,7 +592,7 @@ def operand_bytes(record: Record) -> tuple[int, ...]:
             case _:
                 return image, 4 * pooled
     oh, ow, o = p[13:16]
-    outputs, panels = 4 * n * oh * ow * o, 4 * weight_values(c, o, p[12], kh * kw)
+    outputs, panels = 4 * n * oh * ow * o, number_bytes(Number(p[17]), weight_values(c, o, p[12], kh * kw))
     scratch = scratch_bytes(op, p)
     if op is Op.CONV:
         return outputs, scratch, image, panels, 4 * up(o, PANEL)
