@@ -244,14 +244,15 @@ def _lay(graph: Graph, saved: Number = Number.FLOAT32, recompute: bool = False) 
     ordered = _passed(fused, "fuse", ORDER)
     if graph.kind is not Kind.TRAIN:
         return Laid(ordered, place(ordered.steps), bound(fused.steps), bound(ordered.steps))
-    smaller = check(wait_smaller(ordered, saved, recompute=recompute), "wait smaller")
-    if smaller.steps == ordered.steps:
-        chosen, placement = _fitted(ordered)
-    else:
-        chosen, placement = _fitted(_passed(smaller, "wait smaller", [("lower the peak", lower_peak)]))
-        if placement.size > bound(ordered.steps):
-            # What is exchanged may be harder to place than what it replaces.
-            chosen, placement = min((chosen, placement), _fitted(ordered), key=lambda fitted: fitted[1].size)
+    found: list[tuple[Graph, Placement]] = []
+    # What is exchanged may be harder to place than what it replaces: less exchanged, or nothing, is tried too.
+    for number, again in dict.fromkeys([(saved, recompute), (Number.FLOAT32, False)]):
+        smaller = check(wait_smaller(ordered, number, recompute=again), "wait smaller")
+        if smaller.steps != ordered.steps:
+            found.append(_fitted(_passed(smaller, "wait smaller", [("lower the peak", lower_peak)])))
+    if all(placement.size > bound(ordered.steps) for _, placement in found):
+        found.append(_fitted(ordered))
+    chosen, placement = min(found, key=lambda fitted: fitted[1].size)
     return Laid(chosen, placement, bound(fused.steps), bound(chosen.steps))
 
 
