@@ -52,7 +52,9 @@ def test_the_demo_keeps_what_it_promises(tmp_path):
 def test_ctrl_c_in_the_middle_leaves_nothing_running(tmp_path):
     command = [sys.executable, "-m", "tacit.cli", "demo", "--out", str(tmp_path / "out"), "--devices", "6"]
     with (tmp_path / "said").open("w") as said:
-        demo = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+        # Tests that run in the background of a script inherit that Ctrl-C is ignored, and would hand it on.
+        heard = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+        demo = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True, preexec_fn=heard)
     wait_for(lambda: sum("join" in words for words in still_running(tmp_path)) >= 6, "all devices run", 120)
 
     os.killpg(demo.pid, signal.SIGINT)
