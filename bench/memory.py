@@ -36,7 +36,12 @@ PEAKS = Path(__file__).parent / "peaks"
 MINIBATCH = 32
 INT8 = "input slices, frozen int8"
 QUICK = {"full": (1,), "last blocks": (4,), "head": (8,), "input slices": (1,), "projected head": (4,), INT8: (1,)}
-QUICK_ONLY = {"GRU-128": ("last blocks",), "MobileNetV2 96": ("full",)}  # compiling these takes the longest
+# Compiling these takes the longest.
+QUICK_ONLY = {
+    "GRU-128": ("last blocks",),
+    "MobileNetV2 32": ("full", "last blocks", "projected head"),
+    "MobileNetV2 96": (),
+}
 
 
 @dataclass(frozen=True)
