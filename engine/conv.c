@@ -539,62 +539,39 @@ void KERNEL(conv_input_gradient)(const int32_t *p, void *const *operand, bool ad
 
 /* gw[row][16 outputs] += sum over pixels of x[pixel][row] * g[pixel][16 outputs] */
 struct weight_strip {
-    const float *x, *g;
-    ptrdiff_t high, wide;          /* the pixels */
-    ptrdiff_t x_step, g_step;      /* from pixel to pixel */
-    ptrdiff_t x_down, g_down;      /* from pixel row to pixel row */
-    const float *g_end;            /* where g's operand ends */
-    ptrdiff_t width;               /* outputs used in this panel */
+    const float *x, *g;       /* g: the panel's outputs alone, 16 a pixel */
+    ptrdiff_t high, wide;     /* the pixels */
+    ptrdiff_t x_step;         /* from pixel to pixel */
+    ptrdiff_t x_down, g_down; /* from pixel row to pixel row */
     float *gw;
-    bool add;
+    bool begun;               /* gw holds what the sums go on from */
 };
 
-/* The first `width` of 16 values, zero beyond. What follows is g's next pixel, except at its end. */
-static inline void load_part(vector *b, const float *g, ptrdiff_t width, const float *end)
-{
-    float part[PANEL] = {0};
-    if (end - g < PANEL) {
-        for (ptrdiff_t i = 0; i < width; i++)
-            part[i] = g[i];
-        g = part;
-    }
-    UNROLL for (int j = 0; j < PANEL_VECTORS; j++)
-    {
-        integers lane;
-        UNROLL for (int i = 0; i < LANES; i++) lane[i] = j * LANES + i;
-        b[j] = clear((integers)(lane >= (int32_t)width), load(g + j * LANES));
-    }
-}
-
+/* One branch in the inner loop, and a sum would live on the stack. */
 #define WEIGHT_TILE(ROWS)                                                                          \
     static void weight_tile_##ROWS(const struct weight_strip *s)                                   \
     {                                                                                              \
         enum { V = PANEL_VECTORS };                                                                \
-        const ptrdiff_t x_step = s->x_step, g_step = s->g_step;                                    \
+        const ptrdiff_t step = s->x_step;                                                          \
         vector sum[ROWS][V];                                                                       \
         UNROLL for (int i = 0; i < (ROWS); i++)                                                    \
-            UNROLL for (int j = 0; j < V; j++) sum[i][j] = (vector){0};                            \
+            UNROLL for (int j = 0; j < V; j++)                                                     \
+                sum[i][j] = s->begun ? load(s->gw + i * PANEL + j * LANES) : (vector){0};          \
         for (ptrdiff_t r = 0; r < s->high; r++) {                                                  \
             const float *x = s->x + r * s->x_down, *g = s->g + r * s->g_down;                      \
             for (ptrdiff_t q = 0; q < s->wide; q++) {                                              \
                 vector b[V];                                                                       \
-                if (s->width >= PANEL)                                                             \
-                    UNROLL for (int j = 0; j < V; j++) b[j] = load(g + j * LANES);                 \
-                else                                                                               \
-                    load_part(b, g, s->width, s->g_end);                                           \
+                UNROLL for (int j = 0; j < V; j++) b[j] = load(g + j * LANES);                     \
                 UNROLL for (int i = 0; i < (ROWS); i++) {                                          \
                     const vector a = splat(x[i]);                                                  \
                     UNROLL for (int j = 0; j < V; j++) sum[i][j] += a * b[j];                      \
                 }                                                                                  \
-                x += x_step;                                                                       \
-                g += g_step;                                                                       \
+                x += step;                                                                         \
+                g += PANEL;                                                                        \
             }                                                                                      \
         }                                                                                          \
         UNROLL for (int i = 0; i < (ROWS); i++)                                                    \
-            UNROLL for (int j = 0; j < V; j++) {                                                   \
-                float *gw = s->gw + i * PANEL + j * LANES;                                         \
-                store(gw, s->add ? sum[i][j] + load(gw) : sum[i][j]);                              \
-            }                                                                                      \
+            UNROLL for (int j = 0; j < V; j++) store(s->gw + i * PANEL + j * LANES, sum[i][j]);    \
     }
 
 #if defined(__AVX__) || defined(__aarch64__)
@@ -611,6 +588,8 @@ static void (*const WEIGHT_TILES[])(const struct weight_strip *) = {weight_tile_
 /* `rows` weight rows that stand next to each other in x and in the panel, divided evenly into tiles. */
 static void play_weight_strip(struct weight_strip s, ptrdiff_t rows)
 {
+    if (s.begun && s.high == 0)
+        return;
     const ptrdiff_t tiles = parts(rows, MOST_ROWS), least = rows / tiles, one_more = rows % tiles;
     for (ptrdiff_t t = 0; t < tiles; t++) {
         const ptrdiff_t count = least + (t < one_more);
@@ -620,55 +599,81 @@ static void play_weight_strip(struct weight_strip s, ptrdiff_t rows)
     }
 }
 
-/* The outputs whose tap k lies inside the image: from `first`, `count` of them. */
+/* Some outputs along one side: from `first`, `count` of them. */
 struct span {
     ptrdiff_t first, count;
 };
 
-static struct span inside(ptrdiff_t k, ptrdiff_t padding, ptrdiff_t stride, ptrdiff_t side, ptrdiff_t outputs)
+/* Those of `among` whose tap k lies inside the image. */
+static struct span inside(struct span among, ptrdiff_t k, ptrdiff_t padding, ptrdiff_t stride, ptrdiff_t side)
 {
-    const ptrdiff_t first = k < padding ? parts(padding - k, stride) : 0;
-    const ptrdiff_t end = k - padding < side ? smaller(outputs, (side - 1 + padding - k) / stride + 1) : 0;
-    return (struct span){first, larger(0, end - first)};
+    const ptrdiff_t first = larger(among.first, k < padding ? parts(padding - k, stride) : 0);
+    const ptrdiff_t end = k - padding < side ? (side - 1 + padding - k) / stride + 1 : 0;
+    return (struct span){first, larger(0, smaller(among.first + among.count, end) - first)};
 }
 
-/* One image, reading only pixels that exist: a strip of a group's channels for each tap. */
-static void weight_gradient_by_tap(struct weight_strip s, const struct shape *z, const float *x)
+/* Outputs whose gradients are taken together: they stay in near memory for all taps and channels. */
+enum { NEAR = 128 };
+
+/* A rectangle of one image's outputs, and where it stands. */
+struct rectangle {
+    struct span rows, columns;
+};
+
+/* One panel's gradients in a rectangle side by side, 16 a pixel, zero beyond `width`. */
+static void gather_panel(float *to, const float *g, const struct shape *z, const struct rectangle *at, ptrdiff_t width)
+{
+    for (ptrdiff_t r = 0; r < at->rows.count; r++) {
+        const float *from = g + ((at->rows.first + r) * z->ow + at->columns.first) * z->o;
+        for (ptrdiff_t q = 0; q < at->columns.count; q++, from += z->o, to += PANEL)
+            if (width >= PANEL)
+                UNROLL for (int j = 0; j < PANEL_VECTORS; j++) store(to + j * LANES, load(from + j * LANES));
+            else
+                for (ptrdiff_t j = 0; j < PANEL; j++)
+                    to[j] = j < width ? from[j] : 0;
+    }
+}
+
+/* Reading only pixels that exist: a strip of a group's channels for each tap. */
+static void weight_gradient_by_tap(struct weight_strip s, const struct shape *z, const struct rectangle *at,
+                                   const float *x)
 {
     const float *g = s.g;
     float *gw = s.gw;
     for (ptrdiff_t kh = 0; kh < z->kh; kh++) {
-        const struct span rows = inside(kh * z->dh, z->ph, z->sh, z->h, z->oh);
-        for (ptrdiff_t kw = 0; kw < z->kw; kw++) {
-            const struct span columns = inside(kw * z->dw, z->pw, z->sw, z->w, z->ow);
+        const struct span rows = inside(at->rows, kh * z->dh, z->ph, z->sh, z->h);
+        for (ptrdiff_t kw = 0; kw < z->kw; kw++, gw += z->group_c * PANEL) {
+            const struct span columns = inside(at->columns, kw * z->dw, z->pw, z->sw, z->w);
             s.high = columns.count > 0 ? rows.count : 0;
             s.wide = columns.count;
             if (s.high > 0) {
                 const ptrdiff_t top = rows.first * z->sh - z->ph + kh * z->dh;
                 const ptrdiff_t left = columns.first * z->sw - z->pw + kw * z->dw;
                 s.x = x + (top * z->w + left) * z->c;
-                s.g = g + (rows.first * z->ow + columns.first) * z->o;
+                s.g = g + (rows.first - at->rows.first) * s.g_down + (columns.first - at->columns.first) * PANEL;
             }
-            s.gw = gw + (kh * z->kw + kw) * z->group_c * PANEL;
+            s.gw = gw;
             play_weight_strip(s, z->group_c);
         }
     }
 }
 
-/* One image without padding (or a padded copy): a strip of KW * C rows for each kh. */
-static void weight_gradient_by_row(struct weight_strip s, const struct shape *z, const float *x)
+/* Without padding (or from a padded copy): a strip of KW * C rows for each kh. */
+static void weight_gradient_by_row(struct weight_strip s, const struct shape *z, const struct rectangle *at,
+                                   const float *x)
 {
-    float *gw = s.gw;
+    s.high = at->rows.count;
+    s.wide = at->columns.count;
+    s.x = x + at->rows.first * s.x_down + at->columns.first * s.x_step;
     for (ptrdiff_t kh = 0; kh < z->kh; kh++) {
-        s.x = x + kh * s.x_down / z->sh;
-        s.gw = gw + kh * z->kw * z->c * PANEL;
         play_weight_strip(s, z->kw * z->c);
+        s.x += s.x_down / z->sh;
+        s.gw += z->kw * z->c * PANEL;
     }
 }
 
-/* Each sum takes the pixels oh, ow of one image, ascending; the images' sums are then added one after
- * the other, to what gw held where the record accumulates. A 1x1 kernel of stride 1 has one sum over
- * all images. */
+/* Each sum goes on from what gw held where the record accumulates, else from zero, and takes the pixels
+ * n, oh, ow ascending, a rectangle of at most NEAR of an image after the other. */
 void KERNEL(conv_weight_gradient)(const int32_t *p, void *const *operand, bool add)
 {
     struct shape z = shape_of(p);
@@ -678,7 +683,6 @@ void KERNEL(conv_weight_gradient)(const int32_t *p, void *const *operand, bool a
     }
     float *gw = operand[0], *padded = operand[1];
     const float *x = operand[2], *g = operand[3];
-    const float *g_end = g + z.n * z.oh * z.ow * z.o;
     if (pointwise(&z) && z.sh == 1 && z.sw == 1) {
         z.w = z.ow = z.n * z.h * z.w;
         z.n = z.h = z.oh = 1;
@@ -689,28 +693,32 @@ void KERNEL(conv_weight_gradient)(const int32_t *p, void *const *operand, bool a
     const bool copies = has_padding && !by_tap;
     const ptrdiff_t row = z.w * z.c;
     const ptrdiff_t wide = copies ? row + 2 * z.pw * z.c : row;
+    const ptrdiff_t columns = parts(z.ow, parts(z.ow, NEAR)), rows = larger(1, NEAR / columns);
+    float near[NEAR * PANEL];
     if (copies)
         memset(padded, 0, (size_t)((z.h + 2 * z.ph) * wide) * sizeof(float));
-    for (ptrdiff_t n = 0; n < z.n; n++) {
+    for (ptrdiff_t n = 0; n < z.n; n++, g += z.oh * z.ow * z.o) {
         const float *image = x + n * z.h * row;
         if (copies) {
             for (ptrdiff_t h = 0; h < z.h; h++)
                 memcpy(padded + (h + z.ph) * wide + z.pw * z.c, image + h * row, (size_t)row * sizeof(float));
             image = padded;
         }
-        for (ptrdiff_t group = 0; group < z.groups; group++)
-            for (ptrdiff_t o = 0; o < z.group_o; o += PANEL) {
-                const struct weight_strip s = {
-                    .g = g + n * z.oh * z.ow * z.o + group * z.group_o + o, .g_end = g_end,
-                    .high = z.oh, .wide = z.ow,
-                    .x_step = z.sw * z.c, .g_step = z.o, .x_down = z.sh * wide, .g_down = z.ow * z.o,
-                    .width = z.group_o - o,
-                    .gw = gw + group * z.group_w + o * z.kh * z.kw * z.group_c, .add = add || n > 0,
-                };
-                if (by_tap)
-                    weight_gradient_by_tap(s, &z, image + group * z.group_c);
-                else
-                    weight_gradient_by_row(s, &z, image);
-            }
+        for (ptrdiff_t oh = 0; oh < z.oh; oh += rows)
+            for (ptrdiff_t ow = 0; ow < z.ow; ow += columns)
+                for (ptrdiff_t group = 0; group < z.groups; group++)
+                    for (ptrdiff_t o = 0; o < z.group_o; o += PANEL) {
+                        const struct rectangle at = {{oh, smaller(rows, z.oh - oh)}, {ow, smaller(columns, z.ow - ow)}};
+                        gather_panel(near, g + group * z.group_o + o, &z, &at, z.group_o - o);
+                        const struct weight_strip s = {
+                            .g = near, .g_down = at.columns.count * PANEL, .x_step = z.sw * z.c, .x_down = z.sh * wide,
+                            .gw = gw + group * z.group_w + o * z.kh * z.kw * z.group_c,
+                            .begun = add || n > 0 || oh > 0 || ow > 0,
+                        };
+                        if (by_tap)
+                            weight_gradient_by_tap(s, &z, &at, image + group * z.group_c);
+                        else
+                            weight_gradient_by_row(s, &z, &at, image);
+                    }
     }
 }

@@ -203,9 +203,8 @@ SIGNATURES: Mapping[Op, Signature] = {
     # gx = the gradient with respect to x, given g of y's shape; accumulates. ACT is 0.
     # Each sum takes kh ascending, then ow ascending, then o. NUMBER as in CONV.
     Op.CONV_INPUT_GRADIENT: Signature(("gx", "scratch?"), ("g", "w"), _CONV),
-    # gw = the gradient with respect to w, in panels; accumulates. ACT and NUMBER are 0. Each sum takes the
-    # pixels of one example, oh, ow ascending; the examples' sums are added in order. With KH=KW=SH=SW=1: one sum over
-    # all pixels.
+    # gw = the gradient with respect to w, in panels; accumulates. ACT and NUMBER are 0. Each sum goes on from what gw
+    # held, or from 0, and takes n, oh, ow ascending; where every channel is a group, the examples' sums are added.
     Op.CONV_WEIGHT_GRADIENT: Signature(("gw", "scratch?"), ("x", "g"), _CONV),
     # index[n,oh,ow,c] = kh*KW+kw of the first largest tap (uint8, so KH*KW <= 256); taps in the padding do
     # not count; NaN is larger than everything
