@@ -310,6 +310,19 @@ static void play_groups(struct strip s, const struct shape *z, ptrdiff_t pixels)
     }
 }
 
+/* The strip with `count` rows of taps from `first` on: the others lie outside the image and would add zeros.
+ * A row is `taps_of_row` taps. */
+static struct strip rows_inside(struct strip s, ptrdiff_t first, ptrdiff_t count, ptrdiff_t taps_of_row)
+{
+    const ptrdiff_t before = first * taps_of_row * s.length * PANEL;
+    s.tap += first * taps_of_row;
+    s.taps = count * taps_of_row;
+    if (s.from.number == NUMBER_FLOAT32)
+        s.w += before;
+    s.from_at += before;
+    return s;
+}
+
 /* Each sum begins at zero and takes kh, kw, c ascending; then the bias, then what y held, then act. */
 void KERNEL(conv)(const int32_t *p, void *const *operand, bool add)
 {
@@ -353,7 +366,9 @@ void KERNEL(conv)(const int32_t *p, void *const *operand, bool add)
                 for (ptrdiff_t k = 0; k < z.kh; k++)
                     place_taps(tap, &z, k, ring_row(&ring, top + k * z.dh));
             }
-            play_groups(s, &z, z.ow);
+            const ptrdiff_t first = top < 0 ? parts(-top, z.dh) : 0;
+            const ptrdiff_t end = top < z.h ? smaller(z.kh, (z.h - 1 - top) / z.dh + 1) : 0;
+            play_groups(rows_inside(s, first, larger(0, end - first), whole ? 1 : z.kw), &z, z.ow);
             s.y += z.ow * z.o;
         }
     }
@@ -385,25 +400,26 @@ static struct reach reach_of(ptrdiff_t phase, ptrdiff_t padding, ptrdiff_t strid
     return reach;
 }
 
-/* Four by four floats, rows 16 apart, turned. */
-static inline void transpose_4(float *to, const float *from)
-{
-    typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
-    const four a = *(const four *)from, b = *(const four *)(from + PANEL);
-    const four c = *(const four *)(from + 2 * PANEL), d = *(const four *)(from + 3 * PANEL);
+typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+
 #ifdef __clang__
 #define MIX(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
 #else
-    typedef int32_t lanes __attribute__((vector_size(16)));
-#define MIX(x, y, ...) __builtin_shuffle(x, y, (lanes){__VA_ARGS__})
+typedef int32_t four_lanes __attribute__((vector_size(16)));
+#define MIX(x, y, ...) __builtin_shuffle(x, y, (four_lanes){__VA_ARGS__})
 #endif
+
+/* Four by four floats, rows `step` apart, turned. */
+static inline void transpose_4(float *to, const float *from, ptrdiff_t step)
+{
+    const four a = *(const four *)from, b = *(const four *)(from + step);
+    const four c = *(const four *)(from + 2 * step), d = *(const four *)(from + 3 * step);
     const four ab0 = MIX(a, b, 0, 4, 1, 5), ab1 = MIX(a, b, 2, 6, 3, 7);
     const four cd0 = MIX(c, d, 0, 4, 1, 5), cd1 = MIX(c, d, 2, 6, 3, 7);
     *(four *)to = MIX(ab0, cd0, 0, 1, 4, 5);
-    *(four *)(to + PANEL) = MIX(ab0, cd0, 2, 3, 6, 7);
-    *(four *)(to + 2 * PANEL) = MIX(ab1, cd1, 0, 1, 4, 5);
-    *(four *)(to + 3 * PANEL) = MIX(ab1, cd1, 2, 3, 6, 7);
-#undef MIX
+    *(four *)(to + step) = MIX(ab0, cd0, 2, 3, 6, 7);
+    *(four *)(to + 2 * step) = MIX(ab1, cd1, 0, 1, 4, 5);
+    *(four *)(to + 3 * step) = MIX(ab1, cd1, 2, 3, 6, 7);
 }
 
 /* to[o][lane] = w[at + panel of o][lane][o within the panel], zero beyond the last channel. Weights in fewer
@@ -420,7 +436,7 @@ static void transpose(float *to, const struct weights *w, ptrdiff_t at, ptrdiff_
         if (count == PANEL && channels == PANEL) {
             for (ptrdiff_t i = 0; i < PANEL; i += 4)
                 for (ptrdiff_t j = 0; j < PANEL; j += 4)
-                    transpose_4(to + i * PANEL + j, from + j * PANEL + i);
+                    transpose_4(to + i * PANEL + j, from + j * PANEL + i, PANEL);
             continue;
         }
         for (ptrdiff_t i = 0; i < count; i++)
@@ -503,18 +519,102 @@ static void input_gradient_of_phase(const struct channels *part, const struct sh
                 }
                 s.x = ring.data + margin + (rw.highest - (rw.count - 1) * rw.fall) * z->o + part->first_o;
             }
-            play_strip(s, wide);
+            const ptrdiff_t top = a + rh.highest; /* of g, seen by the first tap; the others see rows above it */
+            const ptrdiff_t first = top < z->oh ? 0 : parts(top - z->oh + 1, rh.fall);
+            const ptrdiff_t end = top < 0 ? 0 : smaller(rh.count, top / rh.fall + 1);
+            play_strip(rows_inside(s, first, larger(0, end - first), whole ? 1 : rw.count), wide);
+        }
+    }
+}
+
+/* ---- Input gradient of few pixels ---- */
+
+/* With few pixels, turning the weights would cost more than multiplying by them: they are read as they stand, and each
+ * sum has 16 accumulators, one for each place in a panel. */
+struct thin {
+    const float *g; /* [pixels][g_step], zero beyond the outputs */
+    ptrdiff_t g_step, panels;
+    const float *w; /* the first channel's row in the first panel */
+    ptrdiff_t w_step;
+};
+
+/* The sums of four accumulators of 16, each by halves. */
+static inline four folded(const float *sums)
+{
+    float lanes[16];
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        const four *s = (const four *)(sums + i * PANEL);
+        *(four *)(lanes + 4 * i) = (s[0] + s[2]) + (s[1] + s[3]);
+    }
+    transpose_4(lanes, lanes, 4);
+    const four *r = (const four *)lanes;
+    return (r[0] + r[2]) + (r[1] + r[3]);
+}
+
+/* CHANNELS * PIXELS sums are 4. */
+#define THIN_TILE(CHANNELS, PIXELS)                                                                \
+    static four thin_tile_##CHANNELS##_##PIXELS(const struct thin *s)                              \
+    {                                                                                              \
+        enum { V = PANEL_VECTORS };                                                                \
+        vector sum[4][V];                                                                          \
+        UNROLL for (int i = 0; i < 4; i++)                                                         \
+            UNROLL for (int j = 0; j < V; j++) sum[i][j] = (vector){0};                            \
+        const float *w = s->w, *g = s->g;                                                          \
+        for (ptrdiff_t o = 0; o < s->panels; o++, w += s->w_step, g += PANEL)                      \
+            UNROLL for (int c = 0; c < (CHANNELS); c++)                                            \
+                UNROLL for (int j = 0; j < V; j++) {                                               \
+                    const vector a = load(w + c * PANEL + j * LANES);                              \
+                    UNROLL for (int i = 0; i < (PIXELS); i++)                                      \
+                        sum[i * (CHANNELS) + c][j] += a * load(g + i * s->g_step + j * LANES);     \
+                }                                                                                  \
+        float sums[4 * PANEL];                                                                     \
+        UNROLL for (int i = 0; i < 4; i++)                                                         \
+            UNROLL for (int j = 0; j < V; j++) store(sums + i * PANEL + j * LANES, sum[i][j]);     \
+        return folded(sums);                                                                       \
+    }
+
+THIN_TILE(4, 1) THIN_TILE(2, 2) THIN_TILE(1, 4)
+
+enum { MOST_THIN = 4 };
+
+static void thin_input_gradient(const struct shape *z, ptrdiff_t pixels, float *gx, const float *g, const float *w,
+                                float *scratch, bool add)
+{
+    const ptrdiff_t wide = up(z->o, PANEL);
+    for (ptrdiff_t at_once; pixels > 0; pixels -= at_once, g += at_once * z->o, gx += at_once * z->c) {
+        at_once = pixels >= 4 ? 4 : pixels >= 2 ? 2 : 1;
+        const ptrdiff_t channels = 4 / at_once;
+        for (ptrdiff_t i = 0; i < at_once; i++) {
+            memcpy(scratch + i * wide, g + i * z->o, (size_t)z->o * sizeof(float));
+            memset(scratch + i * wide + z->o, 0, (size_t)(wide - z->o) * sizeof(float));
+        }
+        for (ptrdiff_t c = 0; c < z->c; c += channels) {
+            const ptrdiff_t from = smaller(c, z->c - channels); /* a tile is whole: the last may begin with old ones */
+            const struct thin s = {scratch, wide, wide / PANEL, w + from * PANEL, z->c * PANEL};
+            const four sums = at_once == 4 ? thin_tile_1_4(&s) : at_once == 2 ? thin_tile_2_2(&s) : thin_tile_4_1(&s);
+            for (ptrdiff_t i = 0; i < at_once; i++)
+                for (ptrdiff_t j = c - from; j < channels; j++) {
+                    float *to = gx + i * z->c + from + j;
+                    *to = add ? *to + sums[i * channels + j] : sums[i * channels + j];
+                }
         }
     }
 }
 
 /* A stride of s leaves s * s phases of pixels, each a convolution of g with every s-th tap. Each sum
- * takes kh ascending, then ow ascending (kw descending), then o. */
+ * takes kh ascending, then ow ascending (kw descending), then o; for few pixels see above. */
 void KERNEL(conv_input_gradient)(const int32_t *p, void *const *operand, bool add)
 {
     const struct shape z = shape_of(p);
     if (depthwise(&z)) {
         KERNEL(depthwise_input_gradient)(p, operand, add);
+        return;
+    }
+    const ptrdiff_t pixels = z.n * z.h * z.w;
+    if (pointwise(&z) && z.sh == 1 && z.sw == 1 && z.groups == 1 && p[CONV_NUMBER] == NUMBER_FLOAT32 &&
+        pixels <= MOST_THIN && z.c >= 4) {
+        thin_input_gradient(&z, pixels, operand[0], operand[2], operand[3], operand[1], add);
         return;
     }
     float *scratch = operand[1];
