@@ -81,6 +81,32 @@ static struct norm norm_of(const int32_t *p)
     return m;
 }
 
+/* The sum of sixteen, halves added to halves. */
+static inline float by_halves(const float *sixteen)
+{
+    typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+    const four *s = (const four *)sixteen;
+    const four sum = (s[0] + s[2]) + (s[1] + s[3]);
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+static inline float by_halves_of(const vector *sum)
+{
+    float sixteen[PANEL];
+    UNROLL for (int j = 0; j < PANEL_VECTORS; j++) store(sixteen + j * LANES, sum[j]);
+    return by_halves(sixteen);
+}
+
+/* Whether a group is one row of whole panels, as a LayerNorm's mostly are: then nothing is spread or folded, and the
+ * sums are the same. */
+static bool in_rows(const struct norm *m)
+{
+    return m->rows == 1 && m->group % PANEL == 0;
+}
+
+/* Runs along a row, a panel at a time; `c` and `j` say where a vector stands. */
+#define ALONG(m) for (ptrdiff_t c = 0; c < (m)->group; c += PANEL) UNROLL for (int j = 0; j < PANEL_VECTORS; j++)
+
 /* Takes a block's sums, channel by channel, into those of its groups; `at` is where the block begins in its
  * span. `sixteen` holds the sums of the group under way. */
 static void fold(const struct norm *m, float *totals, float *sixteen, const float *sums, ptrdiff_t at, ptrdiff_t count)
@@ -100,10 +126,7 @@ static void fold(const struct norm *m, float *totals, float *sixteen, const floa
             sixteen[j] += sums[c + i];
         if (inside + taken < m->group)
             continue;
-        UNROLL for (int half = PANEL / 2; half > 0; half /= 2)
-            for (int j = 0; j < half; j++)
-                sixteen[j] += sixteen[j + half];
-        *totals++ = sixteen[0];
+        *totals++ = by_halves(sixteen);
     }
 }
 
@@ -180,13 +203,38 @@ static void norm_span(const struct norm *m, float eps, float *y, float *stats, c
     }
 }
 
+static void norm_row(const struct norm *m, float eps, float *y, float *stats, const float *x, const float *gamma,
+                     const float *beta)
+{
+    vector sum[PANEL_VECTORS] = {{0}}, squares[PANEL_VECTORS] = {{0}};
+    ALONG(m) sum[j] += load(x + c + j * LANES);
+    const float mean = by_halves_of(sum) / m->count;
+    ALONG(m) squares[j] += squared(load(x + c + j * LANES) - splat(mean));
+    const float scale = 1.0f / __builtin_sqrtf(by_halves_of(squares) / m->count + eps);
+    if (stats) {
+        stats[0] = mean;
+        stats[1] = scale;
+    }
+    ALONG(m)
+    {
+        const ptrdiff_t i = c + j * LANES;
+        const vector a = gamma ? splat(scale) * load(gamma + i) : splat(scale);
+        store(y + i, (load(x + i) - splat(mean)) * a + (beta ? load(beta + i) : (vector){0}));
+    }
+}
+
 void KERNEL(norm)(const int32_t *p, void *const *operand, bool add)
 {
     (void)add;
     const struct norm m = norm_of(p);
     float *y = operand[0], *stats = operand[1];
     const float *x = operand[2], *gamma = operand[3], *beta = operand[4];
-    for (ptrdiff_t n = 0; n < p[NORM_N]; n++)
+    for (ptrdiff_t i = 0; in_rows(&m) && i < p[NORM_N] * m.groups; i++) {
+        const ptrdiff_t at = i * m.group, c = i % m.groups * m.group;
+        norm_row(&m, float_of(p[NORM_EPS]), y + at, stats ? stats + 2 * i : NULL, x + at, gamma ? gamma + c : NULL,
+                 beta ? beta + c : NULL);
+    }
+    for (ptrdiff_t n = 0; !in_rows(&m) && n < p[NORM_N]; n++)
         for (ptrdiff_t c = 0; c < m.channels; c += m.span) {
             const ptrdiff_t at = n * m.rows * m.channels + c;
             norm_span(&m, float_of(p[NORM_EPS]), y + at, stats ? stats + 2 * (n * m.groups + c / m.group) : NULL,
@@ -266,6 +314,36 @@ static void norm_gradient_span(const struct norm *m, const struct norm_gradient 
     }
 }
 
+static void norm_gradient_row(const struct norm *m, const struct norm_gradient *s)
+{
+    const vector mean = splat(s->stats[0]);
+    const float scale = s->stats[1];
+    vector direct[PANEL_VECTORS] = {{0}}, product[PANEL_VECTORS] = {{0}};
+    ALONG(m)
+    {
+        const ptrdiff_t i = c + j * LANES;
+        const vector g = load(s->g + i), p = g * (load(s->x + i) - mean) * splat(scale);
+        if (s->ggamma)
+            store(s->ggamma + i, s->add ? load(s->ggamma + i) + p : p);
+        if (s->gbeta)
+            store(s->gbeta + i, s->add ? load(s->gbeta + i) + g : g);
+        const vector by = s->gamma ? load(s->gamma + i) : splat(1);
+        direct[j] += g * by;
+        product[j] += p * by;
+    }
+    if (!s->gx)
+        return;
+    const float d = -scale * (by_halves_of(direct) / m->count);
+    const float b = -scale * (by_halves_of(product) / m->count) * scale;
+    ALONG(m)
+    {
+        const ptrdiff_t i = c + j * LANES;
+        const vector a = s->gamma ? splat(scale) * load(s->gamma + i) : splat(scale);
+        const vector sum = load(s->g + i) * a + ((load(s->x + i) - mean) * splat(b) + splat(d));
+        store(s->gx + i, s->add_gx ? sum + load(s->gx + i) : sum);
+    }
+}
+
 /* A vector's padding is zero, whatever it held. */
 static void pad(float *vector_of, ptrdiff_t channels)
 {
@@ -279,8 +357,9 @@ void KERNEL(norm_gradient)(const int32_t *p, void *const *operand, bool add)
     const float *gamma = operand[6];
     pad(operand[0], m.channels);
     pad(operand[1], m.channels);
+    const ptrdiff_t span = in_rows(&m) ? m.group : m.span;
     for (ptrdiff_t n = 0; n < p[NORM_N]; n++)
-        for (ptrdiff_t c = 0; c < m.channels; c += m.span) {
+        for (ptrdiff_t c = 0; c < m.channels; c += span) {
             const ptrdiff_t at = n * m.rows * m.channels + c;
             const struct norm_gradient s = {
                 .ggamma = operand[0] ? (float *)operand[0] + c : NULL,
@@ -290,6 +369,9 @@ void KERNEL(norm_gradient)(const int32_t *p, void *const *operand, bool add)
                 .stats = (const float *)operand[5] + 2 * (n * m.groups + c / m.group),
                 .gamma = gamma ? gamma + c : NULL, .add_gx = p[NORM_ADD] != 0, .add = add || n > 0,
             };
-            norm_gradient_span(&m, &s, smaller(m.span, m.channels - c));
+            if (in_rows(&m))
+                norm_gradient_row(&m, &s);
+            else
+                norm_gradient_span(&m, &s, smaller(span, m.channels - c));
         }
 }

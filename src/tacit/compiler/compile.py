@@ -19,7 +19,7 @@ from tacit.compiler.elementwise import Chain, Register
 from tacit.compiler.emit import Sizes, emit, touched_bytes
 from tacit.compiler.errors import NotLowered, NotTraceable, WrongSubset
 from tacit.compiler.explain import Explanation, order_of, peak_of, rectangles
-from tacit.compiler.fuse import draw_again, drop_dead, fuse_maps, fuse_relu, gate_pools
+from tacit.compiler.fuse import draw_again, drop_dead, fuse_maps, fuse_relu, gate_pools, join_norms
 from tacit.compiler.ir import Graph, Step, Value
 from tacit.compiler.lower import input_values, lower_forward, lower_training
 from tacit.compiler.order import another_order, gradients_soon, lower_peak
@@ -58,6 +58,7 @@ REDRAW: list[Pass] = [("draw again", draw_again)]
 FUSE: list[Pass] = [
     ("gate pools", gate_pools),
     ("fuse relu", fuse_relu),
+    ("join norms", join_norms),
     ("fuse maps", fuse_maps),
     ("drop what fusion left", drop_dead),
 ]

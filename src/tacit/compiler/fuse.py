@@ -126,6 +126,28 @@ def fuse_relu(graph: Graph) -> Graph:
     return graph.with_steps(new for step in graph.steps for new in [changed.get(step, step)] if new is not None)
 
 
+def join_norms(graph: Graph) -> Graph:
+    """What a norm's gradient has to say of its input, its scale and its shift is computed in one pass over memory."""
+    writers: dict[Value, int] = {}
+    parts: dict[tuple[object, ...], list[Step]] = {}
+    for step in graph.steps:
+        for value in step.written():
+            writers[value.root] = writers.get(value.root, 0) + 1
+        if step.op is Op.NORM_GRADIENT:
+            parts.setdefault((step.inputs, step.parameters), []).append(step)
+    changed: dict[Step, Step | None] = {}
+    for steps in parts.values():
+        # A gradient that others add to keeps its turn.
+        steps = [step for step in steps if all(writers[value.root] == 1 for value in step.written())]
+        outputs = [[step.outputs[place] for step in steps if step.outputs[place] is not None] for place in range(3)]
+        how = {step.accumulate for step in steps if step.outputs[2] is None}
+        if len(steps) > 1 and len(how) == 1 and all(len(values) <= 1 for values in outputs):
+            together = tuple(next(iter(values), None) for values in outputs)
+            changed |= dict.fromkeys(steps)
+            changed[steps[0]] = replace(steps[0], outputs=together, accumulate=how.pop())
+    return graph.with_steps(new for step in graph.steps for new in [changed.get(step, step)] if new is not None)
+
+
 def fuse_maps(graph: Graph) -> Graph:
     """A map that is all that reads another's result does both in one pass over memory."""
     writers = graph.writers()
