@@ -322,7 +322,19 @@ def _traced(model: Model, paths: "_Paths", step: Callable[..., Any], *arguments:
         ) from error
     _mark_lines(owner.graph)
     _without_mutation(owner.graph, model)
+    _gate_by_results(owner.graph)
     return owner
+
+
+def _gate_by_results(graph: fx.Graph) -> None:
+    """What a clamp lets through is told by its result as well as by its input, and the next layer needs the result."""
+    clamp, backward = torch.ops.aten.hardtanh.default, torch.ops.aten.hardtanh_backward.default
+    for node in graph.find_nodes(op="call_function", target=backward):
+        gradient, x, low, high = node.args
+        for user in x.users:
+            if user.target is clamp and (*user.args[1:], *(-1.0, 1.0)[len(user.args) - 1 :]) == (low, high):
+                node.args = (gradient, user, low, high)
+                break
 
 
 def _mark_lines(graph: fx.Graph) -> None:
