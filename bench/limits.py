@@ -1,9 +1,10 @@
 """What this core can do at most, measured, and from that the least time a tape can take.
 
 The peak is the best of three products of matrices that fit the second-level cache: numpy's, PyTorch's and the engine's
-own. The bandwidth is the best of three streams (numpy's copy and sum of two arrays, the engine's map): over half
-of the second-level cache, over four times as much as it holds where a larger cache is behind it, and over four times the
-largest cache, which is memory. A record may find as many of its bytes in a cache as the cache holds; so much counts at the cache's bandwidth.
+own. The bandwidth is the best of three streams (numpy's copy and sum of two arrays, the engine's map): over half of the
+second-level cache, over four times as much as it holds where a larger cache is behind it, and over four times the
+largest cache, which is memory. A record may find as many of its bytes in a cache as that holds, and so many count at
+its bandwidth.
 """
 
 from __future__ import annotations
