@@ -4,6 +4,9 @@ Sizes are those people use: LeNet as in McMahan-era papers, ResNet-8 with 16, 32
 of width 1.0 by the table of its paper (at 32 x 32 with the strides of stem and second stage at 1, as is usual for
 CIFAR; at 96 x 96 unchanged), a GRU of two layers of 128 over 32 readings of 9 sensors, a decoder of 4 layers of width
 128 over 64 of 65 characters, an MLP over the 561 features of HAR, and the CNN of McMahan et al. for 28 x 28.
+
+Each is a `back`, the last blocks and the head, on a `front`: who trains no more than the last blocks can keep what the
+front makes of an example.
 """
 
 from __future__ import annotations
@@ -37,10 +40,15 @@ class LeNet(nn.Module):
         self.first, self.second = nn.Conv2d(1, 16, 5, padding=2), nn.Conv2d(16, 32, 5)
         self.third, self.head = nn.Linear(32 * 5 * 5, 64), nn.Linear(64, 10)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def front(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.first(x)), 2)
-        x = F.max_pool2d(F.relu(self.second(x)), 2)
-        return self.head(F.relu(self.third(x.flatten(1))))
+        return F.max_pool2d(F.relu(self.second(x)), 2).flatten(1)
+
+    def back(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.third(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back(self.front(x))
 
 
 class McMahanCNN(nn.Module):
@@ -51,10 +59,15 @@ class McMahanCNN(nn.Module):
         self.first, self.second = nn.Conv2d(1, 32, 5, padding=2), nn.Conv2d(32, 64, 5, padding=2)
         self.third, self.head = nn.Linear(64 * 7 * 7, 512), nn.Linear(512, 10)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def front(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.first(x)), 2)
-        x = F.max_pool2d(F.relu(self.second(x)), 2)
-        return self.head(F.relu(self.third(x.flatten(1))))
+        return F.max_pool2d(F.relu(self.second(x)), 2).flatten(1)
+
+    def back(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.third(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back(self.front(x))
 
 
 class Residual(nn.Module):
@@ -76,9 +89,14 @@ class ResNet8(nn.Module):
         self.block1, self.block2, self.block3 = Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 64, 2)
         self.head = nn.Linear(64, 10)
 
+    def front(self, x: Tensor) -> Tensor:
+        return self.block2(self.block1(F.relu(self.norm(self.stem(x)))))
+
+    def back(self, x: Tensor) -> Tensor:
+        return self.head(self.block3(x).mean((2, 3)))
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.block3(self.block2(self.block1(F.relu(self.norm(self.stem(x))))))
-        return self.head(x.mean((2, 3)))
+        return self.back(self.front(x))
 
 
 def unit(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -122,8 +140,17 @@ class MobileNetV2(nn.Module):
         self.last, self.pool = unit(channels, 1280, 1), nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(1280, 10)
 
+    def front(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in list(self.blocks)[:-1]:
+            x = block(x)
+        return x
+
+    def back(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(self.last(self.blocks[-1](x))).flatten(1))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.pool(self.last(self.blocks(self.stem(x)))).flatten(1))
+        return self.back(self.front(x))
 
 
 class GRU(nn.Module):
@@ -132,8 +159,14 @@ class GRU(nn.Module):
         self.first, self.second = nn.GRU(9, 128, batch_first=True), nn.GRU(128, 128, batch_first=True)
         self.head = nn.Linear(128, 6)
 
+    def front(self, x: Tensor) -> Tensor:
+        return self.first(x)[0]
+
+    def back(self, x: Tensor) -> Tensor:
+        return self.head(self.second(x)[0][:, -1])
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.second(self.first(x)[0])[0][:, -1])
+        return self.back(self.front(x))
 
 
 class Block(nn.Module):
@@ -161,13 +194,28 @@ class Transformer(nn.Module):
         self.blocks = nn.Sequential(*(Block(width, 4) for _ in range(layers)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def front(self, x: Tensor) -> Tensor:
         x = self.tokens(x) + self.positions(torch.arange(x.shape[1]))
-        return self.head(self.norm(self.blocks(x)))
+        for block in list(self.blocks)[:-1]:
+            x = block(x)
+        return x
+
+    def back(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.blocks[-1](x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back(self.front(x))
 
 
-def har_mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(561, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 6))
+class HARMLP(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(561, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 6))
+
+    def front(self, x: Tensor) -> Tensor:
+        return self[1](self[0](x))
+
+    def back(self, x: Tensor) -> Tensor:
+        return self[4](self[3](self[2](x)))
 
 
 @dataclass(frozen=True)
@@ -237,7 +285,7 @@ MODELS: Mapping[str, Model] = {
         loss="next_token",
         dtype="int32",
     ),
-    "HAR MLP": Model(har_mlp, (561,), 6, ("2",), "4", ("2", 16), ("0", "2"), "1", 64),
+    "HAR MLP": Model(HARMLP, (561,), 6, ("2",), "4", ("2", 16), ("0", "2"), "1", 64),
     "McMahan CNN": Model(McMahanCNN, (1, 28, 28), 10, ("third",), "head", ("third", 196), ("third",), "second"),
 }
 

@@ -1,0 +1,176 @@
+"""What this core can do at most, measured, and from that the least time a tape can take.
+
+The peak is the best of three products of matrices that fit the second-level cache: numpy's, PyTorch's and the engine's
+own. The bandwidth is the best of three streams (numpy's copy and sum of two arrays, the engine's map): over half of the
+second-level cache, over four times as much as it holds where a larger cache is behind it, and over four times the
+largest cache, which is memory. A record may find as many of its bytes in a cache as that holds, and so many count at
+its bandwidth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tacit.engine.memory import allocate
+from tacit.engine.tape import Playing, VerifiedTape
+from tacit.plan.tape import (
+    Fn,
+    Kind,
+    MapInput,
+    MapInstruction,
+    MapProgram,
+    Mode,
+    Op,
+    Operand,
+    Record,
+    Region,
+    Tape,
+    counted,
+    encode,
+    map_parameters,
+    record_cost,
+)
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+USUAL = (512 << 10, 16 << 20)  # second and last level, where the system does not say
+SIDE = 192  # of the matrices: three of them take 432 KiB
+SECONDS = 0.3  # for each contestant
+
+
+@dataclass(frozen=True)
+class Level:
+    """How many bytes it holds and bytes a second; the last level is memory, which holds everything."""
+
+    name: str
+    size: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Core:
+    """Multiply-adds a second, and levels from the smallest to memory. `peak_of` says whose product was the best."""
+
+    peak: float
+    levels: Sequence[Level]
+    peak_of: str = ""
+
+    def stream(self, size: float) -> float:
+        """Seconds that so many bytes take at least: what a level holds may come from it, the rest from further away.
+
+        >>> Core(1e9, [Level("L2", 1000, 50e9), Level("memory", float("inf"), 10e9)]).stream(4000)
+        3.2e-07
+        """
+        seconds, inside = 0.0, 0.0
+        for level in self.levels:
+            seconds += max(0.0, min(size, level.size) - inside) / level.bandwidth
+            inside = level.size
+        return seconds
+
+    def __str__(self) -> str:
+        levels = ", ".join(f"{level.name} {level.bandwidth / 1e9:.1f} GB/s" for level in self.levels)
+        return f"{self.peak / 1e9:.1f} G multiply-adds/s ({self.peak_of}), {levels}"
+
+
+def record_limit(record: Record, core: Core) -> float:
+    """Seconds that the record takes at least: for its operations or for its bytes, whichever is more."""
+    operations, moved = record_cost(record)
+    return max(operations / core.peak, core.stream(moved))
+
+
+def limit(records: Iterable[Record], core: Core) -> float:
+    """Seconds that the records take at least, one after another."""
+    return sum(record_limit(record, core) for record in records)
+
+
+def sole(tape: Tape, record: Record, times: int = 1) -> bytes:
+    """A tape of nothing but one record, so many times."""
+    return encode(counted(Tape(tape.kind, tape.regions, (record,) * times)))
+
+
+def measured() -> Core:
+    """This core, now; takes four seconds."""
+    peaks = {name: SIDE**3 / seconds for name, seconds in _fastest(_products()).items()}
+    best = max(peaks, key=lambda name: peaks[name])
+    second, last = cache_sizes()
+    sizes = [("L2", second, second // 2)]
+    if last > second:
+        sizes.append((f"cache of {last >> 20} MiB", last, min(last // 2, 4 * second)))
+    sizes.append(("memory", float("inf"), 4 * last))
+    levels = [Level(name, holds, max(_bandwidths(size))) for name, holds, size in sizes]
+    return Core(peaks[best], levels, best)
+
+
+def cache_sizes(folder: Path = CACHES) -> tuple[int, int]:
+    """Bytes of the second and the last level of this core's data caches."""
+    found: dict[int, int] = {}
+    for cache in folder.glob("index*"):
+        if (cache / "type").read_text().strip() != "Instruction":
+            size = (cache / "size").read_text().strip()
+            found[int((cache / "level").read_text())] = int(size.rstrip("K")) << 10
+    if 2 not in found:
+        return USUAL
+    return found[2], found[max(found)]
+
+
+def _fastest(contestants: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """The shortest time of each, in turn."""
+    best = {name: float("inf") for name in contestants}
+    until = time.perf_counter() + SECONDS * len(contestants)
+    while time.perf_counter() < until:
+        for name, work in contestants.items():
+            start = time.perf_counter()
+            work()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def _products() -> dict[str, Callable[[], object]]:
+    a, b, out = (np.ones((SIDE, SIDE), np.float32) for _ in range(3))
+    ta, tb, tout = (torch.ones(SIDE, SIDE) for _ in range(3))
+    return {
+        "numpy": lambda: np.matmul(a, b, out=out),
+        "PyTorch": lambda: torch.mm(ta, tb, out=tout),
+        "engine": _playing(_linear(SIDE), 1),
+    }
+
+
+def _bandwidths(size: int) -> list[float]:
+    """Bytes a second over `size` bytes in all."""
+    count = size // 12 // 16 * 16
+    a, b, c = (np.ones(count, np.float32) for _ in range(3))
+    whole, half = (np.ones(6 * count, np.uint8) for _ in range(2))
+    times = max(1, (1 << 20) // size)  # a call from Python counts for little
+    streams: dict[str, Callable[[], object]] = {
+        "copy": lambda: np.copyto(whole, half),
+        "sum": lambda: np.add(a, b, out=c),
+        "engine": _playing(_sum(count), times),
+    }
+    seconds = _fastest(streams)
+    return [12 * count * (times if name == "engine" else 1) / took for name, took in seconds.items()]
+
+
+def _playing(tape: Tape, times: int) -> Playing:
+    return VerifiedTape.load(sole(tape, tape.records[0], times)).on(allocate(tape.regions))
+
+
+def _linear(side: int) -> Tape:
+    """A product of square matrices in the engine's form: a convolution of 1 x 1 over one pixel."""
+    square, place = 4 * side * side, 0
+    operands: list[Operand | None] = [Operand(Region.ARENA, place, square), None]
+    operands += [Operand(Region.ARENA, i * square, square) for i in (1, 2)]
+    shape = (side, 1, 1, side, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, side, 0, 0)
+    record = Record(Op.CONV, (*operands, None), shape)
+    return counted(Tape(Kind.TRAIN, {Region.ARENA: 3 * square}, (record,)))
+
+
+def _sum(count: int) -> Tape:
+    add = MapInstruction(Fn.ADD, 2, 0, 1)
+    program = MapProgram(count, count, 1, (MapInput(Mode.LINEAR),) * 2, (add,), (2,))
+    operands = tuple(Operand(Region.ARENA, 4 * count * i, 4 * count) for i in range(3))
+    return counted(Tape(Kind.TRAIN, {Region.ARENA: 12 * count}, (Record(Op.MAP, operands, map_parameters(program)),)))
