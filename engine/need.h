@@ -86,6 +86,11 @@ static inline uint64_t box(const int32_t *side, const int32_t *stride)
 /* The bits of floats that are not negative are in the order of the floats: `between` compares them. */
 enum { ONE_BITS = 0x3f800000, LARGEST_BITS = 0x7f7fffff, SMALLEST_BITS = 1 };
 
+/* verify.c: whether a record's parameters may be, and what it then needs; and how many of its operands it
+ * writes. The operation is known, and a map's counts are in range. The fuzzer holds kernels to exactly this. */
+enum rule tacit_check_parameters(const struct record *r, struct need *need);
+uint32_t tacit_outputs(const struct record *r);
+
 /* verify_layers.c: the parameters of what models are made of beside convolutions, pools and maps. */
 enum rule tacit_check_layer(const struct record *r, struct need *need);
 

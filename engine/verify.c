@@ -51,6 +51,11 @@ static const struct signature SIGNATURES[OPS] = {
     [OP_GATE_BITS] = {1, 3, BITS_PARAMETERS, false, {PLAIN, PLAIN, PLAIN}},
 };
 
+uint32_t tacit_outputs(const struct record *r)
+{
+    return r->op == OP_MAP ? (uint32_t)r->parameter[MAP_OUTPUTS] : SIGNATURES[r->op].outputs;
+}
+
 /* ---- Parameters, one function a family ----------------------------------------------------------- */
 
 /* How far a kernel's side reaches. */
@@ -367,7 +372,7 @@ static enum rule check_map(const struct record *r, struct need *need)
     return check_map_program(p);
 }
 
-static enum rule check_parameters(const struct record *r, struct need *need)
+enum rule tacit_check_parameters(const struct record *r, struct need *need)
 {
     switch (r->op) {
     case OP_CONV:
@@ -522,7 +527,7 @@ static enum rule check_record(const struct header *header, const struct record *
     if (r->op == OP_MAP) {
         if (!map_counts_in_range(r->parameter))
             return RULE_MAP_SHAPE;
-        s.outputs = (uint32_t)r->parameter[MAP_OUTPUTS];
+        s.outputs = tacit_outputs(r);
         s.operands = s.outputs + (uint32_t)r->parameter[MAP_INPUTS];
         s.parameters = map_parameters(r->parameter);
     }
@@ -537,7 +542,7 @@ static enum rule check_record(const struct header *header, const struct record *
         if (r->parameter[i] != 0)
             return RULE_RECORD_RESERVED;
     struct need need = {{0}, 0};
-    enum rule rule = check_parameters(r, &need);
+    enum rule rule = tacit_check_parameters(r, &need);
     if (rule == RULE_NONE)
         rule = check_operands(header, r, &s, &need);
     if (rule == RULE_NONE) {
