@@ -54,10 +54,11 @@ static inline uint64_t number_bytes(int32_t number, uint64_t count)
     }
 }
 
-/* What a record needs, from its parameters: bytes of each operand, and operations in all. */
+/* What a record needs, from its parameters: bytes of each operand, operations in all, and the steps that these do
+ * not count (`unstated_steps` in verify.c). */
 struct need {
     uint64_t bytes[OPERANDS];
-    uint64_t operations;
+    uint64_t operations, steps;
 };
 
 static inline bool between(int32_t value, int32_t least, int32_t most)

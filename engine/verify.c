@@ -120,6 +120,38 @@ static uint64_t weight_values(const int32_t *p)
     return times4(groups, up(o / groups, PANEL), taps, c / groups);
 }
 
+/* Steps of a convolution that are in neither its operations nor its bytes, from above: rows copied into the ring for
+ * every image, the ring cleared and the taps placed for every phase of a stride, places looked up for every pixel. A
+ * step is about what copying sixteen floats takes. Ordinary convolutions take far fewer than their multiply-adds;
+ * a stride, a dilation and a padding of a thousand on an image of one pixel take a thousand times as many. */
+enum { STEPS_OF_A_ROW = 8, STEPS_OF_A_PHASE = 128 };
+
+static uint64_t copied_rows(uint64_t rows, uint64_t floats_of_a_row)
+{
+    return times(rows, STEPS_OF_A_ROW + floats_of_a_row / 16);
+}
+
+static uint64_t unstated_steps(uint16_t op, const int32_t *p)
+{
+    const uint64_t n = (uint64_t)p[P_N], h = (uint64_t)p[P_H], w = (uint64_t)p[P_W], c = (uint64_t)p[P_C],
+                   kh = (uint64_t)p[P_KH], kw = (uint64_t)p[P_KW], sh = (uint64_t)p[P_SH], sw = (uint64_t)p[P_SW],
+                   ow = (uint64_t)p[CONV_OW], o = (uint64_t)p[CONV_O], groups = (uint64_t)p[CONV_G];
+    const uint64_t high = (uint64_t)reach_of(p[P_KH], p[CONV_DH]), wide = (uint64_t)reach_of(p[P_KW], p[CONV_DW]);
+    const bool one = kh == 1 && kw == 1;
+    if (op == OP_CONV_INPUT_GRADIENT && is_depthwise(p))
+        return times4(n, times(h, w), kh, kw);
+    if (op == OP_CONV && !is_depthwise(p) && (p[P_PH] > 0 || p[P_PW] > 0))
+        return times(n, copied_rows(h + 2 * (uint64_t)p[P_PH], times(w, c)));
+    if (op != OP_CONV_INPUT_GRADIENT)
+        return 0;
+    /* Phases, for each group and each 32 of its channels: how many, and what each does. */
+    const uint64_t phases = (sh < h ? sh : h) * (sw < w ? sw : w);
+    const uint64_t passes = times3(groups, up(c / groups, 2 * PANEL) / (2 * PANEL), phases);
+    const uint64_t rows = (high - 1) / sh + 1, ring = times3(rows, plus(ow, 2 * (wide - 1)), o);
+    const uint64_t images = one ? 0 : times(n, copied_rows(h / sh + 1 + rows, times(ow, o)));
+    return times(passes, plus(plus(STEPS_OF_A_PHASE + 4 * (sh + sw), one ? 0 : ring / 16), images));
+}
+
 /* How weights may be held; a gradient is float32, and so are the few weights of a depthwise convolution. */
 static bool number_in_range(const struct record *r)
 {
@@ -150,6 +182,7 @@ static enum rule check_conv(const struct record *r, struct need *need)
     const uint64_t padded_o = up((uint64_t)p[CONV_O], PANEL);
     const uint64_t panels = number_bytes(p[CONV_NUMBER], weight_values(p));
     need->operations = times(outputs, kernel);
+    need->steps = unstated_steps(r->op, p);
     need->bytes[1] = scratch_bytes(r->op, p);
     switch (r->op) {
     case OP_CONV:
@@ -519,6 +552,14 @@ static uint64_t moved_by(const struct record *r, const struct signature *s, cons
     return moved;
 }
 
+/* What a record does beside what it counts is at most eight times that, or next to nothing. */
+enum { NEXT_TO_NOTHING = 16384 };
+
+static bool keeps_pace(const struct cost *cost, uint64_t steps)
+{
+    return steps <= plus(times(8, plus(cost->operations, cost->moved)), NEXT_TO_NOTHING);
+}
+
 static enum rule check_record(const struct header *header, const struct record *r, struct cost *cost)
 {
     if (r->op < 1 || r->op >= OPS)
@@ -541,15 +582,18 @@ static enum rule check_record(const struct header *header, const struct record *
     for (uint32_t i = s.parameters; i < PARAMETERS; i++)
         if (r->parameter[i] != 0)
             return RULE_RECORD_RESERVED;
-    struct need need = {{0}, 0};
+    struct need need = {{0}, 0, 0};
     enum rule rule = tacit_check_parameters(r, &need);
     if (rule == RULE_NONE)
         rule = check_operands(header, r, &s, &need);
-    if (rule == RULE_NONE) {
-        cost->operations = plus(cost->operations, need.operations);
-        cost->moved = plus(cost->moved, moved_by(r, &s, &need));
-    }
-    return rule;
+    if (rule != RULE_NONE)
+        return rule;
+    const struct cost own = {need.operations, moved_by(r, &s, &need)};
+    if (!keeps_pace(&own, need.steps))
+        return RULE_PACE;
+    cost->operations = plus(cost->operations, own.operations);
+    cost->moved = plus(cost->moved, own.moved);
+    return RULE_NONE;
 }
 
 static bool all_zero(const uint8_t *bytes, size_t count)

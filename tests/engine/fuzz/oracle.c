@@ -162,7 +162,7 @@ static bool same_place(const struct operand *a, const struct operand *b)
 static void play_alone(kernel *const *kernels, const struct record *r, const struct block *block, bool first,
                        struct tally *tally)
 {
-    struct need need = {{0}, 0};
+    struct need need = {{0}, 0, 0};
     if (tacit_check_parameters(r, &need) != RULE_NONE)
         stop("a record's parameters were accepted and are not");
     const uint32_t outputs = tacit_outputs(r);
