@@ -661,7 +661,7 @@ static void weight_gradient_by_row(struct weight_strip s, const struct shape *z,
 {
     float *gw = s.gw;
     for (ptrdiff_t kh = 0; kh < z->kh; kh++) {
-        s.x = x + kh * s.x_down / z->sh;
+        s.x = x + kh * (s.x_down / z->sh); /* in this order: the product alone may not be a number */
         s.gw = gw + kh * z->kw * z->c * PANEL;
         play_weight_strip(s, z->kw * z->c);
     }

@@ -84,6 +84,22 @@ static inline uint64_t box(const int32_t *side, const int32_t *stride)
     return floats(plus(last, 1));
 }
 
+/* A place so many floats on is a number on this machine. Loops move pointers one step beyond the last that they
+ * read, and a step may be far larger than what is read. */
+static inline bool countable(uint64_t count)
+{
+    return floats(count) <= PTRDIFF_MAX;
+}
+
+/* The same for a strided box, whose sides may be taken sixteen at a time. */
+static inline bool box_countable(const int32_t *side, const int32_t *stride)
+{
+    uint64_t beyond = 0;
+    for (int i = 0; i < 4; i++)
+        beyond = plus(beyond, times(up((uint64_t)side[i], PANEL), (uint64_t)stride[i]));
+    return countable(beyond);
+}
+
 /* The bits of floats that are not negative are in the order of the floats: `between` compares them. */
 enum { ONE_BITS = 0x3f800000, LARGEST_BITS = 0x7f7fffff, SMALLEST_BITS = 1 };
 

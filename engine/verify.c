@@ -65,11 +65,13 @@ static int64_t reach_of(int32_t kernel, int32_t dilation)
 }
 
 /* Image, kernel, stride and padding, given how far the kernel reaches. Padding smaller than that: in
- * every window's reach the image begins or ends. */
+ * every window's reach the image begins or ends. Kernels step over whole rows and strides, one beyond the last. */
 static bool window_in_range(const int32_t *p, int64_t high, int64_t wide)
 {
     return positive(p, P_PH) && high <= MOST_SIDE && wide <= MOST_SIDE && p[P_SH] <= MOST_SIDE &&
-           p[P_SW] <= MOST_SIDE && between(p[P_PH], 0, (int32_t)high - 1) && between(p[P_PW], 0, (int32_t)wide - 1);
+           p[P_SW] <= MOST_SIDE && between(p[P_PH], 0, (int32_t)high - 1) && between(p[P_PW], 0, (int32_t)wide - 1) &&
+           countable(times3((uint64_t)p[P_H] + 2 * (uint64_t)p[P_PH] + (uint64_t)p[P_SH],
+                            (uint64_t)p[P_W] + 2 * (uint64_t)p[P_PW] + (uint64_t)p[P_SW], (uint64_t)p[P_C]));
 }
 
 /* How many windows fit along a side; 0 if none does. */
@@ -165,7 +167,8 @@ static enum rule check_conv(const struct record *r, struct need *need)
 {
     const int32_t *p = r->parameter;
     if (!positive(p, P_PH) || !positive(p + CONV_DH, CONV_ACT - CONV_DH) ||
-        !between(p[CONV_ACT], 0, r->op == OP_CONV ? 1 : 0) || !number_in_range(r))
+        !between(p[CONV_ACT], 0, r->op == OP_CONV ? 1 : 0) || !number_in_range(r) || p[CONV_DH] > MOST_SIDE ||
+        p[CONV_DW] > MOST_SIDE)
         return RULE_PARAMETER;
     const int64_t high = reach_of(p[P_KH], p[CONV_DH]), wide = reach_of(p[P_KW], p[CONV_DW]);
     if (!window_in_range(p, high, wide))

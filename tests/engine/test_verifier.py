@@ -101,6 +101,7 @@ def raw(step: int, second: int) -> bytes:
     return in_record(map_tape(ADD), 8 + 24 * 8 + 4 * 10, "<II", step, second)
 
 
+LONG = (1, 1, 2**31 - 1, 16, 1, 0, 0, 1, 1, 0, 0, 16, 1, 0, 0, 16, 1, 0)
 THIN = (1, 1, 2, 15, 2, 0, 0, 2, 1, 0, 0, 15, 1, 0, 0, 15, 1, 0)
 NO_BIAS = (True, False, True, True, False)
 
@@ -201,6 +202,10 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("geometry", lambda: parameter(CONV, 10, 2)),
     ("parameter", lambda: parameter(CONV, 10, 512)),
     ("parameter", lambda: parameter(CONV, 11, 0)),
+    ("parameter", lambda: parameter(one_record(Op.CONV, POINT, NO_BIAS), 10, 1025)),
+    ("parameter", lambda: parameter(one_record(Op.CONV, POINT, NO_BIAS), 11, 2147483647)),
+    ("parameter", lambda: parameter(one_record(Op.GATHER, (2**31 - 1, 1, 1, 0, 0), (True,) * 3), 4, 2**31 - 1)),
+    ("parameter", lambda: parameter(one_record(Op.MATMUL, LONG, NO_SCRATCH), 7, 2**31 - 1)),
     ("groups", lambda: parameter(CONV, 12, 3)),
     ("groups", lambda: parameter(CONV, 12, 2)),
     ("groups", lambda: encode(one_record(Op.CONV, SPREAD, NO_BIAS))),
