@@ -103,10 +103,20 @@ static inline bool box_countable(const int32_t *side, const int32_t *stride)
 /* The bits of floats that are not negative are in the order of the floats: `between` compares them. */
 enum { ONE_BITS = 0x3f800000, LARGEST_BITS = 0x7f7fffff, SMALLEST_BITS = 1 };
 
-/* verify.c: whether a record's parameters may be, and what it then needs; and how many of its operands it
- * writes. The operation is known, and a map's counts are in range. The fuzzer holds kernels to exactly this. */
+/* What an operation looks like: operands, outputs first, and what each of them may or must be. */
+enum trait { PLAIN = 0, MAY = 1 /* be absent */, PANELS = 2, SCRATCH = 4 };
+
+struct signature {
+    uint32_t outputs, operands, parameters;
+    bool accumulates;
+    uint8_t trait[OPERANDS];
+};
+
+/* verify.c: of a record whose operation is known, and whose counts are in range where it is a map. The fuzzers hold
+ * kernels to exactly what these say. */
+bool tacit_map_counts_in_range(const int32_t *p);
+struct signature tacit_signature(const struct record *r);
 enum rule tacit_check_parameters(const struct record *r, struct need *need);
-uint32_t tacit_outputs(const struct record *r);
 
 /* verify_layers.c: the parameters of what models are made of beside convolutions, pools and maps. */
 enum rule tacit_check_layer(const struct record *r, struct need *need);

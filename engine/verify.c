@@ -11,14 +11,6 @@
 
 /* ---- What an operation looks like --------------------------------------------------------------- */
 
-enum trait { PLAIN = 0, MAY = 1 /* be absent */, PANELS = 2, SCRATCH = 4 };
-
-struct signature {
-    uint32_t outputs, operands, parameters;
-    bool accumulates;
-    uint8_t trait[OPERANDS];
-};
-
 /* A map's are read from the record. */
 static const struct signature SIGNATURES[OPS] = {
     [OP_CONV] = {2, 5, CONV_PARAMETERS, true, {PLAIN, MAY | SCRATCH, PLAIN, PANELS, MAY | PANELS}},
@@ -50,11 +42,6 @@ static const struct signature SIGNATURES[OPS] = {
     [OP_PACK_SIGN] = {1, 2, BITS_PARAMETERS, false, {PLAIN, PLAIN}},
     [OP_GATE_BITS] = {1, 3, BITS_PARAMETERS, false, {PLAIN, PLAIN, PLAIN}},
 };
-
-uint32_t tacit_outputs(const struct record *r)
-{
-    return r->op == OP_MAP ? (uint32_t)r->parameter[MAP_OUTPUTS] : SIGNATURES[r->op].outputs;
-}
 
 /* ---- Parameters, one function a family ----------------------------------------------------------- */
 
@@ -308,15 +295,21 @@ static bool has_immediate(uint32_t fn)
 }
 
 /* Counts that index the parameters; checked before anything else of a map is read. */
-static bool map_counts_in_range(const int32_t *p)
+bool tacit_map_counts_in_range(const int32_t *p)
 {
     return between(p[MAP_INPUTS], 0, OPERANDS - 1) && between(p[MAP_OUTPUTS], 1, OPERANDS - p[MAP_INPUTS]) &&
            between(p[MAP_STEPS], 1, MAP_INSTRUCTIONS);
 }
 
-static uint32_t map_parameters(const int32_t *p)
+struct signature tacit_signature(const struct record *r)
 {
-    return (uint32_t)(MAP_FIXED + 2 * p[MAP_INPUTS] + 2 * p[MAP_STEPS] + p[MAP_OUTPUTS]);
+    const int32_t *p = r->parameter;
+    if (r->op != OP_MAP)
+        return SIGNATURES[r->op];
+    return (struct signature){
+        .outputs = (uint32_t)p[MAP_OUTPUTS], .operands = (uint32_t)(p[MAP_OUTPUTS] + p[MAP_INPUTS]),
+        .parameters = (uint32_t)(MAP_FIXED + 2 * p[MAP_INPUTS] + 2 * p[MAP_STEPS] + p[MAP_OUTPUTS]),
+    };
 }
 
 static_assert(MAP_FIXED + 2 * (OPERANDS - 1) + 2 * MAP_INSTRUCTIONS + OPERANDS <= PARAMETERS, "every map fits");
@@ -567,14 +560,9 @@ static enum rule check_record(const struct header *header, const struct record *
 {
     if (r->op < 1 || r->op >= OPS)
         return RULE_OPERATION;
-    struct signature s = SIGNATURES[r->op];
-    if (r->op == OP_MAP) {
-        if (!map_counts_in_range(r->parameter))
-            return RULE_MAP_SHAPE;
-        s.outputs = tacit_outputs(r);
-        s.operands = s.outputs + (uint32_t)r->parameter[MAP_INPUTS];
-        s.parameters = map_parameters(r->parameter);
-    }
+    if (r->op == OP_MAP && !tacit_map_counts_in_range(r->parameter))
+        return RULE_MAP_SHAPE;
+    const struct signature s = tacit_signature(r);
     if (r->accumulate > ACCUMULATE_UNLESS_FIRST || (r->accumulate != ACCUMULATE_NO && !s.accumulates))
         return RULE_ACCUMULATE;
     if (r->operands != s.operands)

@@ -4,8 +4,11 @@ Address and undefined-behaviour checks come from gcc or clang; the mutator that 
 libFuzzer. What is demanded of a tape is in fuzz/oracle.h.
 """
 
+import os
+import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,35 @@ def _linked(output: Path, main: str, extra: list[str]) -> Path:
     if output.exists() and output.stat().st_mtime_ns < max(file.stat().st_mtime_ns for file in SOURCES.iterdir()):
         output.unlink()
     return engine_build.link(output, sources, sanitize=True, shared=False, extra=extra)
+
+
+NO_LIBFUZZER = (
+    "clang with libFuzzer was not found, so tapes are changed blindly only. On Debian 12: "
+    "apt install clang libclang-rt-14-dev"
+)
+
+
+def has_libfuzzer() -> bool:
+    """Whether clang is here with the library that changes inputs by the code that they reach."""
+    if shutil.which("clang") is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "one.c"
+        source.write_text("int LLVMFuzzerTestOneInput(const char *b, unsigned long n) { return !b && n; }\n")
+        command = ["clang", "-fsanitize=fuzzer,address,undefined", source, "-o", source.with_suffix("")]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def guided(folder: Path) -> Path:
+    """libFuzzer's program, with the mutator of tapes."""
+    before = os.environ.get("CC")
+    os.environ["CC"] = "clang"
+    try:
+        return _linked(folder / "guided", "mutate.c", ["-fsanitize=fuzzer"])
+    finally:
+        del os.environ["CC"]
+        if before is not None:
+            os.environ["CC"] = before
 
 
 def piped(folder: Path) -> Path:
@@ -53,6 +85,15 @@ class Tally:
     @property
     def tried(self) -> int:
         return self.accepted + sum(self.refused.values())
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.records + other.records,
+            self.unplayed + other.unplayed,
+            max(self.dearest, other.dearest),
+            self.accepted + other.accepted,
+            {rule: count + other.refused.get(rule, 0) for rule, count in self.refused.items()},
+        )
 
 
 class TapeFailed(Exception):

@@ -5,7 +5,7 @@ last rule is tried.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -221,7 +221,8 @@ MAKERS = (
 
 def spoiled(tape: Tape, r: Random) -> bytes:
     """One thing changed, in the value or in the bytes."""
-    record = tape.records[0]
+    which = r.randrange(len(tape.records))
+    record = tape.records[which]
     regions = dict(tape.regions)
     match r.randrange(8):
         case 0:
@@ -243,7 +244,8 @@ def spoiled(tape: Tape, r: Random) -> bytes:
         case 5 | 6:
             operands = list(record.operands)
             i = r.randrange(len(operands))
-            operands[i] = spoiled_operand(operands[i], r)
+            # exactly where another stands, which some outputs may
+            operands[i] = r.choice(operands) if r.random() < 0.3 else spoiled_operand(operands[i], r)
             record = replace(record, operands=tuple(operands))
         case _:
             region = r.choice(tuple(Region))
@@ -251,8 +253,8 @@ def spoiled(tape: Tape, r: Random) -> bytes:
             regions[region] = r.choice((0, max(0, size - 4), size + 4, 64, 2**31, 2**47, 2**63))
     accumulate = r.choice(tuple(Accumulate)) if r.random() < 0.1 else record.accumulate
     kind = r.choice(tuple(Kind)) if r.random() < 0.1 else tape.kind
-    changed = replace(tape, kind=kind, regions=regions, records=(replace(record, accumulate=accumulate),))
-    return encode(added_up(changed))
+    records = (*tape.records[:which], replace(record, accumulate=accumulate), *tape.records[which + 1 :])
+    return encode(added_up(replace(tape, kind=kind, regions=regions, records=records)))
 
 
 def spoiled_operand(old: Operand | None, r: Random) -> Operand | None:
@@ -286,8 +288,12 @@ def sequence(r: Random) -> Tape:
     return counted(Tape(Kind.PREFIX, sizes, tuple(tape.records[0] for tape in tapes)))
 
 
-def tapes_to_try(seed: int, count: int) -> Iterator[bytes]:
+def tapes_to_try(seed: int, count: int, compiled: Sequence[Tape] = ()) -> Iterator[bytes]:
+    """So many tapes, of which four in five are spoiled. Where there are compiled ones, every fiftieth is one of them."""
     r = Random(seed)
     for i in range(count):
-        tape = sequence(r) if i % 10 == 0 else r.choice(MAKERS)(r)
-        yield encode(tape) if i % 4 == 0 or len(tape.records) > 1 else spoiled(tape, r)
+        if compiled and i % 50 == 0:
+            tape = r.choice(compiled)
+        else:
+            tape = sequence(r) if i % 10 == 0 else r.choice(MAKERS)(r)
+        yield encode(tape) if i % 5 == 4 else spoiled(tape, r)

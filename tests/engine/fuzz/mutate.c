@@ -13,11 +13,26 @@
 
 size_t LLVMFuzzerMutate(uint8_t *bytes, size_t length, size_t most);
 size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t length, size_t most, unsigned seed);
+int LLVMFuzzerInitialize(int *count, char ***argument);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length);
+
+static struct tally tally;
+
+/* At the end, in the form of the program that takes tapes through a pipe. */
+static void say_at_end(void)
+{
+    say(stdout, &tally);
+}
+
+int LLVMFuzzerInitialize(int *count, char ***argument)
+{
+    (void)count, (void)argument;
+    atexit(say_at_end);
+    return 0;
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
-    static struct tally tally;
     try_tape(bytes, length, &tally);
     return 0;
 }
@@ -112,6 +127,18 @@ static void change_program(int32_t *p)
     p[at] = one_in(3) ? awkward() : p[at] ^ (int32_t)(1u << below(32));
 }
 
+/* To one that has the same parameters, or to any. */
+static void change_operation(struct record *r)
+{
+    static const uint16_t FIRST[] = {OP_CONV, OP_MAX_POOL, OP_AVERAGE_POOL, OP_NORM, OP_SOFTMAX, OP_GATHER, OP_LOSS,
+                                     OP_UPSAMPLE, OP_PACK_SIGN, OP_CROSS_ENTROPY};
+    const uint16_t family = FIRST[below(sizeof FIRST / sizeof *FIRST)];
+    if (one_in(16))
+        r->op = (uint16_t)below(OPS + 1);
+    else if (r->op == family || r->op == family + 1)
+        r->op = (uint16_t)(2 * family + 1 - r->op);
+}
+
 static void change_record(struct record *r)
 {
     switch (below(8)) {
@@ -122,10 +149,11 @@ static void change_record(struct record *r)
         change_operand(&r->operand[below(OPERANDS)]);
         return;
     case 2:
-        r->operands = below(OPERANDS + 2);
+        if (one_in(8))
+            r->operands = below(OPERANDS + 2);
         return;
     case 3:
-        r->op = (uint16_t)below(OPS + 1);
+        change_operation(r);
         return;
     default:
         for (uint32_t times = 1 + below(3); times > 0; times--)
@@ -179,17 +207,11 @@ static void follow(struct record *r)
     }
 }
 
-static bool map_counts_fit(const int32_t *p)
-{
-    return between(p[MAP_INPUTS], 0, OPERANDS - 1) && between(p[MAP_OUTPUTS], 1, OPERANDS - p[MAP_INPUTS]) &&
-           between(p[MAP_STEPS], 1, MAP_INSTRUCTIONS);
-}
-
 /* What a record needs; false where its parameters may not be. */
 static bool need_of(const struct record *r, struct need *need)
 {
     *need = (struct need){{0}, 0, 0};
-    return r->op >= 1 && r->op < OPS && (r->op != OP_MAP || map_counts_fit(r->parameter)) &&
+    return r->op >= 1 && r->op < OPS && (r->op != OP_MAP || tacit_map_counts_in_range(r->parameter)) &&
            tacit_check_parameters(r, need) == RULE_NONE;
 }
 
@@ -201,19 +223,23 @@ static void fit_operands(struct record *r, uint32_t kind)
     if (!need_of(r, &need))
         return;
     uint64_t end[REGIONS] = {0};
-    if (r->op == OP_MAP)
-        r->operands = (uint32_t)(r->parameter[MAP_INPUTS] + r->parameter[MAP_OUTPUTS]);
-    const uint32_t outputs = tacit_outputs(r);
+    const struct signature s = tacit_signature(r);
+    r->operands = s.operands;
+    r->accumulate = s.accumulates ? r->accumulate : ACCUMULATE_NO;
+    memset(r->parameter + s.parameters, 0, (PARAMETERS - s.parameters) * sizeof *r->parameter);
+    const uint32_t outputs = s.outputs;
     for (uint32_t i = 0; i < OPERANDS; i++) {
         struct operand *o = &r->operand[i];
-        if (i >= r->operands || need.bytes[i] == 0 || (o->region == ABSENT && !one_in(3))) {
+        const bool optional = s.trait[i] & MAY && !(s.trait[i] & SCRATCH);
+        if (i >= s.operands || need.bytes[i] == 0 || (optional && one_in(2)) || one_in(64)) {
             *o = (struct operand){ABSENT, 0, 0, 0};
             continue;
         }
-        if (i >= outputs && one_in(8)) {
+        if (i >= outputs && one_in(6)) {
             *o = r->operand[below(outputs)];
             continue;
         }
+        o->reserved = 0;
         const uint32_t written = one_in(2) ? TACIT_ARENA : WRITTEN[kind % KINDS];
         o->region = i < outputs ? written : o->region < REGIONS_USED ? o->region : below(REGIONS_USED);
         o->offset = up(end[o->region], one_in(2) ? ALIGNMENT : 4);
@@ -319,11 +345,12 @@ size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t length, size_t most, unsig
         fit_regions(&header, records);
     if (!one_in(16))
         add_up(&header, records);
+    const size_t size = header.records * sizeof *records; /* whatever the header says from here on */
     if (one_in(8))
         change_header(&header);
     memcpy(bytes, &header, sizeof header);
-    memcpy(bytes + HEADER_SIZE, records, header.records * sizeof *records);
-    length = HEADER_SIZE + header.records * sizeof *records;
+    memcpy(bytes + HEADER_SIZE, records, size);
+    length = HEADER_SIZE + size;
     free(records);
     return length;
 }

@@ -43,6 +43,16 @@ void stop(const char *why)
     abort();
 }
 
+void say(FILE *to, const struct tally *tally)
+{
+    fprintf(to, "%llu %llu %.2f", (unsigned long long)tally->records, (unsigned long long)tally->unplayed,
+            tally->dearest);
+    for (int rule = 0; rule <= tacit_rule_count(); rule++)
+        fprintf(to, " %llu", (unsigned long long)tally->refused[rule]);
+    fprintf(to, "\n");
+    fflush(to);
+}
+
 /* ---- Steps --------------------------------------------------------------------------------------- */
 
 uint64_t steps_taken;
@@ -165,7 +175,7 @@ static void play_alone(kernel *const *kernels, const struct record *r, const str
     struct need need = {{0}, 0, 0};
     if (tacit_check_parameters(r, &need) != RULE_NONE)
         stop("a record's parameters were accepted and are not");
-    const uint32_t outputs = tacit_outputs(r);
+    const uint32_t outputs = tacit_signature(r).outputs;
     uint64_t units = need.operations;
     void *alone[OPERANDS] = {NULL};
     bool shared[OPERANDS] = {false};

@@ -11,6 +11,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "tacit.h"
 
@@ -25,6 +26,9 @@ struct tally {
 
 /* Stops the program if anything demanded does not hold. Returns the rule that refused it, or 0. */
 int try_tape(const uint8_t *bytes, size_t length, struct tally *tally);
+
+/* One line: records played, accepted tapes not played, the dearest record, tapes accepted, refused by each rule. */
+void say(FILE *to, const struct tally *tally);
 
 /* Says why and aborts. */
 _Noreturn void stop(const char *why);

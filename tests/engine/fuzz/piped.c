@@ -50,15 +50,6 @@ static void begin_tape(const char *path, const uint8_t *bytes, size_t length)
     setitimer(ITIMER_REAL, &(struct itimerval){{0, 0}, {MOST_SECONDS, 0}}, NULL);
 }
 
-static void say(const struct tally *tally)
-{
-    printf("%llu %llu %.2f", (unsigned long long)tally->records, (unsigned long long)tally->unplayed, tally->dearest);
-    for (int rule = 0; rule <= tacit_rule_count(); rule++)
-        printf(" %llu", (unsigned long long)tally->refused[rule]);
-    printf("\n");
-    fflush(stdout);
-}
-
 static uint8_t *taken(FILE *file, size_t length)
 {
     uint8_t *bytes = malloc(length ? length : 1);
@@ -103,8 +94,8 @@ int main(int count, char **argument)
         current.bytes = NULL;
         free(bytes);
         if (tried % TAPES_A_LINE == 0)
-            say(&tally);
+            say(stdout, &tally);
     }
-    say(&tally);
+    say(stdout, &tally);
     return 0;
 }
