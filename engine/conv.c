@@ -746,6 +746,7 @@ static void weight_gradient_by_tap(struct weight_strip s, const struct shape *z,
             const struct span columns = inside(at->columns, kw * z->dw, z->pw, z->sw, z->w);
             s.high = columns.count > 0 ? rows.count : 0;
             s.wide = columns.count;
+            s.x = x; /* read nowhere where no pixel has this tap */
             if (s.high > 0) {
                 const ptrdiff_t top = rows.first * z->sh - z->ph + kh * z->dh;
                 const ptrdiff_t left = columns.first * z->sw - z->pw + kw * z->dw;

@@ -54,10 +54,11 @@ static inline uint64_t number_bytes(int32_t number, uint64_t count)
     }
 }
 
-/* What a record needs, from its parameters: bytes of each operand, and operations in all. */
+/* What a record needs, from its parameters: bytes of each operand, operations in all, and the steps that these do
+ * not count (`unstated_steps` in verify.c). */
 struct need {
     uint64_t bytes[OPERANDS];
-    uint64_t operations;
+    uint64_t operations, steps;
 };
 
 static inline bool between(int32_t value, int32_t least, int32_t most)
@@ -83,8 +84,39 @@ static inline uint64_t box(const int32_t *side, const int32_t *stride)
     return floats(plus(last, 1));
 }
 
+/* A place so many floats on is a number on this machine. Loops move pointers one step beyond the last that they
+ * read, and a step may be far larger than what is read. */
+static inline bool countable(uint64_t count)
+{
+    return floats(count) <= PTRDIFF_MAX;
+}
+
+/* The same for a strided box, whose sides may be taken sixteen at a time. */
+static inline bool box_countable(const int32_t *side, const int32_t *stride)
+{
+    uint64_t beyond = 0;
+    for (int i = 0; i < 4; i++)
+        beyond = plus(beyond, times(up((uint64_t)side[i], PANEL), (uint64_t)stride[i]));
+    return countable(beyond);
+}
+
 /* The bits of floats that are not negative are in the order of the floats: `between` compares them. */
 enum { ONE_BITS = 0x3f800000, LARGEST_BITS = 0x7f7fffff, SMALLEST_BITS = 1 };
+
+/* What an operation looks like: operands, outputs first, and what each of them may or must be. */
+enum trait { PLAIN = 0, MAY = 1 /* be absent */, PANELS = 2, SCRATCH = 4 };
+
+struct signature {
+    uint32_t outputs, operands, parameters;
+    bool accumulates;
+    uint8_t trait[OPERANDS];
+};
+
+/* verify.c: of a record whose operation is known, and whose counts are in range where it is a map. The fuzzers hold
+ * kernels to exactly what these say. */
+bool tacit_map_counts_in_range(const int32_t *p);
+struct signature tacit_signature(const struct record *r);
+enum rule tacit_check_parameters(const struct record *r, struct need *need);
 
 /* verify_layers.c: the parameters of what models are made of beside convolutions, pools and maps. */
 enum rule tacit_check_layer(const struct record *r, struct need *need);

@@ -11,14 +11,6 @@
 
 /* ---- What an operation looks like --------------------------------------------------------------- */
 
-enum trait { PLAIN = 0, MAY = 1 /* be absent */, PANELS = 2, SCRATCH = 4 };
-
-struct signature {
-    uint32_t outputs, operands, parameters;
-    bool accumulates;
-    uint8_t trait[OPERANDS];
-};
-
 /* A map's are read from the record. */
 static const struct signature SIGNATURES[OPS] = {
     [OP_CONV] = {2, 5, CONV_PARAMETERS, true, {PLAIN, MAY | SCRATCH, PLAIN, PANELS, MAY | PANELS}},
@@ -60,11 +52,13 @@ static int64_t reach_of(int32_t kernel, int32_t dilation)
 }
 
 /* Image, kernel, stride and padding, given how far the kernel reaches. Padding smaller than that: in
- * every window's reach the image begins or ends. */
+ * every window's reach the image begins or ends. Kernels step over whole rows and strides, one beyond the last. */
 static bool window_in_range(const int32_t *p, int64_t high, int64_t wide)
 {
     return positive(p, P_PH) && high <= MOST_SIDE && wide <= MOST_SIDE && p[P_SH] <= MOST_SIDE &&
-           p[P_SW] <= MOST_SIDE && between(p[P_PH], 0, (int32_t)high - 1) && between(p[P_PW], 0, (int32_t)wide - 1);
+           p[P_SW] <= MOST_SIDE && between(p[P_PH], 0, (int32_t)high - 1) && between(p[P_PW], 0, (int32_t)wide - 1) &&
+           countable(times3((uint64_t)p[P_H] + 2 * (uint64_t)p[P_PH] + (uint64_t)p[P_SH],
+                            (uint64_t)p[P_W] + 2 * (uint64_t)p[P_PW] + (uint64_t)p[P_SW], (uint64_t)p[P_C]));
 }
 
 /* How many windows fit along a side; 0 if none does. */
@@ -115,6 +109,38 @@ static uint64_t weight_values(const int32_t *p)
     return times4(groups, up(o / groups, PANEL), taps, c / groups);
 }
 
+/* Steps of a convolution that are in neither its operations nor its bytes, from above: rows copied into the ring for
+ * every image, the ring cleared and the taps placed for every phase of a stride, places looked up for every pixel. A
+ * step is about what copying sixteen floats takes. Ordinary convolutions take far fewer than their multiply-adds;
+ * a stride, a dilation and a padding of a thousand on an image of one pixel take a thousand times as many. */
+enum { STEPS_OF_A_ROW = 8, STEPS_OF_A_PHASE = 128 };
+
+static uint64_t copied_rows(uint64_t rows, uint64_t floats_of_a_row)
+{
+    return times(rows, STEPS_OF_A_ROW + floats_of_a_row / 16);
+}
+
+static uint64_t unstated_steps(uint16_t op, const int32_t *p)
+{
+    const uint64_t n = (uint64_t)p[P_N], h = (uint64_t)p[P_H], w = (uint64_t)p[P_W], c = (uint64_t)p[P_C],
+                   kh = (uint64_t)p[P_KH], kw = (uint64_t)p[P_KW], sh = (uint64_t)p[P_SH], sw = (uint64_t)p[P_SW],
+                   ow = (uint64_t)p[CONV_OW], o = (uint64_t)p[CONV_O], groups = (uint64_t)p[CONV_G];
+    const uint64_t high = (uint64_t)reach_of(p[P_KH], p[CONV_DH]), wide = (uint64_t)reach_of(p[P_KW], p[CONV_DW]);
+    const bool one = kh == 1 && kw == 1;
+    if (op == OP_CONV_INPUT_GRADIENT && is_depthwise(p))
+        return times4(n, times(h, w), kh, kw);
+    if (op == OP_CONV && !is_depthwise(p) && (p[P_PH] > 0 || p[P_PW] > 0))
+        return times(n, copied_rows(h + 2 * (uint64_t)p[P_PH], times(w, c)));
+    if (op != OP_CONV_INPUT_GRADIENT)
+        return 0;
+    /* Phases, for each group and each 32 of its channels: how many, and what each does. */
+    const uint64_t phases = (sh < h ? sh : h) * (sw < w ? sw : w);
+    const uint64_t passes = times3(groups, up(c / groups, 2 * PANEL) / (2 * PANEL), phases);
+    const uint64_t rows = (high - 1) / sh + 1, ring = times3(rows, plus(ow, 2 * (wide - 1)), o);
+    const uint64_t images = one ? 0 : times(n, copied_rows(h / sh + 1 + rows, times(ow, o)));
+    return times(passes, plus(plus(STEPS_OF_A_PHASE + 4 * (sh + sw), one ? 0 : ring / 16), images));
+}
+
 /* How weights may be held; a gradient is float32, and so are the few weights of a depthwise convolution. */
 static bool number_in_range(const struct record *r)
 {
@@ -128,7 +154,8 @@ static enum rule check_conv(const struct record *r, struct need *need)
 {
     const int32_t *p = r->parameter;
     if (!positive(p, P_PH) || !positive(p + CONV_DH, CONV_ACT - CONV_DH) ||
-        !between(p[CONV_ACT], 0, r->op == OP_CONV ? 1 : 0) || !number_in_range(r))
+        !between(p[CONV_ACT], 0, r->op == OP_CONV ? 1 : 0) || !number_in_range(r) || p[CONV_DH] > MOST_SIDE ||
+        p[CONV_DW] > MOST_SIDE)
         return RULE_PARAMETER;
     const int64_t high = reach_of(p[P_KH], p[CONV_DH]), wide = reach_of(p[P_KW], p[CONV_DW]);
     if (!window_in_range(p, high, wide))
@@ -145,6 +172,7 @@ static enum rule check_conv(const struct record *r, struct need *need)
     const uint64_t padded_o = up((uint64_t)p[CONV_O], PANEL);
     const uint64_t panels = number_bytes(p[CONV_NUMBER], weight_values(p));
     need->operations = times(outputs, kernel);
+    need->steps = unstated_steps(r->op, p);
     need->bytes[1] = scratch_bytes(r->op, p);
     switch (r->op) {
     case OP_CONV:
@@ -267,15 +295,21 @@ static bool has_immediate(uint32_t fn)
 }
 
 /* Counts that index the parameters; checked before anything else of a map is read. */
-static bool map_counts_in_range(const int32_t *p)
+bool tacit_map_counts_in_range(const int32_t *p)
 {
     return between(p[MAP_INPUTS], 0, OPERANDS - 1) && between(p[MAP_OUTPUTS], 1, OPERANDS - p[MAP_INPUTS]) &&
            between(p[MAP_STEPS], 1, MAP_INSTRUCTIONS);
 }
 
-static uint32_t map_parameters(const int32_t *p)
+struct signature tacit_signature(const struct record *r)
 {
-    return (uint32_t)(MAP_FIXED + 2 * p[MAP_INPUTS] + 2 * p[MAP_STEPS] + p[MAP_OUTPUTS]);
+    const int32_t *p = r->parameter;
+    if (r->op != OP_MAP)
+        return SIGNATURES[r->op];
+    return (struct signature){
+        .outputs = (uint32_t)p[MAP_OUTPUTS], .operands = (uint32_t)(p[MAP_OUTPUTS] + p[MAP_INPUTS]),
+        .parameters = (uint32_t)(MAP_FIXED + 2 * p[MAP_INPUTS] + 2 * p[MAP_STEPS] + p[MAP_OUTPUTS]),
+    };
 }
 
 static_assert(MAP_FIXED + 2 * (OPERANDS - 1) + 2 * MAP_INSTRUCTIONS + OPERANDS <= PARAMETERS, "every map fits");
@@ -367,7 +401,7 @@ static enum rule check_map(const struct record *r, struct need *need)
     return check_map_program(p);
 }
 
-static enum rule check_parameters(const struct record *r, struct need *need)
+enum rule tacit_check_parameters(const struct record *r, struct need *need)
 {
     switch (r->op) {
     case OP_CONV:
@@ -514,18 +548,21 @@ static uint64_t moved_by(const struct record *r, const struct signature *s, cons
     return moved;
 }
 
+/* What a record does beside what it counts is at most eight times that, or next to nothing. */
+enum { NEXT_TO_NOTHING = 16384 };
+
+static bool keeps_pace(const struct cost *cost, uint64_t steps)
+{
+    return steps <= plus(times(8, plus(cost->operations, cost->moved)), NEXT_TO_NOTHING);
+}
+
 static enum rule check_record(const struct header *header, const struct record *r, struct cost *cost)
 {
     if (r->op < 1 || r->op >= OPS)
         return RULE_OPERATION;
-    struct signature s = SIGNATURES[r->op];
-    if (r->op == OP_MAP) {
-        if (!map_counts_in_range(r->parameter))
-            return RULE_MAP_SHAPE;
-        s.outputs = (uint32_t)r->parameter[MAP_OUTPUTS];
-        s.operands = s.outputs + (uint32_t)r->parameter[MAP_INPUTS];
-        s.parameters = map_parameters(r->parameter);
-    }
+    if (r->op == OP_MAP && !tacit_map_counts_in_range(r->parameter))
+        return RULE_MAP_SHAPE;
+    const struct signature s = tacit_signature(r);
     if (r->accumulate > ACCUMULATE_UNLESS_FIRST || (r->accumulate != ACCUMULATE_NO && !s.accumulates))
         return RULE_ACCUMULATE;
     if (r->operands != s.operands)
@@ -536,15 +573,18 @@ static enum rule check_record(const struct header *header, const struct record *
     for (uint32_t i = s.parameters; i < PARAMETERS; i++)
         if (r->parameter[i] != 0)
             return RULE_RECORD_RESERVED;
-    struct need need = {{0}, 0};
-    enum rule rule = check_parameters(r, &need);
+    struct need need = {{0}, 0, 0};
+    enum rule rule = tacit_check_parameters(r, &need);
     if (rule == RULE_NONE)
         rule = check_operands(header, r, &s, &need);
-    if (rule == RULE_NONE) {
-        cost->operations = plus(cost->operations, need.operations);
-        cost->moved = plus(cost->moved, moved_by(r, &s, &need));
-    }
-    return rule;
+    if (rule != RULE_NONE)
+        return rule;
+    const struct cost own = {need.operations, moved_by(r, &s, &need)};
+    if (!keeps_pace(&own, need.steps))
+        return RULE_PACE;
+    cost->operations = plus(cost->operations, own.operations);
+    cost->moved = plus(cost->moved, own.moved);
+    return RULE_NONE;
 }
 
 static bool all_zero(const uint8_t *bytes, size_t count)

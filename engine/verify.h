@@ -38,6 +38,8 @@
     RULE(WRITABLE, "writable", "a tape of this kind may not write to this region")                           \
     RULE(OVERLAP, "overlap", "an output shares no byte with another operand, but for a map's that stands "   \
                              "exactly on a linear input, or where tape.py says so")                                                    \
+    RULE(PACE, "pace", "what a convolution copies, clears and looks up beside its multiply-adds is in proportion to " \
+                       "its operations and bytes")                                                           \
     RULE(TOTALS, "totals", "the header's operations and bytes moved are the sums over its records")          \
     RULE(LIMITS, "limits", "the tape costs more operations or bytes than the caller allows")
 

@@ -82,18 +82,23 @@ static enum rule check_matmul(const struct record *r, struct need *need)
             return RULE_PARAMETER;
     const int32_t outer = p[MATMUL_OUTER], inner = p[MATMUL_INNER], m = p[MATMUL_M], n = p[MATMUL_N], k = p[MATMUL_K];
     const bool whole_panels = p[MATMUL_B + 3] == 1 && n % PANEL == 0;
+    const int32_t of_a[] = {outer, inner, m, k}, of_b[] = {outer, inner, k, n}, of_y[] = {outer, inner, m, n};
+    if (!box_countable(of_a, p + MATMUL_A) || !box_countable(of_b, p + MATMUL_B) || !box_countable(of_y, p + MATMUL_Y))
+        return RULE_PARAMETER;
     need->operations = times(times4((uint64_t)outer, (uint64_t)inner, (uint64_t)m, (uint64_t)n), (uint64_t)k);
-    need->bytes[0] = box((const int32_t[]){outer, inner, m, n}, p + MATMUL_Y);
+    need->bytes[0] = box(of_y, p + MATMUL_Y);
     need->bytes[1] = whole_panels ? 0 : times3(4, PANEL, (uint64_t)k);
-    need->bytes[2] = box((const int32_t[]){outer, inner, m, k}, p + MATMUL_A);
-    need->bytes[3] = box((const int32_t[]){outer, inner, k, n}, p + MATMUL_B);
+    need->bytes[2] = box(of_a, p + MATMUL_A);
+    need->bytes[3] = box(of_b, p + MATMUL_B);
     return RULE_NONE;
 }
 
 static enum rule check_gather(const struct record *r, struct need *need)
 {
     const int32_t *p = r->parameter;
-    if (!positive(p, GATHER_INDEX_STEP) || p[GATHER_INDEX_STEP] < 0 || p[GATHER_ROW_STEP] < 0)
+    if (!positive(p, GATHER_INDEX_STEP) || p[GATHER_INDEX_STEP] < 0 || p[GATHER_ROW_STEP] < 0 ||
+        !countable(times((uint64_t)p[GATHER_I], (uint64_t)p[GATHER_INDEX_STEP])) ||
+        !countable(times((uint64_t)p[GATHER_I], (uint64_t)p[GATHER_ROW_STEP])))
         return RULE_PARAMETER;
     const uint64_t last = (uint64_t)p[GATHER_I] - 1, c = (uint64_t)p[GATHER_C];
     const uint64_t rows = floats(plus(times(last, (uint64_t)p[GATHER_ROW_STEP]), c));

@@ -43,6 +43,15 @@ POINT = (1, 6, 6, 8, 1, 1, 1, 1, 0, 0, 1, 1, 1, 6, 6, 20, 0, 0)
 SPREAD = (1, 33, 65, 1, 33, 32, 1, 1, 0, 0, 1, 2, 1, 1, 3, 1, 0, 0)
 DEPTHWISE = (1, 6, 6, 20, 1, 1, 1, 1, 0, 0, 1, 1, 20, 6, 6, 20, 0, 0)
 NARROW = one_record(Op.CONV, (*POINT[:17], Number.INT8), (True, False, True, True, False))
+NO_SCRATCH = (True, False, True, True)
+# Little to multiply and much to do: rows of padding copied for every image, a ring cleared for every 32 channels,
+# phases of a stride for every group, taps looked up for every pixel.
+SLOW_CONVOLUTIONS = (
+    (Op.CONV, (3000, 1, 1000, 1, 2, 1, 1024, 1024, 1023, 0, 1023, 1, 1, 1, 1, 1, 0, 0), (*(True,) * 4, False)),
+    (Op.CONV_INPUT_GRADIENT, (20000, 1, 1, 1, 2, 2, 1, 1, 512, 512, 1023, 1023, 1, 2, 2, 1, 0, 0), (True,) * 4),
+    (Op.CONV_INPUT_GRADIENT, (1, 40, 40, 64, 1, 1, 1024, 1024, 0, 0, 1, 1, 64, 1, 1, 128, 0, 0), (True,) * 4),
+    (Op.CONV_INPUT_GRADIENT, (1, 99, 99, 2, 32, 32, 1, 1024, 31, 31, 1, 1, 2, 130, 1, 2, 0, 0), NO_SCRATCH),
+)
 AVERAGE = one_record(Op.AVERAGE_POOL, (1, 4, 4, 1, 2, 2, 2, 2, 0, 0, 2, 2, 0), (True, True))
 BACKWARDS = (MapInput(Mode.LINEAR), MapInput(Mode.EXAMPLE_CHANNEL, -1))
 SUM = one_record(Op.SUM, (2, 5, 3, 0), (True, True))
@@ -92,6 +101,7 @@ def raw(step: int, second: int) -> bytes:
     return in_record(map_tape(ADD), 8 + 24 * 8 + 4 * 10, "<II", step, second)
 
 
+LONG = (1, 1, 2**31 - 1, 16, 1, 0, 0, 1, 1, 0, 0, 16, 1, 0, 0, 16, 1, 0)
 THIN = (1, 1, 2, 15, 2, 0, 0, 2, 1, 0, 0, 15, 1, 0, 0, 15, 1, 0)
 NO_BIAS = (True, False, True, True, False)
 
@@ -192,6 +202,10 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("geometry", lambda: parameter(CONV, 10, 2)),
     ("parameter", lambda: parameter(CONV, 10, 512)),
     ("parameter", lambda: parameter(CONV, 11, 0)),
+    ("parameter", lambda: parameter(one_record(Op.CONV, POINT, NO_BIAS), 10, 1025)),
+    ("parameter", lambda: parameter(one_record(Op.CONV, POINT, NO_BIAS), 11, 2147483647)),
+    ("parameter", lambda: parameter(one_record(Op.GATHER, (2**31 - 1, 1, 1, 0, 0), (True,) * 3), 4, 2**31 - 1)),
+    ("parameter", lambda: parameter(one_record(Op.MATMUL, LONG, NO_SCRATCH), 7, 2**31 - 1)),
     ("groups", lambda: parameter(CONV, 12, 3)),
     ("groups", lambda: parameter(CONV, 12, 2)),
     ("groups", lambda: encode(one_record(Op.CONV, SPREAD, NO_BIAS))),
@@ -247,6 +261,7 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("overlap", lambda: both_outputs()),
     ("overlap", lambda: in_place(4, Mode.LINEAR)),
     ("overlap", lambda: in_place(0, Mode.CHANNEL)),
+    *(("pace", partial(lambda *case: encode(one_record(*case)), *case)) for case in SLOW_CONVOLUTIONS),
     ("totals", lambda: encode(replace(CONV, operations=CONV.operations + 1))),
     ("totals", lambda: encode(replace(CONV, moved=CONV.moved - 1))),
     ("totals", lambda: encode(broadcast_without_end())),
