@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import os
 import statistics
 import sys
 import time
@@ -36,7 +35,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from harness import Row, Timing, interleaved, machine, run, table
-from limits import Core, limit, measured
+from limits import Core, limit, measured, one_thread
 from models import MICROBATCHES, MODELS, Model, NotForThisModel, subset_of
 from tapes import compiled
 from torch import Tensor, nn
@@ -421,9 +420,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(bench, rest, more=lambda: {"core": asdict(core), "cases": [asdict(case) for case in found]})
 
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"), "1")
-
 if __name__ == "__main__":
-    if not ONE_THREAD.items() <= os.environ.items():  # read when libraries are loaded, which is above
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_THREAD})  # noqa: S606 (this, again)
+    one_thread()
     sys.exit(main())
