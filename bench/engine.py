@@ -6,8 +6,8 @@ Seconds are of the processor's work, so others on the machine count only by the 
 * tacit: `Player.step`, Python included. It starts from the kept prefix where there is one, as it does on every visit
   but an example's first. *Tape* is the part of it that is in the engine.
 * PyTorch: `torch.autograd.grad(loss, trained)` in eager mode, the module in eval form as tacit compiles it, only the
-  subset requiring gradients; in the default layout, and channels-last where inputs are images. A frozen front is
-  computed at every step, because that is what people do. Ratios are against the better layout.
+  subset requiring gradients; in the default layout, and channels-last where inputs are images (and PyTorch can: see
+  `crashes`). A frozen front is computed at every step, because that is what people do. Ratios are against the better.
 * cached: PyTorch that starts from the features in front of the last blocks or of the head, computed beforehand.
 * compiled: the same as PyTorch with its loss through `torch.compile` (full runs only; `--eager` leaves it out).
 * limit: the least the records of the train tape could take on this core, record by record (`limits.py`).
@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import os
 import statistics
 import sys
 import time
@@ -36,7 +35,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from harness import Row, Timing, interleaved, machine, run, table
-from limits import Core, limit, measured
+from limits import Core, limit, measured, one_thread
 from models import MICROBATCHES, MODELS, Model, NotForThisModel, subset_of
 from tapes import compiled
 from torch import Tensor, nn
@@ -206,12 +205,30 @@ def stepping(
 
 def layouts(net: nn.Module, x: Tensor, y: Tensor, trains: Sequence[str]) -> dict[str, Step]:
     """PyTorch's steps by layout."""
-    found = {"default": stepping(net, x, y, chosen(net, trains))}
-    if x.ndim == 4:
+    trained = chosen(net, trains)
+    found = {"default": stepping(net, x, y, trained)}
+    if x.ndim == 4 and not crashes(net, x):
         other = copy.deepcopy(net).to(memory_format=torch.channels_last)
         images = x.contiguous(memory_format=torch.channels_last)
         found["channels-last"] = stepping(other, images, y, chosen(other, trains))
     return found
+
+
+def crashes(net: nn.Module, x: Tensor) -> bool:
+    """Whether PyTorch 2.13 ends the process when it trains this channels-last.
+
+    It does where a GroupNorm's own parameters are trained and its input needs no gradient.
+    """
+    needless: list[bool] = []
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        needless.append(any(p.requires_grad for p in norm.parameters()) and not inputs[0].requires_grad)
+
+    hooks = [part.register_forward_pre_hook(look) for part in net.modules() if isinstance(part, nn.GroupNorm)]
+    net(x)
+    for hook in hooks:
+        hook.remove()
+    return any(needless)
 
 
 def chosen(net: nn.Module, trains: Sequence[str]) -> list[Tensor]:
@@ -403,9 +420,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(bench, rest, more=lambda: {"core": asdict(core), "cases": [asdict(case) for case in found]})
 
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"), "1")
-
 if __name__ == "__main__":
-    if not ONE_THREAD.items() <= os.environ.items():  # read when libraries are loaded, which is above
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_THREAD})  # noqa: S606 (this, again)
+    one_thread()
     sys.exit(main())

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from limits import Core, measured, record_limit, sole
+from limits import Core, measured, one_thread, record_limit, sole
 from models import MICROBATCHES, MODELS, SUBSETS, NotForThisModel, subset_of
 from numpy.typing import NDArray
 from tapes import compiled
@@ -208,4 +208,5 @@ def ready(playable: Playable, name: str):
 
 
 if __name__ == "__main__":
+    one_thread()
     sys.exit(main())

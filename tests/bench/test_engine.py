@@ -146,6 +146,19 @@ def test_everyone_computes_the_same_gradients(name: str, subset: str):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("subset", "there"), [("full", True), ("last blocks", True), ("bias and norm", False)])
+def test_channels_last_is_left_out_where_pytorch_would_end_the_process(subset: str, there: bool):
+    model = MODELS["ResNet-8"]
+    module, trains = subset_of(model, subset)
+    x, y = (torch.from_numpy(array) for array in model.examples(1))
+
+    steps = layouts(module, x, y.long(), trains)
+
+    assert ("channels-last" in steps) == there
+    for step in steps.values():
+        assert len(step()) == len(trains)
+
+
 def test_tacit_steps_on_the_examples_that_pytorch_steps_on():
     made = tiny()
     player, given, y, weights = ready(made.playable, "HAR MLP")
