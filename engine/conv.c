@@ -186,7 +186,7 @@ static void play_narrow_panel(const struct strip *s, ptrdiff_t pixels)
 /* Plays a strip of any number of pixels, a block of them at a time, panel by panel. */
 static void play_strip(struct strip s, ptrdiff_t pixels)
 {
-    const bool narrow = s.from.number != NUMBER_FLOAT32;
+    const bool narrow = s.from.number != NUMBER_FLOAT32 && s.taps > 0; /* without taps there is nothing to widen */
     while (pixels > 0) {
         const ptrdiff_t block = smaller(pixels, BLOCK);
         const ptrdiff_t most = parts(block, parts(block, MOST_PIXELS)); /* of a tile */

@@ -15,6 +15,7 @@ struct map {
     ptrdiff_t total, channels, example; /* elements in all, of a row, of an example */
     int inputs, outputs, steps;
     const int32_t *input, *step, *output; /* words in the parameters */
+    uint32_t constant;                    /* a bit for each instruction whose result is the same for every block */
     void *const *to;
     void *const *from;
 };
@@ -114,6 +115,25 @@ static void point_at_block(const struct map *m, registers r, const float **at, p
     }
 }
 
+/* Does once what would set a register to the same number for every block. */
+static void set_constants(struct map *m, registers r, const float **at)
+{
+    for (int k = 0; k < m->steps; k++) {
+        const struct instruction step = map_instruction(m->step + 2 * k);
+        bool alone = step.fn == FN_SET && step.to >= (uint32_t)m->inputs;
+        for (int other = 0; other < m->steps; other++)
+            alone = alone && (other == k || map_instruction(m->step + 2 * other).to != step.to);
+        for (int o = 0; o < m->outputs; o++)
+            alone = alone && m->output[o] != (int32_t)step.to;
+        if (!alone)
+            continue;
+        const float value = float_of(step.second);
+        spread(r[step.to], BLOCK, &value, 1);
+        at[step.to] = r[step.to];
+        m->constant |= UINT32_C(1) << k;
+    }
+}
+
 #define EACH(EXPRESSION)                                                                           \
     for (ptrdiff_t i = 0; i < n; i += LANES) {                                                     \
         const vector a = load(x + i), b = load(y + i);                                             \
@@ -159,6 +179,8 @@ static void instruct(enum fn fn, float *to, const float *x, const float *y, cons
 static void play_block(const struct map *m, registers r, const float **at, ptrdiff_t i, ptrdiff_t n)
 {
     for (int k = 0; k < m->steps; k++) {
+        if (m->constant >> k & 1)
+            continue;
         const struct instruction step = map_instruction(m->step + 2 * k);
         const bool immediate = step.fn == FN_MULI || step.fn == FN_ADDI || step.fn == FN_SET;
         const float *z = step.fn == FN_MADD || step.fn == FN_SELECT ? at[step.second] : NULL;
@@ -180,7 +202,7 @@ static void play_block(const struct map *m, registers r, const float **at, ptrdi
 void KERNEL(map)(const int32_t *p, void *const *operand, bool add)
 {
     (void)add;
-    const struct map m = map_of(p, operand);
+    struct map m = map_of(p, operand);
     bool by_channel = false, by_example = false;
     for (int k = 0; k < m.inputs; k++) {
         const int32_t mode = m.input[2 * k];
@@ -196,6 +218,7 @@ void KERNEL(map)(const int32_t *p, void *const *operand, bool add)
     for (int k = 0; k < MAP_REGISTERS; k++)
         at[k] = r[0]; /* an instruction's unused sources point at register 0 */
     spread_constants(&m, r, at, long_rows);
+    set_constants(&m, r, at);
     for (ptrdiff_t start = 0; start < m.total; start += segment) {
         const ptrdiff_t e = start / m.example;
         if (by_example)

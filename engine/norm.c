@@ -218,8 +218,10 @@ static void norm_row(const struct norm *m, float eps, float *y, float *stats, co
     ALONG(m)
     {
         const ptrdiff_t i = c + j * LANES;
+        /* Chosen before, so that the product and the sum stand side by side and are rounded once. */
         const vector a = gamma ? splat(scale) * load(gamma + i) : splat(scale);
-        store(y + i, (load(x + i) - splat(mean)) * a + (beta ? load(beta + i) : (vector){0}));
+        const vector b = beta ? load(beta + i) : (vector){0};
+        store(y + i, (load(x + i) - splat(mean)) * a + b);
     }
 }
 

@@ -201,7 +201,7 @@ SIGNATURES: Mapping[Op, Signature] = {
     # w are one such row, and the sums are over the values that CONVERT makes of it; not where every channel is a group.
     Op.CONV: Signature(("y", "scratch?"), ("x", "w", "bias?"), _CONV),
     # gx = the gradient with respect to x, given g of y's shape; accumulates. ACT is 0.
-    # Each sum takes kh ascending, then ow ascending, then o. NUMBER as in CONV.
+    # Each sum takes kh ascending, then ow ascending, then o (few pixels: docs/reference/tape.md). NUMBER as in CONV.
     Op.CONV_INPUT_GRADIENT: Signature(("gx", "scratch?"), ("g", "w"), _CONV),
     # gw = the gradient with respect to w, in panels; accumulates. ACT and NUMBER are 0. Each sum goes on from what gw
     # held, or from 0, and takes n, oh, ow ascending; where every channel is a group, the examples' sums are added.

@@ -1,0 +1,1 @@
+"""The engine in C; Python here only compiles it."""
