@@ -70,7 +70,7 @@ class Target:
 
 NATIVE_KB, WEB_KB = 500, 150
 # Memory comes from the host and never grows; the stack lies at its beginning, so one too deep is a trap.
-WEB = "-mexec-model=reactor -rdynamic -Wl,--import-memory,-z,stack-size=262144,--initial-memory=524288".split()
+WEB = "-mexec-model=reactor -rdynamic -Wl,--import-memory,-z,stack-size=131072,--initial-memory=196608".split()
 TARGETS = {
     "linux-x86_64": Target(f"x86_64-linux-gnu.{GLIBC}", "libtacit.so", NATIVE_KB, "tested", VARIANTS["x86_64"]),
     "linux-x86_64-avx512": Target(
