@@ -98,6 +98,24 @@ static inline vector square_root(vector a)
     return root;
 }
 
+/* a * b + c, in one rounding where the processor can. Compilers see that by themselves, except where the product
+ * is used in two ways: there some round it once for both. */
+static inline float multiply_add_one(float a, float b, float c)
+{
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline vector multiply_add(vector a, vector b, vector c)
+{
+    vector sum;
+    UNROLL for (int i = 0; i < LANES; i++) sum[i] = multiply_add_one(a[i], b[i], c[i]);
+    return sum;
+}
+
 static inline ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b)
 {
     return a < b ? a : b;
