@@ -74,16 +74,27 @@ static inline vector splat(float value)
     return value - (vector){0};
 }
 
+/* Relaxed WebAssembly has a minimum and a maximum that lose NaN, and its compiler takes them for a comparison and a
+ * choice that keep it, unless it cannot see the two together. */
+static inline integers unseen(integers mask)
+{
+#ifdef __wasm_relaxed_simd__
+    __asm__("" : "+r"(mask));
+#endif
+    return mask;
+}
+
 /* `yes` where the mask is set, `no` where it is not. */
 static inline vector select(integers mask, vector yes, vector no)
 {
+    mask = unseen(mask);
     return (vector)((mask & (integers)yes) | (~mask & (integers)no));
 }
 
 /* Zero where the mask is set. A comparison with NaN is false, so NaN stays. */
 static inline vector clear(integers mask, vector value)
 {
-    return (vector)(~mask & (integers)value);
+    return (vector)(~unseen(mask) & (integers)value);
 }
 
 static inline vector relu(vector a)
