@@ -8,12 +8,12 @@
 /* y = scale * sum, or y + scale * sum in one rounding where the processor can */
 static inline vector scaled(vector sum, float scale, const float *before)
 {
-    return before ? sum * splat(scale) + load(before) : sum * splat(scale);
+    return before ? multiply_add(sum, splat(scale), load(before)) : sum * splat(scale);
 }
 
 static inline float scaled_one(float sum, float scale, const float *before)
 {
-    return before ? sum * scale + *before : sum * scale;
+    return before ? multiply_add_one(sum, scale, *before) : sum * scale;
 }
 
 void KERNEL(sum)(const int32_t *p, void *const *operand, bool add)

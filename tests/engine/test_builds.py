@@ -65,7 +65,8 @@ def test_the_build_for_any_processor_differs_in_the_last_places_only(request: py
         ours, theirs = play_by(library(), tape, seed), play_by(portable, tape, seed)
         for region in tape.regions.keys() - {scratch(tape)}:
             a, b = (memory[region].view(np.float32) for memory in (ours, theirs))
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+            largest = np.max(np.abs(b), where=np.isfinite(b), initial=100)
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * largest)
 
 
 def test_a_build_is_made_once(tmp_path: Path):
