@@ -261,11 +261,15 @@ def _fitted(graph: Graph) -> tuple[Graph, Placement]:
     """The graph in the order that is placed lowest, of a few that are as good by their bound."""
     least = bound(graph.steps)
     tried = [(graph, place(graph.steps, GLANCE))]
-    while tried[-1][1].size > least * NEAR and len(tried) < ORDERS:
-        graph = check(another_order(graph, len(tried)), "another order")
+    for number in range(1, ORDERS):
+        size = min(placement.size for _, placement in tried)
+        graph = check(another_order(graph, number), "another order")
+        before, least = least, bound(graph.steps)
+        if least == before and size <= least * NEAR:
+            break  # neither a lower bound nor much to gain by placing
         tried.append((graph, place(graph.steps, GLANCE)))
     best, placement = min(tried, key=lambda fitted: fitted[1].size)
-    if placement.size > least:
+    if placement.size > bound(best.steps):
         placement = min(placement, place(best.steps), key=lambda placement: placement.size)
     return best, placement
 
