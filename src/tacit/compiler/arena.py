@@ -2,21 +2,27 @@
 
 A value lives from the step that writes it to the last that reads it. A map may write where an operand of the
 same size dies, so values form blocks that share their place. No order of the same steps can take less than its
-bound, the most bytes alive at once; placing tries several orders and both ways of fitting, then moves what stood
-too high forward in the best of them, until the bound is reached.
+bound, the most bytes alive at once. Placing tries several orders and both ways of fitting; where none reaches the
+bound, all of them are tried on side by side: what stood too high moves forward in its order, or hangs from the
+bound instead of standing on the ground, and a try that gets nowhere goes on from a better one.
 """
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tacit.compiler.ir import Step, Value
-from tacit.plan.tape import ALIGNMENT, Region, up
+import numpy as np
+from numpy.typing import NDArray
 
-TRIES = 400
-PATIENCE = 200  # tries without a better one before another order is taken up
-FORWARD = 0.15  # how far one try moves a block, of the whole order
-MOST_WORK = 10_000_000  # tries times pairs of blocks: about two seconds
+from tacit.compiler.ir import Step, Value
+from tacit.plan.tape import ALIGNMENT, Region
+
+# Rounds of all tries where the bound is not reached, and rounds times tries times pairs of blocks: about three seconds.
+ROUNDS, MOST_WORK = 250, 150_000_000
+PATIENCE = 8  # rounds without a lower arena before a try goes on from another
+FORWARD = 0.15  # how far one round moves a block, of the whole order
+TURNED = 0.1  # of the blocks that stand too high, how many are turned over
+
+Numbers = NDArray[np.int32]  # of bytes, in units of the alignment
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +72,7 @@ def blocks(steps: Sequence[Step]) -> list[Block]:
                 chains[value] = [value]
     unique = {id(chain): chain for chain in chains.values()}
     found = [
-        Block(tuple(chain), first[chain[0]], max(last[value] for value in chain), up(chain[0].bytes, ALIGNMENT))
+        Block(tuple(chain), first[chain[0]], max(last[value] for value in chain), chain[0].room)
         for chain in unique.values()
     ]
     return sorted(found, key=lambda block: block.first)
@@ -85,54 +91,81 @@ def alive(found: Sequence[Block], steps: int) -> list[int]:
     return sums
 
 
+def demand(steps: Sequence[Step]) -> list[int]:
+    """Bytes alive at each step: `alive` of their `blocks`, without naming these."""
+    first: dict[Value, int] = {}
+    last: dict[Value, int] = {}
+    for number, step in enumerate(steps):
+        for value in step.in_arena:
+            if value not in last:
+                first[value] = number
+            last[value] = number
+    change = [0] * (len(steps) + 1)
+    for value, number in first.items():
+        change[number] += value.room
+        change[last[value] + 1] -= value.room
+    total, sums = 0, list[int]()
+    for number, step in enumerate(steps):
+        total += change[number]
+        # Where an operand dies and the result takes its place, both are alive and stand there once.
+        shared = next((operand.room for operand, _ in step.heirs if last[operand] == number), 0)
+        sums.append(total - shared)
+    return sums
+
+
 def bound(steps: Sequence[Step]) -> int:
     """The least an arena for these steps in this order could take."""
-    return max(alive(blocks(steps), len(steps)), default=0)
+    return max(demand(steps), default=0)
 
 
-def place(steps: Sequence[Step]) -> Placement:
-    """Offsets for the blocks of these steps; deterministic."""
-    return arranged(blocks(steps), len(steps))
+def place(steps: Sequence[Step], effort: float = 1) -> Placement:
+    """Offsets for the blocks of these steps; deterministic. With less effort it is sooner content."""
+    return arranged(blocks(steps), len(steps), effort)
 
 
-def arranged(found: Sequence[Block], steps: int) -> Placement:
-    """Offsets for these blocks; deterministic.
-
-    What reaches above a line between the bound and the arena's end moves forward in the order, the more the higher
-    it reaches, and all are placed again. Where that leads nowhere it begins once more, from the next best order.
-    """
+def arranged(found: Sequence[Block], steps: int, effort: float = 1) -> Placement:
+    """Offsets for these blocks; deterministic."""
+    if not found:
+        return Placement({}, 0)
     sums = alive(found, steps)
-    least = max(sums, default=0)
-    fit = _Fit(found)
-    starts = sorted(
-        (
-            (*fit.offsets(order, best_fit), order, best_fit)
-            for order in _orders(found, sums)
-            for best_fit in (True, False)
-        ),
-        key=lambda start: start[0],
-    )
-    size, best = starts[0][:2]
-    draw = random.Random(0)
-    left = min(TRIES, MOST_WORK // fit.work)
-    for _, _, order, best_fit in starts:
-        rank = [0.0] * len(found)
-        for place, i in enumerate(order):
-            rank[i] = float(place)
-        lowest, stale = starts[-1][0] + 1, 0
-        while size > least and left > 0 and stale < PATIENCE:
-            left -= 1
-            order = sorted(order, key=rank.__getitem__)
-            reached, offsets = fit.offsets(order, best_fit == (draw.random() < 0.8))
-            lowest, stale = (reached, 0) if reached < lowest else (lowest, stale + 1)
-            if reached < size:
-                size, best = reached, offsets
-            line = least + (size - least) * draw.random()
-            for i in order:
-                above = offsets[i] + found[i].size - line
-                if above > 0:
-                    rank[i] -= draw.random() * FORWARD * len(found) * above / (reached - line) + 3 * draw.random()
-    return Placement({block: best[i] for i, block in enumerate(found)}, size)
+    fit, least = _Fit(found, max(sums)), max(sums) // ALIGNMENT
+    orders = np.array(list(_orders(found, sums)) * 2)
+    # Both ways of fitting, each with all blocks on the ground, and with those that live briefly hung from the bound.
+    length = np.array([block.last - block.first for block in found])
+    rank = np.concatenate([orders.argsort(axis=1)] * 2).astype(np.float64)
+    hung = np.zeros(rank.shape, np.bool_)
+    turns = np.arange(len(rank)) % len(orders) >= len(orders) // 2
+    hung[turns] = length < np.median(length)
+    tries = np.arange(len(rank))
+    best, size = np.zeros(len(found), np.int32), np.iinfo(np.int64).max
+    own, stale = np.full(len(rank), size), np.zeros(len(rank), np.int64)  # the lowest of each try, and since when
+    own_rank, own_hung = rank.copy(), hung.copy()
+    draw = np.random.RandomState(0)  # whose numbers are the same in every version
+    for _ in range(max(1, int(effort * min(ROUNDS, MOST_WORK / (len(rank) * len(found) ** 2))))):
+        offsets = fit.offsets(rank.argsort(axis=1, kind="stable"), hung)
+        reached = (offsets + fit.sizes).max(axis=1).astype(np.int64)
+        if reached.min() < size:
+            # Of equals the first order, and the tightest fit of it.
+            at = min(np.flatnonzero(reached == reached.min()), key=lambda i: (turns[i], i % len(orders), i))
+            best, size = offsets[at], int(reached[at])
+        if size <= least:
+            break
+        lower = reached < own
+        own[lower], own_rank[lower], own_hung[lower] = reached[lower], rank[lower], hung[lower]
+        stale = np.where(lower, 0, stale + 1)
+        for i in np.flatnonzero(stale >= PATIENCE):
+            other = draw.randint(len(tries))
+            if own[other] < own[i]:
+                own[i], own_rank[i], own_hung[i] = own[other], own_rank[other], own_hung[other]
+            rank[i], hung[i], stale[i] = own_rank[i], own_hung[i], 0
+        line = least + (size - least) * draw.random_sample(len(tries))
+        above = offsets + fit.sizes - line[:, None]
+        high = above > 0
+        share = above / np.maximum(reached - line, 1)[:, None]
+        forward = draw.random_sample(rank.shape) * FORWARD * len(found) * share + 3 * draw.random_sample(rank.shape)
+        rank -= np.where(high, forward, 0)
+        hung ^= high & (draw.random_sample(rank.shape) < TURNED) & turns[:, None]
+    return Placement({block: ALIGNMENT * int(best[i]) for i, block in enumerate(found)}, ALIGNMENT * size)
 
 
 def _orders(found: Sequence[Block], sums: Sequence[int]) -> Iterator[list[int]]:
@@ -155,29 +188,53 @@ def _orders(found: Sequence[Block], sums: Sequence[int]) -> Iterator[list[int]]:
 
 
 class _Fit:
-    """Places blocks one after another, each among those that are alive with it."""
+    """Places blocks one after another, each among those that are alive with it; many orders of them at once."""
 
-    def __init__(self, found: Sequence[Block]):
-        self._sizes = [block.size for block in found]
-        self._with = [
-            [j for j, other in enumerate(found) if j != i and other.first <= block.last and block.first <= other.last]
-            for i, block in enumerate(found)
-        ]
-        self.work = 1 + sum(map(len, self._with))
+    def __init__(self, found: Sequence[Block], least: int):
+        first, last = np.array([block.first for block in found]), np.array([block.last for block in found])
+        self.sizes: Numbers = np.array([block.size // ALIGNMENT for block in found], np.int32)
+        self._least = least // ALIGNMENT
+        self._together = ((first[:, None] <= last) & (first <= last[:, None])).ravel()
 
-    def offsets(self, order: Sequence[int], best_fit: bool) -> tuple[int, list[int]]:
-        """The arena's size, and the offset of each block: the tightest gap there is, or the lowest."""
-        sizes, offsets, most = self._sizes, [-1] * len(self._sizes), 0
-        for i in order:
-            size, end, chosen, spare = sizes[i], 0, -1, 0
-            for begin, stop in sorted((offsets[j], offsets[j] + sizes[j]) for j in self._with[i] if offsets[j] >= 0):
-                gap = begin - end
-                if gap >= size and (chosen < 0 or gap - size < spare):
-                    chosen, spare = end, gap - size
-                    if not best_fit:
-                        break
-                if stop > end:
-                    end = stop
-            offsets[i] = at = end if chosen < 0 else chosen
-            most = max(most, at + size)
-        return most, offsets
+    def offsets(self, orders: NDArray[np.int64], hung: NDArray[np.bool_]) -> Numbers:
+        """The offset of each block, by order: the tightest gap there is in the first half of the orders, the lowest
+        in the others; and the highest below the bound for those that hang from it."""
+        count, n = orders.shape
+        rows, tight = np.arange(count), count // 2
+        sizes, hangs = self.sizes[orders], np.take_along_axis(hung, orders, axis=1)
+        any_hangs = hangs.any(axis=0)
+        placed: Numbers = np.zeros((count, 2, n), np.int32)  # where they begin, sorted, and which block it is
+        found: Numbers = np.zeros((count, n), np.int32)
+        for p in range(n):
+            block, size = orders[:, p], sizes[:, p]
+            begin, which = placed[:, 0, :p], placed[:, 1, :p]
+            if p == 0:
+                at = np.where(hangs[:, 0], np.maximum(self._least - size, 0), 0)
+            else:
+                met = self._together.take(which + (block * n)[:, None])
+                end = self.sizes.take(which)
+                end += begin
+                end *= met
+                np.maximum.accumulate(end, axis=1, out=end)  # of all that stands below, and lives at the same time
+                top = end[:, -1]
+                gap = begin.copy()
+                gap[:, 1:] -= end[:, :-1]
+                fits = gap >= size[:, None]
+                fits &= met
+                chosen = fits.argmax(axis=1)
+                chosen[:tight] = np.where(fits[:tight], gap[:tight], np.iinfo(np.int32).max).argmin(axis=1)
+                at = np.where(fits[rows, chosen], begin[rows, chosen] - gap[rows, chosen], top)
+                if any_hangs[p]:
+                    below = np.minimum(begin, self._least) - size[:, None]
+                    fits = below >= begin - gap
+                    fits &= met
+                    chosen = p - 1 - fits[:, ::-1].argmax(axis=1)
+                    under = np.where(fits[rows, chosen], below[rows, chosen], top)
+                    under = np.where(top + size <= self._least, self._least - size, under)
+                    at = np.where(hangs[:, p], under, at)
+            found[rows, block] = at
+            before = (begin < at[:, None]).sum(axis=1)
+            for row, q in enumerate(before.tolist()):
+                placed[row, :, q + 1 : p + 1] = placed[row, :, q:p]
+            placed[rows, 0, before], placed[rows, 1, before] = at, block
+        return found

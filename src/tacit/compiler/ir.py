@@ -68,6 +68,11 @@ class Value:
             return ITEM_BYTES[self.dtype] * math.prod(self.shape)
         return number_bytes(self.number, padded_size(self.place_at(0)))
 
+    @cached_property
+    def room(self) -> int:
+        """What it takes in the arena."""
+        return tape.up(self.bytes, tape.ALIGNMENT)
+
     @property
     def root(self) -> "Value":
         """The whole value."""
@@ -147,6 +152,11 @@ class Step:
             if value.bytes == result.bytes
         )
 
+    @cached_property
+    def extents(self) -> tuple[int, ...]:
+        """How many bytes of each operand the kernel touches."""
+        return tape.operand_bytes(_record(self))
+
     def operands(self) -> list[Value]:
         """What it reads, stretches as such."""
         return [value for value in self.inputs if value is not None]
@@ -221,7 +231,7 @@ def operand_names(step: Step) -> list[str]:
 
 def operand_bytes(step: Step) -> tuple[int, ...]:
     """How many bytes of each operand the kernel touches, outputs first: what its extent must be."""
-    return tape.operand_bytes(_record(step))
+    return step.extents
 
 
 def work(step: Step) -> int:

@@ -517,11 +517,11 @@ def _without_mutation(graph: fx.Graph, model: Model) -> None:
         changed = node.args[0]
         plain = getattr(torch.ops.aten, name[:-1], None)
         overload = "int" if name == "transpose_" else node.target._overloadname
+        # Few are used again later: what memory they look at is asked last.
         others = [
-            m for m in graph.nodes
-            if name not in RESHAPED and m is not changed and m is not node
-            and order[m] < order[node] and root(m) is root(changed)
-            and any(order[user] > order[node] for user in m.users)
+            m for m in order
+            if order[m] < order[node] and any(order[user] > order[node] for user in m.users)
+            and name not in RESHAPED and m is not changed and root(m) is root(changed)
         ]  # fmt: skip
         if plain is None or not hasattr(plain, overload) or others:
             raise NotLowered(

@@ -8,11 +8,11 @@ and all that did not lower the peak in the end are undone.
 """
 
 import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from tacit.compiler.arena import alive, blocks
+from tacit.compiler.arena import demand
 from tacit.compiler.ir import Graph, Step, Value, exchange, registers_read, work
 from tacit.plan.tape import (
     Accumulate,
@@ -54,7 +54,7 @@ class Gate:
 def wait_smaller(graph: Graph, number: Number = Number.FLOAT32, *, recompute: bool = False) -> Graph:
     """The same graph with a lower peak, if one is found; exact where `number` is float32."""
     steps = best = list(graph.steps)
-    sums = alive(blocks(steps), len(steps))
+    sums = demand(steps)
     least = max(sums, default=0)
     settled: set[tuple[Step, Value]] = set()
     for _ in range(2 * len(steps)):
@@ -78,13 +78,14 @@ def _exchanged_one(
     recompute: bool,
 ) -> tuple[list[Step], list[int]] | None:
     """The steps after one exchange that lowers step `at`, and their bytes alive."""
+    recipes = _Recipes(steps, recompute)
     for value, last, following in _waiting(steps, at):
         if (steps[at], value) in settled:
             continue
         settled.add((steps[at], value))
         tried: list[tuple[int, int, list[Step], list[int]]] = []
-        for changed in _exchanges(graph, steps, value, last, following, number, recompute):
-            reached = alive(blocks(changed), len(changed))
+        for changed in _exchanges(graph, steps, value, last, following, number, recipes):
+            reached = demand(changed)
             here = reached[changed.index(steps[at])]
             if here < sums[at] and max(reached) <= sums[at]:
                 tried.append((max(reached), here, changed, reached))
@@ -109,7 +110,7 @@ def _waiting(steps: Sequence[Step], at: int) -> list[tuple[Value, int, int]]:
 
 
 def _exchanges(
-    graph: Graph, steps: list[Step], value: Value, last: int, following: int, number: Number, recompute: bool
+    graph: Graph, steps: list[Step], value: Value, last: int, following: int, number: Number, recipes: "_Recipes"
 ) -> Iterator[list[Step]]:
     """The steps with something else in the place of a value between two of its uses, in every way there is."""
     if value.dtype == "float32" and value.form == "rows":
@@ -118,7 +119,7 @@ def _exchanges(
             yield bits
         if number is not Number.FLOAT32 and value.batched:
             yield _as_number(steps, value, last, following, number, graph.microbatch)
-    for again in _again(steps, value, following, recompute):
+    for again in recipes.of(value, following):
         yield [*steps[:following], *again[0], *_reading(steps[following:], value, again[1])]
 
 
@@ -285,49 +286,48 @@ def _placed(i: MapInstruction, place: dict[int, int]) -> MapInstruction:
 # --- Computed again ----------------------------------------------------------------------------------------------
 
 
-def _again(steps: Sequence[Step], value: Value, following: int, recompute: bool) -> Iterator[tuple[list[Step], Value]]:
-    """Steps that compute the value once more from what is still there, and their result: from as near as possible,
-    then from as far back as leads to values that wait anyway."""
-    writers: dict[Value, list[Step]] = {}
-    last: dict[Value, int] = {}
-    for place, step in enumerate(steps):
-        for one in step.written():
-            writers.setdefault(one, []).append(step)
-        for one in step.read():
-            last[one] = place
-    found: list[int] = []
-    for depth in (1, DEEPEST):
-        again, result = _recipe(value, depth, following, writers, last, recompute)
-        if result is not value and len(again) not in found:
-            found.append(len(again))
-            yield again, result
+class _Recipes:
+    """How values of these steps are computed again."""
 
+    def __init__(self, steps: Sequence[Step], recompute: bool):
+        self._recompute = recompute
+        self._writers: dict[Value, list[Step]] = {}
+        self._last: dict[Value, int] = {}
+        for place, step in enumerate(steps):
+            for one in step.written():
+                self._writers.setdefault(one, []).append(step)
+            for one in step.read():
+                self._last[one] = place
 
-def _recipe(
-    value: Value,
-    depth: int,
-    following: int,
-    writers: Mapping[Value, list[Step]],
-    last: Mapping[Value, int],
-    recompute: bool,
-) -> tuple[list[Step], Value]:
-    """The steps, and what they make of the value: itself where it cannot be computed again."""
-    made: dict[Value, Value] = {}
-    again: list[Step] = []
+    def of(self, value: Value, following: int) -> Iterator[tuple[list[Step], Value]]:
+        """Steps that compute the value once more from what is still there, and their result: from as near as possible,
+        then from as far back as leads to values that wait anyway."""
+        found: list[int] = []
+        for depth in (1, DEEPEST):
+            again, result = self._recipe(value, depth, following)
+            if result is not value and len(again) not in found:
+                found.append(len(again))
+                yield again, result
 
-    def compute(one: Value, deep: int) -> None:
-        step = writers[one][0] if len(writers.get(one, ())) == 1 else None
-        waits = one is not value and last.get(one, -1) >= following
-        if one in made or one.region in GIVEN or waits or step is None or deep == 0 or len(again) >= DEEPEST:
-            return
-        if step.outputs[0] is one and _is_cheap(step, recompute):
-            for operand in step.read():
-                compute(operand, deep - 1)
-            made[one] = replace(one, name=f"{one.name} again")
-            again.append(exchange(replace(step, outputs=(one, *(None for _ in step.outputs[1:]))), made))
+    def _recipe(self, value: Value, depth: int, following: int) -> tuple[list[Step], Value]:
+        """The steps, and what they make of the value: itself where it cannot be computed again."""
+        made: dict[Value, Value] = {}
+        again: list[Step] = []
 
-    compute(value, depth)
-    return again, made.get(value, value)
+        def compute(one: Value, deep: int) -> None:
+            writers = self._writers.get(one, ())
+            step = writers[0] if len(writers) == 1 else None
+            waits = one is not value and self._last.get(one, -1) >= following
+            if one in made or one.region in GIVEN or waits or step is None or deep == 0 or len(again) >= DEEPEST:
+                return
+            if step.outputs[0] is one and _is_cheap(step, self._recompute):
+                for operand in step.read():
+                    compute(operand, deep - 1)
+                made[one] = replace(one, name=f"{one.name} again")
+                again.append(exchange(replace(step, outputs=(one, *(None for _ in step.outputs[1:]))), made))
+
+        compute(value, depth)
+        return again, made.get(value, value)
 
 
 def _is_cheap(step: Step, recompute: bool) -> bool:
