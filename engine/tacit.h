@@ -98,9 +98,9 @@ enum tacit_result {
 };
 
 /* Plays the tape once. `memory` and `size` have one entry a region; entries of regions that the tape
- * does not touch are not looked at. `first` says that this is a minibatch's first micro-batch: what
- * accumulates begins anew. Denormals are flushed to zero while it runs, where the processor can;
- * the floating-point mode is restored before it returns. */
+ * does not touch are not looked at. Nobody else may write to the others meanwhile. `first` says that
+ * this is a minibatch's first micro-batch: what accumulates begins anew. Denormals are flushed to zero
+ * while it runs, where the processor can; the floating-point mode is restored before it returns. */
 TACIT_API int tacit_play(const struct tacit_tape *tape, void *const memory[TACIT_REGIONS],
                          const size_t size[TACIT_REGIONS], int first);
 

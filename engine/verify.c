@@ -462,7 +462,7 @@ static enum rule check_place(const struct header *header, const struct operand *
         return RULE_BOUNDS;
     if (o->offset % ((trait & (PANELS | SCRATCH)) ? ALIGNMENT : 4) != 0)
         return RULE_ALIGNED;
-    if (need > o->extent)
+    if (need > o->extent || o->extent == 0) /* scratch that is not needed: some bytes, or absent */
         return RULE_EXTENT;
     if (output && !writable(header->kind, o->region))
         return RULE_WRITABLE;

@@ -1,8 +1,8 @@
 """Tries changed tapes for a while: `make fuzz-tape`, or `python -m tests.engine.fuzz_tape --seconds 60`.
 
-Half of the time tapes are changed blindly, one thing each (tapes.py), half of it by libFuzzer with a mutator that
-knows what hangs together (fuzz/mutate.c), where clang has it. docs/reference/fuzzing.md says what is demanded of each
-tape, and keeps the record of the long runs.
+Half of the time tapes are changed blindly, one thing each (tapes.py), half of it by a mutator that knows what hangs
+together (fuzz/mutate.c): in libFuzzer's hands where clang has it, else in those of the program itself.
+docs/reference/fuzzing.md says what is demanded of each tape, and keeps the record of the long runs.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from threading import Thread
 from engine import build as engine_build
 from tacit.engine.library import rules
 from tacit.plan.tape import Tape, decode, encode
-from tests.engine.fuzzing import NO_LIBFUZZER, Tally, TapeFailed, framed, guided, has_libfuzzer, piped
+from tests.engine.fuzzing import NO_LIBFUZZER, Tally, TapeFailed, framed, guided, has_libfuzzer, piped, try_changed
 from tests.engine.tapes import MAKERS, sequence, tapes_to_try
 
 FOLDER = engine_build.SOURCES.parent / "build" / "fuzz"
@@ -89,7 +89,7 @@ def try_guided(program: Path, seeds: Sequence[Tape], seconds: float, folder: Pat
         (begin / f"{i}.tape").write_bytes(encode(tape))
     left = folder / "guided-"
     command = [
-        program, f"-max_total_time={max(1, round(seconds))}", "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1",
+        program, f"-max_total_time={max(1, round(seconds))}", "-timeout=20", "-rss_limit_mb=2048",
         f"-max_len={MOST_LENGTH}", f"-artifact_prefix={left}", found, begin,
     ]  # fmt: skip
     begun, last, tail = time.monotonic(), "", list[str]()
@@ -105,6 +105,17 @@ def try_guided(program: Path, seeds: Sequence[Tape], seconds: float, folder: Pat
         written = [line.split()[-1] for line in tail if "Test unit written to" in line]
         raise TapeFailed(Path(written[-1] if written else left), "".join(tail)[-4000:])
     return Tally.parse(last)
+
+
+def try_knowing(program: Path, begin: Sequence[Tape], seconds: float, seed: int, left: Path) -> Tally:
+    """The same mutator without libFuzzer: twenty thousand tapes at a time, from these."""
+    begun, tally = time.monotonic(), None
+    data = [encode(tape) for tape in begin]
+    while tally is None or time.monotonic() - begun < seconds:
+        more = try_changed(program, data, left, 20_000, seed)
+        tally, seed = tally + more if tally else more, (seed + 1) % 2**32
+        show(tally, time.monotonic() - begun)
+    return tally
 
 
 def summary(tally: Tally, seconds: float) -> str:
@@ -126,11 +137,33 @@ def seeds(seed: int) -> list[Tape]:
     return [r.choice((*MAKERS, sequence))(r) for _ in range(400)]
 
 
+def fuzzed(seconds: float, seed: int, only_guided: bool) -> tuple[Tally, float]:
+    """Half of the time for each way of changing tapes; what became of them, and how long it took."""
+    libfuzzer = has_libfuzzer()
+    if not libfuzzer:
+        print(NO_LIBFUZZER)
+    print("compiling the engine with sanitizers; the first time this takes a minute or two", flush=True)
+    by_coverage = guided(FOLDER) if libfuzzer else None
+    program, left = piped(FOLDER), FOLDER / "failed.tape"
+    compiled = compiled_tapes()
+    begin, each, tally = [*seeds(1), *compiled], seconds if only_guided else seconds / 2, None
+    begun = time.monotonic()
+    if not only_guided:
+        print(f"tapes changed blindly, seed {seed}, for {each:.0f} s", flush=True)
+        tally = try_blindly(program, tapes_to_try(seed, ENDLESS, compiled), each, left)
+    if by_coverage:
+        print(f"tapes changed by libFuzzer for {each:.0f} s", flush=True)
+        more = try_guided(by_coverage, begin, each, FOLDER)
+    else:
+        print(f"tapes changed by a mutator that knows them, seed {seed}, for {each:.0f} s", flush=True)
+        more = try_knowing(program, begin, each, seed, left)
+    return tally + more if tally else more, time.monotonic() - begun
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="fuzz_tape", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None, help="of the blind changes; otherwise another one each time")
-    parser.add_argument("--blind", action="store_true", help="without libFuzzer")
     parser.add_argument("--guided", action="store_true", help="with libFuzzer alone")
     parser.add_argument("--replay", type=Path, metavar="TAPE", help="try one tape again")
     asked = parser.parse_args()
@@ -138,22 +171,9 @@ def main() -> int:
     try:
         if asked.replay:
             return subprocess.run([piped(FOLDER), "--replay", asked.replay], check=False).returncode
-        both = not asked.blind and has_libfuzzer()
-        if not both and not asked.blind:
-            print(NO_LIBFUZZER)
-        print("compiling the engine with sanitizers; the first time this takes a minute or two", flush=True)
-        programs = [] if asked.guided and both else [piped(FOLDER)]
-        programs += [guided(FOLDER)] if both else []
-        compiled, tally, each, begun = compiled_tapes(), None, asked.seconds / len(programs), time.monotonic()
-        if not asked.guided or not both:
-            seed = time.time_ns() % 2**32 if asked.seed is None else asked.seed
-            print(f"tapes changed blindly, seed {seed}, for {each:.0f} s", flush=True)
-            tapes = tapes_to_try(seed, ENDLESS, compiled)
-            tally = try_blindly(programs[0], tapes, each, FOLDER / "failed.tape")
-        if both:
-            print(f"tapes changed by libFuzzer for {each:.0f} s", flush=True)
-            more = try_guided(programs[-1], [*seeds(1), *compiled], each, FOLDER)
-            tally = tally + more if tally else more
+        tally, seconds = fuzzed(
+            asked.seconds, time.time_ns() % 2**32 if asked.seed is None else asked.seed, asked.guided
+        )
     except engine_build.BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -162,8 +182,7 @@ def main() -> int:
         print(f"FAILED. The tape is in {failed.tape}; try it again with", file=sys.stderr)
         print(f"  {sys.executable} -m tests.engine.fuzz_tape --replay {failed.tape}", file=sys.stderr)
         return 1
-    assert tally is not None
-    print(summary(tally, time.monotonic() - begun))
+    print(summary(tally, seconds))
     print("clean: no crash, no hang, no byte outside an operand")
     return 0
 

@@ -19,16 +19,16 @@ SOURCES = Path(__file__).with_name("fuzz")
 COUNTED = ["-include", str(SOURCES / "steps.h"), "-fsanitize-coverage=trace-pc", "-DCOUNT_STEPS"]
 
 
-def _linked(output: Path, main: str, extra: list[str]) -> Path:
-    """The engine with the oracle and a main program. The fuzzers' own headers count as sources here."""
-    sources = [*engine_build.SOURCES.glob("*.c"), SOURCES / "oracle.c", SOURCES / main]
+def _linked(output: Path, own: list[str], extra: list[str]) -> Path:
+    """The engine with the oracle and sources of ours. The fuzzers' own headers count as sources here."""
+    sources = [*engine_build.SOURCES.glob("*.c"), SOURCES / "oracle.c", *(SOURCES / name for name in own)]
     if output.exists() and output.stat().st_mtime_ns < max(file.stat().st_mtime_ns for file in SOURCES.iterdir()):
         output.unlink()
     return engine_build.link(output, sources, sanitize=True, shared=False, extra=extra)
 
 
 NO_LIBFUZZER = (
-    "clang with libFuzzer was not found, so tapes are changed blindly only. On Debian 12: "
+    "clang with libFuzzer was not found, so no tape is kept for the code that it reaches. On Debian 12: "
     "apt install clang libclang-rt-14-dev"
 )
 
@@ -49,7 +49,7 @@ def guided(folder: Path) -> Path:
     before = os.environ.get("CC")
     os.environ["CC"] = "clang"
     try:
-        return _linked(folder / "guided", "mutate.c", ["-fsanitize=fuzzer"])
+        return _linked(folder / "guided", ["mutate.c"], ["-fsanitize=fuzzer"])
     finally:
         del os.environ["CC"]
         if before is not None:
@@ -57,8 +57,8 @@ def guided(folder: Path) -> Path:
 
 
 def piped(folder: Path) -> Path:
-    """The program that tries tapes from its standard input, and counts steps."""
-    return _linked(folder / "piped", "piped.c", COUNTED)
+    """The program that tries tapes from its standard input, as they are or changed, and counts steps."""
+    return _linked(folder / "piped", ["piped.c", "mutate.c"], COUNTED)
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,14 @@ def framed(tape: bytes) -> bytes:
     return struct.pack("<I", len(tape)) + tape
 
 
-def try_all(program: Path, tapes: Iterable[bytes], left: Path) -> Tally:
-    """Tries some tapes; one that fails is left in a file."""
-    done = subprocess.run([program, left], input=b"".join(map(framed, tapes)), capture_output=True, check=False)
+def try_all(program: Path, tapes: Iterable[bytes], left: Path, *more: str) -> Tally:
+    """Tries some tapes; one that fails is left in a file. `more` is what else the program is told."""
+    done = subprocess.run([program, left, *more], input=b"".join(map(framed, tapes)), capture_output=True, check=False)
     if done.returncode != 0:
         raise TapeFailed(left, done.stderr.decode(errors="replace")[-4000:])
     return Tally.parse(done.stdout.decode().splitlines()[-1])
+
+
+def try_changed(program: Path, tapes: Iterable[bytes], left: Path, count: int, seed: int) -> Tally:
+    """Tries so many tapes that the mutator makes of these."""
+    return try_all(program, tapes, left, "--change", str(count), str(seed))

@@ -289,11 +289,9 @@ def sequence(r: Random) -> Tape:
 
 
 def tapes_to_try(seed: int, count: int, compiled: Sequence[Tape] = ()) -> Iterator[bytes]:
-    """So many tapes, of which four in five are spoiled. Where there are compiled ones, every fiftieth is one of them."""
+    """So many tapes, four in five of them spoiled. Where there are compiled ones, every fiftieth is one of those."""
     r = Random(seed)
     for i in range(count):
-        if compiled and i % 50 == 0:
-            tape = r.choice(compiled)
-        else:
-            tape = sequence(r) if i % 10 == 0 else r.choice(MAKERS)(r)
+        made = sequence if i % 10 == 0 else r.choice(MAKERS)
+        tape = r.choice(compiled) if compiled and i % 50 == 0 else made(r)
         yield encode(tape) if i % 5 == 4 else spoiled(tape, r)

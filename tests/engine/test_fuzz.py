@@ -9,7 +9,7 @@ import pytest
 from tacit.engine.library import rules
 from tacit.engine.tape import VerifiedTape
 from tacit.plan.tape import encode
-from tests.engine.fuzzing import Tally, piped, try_all
+from tests.engine.fuzzing import Tally, piped, try_all, try_changed
 from tests.engine.tapes import MAKERS, sequence, tapes_to_try
 
 needs_sanitizers = pytest.mark.skipif(
@@ -43,6 +43,19 @@ def test_spoiled_tapes_break_every_rule_that_one_change_can_break(tally: Tally):
     named = {name: tally.refused[rule] for rule, (name, _) in rules().items()}
 
     assert {name for name, count in named.items() if count == 0} <= {"memory", "writable", "limits", "pace"}
+
+
+@needs_sanitizers
+def test_no_tape_that_the_mutator_makes_does_either(program: Path, tmp_path: Path):
+    r = Random(3)
+    begin = [encode(r.choice((*MAKERS, sequence))(r)) for _ in range(300)]
+
+    tally = try_changed(program, begin, tmp_path / "failed.tape", count=20_000, seed=1)
+
+    assert tally.tried == 20_000
+    assert tally.accepted > tally.tried // 5
+    # What one change alone cannot do, the mutator does: all but what needs a lack of memory.
+    assert {rules()[rule][0] for rule, count in tally.refused.items() if count == 0} <= {"memory"}
 
 
 def test_every_unspoiled_tape_is_accepted():

@@ -44,6 +44,9 @@ SPREAD = (1, 33, 65, 1, 33, 32, 1, 1, 0, 0, 1, 2, 1, 1, 3, 1, 0, 0)
 DEPTHWISE = (1, 6, 6, 20, 1, 1, 1, 1, 0, 0, 1, 1, 20, 6, 6, 20, 0, 0)
 NARROW = one_record(Op.CONV, (*POINT[:17], Number.INT8), (True, False, True, True, False))
 NO_SCRATCH = (True, False, True, True)
+UNPADDED = one_record(
+    Op.CONV, (1, 6, 6, 3, 3, 3, 1, 1, 0, 0, 1, 1, 1, 4, 4, 20, 0, 0), (True, False, True, True, False)
+)
 # Little to multiply and much to do: rows of padding copied for every image, a ring cleared for every 32 channels,
 # phases of a stride for every group, taps looked up for every pixel.
 SLOW_CONVOLUTIONS = (
@@ -254,6 +257,7 @@ BROKEN: list[tuple[str, Callable[[], bytes]]] = [
     ("extent", lambda: parameter(CONV, 15, 2147483647)),
     ("extent", lambda: parameter(SUM, 1, 6)),
     ("extent", lambda: parameter(one_record(Op.COPY, (2,) * 12, (True, True)), 7, 2147483647)),
+    ("extent", lambda: operand(UNPADDED, 1, Operand(Region.KEPT, 0, 0))),
     ("writable", lambda: encode(replace(CONV, kind=Kind.EVALUATE))),
     ("writable", lambda: encode(replace(SUM, kind=Kind.APPLY, records=(swapped(SUM),)))),
     ("overlap", lambda: in_one_region(y=0, x=20)),
@@ -393,11 +397,8 @@ def test_operands_that_only_touch_do_not_overlap():
 
 
 def test_scratch_that_is_not_needed_may_be_there_or_not():
-    parameters = (1, 6, 6, 3, 3, 3, 1, 1, 0, 0, 1, 1, 1, 4, 4, 20, 0, 0)
-    without = one_record(Op.CONV, parameters, (True, False, True, True, False))
-
-    VerifiedTape.load(encode(without))
-    roomy = replace(without, regions={**without.regions, Region.KEPT: 64})
+    VerifiedTape.load(encode(UNPADDED))
+    roomy = replace(UNPADDED, regions={**UNPADDED.regions, Region.KEPT: 64})
     VerifiedTape.load(operand(roomy, 1, Operand(Region.KEPT, 0, 64)))
 
 

@@ -139,9 +139,24 @@ static void change_operation(struct record *r)
         r->op = (uint16_t)(2 * family + 1 - r->op);
 }
 
+/* A side of a kernel that reaches far: little to multiply, and much to do beside. */
+static void reach_far(int32_t *p)
+{
+    const int side = (int)below(2);
+    p[P_KH + side] = 1 + (int32_t)below(3);
+    p[CONV_DH + side] = p[P_KH + side] > 1 ? 1023 / (p[P_KH + side] - 1) : 1;
+    p[P_PH + side] = (p[P_KH + side] - 1) * p[CONV_DH + side] / (1 + (int32_t)below(2));
+    p[P_SH + side] = one_in(2) ? 1024 : 1;
+    p[P_N] = one_in(2) ? 1 : 1 + (int32_t)below(1000);
+}
+
 static void change_record(struct record *r)
 {
-    switch (below(8)) {
+    switch (below(9)) {
+    case 8:
+        if (r->op <= OP_CONV_WEIGHT_GRADIENT && one_in(4))
+            reach_far(r->parameter);
+        return;
     case 0:
         r->accumulate = (uint16_t)below(one_in(8) ? 5 : 3);
         return;
