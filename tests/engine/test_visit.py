@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tacit.engine import NotFinite, Player, WrongExamples
 from tacit.engine.library import library
 from tacit.engine.visit import FieldOf, PlaceOf, Progress, Result, RowsOf, Visiting, VisitOf
+from tacit.plan.layout import TensorPlace, padded_size
 from tacit.plan.program import Playable
 from tacit.plan.tape import Fn, Kind, MapInput, MapInstruction, MapProgram, Mode, Op, Record, Region, map_parameters, up
 from tests.engine.test_player import (
@@ -44,6 +45,7 @@ from tests.engine.test_player import (
     tape,
     tensor,
 )
+from tests.plan.test_layout import places
 
 LINEAR, SCALAR = MapInput(Mode.LINEAR), MapInput(Mode.SCALAR)
 CHANCE, PULL = 0.4, 0.25
@@ -183,6 +185,30 @@ def test_the_masks_and_the_pull_back_are_part_of_it():
 
     assert deltas["plain", 1] == deltas["plain", 2]
     assert len(set(deltas.values())) == 3
+
+
+@given(st.lists(places(), min_size=1, max_size=4))
+def test_every_form_of_tensor_goes_into_its_panels_and_comes_back(tensors: list[TensorPlace]):
+    """On tapes that train nothing and double the state: the delta is then the Snapshot."""
+    ends = np.cumsum([up(4 * padded_size(place), 64) for place in tensors]).tolist()
+    standing = tuple(changed(place, offset=at) for place, at in zip(tensors, [0, *ends], strict=False))[::-1]
+    d, total = sum(int(np.prod(place.shape)) for place in standing), ends[-1] // 4
+    double = MapProgram(total, total, 1, (LINEAR,), (MapInstruction(Fn.ADD, 1, 0, 0),), (1,))
+    state = at(Region.STATE, ends[-1])
+    model = MODELS["plain"]
+    tapes = {
+        Kind.TRAIN: tape(Kind.TRAIN, Record(Op.ZERO, (at(Region.LOSS, 4),), (4,))),
+        Kind.APPLY: tape(Kind.APPLY, Record(Op.MAP, (state, state), map_parameters(double))),
+    }
+    snapshot = np.arange(1, d + 1, dtype=np.float32)
+    program = changed(model.program, places=standing, d=d)
+    player = Player(replace(model, program=program, tapes=tapes, initial=snapshot))
+    visit = player.visit({"image": IMAGES}, LABELS, np.ones(10, np.float32), [np.arange(2)], [0.1], snapshot)
+
+    visit.play()
+
+    assert visit.delta.tobytes() == snapshot.tobytes()
+    assert player.snapshot().tobytes() == (2 * snapshot).tobytes()
 
 
 @pytest.mark.parametrize("after", [1, 2])
