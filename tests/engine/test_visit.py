@@ -138,9 +138,7 @@ def rows_of(player: Player, course: Course, images: NDArray[np.float32]) -> Any:
 
 def visiting(player: Player, course: Course, images: NDArray[np.float32] = IMAGES) -> Visiting:
     rows = rows_of(player, course, images)
-    return player.visit(
-        rows, course.labels, course.weights, course.minibatches, course.rates, INITIAL, course.seed
-    )
+    return player.visit(rows, course.labels, course.weights, course.minibatches, course.rates, INITIAL, course.seed)
 
 
 def by_steps(player: Player, course: Course, images: NDArray[np.float32] = IMAGES) -> tuple[bytes, list[float]]:

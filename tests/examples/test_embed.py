@@ -1,0 +1,232 @@
+"""Programs that embed the engine train what Python trains: the same tapes, examples and order, another language."""
+
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import tacit
+from engine import build as engine_build
+from tacit.cli import main
+from tacit.engine.player import Player
+from tacit.plan.bundle import build_plan, read_plan
+from tests.compiled import AUTHOR, assembled
+
+FOLDER = Path(__file__).parents[2] / "examples/embed"
+EXAMPLES, SEED = 23, 20261121
+NO_LEAKS = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # the program ends with its memory, as programs may
+
+
+class Net(nn.Module):
+    """A little of everything that a visit meets: images, a frozen prefix, groups, two panels, dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 24, 3, padding=1, groups=2)
+        self.dropout, self.head = nn.Dropout(0.25), nn.Linear(24 * 9 + 3, 5)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        h = nn.functional.max_pool2d(self.second(h).relu(), 2)
+        return self.head(self.dropout(nn.functional.pad(h.flatten(1), (0, 3)) + nn.functional.pad(context, (216, 0))))
+
+
+def task() -> tacit.Task:
+    return tacit.Task(
+        name="embedded",
+        model=Net,
+        example={
+            "x": tacit.array((2, 6, 6)),
+            "context": tacit.array((3,)),
+            "y": tacit.label(5),
+            "weight": tacit.weight(),
+        },
+        subset=["second", "head"],
+        local=tacit.Local(epochs=3, minibatch=10, microbatch=4, dropout=True, proximal=0.1),
+        budget=tacit.Budget(memory="2 MiB", upload="64 KiB"),
+        privacy=tacit.Privacy(noise=0.1, devices=4, batch=2, threshold=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = assembled(task())
+    path = tmp_path_factory.mktemp("plan") / "embedded.tacit"
+    path.write_bytes(build_plan(made.manifest, made.charter, made.blobs, AUTHOR))
+    return path
+
+
+@pytest.fixture(scope="module")
+def parts(plan_file: Path) -> Path:
+    folder = plan_file.with_name("parts")
+    assert main(["export", str(plan_file), str(folder)]) == 0
+    return folder
+
+
+def some_examples() -> dict[str, NDArray]:
+    random = np.random.default_rng(7)
+    return {
+        "x": random.standard_normal((EXAMPLES, 2, 6, 6)).astype(np.float32),
+        "context": random.standard_normal((EXAMPLES, 3)).astype(np.float32),
+        "y": random.integers(0, 5, EXAMPLES).astype(np.int32),
+        "weight": random.choice([0.5, 1.0, 2.0], EXAMPLES).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def examples_file(plan_file: Path) -> Path:
+    path = plan_file.with_name("examples")
+    path.write_bytes(np.uint32(EXAMPLES).tobytes() + b"".join(array.tobytes() for array in some_examples().values()))
+    return path
+
+
+def shuffled(epochs: int) -> list[list[int]]:
+    """The programs' order: xorshift32 from SEED on."""
+    word, orders = SEED, list[list[int]]()
+    for _ in range(epochs):
+        order = [0] * EXAMPLES
+        for i in range(EXAMPLES):
+            word ^= word << 13 & 0xFFFFFFFF
+            word ^= word >> 17
+            word ^= word << 5 & 0xFFFFFFFF
+            order[i], order[word % (i + 1)] = order[word % (i + 1)], i
+        orders.append(order)
+    return orders
+
+
+@pytest.fixture(scope="module")
+def by_python(plan_file: Path) -> NDArray[np.float32]:
+    """The delta of the Player's own steps."""
+    plan = read_plan(plan_file)
+    player, local, data = Player(plan.playable()), plan.manifest.local, some_examples()
+    inputs = {name: data[name] for name in ("x", "context")}
+    player.reseed(SEED)
+    for order in shuffled(local.epochs):
+        for start in range(0, EXAMPLES, local.minibatch):
+            part = np.array(order[start : start + local.minibatch])
+            player.train_minibatch(inputs, data["y"], part, plan.manifest.program.optimizer.rate, data["weight"])
+    return player.snapshot() - plan.playable().initial
+
+
+def test_the_plan_is_one_that_asks_for_everything(plan_file: Path, by_python: NDArray[np.float32]):
+    manifest = read_plan(plan_file).manifest
+
+    assert manifest.program.kept and manifest.program.d == len(by_python) and np.abs(by_python).max() > 0.01
+    assert [field.channels_last for field in manifest.program.inputs] == [True, False]
+
+
+@pytest.fixture(scope="module", params=["as people build it", "with every check"])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.c with the library beside it, and once more as one program under address and undefined-behaviour checks."""
+    if request.param == "as people build it":
+        made = tmp_path_factory.mktemp("program") / "train"
+        library = engine_build.LIBRARY.parent
+        words = f"-std=c11 -Wall -Wextra -Werror -I{engine_build.SOURCES} {FOLDER / 'train.c'}"
+        link = f"-L{library} -l:libtacit.so -Wl,-rpath,{library} -o {made}"
+        subprocess.run([*engine_build.compiler(), *shlex.split(f"{words} {link}")], check=True)
+        return made
+    assert request.config.cache is not None
+    folder = Path(request.config.cache.mkdir("embed"))
+    sources = [*sorted(engine_build.SOURCES.glob("*.c")), FOLDER / "train.c"]
+    return engine_build.link(folder / "train", sources, sanitize=True, portable=True, shared=False)
+
+
+def run(program: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, env=NO_LEAKS)
+
+
+def test_a_program_in_c_trains_what_python_trains(
+    program: Path, parts: Path, examples_file: Path, by_python: NDArray[np.float32], tmp_path: Path
+):
+    done = run(program, parts, examples_file, SEED, tmp_path / "delta")
+
+    delta = np.fromfile(tmp_path / "delta", np.float32)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == f"21 micro-batches, {len(delta)} values in {tmp_path / 'delta'}"
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()[:-1]] == [
+        f"step {n} of 9" for n in range(1, 10)
+    ]
+    if program.parent.name == "embed":  # the checked build has kernels without fused multiply-add
+        np.testing.assert_allclose(delta, by_python, rtol=1e-4, atol=1e-6)
+    else:
+        assert delta.tobytes() == by_python.tobytes()
+
+
+def spoilt(parts: Path, to: Path, name: str, at: int, data: bytes) -> Path:
+    """The parts with one of them overwritten from `at` on, or cut short there where there is no data."""
+    to.mkdir()
+    for file in parts.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    before = (parts / name).read_bytes()
+    (to / name).write_bytes(before[:at] + data + (before[at + len(data) :] if data else b""))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "data", "says"),
+    [
+        ("program", 0, b"T", None),
+        ("program", 0, b"X", "holds no parts"),
+        ("program", 100, b"", "holds no parts"),
+        ("program", 24, b"\xff\xff\xff\xff", "holds no parts"),
+        ("program", 40, b"\1", "a shifted bias"),
+        ("program", 64, b"\2", "one has no place"),
+        ("program", 72, b"\7", "do not hold as many values"),
+        ("train.tape", 300, b"\xff", "is refused in record 0 by rule"),
+        ("train.tape", 100, b"", "is refused in record -1 by rule 1"),
+        ("apply.tape", 8, b"\2", "is refused in record -1 by rule"),
+        ("snapshot", 8, b"", "another size"),
+        ("frozen", 64, b"", "smaller than it must be"),
+    ],
+)
+def test_parts_that_were_damaged_are_refused_or_stay_inside(
+    program: Path, parts: Path, examples_file: Path, tmp_path: Path, name: str, at: int, data: bytes, says: str | None
+):
+    damaged = spoilt(parts, tmp_path / "damaged", name, at, data)
+
+    done = run(program, damaged, examples_file, SEED, tmp_path / "delta")
+
+    assert done.returncode == (0 if says is None else 1), done.stderr
+    assert (says or "") in done.stderr and "Sanitizer" not in done.stderr
+    assert (tmp_path / "delta").exists() == (says is None)
+
+
+def test_a_file_that_holds_other_examples_is_refused(program: Path, parts: Path, examples_file: Path, tmp_path: Path):
+    (tmp_path / "short").write_bytes(examples_file.read_bytes()[:-4])
+    (tmp_path / "empty").write_bytes(b"")
+
+    for file in ("short", "empty", "absent"):
+        done = run(program, parts, tmp_path / file, SEED, tmp_path / "delta")
+        assert done.returncode == 1 and "is not a file of examples" in done.stderr
+
+
+def test_an_infinite_example_leaves_no_delta(program: Path, parts: Path, examples_file: Path, tmp_path: Path):
+    data = bytearray(examples_file.read_bytes())
+    data[4:8] = np.float32(np.inf).tobytes()
+    (tmp_path / "infinite").write_bytes(data)
+
+    done = run(program, parts, tmp_path / "infinite", SEED, tmp_path / "delta")
+
+    assert done.returncode == 1 and "its loss is not a finite number" in done.stderr
+    assert not (tmp_path / "delta").exists()
+
+
+def test_ctrl_c_ends_a_visit_after_the_micro_batch_under_way(
+    program: Path, parts: Path, examples_file: Path, tmp_path: Path
+):
+    long = spoilt(parts, tmp_path / "long", "program", 44, (10**6).to_bytes(4, "little"))
+    words = [program, long, examples_file, str(SEED), tmp_path / "delta"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=NO_LEAKS) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("step 1 of 3000000")
+        os.kill(running.pid, signal.SIGINT)
+        _, said = running.communicate()
+
+    assert running.returncode == 1 and "pauses, as asked" in said
+    assert not (tmp_path / "delta").exists()
