@@ -35,8 +35,8 @@ from tests.engine.test_player import (
     ONE,
     STATE,
     WEIGHT,
-    Y,
     Accumulate,
+    Y,
     at,
     float_bits,
     logits,
@@ -454,7 +454,8 @@ def test_the_library_says_how_large_each_region_is():
 
     for region, size in sizes.items():
         assert size <= (player._memory[region].nbytes if region in player._memory else 0)
-    struct.size[:] = [sizes.get(Region(r), 0) if r in iter(Region) else 0 for r in range(16)]
+    for region in player._memory:
+        struct.size[region] = sizes[region]
     assert library().tacit_visit(ctypes.byref(struct), ctypes.byref(Progress())) == Result.PLAYED
     for region in (region for region, size in sizes.items() if size):
         struct.size[region] -= 1
