@@ -16,6 +16,7 @@ PROGRESS := 2>&1 | awk '\
   END {if (dots) print ""}'
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 READY := $(VENV)/.ready
+BUILDERS := $(VENV)/.builders
 LIBRARY := src/tacit/engine/libtacit.so
 TESTS ?= tests src
 
@@ -30,7 +31,7 @@ ifneq ($(shell cat $(VENV)/.place 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 
-.PHONY: help setup demo test lint bench-quick bench docs clean engine lock format
+.PHONY: help setup demo test lint bench-quick bench docs clean engine engine-all lock format
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +63,13 @@ $(LIBRARY): $(wildcard engine/*.c engine/*.h) engine/build.py | $(READY)
 	@$(BIN)/python engine/build.py
 
 engine: $(LIBRARY)  ## compile the engine's library if a source is newer
+
+engine-all: $(BUILDERS)  ## every build of the engine, with its size, into build/engine
+	@$(BIN)/python engine/build.py --all build/engine
+
+$(BUILDERS): requirements/builds.txt | $(READY)
+	@$(INSTALL) --no-deps --require-hashes -r requirements/builds.txt $(PROGRESS)
+	@touch $(BUILDERS)
 
 demo: setup  ## twelve device processes train one model on this machine
 	@$(BIN)/tacit demo
@@ -98,6 +106,9 @@ lock:  ## resolve requirements/*.txt anew, after a change of pyproject.toml; nee
 	@uv pip compile pyproject.toml requirements/dev.in --extra serve --extra demo --extra dev \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" --quiet --output-file requirements/dev.txt
+	@sed -n 's/^ZIGLANG_PINNED = "\(.*\)"/\1/p' engine/build.py | uv pip compile - --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet \
+	  --output-file requirements/builds.txt
 	@echo pip | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --custom-compile-command "make lock" --quiet --output-file requirements/pip.txt
 

@@ -1,20 +1,23 @@
-"""Compiles engine/*.c into the one shared library that `tacit.engine` loads.
+"""Compiles engine/*.c: into the one shared library that `tacit.engine` loads, or into every build there is.
 
-The only place that knows the compiler flags: the package's build hook and `make engine` both come
-here. Standard library only, because it runs before anything is installed.
+The only place that knows the compiler flags: the package's build hook, `make engine` and `make engine-all`
+come here. Standard library only, because it runs before anything is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import pathlib
+import platform
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 SOURCES = pathlib.Path(__file__).resolve().parent
 LIBRARY = SOURCES.parent / "src" / "tacit" / "engine" / "libtacit.so"
@@ -30,11 +33,20 @@ KERNELS = {
     *("conv.c", "depthwise.c", "gather.c", "kernels.c", "loss.c", "map.c"),
     *("matmul.c", "narrow.c", "norm.c", "pool.c", "reduce.c", "softmax.c"),
 }
-VARIANTS = {"x86_64": {"avx2": ["-mavx2", "-mfma"]}}
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+VARIANTS = {"x86_64": {"avx2": AVX2}}
 SANITIZE = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all".split()
+# Which of them is first where several are there: docs/decisions/0023.
+COMPILERS = ("clang", "gcc", "cc")
+# A compiler in a Python package: it needs nothing else on the machine, and compiles for other ones too.
+ZIGLANG = "ziglang"
+ZIGLANG_PINNED = "ziglang==0.17.0"
+GLIBC = "2.17"  # what manylinux2014 promises
 NO_COMPILER = (
     "tacit's engine is written in C and no C compiler was found, so nothing was built. "
-    "Install one (Debian and Ubuntu: `apt install gcc`; macOS: `xcode-select --install`) "
+    "Install one (Debian and Ubuntu: `apt install clang`; macOS: `xcode-select --install`; "
+    f"anywhere: `pip install {ZIGLANG_PINNED}` into this Python) "
     "or name yours in the environment variable CC."
 )
 
@@ -43,16 +55,74 @@ class BuildError(Exception):
     """The library could not be built; the message says what to do."""
 
 
+@dataclass(frozen=True)
+class Target:
+    """A machine that `make engine-all` compiles for."""
+
+    triple: str
+    file: str
+    most_kb: int  # the size it is to stay below, in 1000 bytes
+    state: str  # how far it is tested
+    variants: Mapping[str, list[str]]
+    flags: tuple[str, ...] = ()  # of every compilation
+    linking: tuple[str, ...] = ("-shared",)
+
+
+NATIVE_KB, WEB_KB = 500, 150
+# Memory comes from the host and never grows; the stack lies at its beginning, so one too deep is a trap.
+WEB = "-mexec-model=reactor -rdynamic -Wl,--import-memory,-z,stack-size=131072,--initial-memory=196608".split()
+TARGETS = {
+    "linux-x86_64": Target(f"x86_64-linux-gnu.{GLIBC}", "libtacit.so", NATIVE_KB, "tested", VARIANTS["x86_64"]),
+    "linux-x86_64-avx512": Target(
+        f"x86_64-linux-gnu.{GLIBC}",
+        "libtacit.so",
+        NATIVE_KB,
+        "its AVX-512 kernels untested",
+        {"avx2": AVX2, "avx512": AVX512},
+    ),
+    "linux-aarch64": Target(f"aarch64-linux-gnu.{GLIBC}", "libtacit.so", NATIVE_KB, "tested under emulation", {}),
+    "macos-aarch64": Target("aarch64-macos", "libtacit.dylib", NATIVE_KB, "untested", {}),
+    "macos-x86_64": Target("x86_64-macos", "libtacit.dylib", NATIVE_KB, "untested", VARIANTS["x86_64"]),
+    "windows-x86_64": Target("x86_64-windows-gnu", "tacit.dll", NATIVE_KB, "untested", VARIANTS["x86_64"]),
+    "web": Target("wasm32-wasi", "engine.wasm", WEB_KB, "tested", {}, ("-msimd128",), tuple(WEB)),
+    "web-relaxed": Target(
+        "wasm32-wasi", "engine-relaxed.wasm", WEB_KB, "tested", {}, ("-msimd128", "-mrelaxed-simd"), tuple(WEB)
+    ),
+}
+
+
 def compiler() -> list[str]:
-    """The command that compiles C: $CC if it is set, else the first of cc, gcc, clang on the PATH."""
+    """The command that compiles C for this machine: $CC if it is set, else what is found first."""
     if wanted := shlex.split(os.environ.get("CC", "")):
         if shutil.which(wanted[0]) is None:
             raise BuildError(f"CC names {wanted[0]!r}, which is not on the PATH. Correct it or unset it.")
         return wanted
-    for name in ("cc", "gcc", "clang"):
+    for name in COMPILERS:
         if shutil.which(name):
             return [name]
-    raise BuildError(NO_COMPILER)
+    return [*ziglang(), "-target", this_machine()]
+
+
+def ziglang() -> list[str]:
+    """The C compiler of the package ziglang, where it is installed for this Python."""
+    if importlib.util.find_spec(ZIGLANG) is None:
+        raise BuildError(NO_COMPILER)
+    return [sys.executable, "-m", ZIGLANG, "cc"]
+
+
+def has_compiler() -> bool:
+    """Whether there is one without installing the package ziglang."""
+    return bool(os.environ.get("CC")) or any(shutil.which(name) for name in COMPILERS)
+
+
+def this_machine() -> str:
+    """The machine that this runs on, as ziglang calls it. Without it, it compiles for this very processor."""
+    processor = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    if sys.platform == "darwin":
+        return f"{processor}-macos"
+    if sys.platform == "win32":
+        return f"{processor}-windows-gnu"
+    return f"{processor}-linux-" + (f"gnu.{GLIBC}" if platform.libc_ver()[0] == "glibc" else "musl")
 
 
 def is_current(output: pathlib.Path, sources: Sequence[pathlib.Path]) -> bool:
@@ -69,6 +139,19 @@ def build(output: pathlib.Path, *, sanitize: bool = False, portable: bool = Fals
     return link(output, sorted(SOURCES.glob("*.c")), sanitize=sanitize, portable=portable)
 
 
+def build_for(target: Target, output: pathlib.Path, extra: Sequence[str] = ()) -> pathlib.Path:
+    """Brings the library for another machine up to date, without what only a debugger reads."""
+    command = [*ziglang(), "-target", target.triple, *FLAGS, *target.flags, *extra, "-s", "-g0"]
+    return _link(output, sorted(SOURCES.glob("*.c")), command, target.variants, target.linking)
+
+
+def program_for(target: Target, output: pathlib.Path, sources: Sequence[pathlib.Path]) -> pathlib.Path:
+    """A program with the engine in it for another Linux, which needs nothing there but the processor."""
+    triple = target.triple.partition("-")[0] + "-linux-musl"
+    command = [*ziglang(), "-target", triple, *FLAGS, *target.flags]
+    return _link(output, [*sorted(SOURCES.glob("*.c")), *sources], command, target.variants, ["-static", "-s"])
+
+
 def link(
     output: pathlib.Path,
     sources: Sequence[pathlib.Path],
@@ -78,13 +161,25 @@ def link(
     shared: bool = True,
     extra: Sequence[str] = (),
 ) -> pathlib.Path:
-    """Compiles `sources`, the kernels among them once for every variant, and links them."""
+    """Compiles `sources` for this machine, the kernels among them once for every variant, and links them."""
     if not sources:
         raise BuildError(f"there is no C source in {SOURCES}; the checkout is incomplete")
     if is_current(output, sources):
         return output
-    command = [*compiler(), *FLAGS, *(SANITIZE if sanitize else []), *extra, f"-I{SOURCES}"]
+    command = [*compiler(), *FLAGS, *(SANITIZE if sanitize else []), *extra]
     variants = {} if portable else VARIANTS.get(machine(), {})
+    return _link(output, sources, command, variants, ["-shared"] if shared else [])
+
+
+def _link(
+    output: pathlib.Path,
+    sources: Sequence[pathlib.Path],
+    command: Sequence[str],
+    variants: Mapping[str, list[str]],
+    linking: Sequence[str],
+) -> pathlib.Path:
+    if is_current(output, sources):
+        return output
     macros = [f"-DTACIT_WITH_{name.upper()}" for name in variants]
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".build-") as folder:
@@ -94,18 +189,20 @@ def link(
             for name, flags in variants.items() if source.name in KERNELS else ():
                 variant = [*flags, f"-DTACIT_VARIANT={name}", "-c", str(source)]
                 jobs.append((f"{folder}/{source.stem}-{name}.o", variant))
-        run_all([[*command, *arguments, "-o", made] for made, arguments in jobs])
+        run_all([[*command, f"-I{SOURCES}", *arguments, "-o", made] for made, arguments in jobs])
         # Another process may have the old library mapped: make it beside that one, then swap.
-        fresh = f"{folder}/linked"
-        kind = ["-shared"] if shared else []
-        run_all([[*command, *kind, *(made for made, _ in jobs), "-o", fresh]])
+        fresh = f"{folder}/{output.name}"
+        run_all([[*command, *linking, *(made for made, _ in jobs), "-o", fresh]])
         os.replace(fresh, output)
     return output
 
 
 def machine() -> str:
     """What the compiler compiles for, which need not be this machine."""
-    asked = subprocess.run([*compiler(), "-dumpmachine"], capture_output=True, text=True, check=False)
+    command = compiler()
+    if "-target" in command:
+        return command[command.index("-target") + 1].partition("-")[0]
+    asked = subprocess.run([*command, "-dumpmachine"], capture_output=True, text=True, check=False)
     return asked.stdout.strip().partition("-")[0]
 
 
@@ -119,12 +216,34 @@ def run_all(commands: Sequence[Sequence[str]]) -> None:
             raise BuildError(f"the C compiler stopped with code {process.returncode}: {shlex.join(command)}")
 
 
+def build_all(folder: pathlib.Path, names: Sequence[str]) -> bool:
+    """Builds these targets and prints their sizes; False if one is larger than it is to be."""
+    good = True
+    for name in names:
+        target = TARGETS[name]
+        size = build_for(target, folder / name / target.file).stat().st_size
+        fits = size <= 1000 * target.most_kb
+        good &= fits
+        print(
+            f"{name:<20} {target.file:<20} {size / 1000:6.1f} KB of {target.most_kb}"
+            f"  {'' if fits else 'TOO LARGE, '}{target.state}",
+            flush=True,
+        )
+    return good
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile tacit's engine.")
     parser.add_argument("--output", type=pathlib.Path, default=LIBRARY)
     parser.add_argument("--sanitize", action="store_true", help="with address and undefined-behaviour checks")
+    parser.add_argument("--all", type=pathlib.Path, metavar="FOLDER", help="every build there is, into this folder")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"with --all, only these: {', '.join(TARGETS)}")
     asked = parser.parse_args()
+    if unknown := [name for name in asked.targets if name not in TARGETS]:
+        parser.error(f"{', '.join(unknown)}: no such target; there are {', '.join(TARGETS)}")
     try:
+        if asked.all:
+            return 0 if build_all(asked.all, asked.targets or list(TARGETS)) else 1
         library = build(asked.output, sanitize=asked.sanitize)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -35,5 +35,6 @@ kernel KERNEL(pack_sign), KERNEL(gate_bits);
 /* By opcode. */
 extern kernel *const tacit_kernels_baseline[OPS];
 extern kernel *const tacit_kernels_avx2[OPS];
+extern kernel *const tacit_kernels_avx512[OPS];
 
 #endif

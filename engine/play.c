@@ -24,38 +24,47 @@ struct tacit_tape {
 #ifdef TACIT_WITH_AVX2
 #include <cpuid.h>
 
-/* Asked of the processor itself: not every compiler's library can be asked from a shared object. */
-static bool has_avx2(void)
+enum { WIDE_REGISTERS = 0x6, WIDEST_REGISTERS = 0xe6 };
+
+/* Whether leaf 7 of the processor's word about itself has all of `bits`, and the operating system saves these
+ * registers when it switches threads. Asked of the processor itself: not every compiler's library can be asked
+ * from a shared object. */
+static bool has(unsigned bits, unsigned registers)
 {
-    enum { FMA = 1 << 12, OSXSAVE = 1 << 27, AVX2 = 1 << 5, WIDE_REGISTERS = 6 };
+    enum { FMA = 1 << 12, OSXSAVE = 1 << 27 };
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & FMA) || !(c & OSXSAVE))
         return false;
-    unsigned low, high; /* what the operating system saves when it switches threads */
+    unsigned low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & WIDE_REGISTERS) != WIDE_REGISTERS)
+    if ((low & registers) != registers)
         return false;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & AVX2);
-}
-#else
-static bool has_avx2(void)
-{
-    return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bits) == bits;
 }
 #endif
 
-static kernel *const *kernels_here(void)
+struct build {
+    const char *name;
+    kernel *const *kernels;
+};
+
+static struct build build_here(void)
 {
-#ifdef TACIT_WITH_AVX2
-    if (has_avx2())
-        return tacit_kernels_avx2;
+#ifdef TACIT_WITH_AVX512
+    const unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+    if (has(f | dq | bw | vl, WIDEST_REGISTERS))
+        return (struct build){"avx512", tacit_kernels_avx512};
 #endif
-    return tacit_kernels_baseline;
+#ifdef TACIT_WITH_AVX2
+    if (has(1 << 5, WIDE_REGISTERS))
+        return (struct build){"avx2", tacit_kernels_avx2};
+#endif
+    return (struct build){"baseline", tacit_kernels_baseline};
 }
 
 const char *tacit_instructions(void)
 {
-    return has_avx2() ? "avx2" : "baseline";
+    return build_here().name;
 }
 
 uint32_t tacit_version(void)
@@ -87,7 +96,7 @@ int tacit_open(const void *bytes, size_t length, const struct tacit_limits *limi
     struct tacit_tape *copy = malloc(sizeof *copy + length - HEADER_SIZE);
     if (!copy)
         return refuse((struct verdict){RULE_MEMORY, -1}, refusal);
-    copy->kernels = kernels_here();
+    copy->kernels = build_here().kernels;
     copy->header = header;
     memcpy(copy->records, (const uint8_t *)bytes + HEADER_SIZE, length - HEADER_SIZE);
     verdict = tacit_verify_records(&copy->header, copy->records, limits);
@@ -148,19 +157,23 @@ static void leave_mode(mode_word before)
     _mm_setcsr(before);
 }
 #elif defined(__aarch64__)
-typedef uint64_t mode_word;
+typedef struct {
+    uint64_t control, status;
+} mode_word;
 
 static mode_word enter_mode(void)
 {
     mode_word before;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before.control));
+    __asm__ volatile("mrs %0, fpsr" : "=r"(before.status));
     __asm__ volatile("msr fpcr, %0" : : "r"(UINT64_C(1) << 24) : "memory"); /* FZ, everything else default */
     return before;
 }
 
 static void leave_mode(mode_word before)
 {
-    __asm__ volatile("msr fpcr, %0" : : "r"(before) : "memory");
+    __asm__ volatile("msr fpcr, %0" : : "r"(before.control) : "memory");
+    __asm__ volatile("msr fpsr, %0" : : "r"(before.status) : "memory");
 }
 #else
 typedef int mode_word;

@@ -11,9 +11,16 @@ static inline vector scaled(vector sum, float scale, const float *before)
     return before ? sum * splat(scale) + load(before) : sum * splat(scale);
 }
 
+/* Said in so many words: a compiler may share the product of the two cases, and then rounds it by itself. */
 static inline float scaled_one(float sum, float scale, const float *before)
 {
-    return before ? sum * scale + *before : sum * scale;
+    if (!before)
+        return sum * scale;
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(sum, scale, *before);
+#else
+    return sum * scale + *before;
+#endif
 }
 
 void KERNEL(sum)(const int32_t *p, void *const *operand, bool add)

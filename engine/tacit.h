@@ -118,13 +118,20 @@ TACIT_API int tacit_play(const struct tacit_tape *tape, void *const memory[TACIT
 /* The tape format this engine plays. */
 TACIT_API uint32_t tacit_version(void);
 
-/* Which of the kernels' builds this processor gets: "avx2", or "baseline". */
+/* Which of the library's builds of the kernels this processor gets: "avx512", "avx2" or "baseline". */
 TACIT_API const char *tacit_instructions(void);
 
 /* The verifier's rules, 1 to tacit_rule_count(): a short name and a sentence each; NULL beyond. */
 TACIT_API int tacit_rule_count(void);
 TACIT_API const char *tacit_rule_name(int rule);
 TACIT_API const char *tacit_rule_sentence(int rule);
+
+#ifdef __wasm__
+/* The heap of the WebAssembly build, in the memory that the host made: it never grows. Blocks begin at
+ * multiples of 64 and are not zeroed; NULL where none is large enough is left. */
+TACIT_API void *tacit_allocate(size_t size);
+TACIT_API void tacit_free(void *memory);
+#endif
 
 /* ---- A visit ---------------------------------------------------------------------------------------
  *

@@ -13,6 +13,8 @@
 
 #ifdef TACIT_LANES
 enum { LANES = TACIT_LANES };
+#elif defined(__AVX512F__)
+enum { LANES = 16 };
 #elif defined(__AVX__)
 enum { LANES = 8 };
 #else
