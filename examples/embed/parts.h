@@ -107,9 +107,10 @@ static inline void read_examples(const char *path, struct tacit_visit *visit)
 {
     size_t size = 0, end = sizeof(uint32_t);
     const uint8_t *bytes = read_file(NULL, path, &size);
-    uint32_t examples = 0;
-    if (bytes && size >= end)
-        memcpy(&examples, bytes, sizeof examples);
+    uint32_t examples;
+    if (!bytes || size < end)
+        give_up("%s is not a file of examples", path);
+    memcpy(&examples, bytes, sizeof examples);
     struct tacit_rows *rows = room(visit->field_count * sizeof *rows);
     for (size_t i = 0; i < visit->field_count; i++, end += rows[i - 1].size)
         rows[i] = (struct tacit_rows){bytes + end, examples * visit->fields[i].row};

