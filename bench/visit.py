@@ -1,4 +1,4 @@
-"""One visit by the engine's one call, against the loop of the Player's steps that it replaces: seconds of the processor.
+"""One visit by the engine's one call, against the loop of the Player's steps: seconds of the processor.
 
 The device's way (a micro-batch a call, so that its owner can stop it between any two), the whole visit in a call, and
 the loop in Python, in turn in one process; all three give the same bytes. The fewer operations a micro-batch has, the

