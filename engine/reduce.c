@@ -8,19 +8,12 @@
 /* y = scale * sum, or y + scale * sum in one rounding where the processor can */
 static inline vector scaled(vector sum, float scale, const float *before)
 {
-    return before ? sum * splat(scale) + load(before) : sum * splat(scale);
+    return before ? multiply_add(sum, splat(scale), load(before)) : sum * splat(scale);
 }
 
-/* Said in so many words: a compiler may share the product of the two cases, and then rounds it by itself. */
 static inline float scaled_one(float sum, float scale, const float *before)
 {
-    if (!before)
-        return sum * scale;
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-    return __builtin_fmaf(sum, scale, *before);
-#else
-    return sum * scale + *before;
-#endif
+    return before ? multiply_add_one(sum, scale, *before) : sum * scale;
 }
 
 void KERNEL(sum)(const int32_t *p, void *const *operand, bool add)

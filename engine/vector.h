@@ -74,16 +74,27 @@ static inline vector splat(float value)
     return value - (vector){0};
 }
 
+/* Relaxed WebAssembly has a minimum and a maximum that lose NaN, and its compiler takes them for a comparison and a
+ * choice that keep it, unless it cannot see the two together. */
+static inline integers unseen(integers mask)
+{
+#ifdef __wasm_relaxed_simd__
+    __asm__("" : "+r"(mask));
+#endif
+    return mask;
+}
+
 /* `yes` where the mask is set, `no` where it is not. */
 static inline vector select(integers mask, vector yes, vector no)
 {
+    mask = unseen(mask);
     return (vector)((mask & (integers)yes) | (~mask & (integers)no));
 }
 
 /* Zero where the mask is set. A comparison with NaN is false, so NaN stays. */
 static inline vector clear(integers mask, vector value)
 {
-    return (vector)(~mask & (integers)value);
+    return (vector)(~unseen(mask) & (integers)value);
 }
 
 static inline vector relu(vector a)
@@ -96,6 +107,24 @@ static inline vector square_root(vector a)
     vector root;
     UNROLL for (int i = 0; i < LANES; i++) root[i] = __builtin_sqrtf(a[i]);
     return root;
+}
+
+/* a * b + c, in one rounding where the processor can. Compilers see that by themselves, except where the product
+ * is used in two ways: there some round it once for both. */
+static inline float multiply_add_one(float a, float b, float c)
+{
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline vector multiply_add(vector a, vector b, vector c)
+{
+    vector sum;
+    UNROLL for (int i = 0; i < LANES; i++) sum[i] = multiply_add_one(a[i], b[i], c[i]);
+    return sum;
 }
 
 static inline ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b)
