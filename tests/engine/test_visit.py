@@ -2,7 +2,7 @@
 
 import ctypes
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +14,11 @@ from msgspec.structs import replace as changed
 from numpy.typing import NDArray
 
 from tacit.engine import NotFinite, Player, WrongExamples
-from tacit.engine.library import library
 from tacit.engine.visit import FieldOf, PlaceOf, Progress, Result, RowsOf, Visiting, VisitOf
 from tacit.plan.layout import TensorPlace, padded_size
 from tacit.plan.program import Playable
 from tacit.plan.tape import Fn, Kind, MapInput, MapInstruction, MapProgram, Mode, Op, Record, Region, map_parameters, up
+from tests.engine.conftest import built
 from tests.engine.test_player import (
     BIAS,
     CLASSES,
@@ -46,6 +46,17 @@ from tests.engine.test_player import (
     tensor,
 )
 from tests.plan.test_layout import places
+
+
+@pytest.fixture(scope="module", autouse=True, params=["as built", "for any processor"])
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every visit here is played by the library as it is built, and by one of the kernels for any processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "as built":
+            portable = built(request, "portable")
+            patch.setattr("tacit.engine.tape.library", lambda: portable)
+        yield
+
 
 LINEAR, SCALAR = MapInput(Mode.LINEAR), MapInput(Mode.SCALAR)
 CHANCE, PULL = 0.4, 0.25
@@ -415,10 +426,10 @@ def test_what_would_lead_outside_the_buffers_is_refused_and_nothing_is_touched(w
 
     spoil(struct)
 
-    assert library().tacit_visit(ctypes.byref(struct), ctypes.byref(progress)) == result
+    assert visit._engine.tacit_visit(ctypes.byref(struct), ctypes.byref(progress)) == result
     assert {region: block.tobytes() for region, block in player._memory.items()} == before
     assert progress.microbatches == 0 and not visit._delta.any()
-    assert library().tacit_result_sentence(result).decode() != "no such result"
+    assert visit._engine.tacit_result_sentence(result).decode() != "no such result"
 
 
 @pytest.mark.parametrize(
@@ -439,7 +450,7 @@ def test_what_is_changed_under_a_visit_still_leads_nowhere(later: Spoil, wanted:
 
     later(visit._visit)
     visit._visit.most = 0
-    result = library().tacit_visit(*visit._arguments)
+    result = visit._engine.tacit_visit(*visit._arguments)
 
     assert result == wanted
 
@@ -450,14 +461,14 @@ def test_the_library_says_how_large_each_region_is():
     visit = visiting(player, Course("dropping"))
     struct = visit._visit
 
-    sizes = {region: library().tacit_visit_region_size(ctypes.byref(struct), region) for region in Region}
+    sizes = {region: visit._engine.tacit_visit_region_size(ctypes.byref(struct), region) for region in Region}
 
     for region, size in sizes.items():
         assert size <= (player._memory[region].nbytes if region in player._memory else 0)
     for region in player._memory:
         struct.size[region] = sizes[region]
-    assert library().tacit_visit(ctypes.byref(struct), ctypes.byref(Progress())) == Result.PLAYED
+    assert visit._engine.tacit_visit(ctypes.byref(struct), ctypes.byref(Progress())) == Result.PLAYED
     for region in (region for region, size in sizes.items() if size):
         struct.size[region] -= 1
-        assert library().tacit_visit(ctypes.byref(struct), ctypes.byref(Progress())) == Result.REGION_SMALL
+        assert visit._engine.tacit_visit(ctypes.byref(struct), ctypes.byref(Progress())) == Result.REGION_SMALL
         struct.size[region] += 1

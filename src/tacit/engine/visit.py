@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.engine.library import Pointers, Sizes, library
+from tacit.engine.library import Pointers, Sizes
 from tacit.engine.tape import VerifiedTape
 from tacit.errors import InputError, TacitError
 from tacit.plan.layout import panels_of
@@ -158,12 +158,11 @@ class Work:
 class Visiting:
     """A visit under way. Made by `Player.visit`; it holds private values."""
 
-    def __init__(self, visit: VisitOf, delta: NDArray[np.float32], alive: Sequence[object]):
-        self._visit, self._delta = visit, delta
+    def __init__(self, engine: ctypes.CDLL, visit: VisitOf, delta: NDArray[np.float32], alive: Sequence[object]):
+        self._engine, self._visit, self._delta = engine, visit, delta
         self._alive = alive  # what the struct's pointers point into
         self._progress = Progress()
         self._over = False
-        self._play = library().tacit_visit
         self._arguments = ctypes.byref(visit), ctypes.byref(self._progress)
 
     def play(self, most: int = 0) -> bool:
@@ -172,7 +171,7 @@ class Visiting:
         Python's lock is free meanwhile. Raises NotFinite where training diverged; what was trained is lost then.
         """
         self._visit.most = most
-        result = self._play(*self._arguments)
+        result = self._engine.tacit_visit(*self._arguments)
         match result:
             case Result.PLAYED:
                 self._over = True
@@ -183,9 +182,9 @@ class Visiting:
             case Result.DELTA_NOT_FINITE:
                 raise NotFinite("a trained value became infinite or NaN")
             case Result.WEIGHTS_WRONG | Result.MICROBATCH_PARTIAL | Result.ORDER_WRONG:
-                raise WrongExamples(library().tacit_result_sentence(result).decode())
+                raise WrongExamples(self._engine.tacit_result_sentence(result).decode())
             case _:
-                raise ValueError(library().tacit_result_sentence(result).decode())
+                raise ValueError(self._engine.tacit_result_sentence(result).decode())
         return self._over
 
     @property
@@ -265,7 +264,8 @@ def begin(
     for region, block in memory.items():
         visit.memory[region], visit.size[region] = block.ctypes.data, block.nbytes
     arrays = start, delta, labels, weights, order, minibatches, rates, *work.rows
-    return Visiting(visit, delta, [*tables, *arrays, *memory.values(), *tapes.values()])
+    engine = tapes[Kind.TRAIN].engine
+    return Visiting(engine, visit, delta, [*tables, *arrays, *memory.values(), *tapes.values()])
 
 
 def _field_of(field: Field) -> FieldOf:
