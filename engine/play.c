@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "play.h"
 #include "tacit.h"
 #include "verify.h"
 
@@ -195,18 +196,17 @@ static bool overlapping(uintptr_t a, uint64_t a_size, uintptr_t b, uint64_t b_si
     return a < b ? a_size > b - a : b_size > a - b;
 }
 
-static int check_memory(const struct header *header, void *const memory[], const size_t size[])
+int tacit_check_memory(const uint64_t need[REGIONS], void *const memory[REGIONS], const size_t size[REGIONS])
 {
     for (int i = 0; i < REGIONS_USED; i++) {
-        if (header->region[i] == 0)
+        if (need[i] == 0)
             continue;
-        if (!memory[i] || size[i] < header->region[i])
+        if (!memory[i] || size[i] < need[i])
             return TACIT_REGION_SMALL;
         if ((uintptr_t)memory[i] % ALIGNMENT != 0)
             return TACIT_REGION_ALIGNED;
         for (int j = 0; j < i; j++)
-            if (header->region[j] != 0 &&
-                overlapping((uintptr_t)memory[i], header->region[i], (uintptr_t)memory[j], header->region[j]))
+            if (need[j] != 0 && overlapping((uintptr_t)memory[i], need[i], (uintptr_t)memory[j], need[j]))
                 return TACIT_REGION_SHARED;
     }
     return TACIT_PLAYED;
@@ -215,7 +215,7 @@ static int check_memory(const struct header *header, void *const memory[], const
 int tacit_play(const struct tacit_tape *tape, void *const memory[TACIT_REGIONS], const size_t size[TACIT_REGIONS],
                int first)
 {
-    const int result = check_memory(&tape->header, memory, size);
+    const int result = tacit_check_memory(tape->header.region, memory, size);
     if (result != TACIT_PLAYED)
         return result;
     const mode_word before = enter_mode();

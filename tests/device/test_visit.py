@@ -144,7 +144,8 @@ def test_a_balanced_visit_starts_from_logits_shifted_by_the_local_label_frequenc
     local = msgspec.structs.replace(manifest.local, balance=True)
     program = msgspec.structs.replace(manifest.program, logit_bias=bias)
     fair = msgspec.structs.replace(manifest, local=local, program=program)
-    changes: dict[str, Any] = {"rows": {"x": data["x"][seen]}, "labels": data["y"][seen]}
+    weights = np.ones(len(seen), np.float32)
+    changes: dict[str, Any] = {"rows": {"x": data["x"][seen]}, "labels": data["y"][seen], "weights": weights}
     count = np.bincount(data["y"][seen], minlength=CLASSES) + 0.5
     shifted = np.zeros(D, np.float32)
     shifted[bias:] = np.log(count / count.sum())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tacit.engine.visit import Result
 from tacit.plan import tape
 from tacit.plan.tape import SIGNATURES, WRITABLE, Accumulate, Fn, Kind, Mode, Op, Region
 
@@ -41,6 +42,7 @@ def members(enum: type[IntEnum]) -> dict[str, int]:
         (Accumulate, "accumulate", "ACCUMULATE_"),
         (Region, "tacit_region", "TACIT_"),
         (Kind, "tacit_kind", "TACIT_"),
+        (Result, "tacit_result", "TACIT_"),
     ],
 )
 def test_c_counts_as_python_does(enum: type[IntEnum], name: str, prefix: str):

@@ -12,6 +12,7 @@ COMMANDS = {
     "inspect": "say what a Plan trains and what it costs",
     "serve": "start a coordinator with an embedded keyholder for a Plan",
     "join": "train a Plan on this device's data",
+    "export": "write a Plan as flat parts, for programs that embed the engine",
     "fetch": "get the newest Snapshot of a Plan, for PyTorch",
     "device": "what this device has done: status, receipts, forget",
     "demo": "train handwritten digits on twelve device processes, here and now",

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.device.examples import shuffled
-from tacit.engine.player import NotFinite, Player
+from tacit.engine.player import Player
+from tacit.engine.visit import NotFinite
 from tacit.errors import InputError
 from tacit.plan.manifest import LocalTraining, Manifest
 from tacit.plan.program import rate_at
@@ -71,34 +72,22 @@ def train(
     local, program = manifest.local, manifest.program
     rate = rate_at(program.optimizer, version)
     origin = balanced(snapshot, labels, manifest) if local.balance else snapshot
-    player.load(origin)
     # From what orders the examples: a visit that is repeated draws the same masks.
-    player.reseed(int.from_bytes(hashlib.sha256(order_secret + b"masks|%d" % version).digest()[:8], "little"))
+    seed = int.from_bytes(hashlib.sha256(order_secret + b"masks|%d" % version).digest()[:8], "little")
+    parts = minibatches(len(labels), local, version, order_secret)
+    visiting = player.visit(rows, labels, weights, parts, [rate] * len(parts), origin, seed)
     losses: list[float] = []
     try:
-        for minibatch in minibatches(len(labels), local, version, order_secret):
-            loss = 0.0  # of the minibatch so far; the last micro-batch makes it whole
-            divisor = float(weights[minibatch].sum())
-            for start in range(0, len(minibatch), program.microbatch):
-                if should_stop():
-                    return Stopped()
-                part = minibatch[start : start + program.microbatch]
-                loss = player.step(
-                    _take(rows, part),
-                    labels[part],
-                    weights[part],
-                    divisor,
-                    start == 0,
-                )
-            player.apply(rate)
-            losses.append(loss)
-            after_minibatch()
-    except NotFinite:
-        return Diverged("its loss is not a finite number")
-    delta = player.snapshot() - origin
-    if not np.isfinite(delta).all():
-        return Diverged("a trained value became infinite or NaN")
-    return Visit(delta, losses[0], losses[-1])
+        while not visiting.over:
+            if should_stop():
+                return Stopped()
+            visiting.play(1)
+            if visiting.steps > len(losses):
+                losses.append(visiting.loss)
+                after_minibatch()
+    except NotFinite as diverged:
+        return Diverged(diverged.reason)
+    return Visit(visiting.delta, losses[0], losses[-1])
 
 
 def balanced(snapshot: NDArray[np.float32], labels: NDArray[Any], manifest: Manifest) -> NDArray[np.float32]:
@@ -131,9 +120,3 @@ def minibatches(count: int, local: LocalTraining, version: int, order_secret: by
         end = count - count % local.minibatch if local.whole else count
         parts += [order[start : start + local.minibatch] for start in range(0, end, local.minibatch)]
     return parts
-
-
-def _take(rows: Rows, indices: NDArray[np.int64]) -> Rows:
-    if isinstance(rows, Mapping):
-        return {name: values[indices] for name, values in rows.items()}
-    return [values[indices] for values in rows]

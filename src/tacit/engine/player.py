@@ -13,28 +13,15 @@ from numpy.typing import NDArray
 
 from tacit.engine.memory import aligned, allocate, is_aligned, largest
 from tacit.engine.tape import MOST, Playing, VerifiedTape
-from tacit.errors import InputError, TacitError
+from tacit.engine.visit import NotFinite, Visiting, Work, WrongExamples, begin
+from tacit.errors import InputError
 from tacit.plan.layout import padded_size, sides
-from tacit.plan.program import Field, Playable, Program
+from tacit.plan.program import Field, Playable, Program, example_bytes
 from tacit.plan.tape import Kind, Region
 
 Inputs = Mapping[str, NDArray[np.generic]]
 Kept = Sequence[NDArray[np.uint8]]
 STATES = (Region.STATE, Region.GRADIENT, Region.MOMENT, Region.START)  # laid out alike
-
-
-class NotFinite(TacitError):
-    """Local training left the numbers: its loss is infinite or undefined."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "local training diverged: its loss is not a finite number. The run was given up and nothing of "
-            "it is sent. A smaller learning rate, or a look at the examples for extreme values, may help."
-        )
-
-
-class WrongExamples(InputError):
-    """The examples given do not have the shape or type that the model was compiled for."""
 
 
 class Player:
@@ -90,8 +77,8 @@ class Player:
         n = program.microbatch
         wanted = {
             Region.STATE: max((p.offset + 4 * padded_size(p) for p in program.places if p.place == "state"), default=0),
-            Region.X: max((f.offset + n * _example_bytes(f) for f in program.inputs), default=0),
-            Region.Y: program.label.offset + n * _example_bytes(program.label),
+            Region.X: max((f.offset + n * example_bytes(f) for f in program.inputs), default=0),
+            Region.Y: program.label.offset + n * example_bytes(program.label),
             Region.WEIGHT: 4 * n,
             Region.DIVISOR: 4,
             Region.LOSS: 4,
@@ -236,6 +223,43 @@ class Player:
         self._memory[Region.RATE].view(np.float32)[0] = rate
         self._playing[Kind.APPLY]()
 
+    def visit(
+        self,
+        examples: Inputs | Kept,
+        labels: NDArray[Any],
+        weights: NDArray[np.float32],
+        minibatches: Sequence[NDArray[np.integer]],
+        rates: Sequence[float],
+        snapshot: NDArray[np.float32],
+        seed: int = 0,
+    ) -> Visiting:
+        """Local training from a Snapshot, to be played on this memory: a step at its rate for each of `minibatches`.
+
+        It does what `load`, `reseed`, and then `step` for each micro-batch and `apply` for each minibatch do, to the
+        byte, with each minibatch's summed weight as its divisor. Nothing is played yet.
+        """
+        n, program = len(labels), self._program
+        self._check_labels(labels)
+        _check_weights(weights)
+        if len(weights) != n or len(rates) != len(minibatches):
+            raise WrongExamples(f"there are {n} labels and {len(weights)} weights, and a rate for every minibatch")
+        if snapshot.shape != (program.d,):
+            raise InputError(f"this Snapshot has {snapshot.size} values and the Plan has {program.d}")
+        for minibatch in minibatches:
+            if ((minibatch < 0) | (minibatch >= n)).any():
+                raise WrongExamples(f"a minibatch names an example outside 0 to {n - 1}")
+        tapes, kept = dict(self._tapes), not isinstance(examples, Mapping)
+        if isinstance(examples, Mapping):
+            if self._count(examples) != n:
+                raise WrongExamples(f"there are {n} labels and {self._count(examples)} examples")
+            rows = [np.ascontiguousarray(examples[field.name], field.dtype) for field in program.inputs]
+        else:
+            self._check_kept(examples, n)
+            rows = [np.ascontiguousarray(row) for row in examples]
+            tapes.pop(Kind.PREFIX, None)
+        work = Work(rows, kept, labels, weights, minibatches, rates, seed)
+        return begin(program, tapes, self._memory, snapshot, work)
+
     def train_minibatch(
         self,
         examples: Inputs | Kept,
@@ -332,7 +356,7 @@ class Player:
 
     def _view(self, region: Region, field: Field) -> NDArray[np.generic]:
         """A field's micro-batch where it stands, in the shape the developer wrote."""
-        block = self._block(region, field.offset, self.microbatch * _example_bytes(field)).view(field.dtype)
+        block = self._block(region, field.offset, self.microbatch * example_bytes(field)).view(field.dtype)
         if not field.channels_last:
             return block.reshape(self.microbatch, *field.shape)
         channels, high, wide = field.shape
@@ -367,16 +391,20 @@ class Player:
             view[end - start :] = 0
         return end - start
 
-    def _fill_kept(self, rows: Kept, n: int) -> None:
+    def _check_kept(self, rows: Kept, n: int) -> None:
         if len(rows) != len(self._kept) or not self._kept:
             raise WrongExamples(f"the model keeps {len(self._kept)} results, and {len(rows)} were given")
         for row, block in zip(rows, self._kept, strict=True):
-            if row.shape != (n, block.shape[1]):
+            if row.dtype != np.uint8 or row.shape != (n, block.shape[1]):
                 raise WrongExamples("these rows are not what this model keeps; compute them anew")
+
+    def _fill_kept(self, rows: Kept, n: int) -> None:
+        self._check_kept(rows, n)
+        for row, block in zip(rows, self._kept, strict=True):
             block[:n] = row
             block[n:] = 0
 
-    def _label(self, labels: NDArray[Any]) -> None:
+    def _check_labels(self, labels: NDArray[Any]) -> None:
         field = self._program.label
         if labels.shape[1:] != field.shape or not _same_kind(labels.dtype, field.dtype):
             raise WrongExamples(
@@ -389,6 +417,9 @@ class Player:
                 known |= labels == field.ignored
             if not known.all():
                 raise WrongExamples(f"a label lies outside 0 to {field.classes - 1}")
+
+    def _label(self, labels: NDArray[Any]) -> None:
+        self._check_labels(labels)
         self._y[: len(labels)] = labels
         self._y[len(labels) :] = 0
 
@@ -427,10 +458,6 @@ def _check_places(program: Program) -> None:
             raise InputError(f"the Plan's field {field.name} has a type that the engine does not know")
     if (program.label.dtype == "int32") != (program.label.classes is not None):
         raise InputError("a label is one of so many classes, or a number")
-
-
-def _example_bytes(field: Field) -> int:
-    return math.prod(field.shape) * np.dtype(field.dtype).itemsize
 
 
 def _same_kind(given: np.dtype[np.generic], wanted: str) -> bool:

@@ -36,7 +36,7 @@ class Playing:
 
     def __init__(self, tape: "VerifiedTape", memory: Mapping[Region, NDArray[np.uint8]]):
         self._tape, self._memory = tape, dict(memory)  # kept alive as long as the pointers
-        self._play = library().tacit_play
+        self._play = tape.engine.tacit_play
         self._pointers, self._sizes = Pointers(), Sizes()
         for region, size in tape.regions.items():
             block = memory.get(region)
@@ -57,7 +57,7 @@ class VerifiedTape:
 
     def __init__(self, handle: int):
         engine = library()
-        self.handle = handle
+        self.handle, self.engine = handle, engine  # who opened it plays it
         self.kind = Kind(engine.tacit_kind(handle))
         sizes = {region: engine.tacit_region_size(handle, region) for region in Region}
         self.regions: Mapping[Region, int] = {region: size for region, size in sizes.items() if size}

@@ -8,7 +8,7 @@ the same as indices, twice as large as the Snapshot itself.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -46,18 +46,43 @@ class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number: Number = Number.FLOAT32
 
 
+class Panels(NamedTuple):
+    """How a tensor's values stand: `struct tacit_place` in engine/tacit.h says the same.
+
+    Flat, value (group, output, channel, pixel) follows value by value, the last index running fastest. In panels each
+    group's outputs are padded to a multiple of 16, and pixels come before channels.
+    """
+
+    groups: int
+    outputs: int
+    channels: int
+    pixels: int
+
+
+def panels_of(place: TensorPlace) -> Panels:
+    """A tensor's panels; a vector is one column of outputs, and each of an embedding's rows a group.
+
+    >>> panels_of(TensorPlace("c", (32, 3, 5, 5), "conv", "state", 0))
+    Panels(groups=1, outputs=32, channels=3, pixels=25)
+    """
+    if place.form == "vector":
+        return Panels(1, math.prod(place.shape), 1, 1)
+    if place.form == "rows":
+        return Panels(place.shape[0], place.shape[1], 1, 1)
+    groups = 1 if is_depthwise(place) else place.groups
+    inner = math.prod(place.shape[1:])
+    channels = place.shape[1] if place.form == "conv" else place.image[0] if place.image else inner
+    return Panels(groups, place.shape[0] // groups, channels, inner // channels)
+
+
 def padded_size(place: TensorPlace) -> int:
     """How many values the panels hold.
 
     >>> padded_size(TensorPlace("fc.weight", (10, 64), "dense", "state", 0))
     1024
     """
-    if place.form == "rows":
-        return place.shape[0] * _padded(place.shape[1])
-    inner = math.prod(place.shape[1:])
-    if place.groups == 1 or is_depthwise(place):
-        return _padded(place.shape[0]) * inner
-    return place.groups * _padded(place.shape[0] // place.groups) * inner
+    groups, outputs, channels, pixels = panels_of(place)
+    return groups * _padded(outputs) * channels * pixels
 
 
 def _padded(count: int) -> int:
@@ -75,27 +100,10 @@ def positions(place: TensorPlace) -> NDArray[np.int64]:
     >>> positions(TensorPlace("fc.bias", (3,), "vector", "state", 0)).tolist()
     [0, 1, 2]
     """
-    shape = place.shape
-    if place.form == "vector":
-        return np.arange(math.prod(shape), dtype=np.int64)
-    inner = math.prod(shape[1:])
-    if place.form == "rows":
-        row = np.arange(shape[0], dtype=np.int64)[:, None] * _padded(shape[1])
-        return (row + np.arange(shape[1], dtype=np.int64)).ravel()
-    if place.form == "conv":
-        outputs, channels, high, wide = shape
-        column = np.arange(inner, dtype=np.int64).reshape(high, wide, channels).transpose(2, 0, 1).ravel()
-    elif place.image is not None:
-        outputs, (channels, high, wide) = shape[0], place.image
-        column = np.arange(inner, dtype=np.int64).reshape(high, wide, channels).transpose(2, 0, 1).ravel()
-    else:
-        outputs, column = shape[0], np.arange(inner, dtype=np.int64)
-    output = np.arange(outputs, dtype=np.int64)[:, None]
-    if place.groups == 1 or is_depthwise(place):
-        return ((output // PANEL) * inner * PANEL + column[None, :] * PANEL + output % PANEL).ravel()
-    group, output = output // (outputs // place.groups), output % (outputs // place.groups)
-    panel = group * (_padded(outputs // place.groups) // PANEL) + output // PANEL
-    return (panel * inner * PANEL + column[None, :] * PANEL + output % PANEL).ravel()
+    groups, outputs, channels, pixels = panels_of(place)
+    group, output, channel, pixel = np.ogrid[:groups, :outputs, :channels, :pixels]
+    panel = group * (_padded(outputs) // PANEL) + output // PANEL
+    return (((panel * pixels + pixel) * channels + channel) * PANEL + output % PANEL).ravel()
 
 
 def pack(values: NDArray[np.float32], place: TensorPlace) -> NDArray[np.float32]:
@@ -173,17 +181,14 @@ def _tensor_sides(
         rows, wide = place.shape
         yield flat.reshape(rows, wide), panels.reshape(rows, -1)[:, :wide]
         return
-    inner = math.prod(place.shape[1:])
-    channels, high, wide = place.shape[1:] if place.form == "conv" else place.image or (inner, 1, 1)
-    groups = 1 if is_depthwise(place) else place.groups
-    outputs = place.shape[0] // groups
+    groups, outputs, channels, pixels = panels_of(place)
     for group, block in zip(
-        flat.reshape(groups, outputs, channels, high, wide),
-        panels.reshape(groups, -1, high, wide, channels, PANEL),
+        flat.reshape(groups, outputs, channels, pixels),
+        panels.reshape(groups, -1, pixels, channels, PANEL),
         strict=True,
     ):
         full = outputs // PANEL
-        whole = group[: full * PANEL].reshape(full, PANEL, channels, high, wide)
-        yield whole.transpose(0, 3, 4, 2, 1), block[:full]
+        whole = group[: full * PANEL].reshape(full, PANEL, channels, pixels)
+        yield whole.transpose(0, 3, 2, 1), block[:full]
         if rest := outputs % PANEL:
-            yield group[full * PANEL :].transpose(2, 3, 1, 0), block[full, ..., :rest]
+            yield group[full * PANEL :].transpose(2, 1, 0), block[full, ..., :rest]

@@ -35,6 +35,15 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probability: bool = False  # targets: valid values are 0 to 1
 
 
+def example_bytes(field: Field) -> int:
+    """What one example of a field takes.
+
+    >>> example_bytes(Field("image", (3, 8, 8), "float32", 0))
+    768
+    """
+    return math.prod(field.shape) * np.dtype(field.dtype).itemsize
+
+
 class KeptTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One result of the prefix: a block [microbatch, example_bytes] at `offset` in KEPT."""
 
