@@ -1,11 +1,12 @@
 """A training step of every model and subset: tacit against PyTorch, and against what this core can do at most.
 
-Everyone computes the loss of one micro-batch and the gradients of the subset, on one thread, in turn in one process.
+Everyone computes the loss of one micro-batch and adds the gradients of the subset to those so far, on one thread, in
+turn in one process.
 Seconds are of the processor's work, so others on the machine count only by the caches that they take.
 
-* tacit: `Player.step`, Python included. It starts from the kept prefix where there is one, as it does on every visit
-  but an example's first. *Tape* is the part of it that is in the engine.
-* PyTorch: `torch.autograd.grad(loss, trained)` in eager mode, the module in eval form as tacit compiles it, only the
+* tacit: a micro-batch of a visit under way, a call each, as a device plays it. It starts from the kept prefix where
+  there is one, as it does on every visit but an example's first. *Tape* is playing the train tape alone.
+* PyTorch: `loss.backward()` in eager mode, the module in eval form as tacit compiles it, only the
   subset requiring gradients; in the default layout, and channels-last where inputs are images (and PyTorch can: see
   `crashes`). A frozen front is computed at every step, because that is what people do. Ratios are against the better.
 * cached: PyTorch that starts from the features in front of the last blocks or of the head, computed beforehand.
@@ -32,17 +33,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from harness import Row, Timing, interleaved, machine, run, table
 from limits import Core, limit, measured, one_thread
 from models import MICROBATCHES, MODELS, Model, NotForThisModel, subset_of
+from numpy.typing import NDArray
 from tapes import compiled
 from torch import Tensor, nn
 from where import ready
 
 from tacit.compiler.errors import NotLowered
 from tacit.engine.library import LIBRARY, instructions
+from tacit.engine.player import Player
+from tacit.engine.visit import Visiting
+from tacit.plan.program import Playable
 from tacit.plan.tape import Kind
 
 SUBSETS = ("full", "last blocks", "head", "bias and norm", "input slices", "projected head")
@@ -73,6 +79,7 @@ QUICK_ONLY = {
 QUICK_S, FULL_S = 0.8, 4.0  # for each case
 TURN_S = 5e-3
 LEAST_ROUNDS, MOST_ROUNDS = 5, 61
+MANY = 20_000  # micro-batches
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,25 @@ def stepping(
         return F.cross_entropy(net(x).flatten(0, -2), y.flatten())
 
     made = loss if through is None else through(loss, dynamic=False)
-    return lambda: torch.autograd.grad(made(x, y), trained)
+
+    def step() -> list[Tensor | None]:
+        made(x, y).backward()
+        return [parameter.grad for parameter in trained]
+
+    return step
+
+
+def device_step(player: Player, given: Any, y: NDArray[Any], weights: NDArray[np.float32], playable: Playable) -> Step:
+    """A micro-batch of a visit whose only minibatch is so large that it hardly ever ends."""
+    order, under_way = np.tile(np.arange(len(y)), MANY), list[Visiting | None]([None])
+
+    def step() -> None:
+        visiting = under_way[0]
+        if visiting is None or visiting.microbatches >= MANY - 1:
+            visiting = under_way[0] = player.visit(given, y, weights, [order], [0.0], playable.initial)
+        visiting.play(1)
+
+    return step
 
 
 def layouts(net: nn.Module, x: Tensor, y: Tensor, trains: Sequence[str]) -> dict[str, Step]:
@@ -262,12 +287,11 @@ def measure(
     module, trains = subset_of(model, subset)
     made = compiled(name, subset, microbatch, module, trains, cache)
     player, given, y, weights = ready(made.playable, name)
-    count = float(microbatch)
     inputs, labels = model.examples(microbatch)
     tx, ty = torch.from_numpy(inputs), torch.from_numpy(labels).long()
     pytorch = layouts(module, tx, ty, trains)
     contestants: dict[str, Step] = {
-        "tacit": lambda: player.step(given, y, weights, count, True),
+        "tacit": device_step(player, given, y, weights, made.playable),
         "tape": player._playing[Kind.TRAIN],
         **pytorch,
     }

@@ -38,7 +38,7 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 VARIANTS = {"x86_64": {"avx2": AVX2}}
 SANITIZE = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all".split()
 # Which of them is first where several are there: docs/decisions/0023.
-COMPILERS = ("clang", "gcc", "cc")
+COMPILERS = ("gcc", "clang", "cc")
 # A compiler in a Python package: it needs nothing else on the machine, and compiles for other ones too.
 ZIGLANG = "ziglang"
 ZIGLANG_PINNED = "ziglang==0.17.0"

@@ -5,6 +5,10 @@
 #include "kernels.h"
 #include "vector.h"
 
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(TACIT_LANES) && !defined(__clang__)
+#include <immintrin.h>
+#endif
+
 struct window {
     ptrdiff_t top, left;               /* of tap (0, 0); may lie in the padding */
     ptrdiff_t kh0, kh1, kw0, kw1;      /* the taps inside the image */
@@ -46,23 +50,57 @@ static float *zeroed_image(const int32_t *p, float *image)
     return image;
 }
 
-/* A larger value wins, and so does the first NaN: it is never hidden. */
-static void larger_of(float *restrict best, uint8_t *restrict index, const float *restrict x, ptrdiff_t channels,
-                      uint8_t tap)
+/* A byte for each lane. */
+typedef uint8_t octets __attribute__((vector_size(LANES)));
+
+/* Bytes as integers. gcc converts them lane by lane where it is not told. */
+static inline integers widened(const uint8_t *from)
 {
-    for (ptrdiff_t c = 0; c < channels; c++) {
-        const bool wins = (x[c] > best[c]) | ((x[c] != x[c]) & (best[c] == best[c]));
-        best[c] = wins ? x[c] : best[c];
-        index[c] = wins ? tap : index[c];
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(TACIT_LANES) && !defined(__clang__)
+    return (integers)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)from));
+#else
+    octets narrow;
+    memcpy(&narrow, from, sizeof narrow);
+    return __builtin_convertvector(narrow, integers);
+#endif
+}
+
+/* A larger value wins, and so does the first NaN: it is never hidden. Of one window, the channels of a vector or a
+ * single one; the first tap meets itself and changes nothing. */
+static void largest(const int32_t *p, const struct window *w, const float *first, ptrdiff_t row, float *best_of,
+                    uint8_t *index)
+{
+    vector best = load(first);
+    integers winner = (integers){0} + (int32_t)(w->kh0 * p[P_KW] + w->kw0);
+    EACH_TAP(*w)
+    {
+        const vector x = load(first + (kh - w->kh0) * row + (kw - w->kw0) * p[P_C]);
+        const integers wins = (integers)(x > best) | ((integers)(x != x) & (integers)(best == best));
+        best = select(wins, x, best);
+        winner = (wins & ((integers){0} + (int32_t)(kh * p[P_KW] + kw))) | (~wins & winner);
+    }
+    store(best_of, best);
+    if (index) {
+        const octets narrow = __builtin_convertvector(winner, octets);
+        memcpy(index, &narrow, sizeof narrow);
     }
 }
 
-static void larger_value(float *restrict best, const float *restrict x, ptrdiff_t channels)
+static void largest_one(const int32_t *p, const struct window *w, const float *first, ptrdiff_t row, float *best_of,
+                        uint8_t *index)
 {
-    for (ptrdiff_t c = 0; c < channels; c++) {
-        const bool wins = (x[c] > best[c]) | ((x[c] != x[c]) & (best[c] == best[c]));
-        best[c] = wins ? x[c] : best[c];
+    float best = *first;
+    uint8_t winner = (uint8_t)(w->kh0 * p[P_KW] + w->kw0);
+    EACH_TAP(*w)
+    {
+        const float x = first[(kh - w->kh0) * row + (kw - w->kw0) * p[P_C]];
+        const bool wins = (x > best) | ((x != x) & (best == best));
+        best = wins ? x : best;
+        winner = wins ? (uint8_t)(kh * p[P_KW] + kw) : winner;
     }
+    *best_of = best;
+    if (index)
+        *index = winner;
 }
 
 void KERNEL(max_pool)(const int32_t *p, void *const *operand, bool add)
@@ -71,22 +109,16 @@ void KERNEL(max_pool)(const int32_t *p, void *const *operand, bool add)
     float *y = operand[0];
     uint8_t *index = operand[1];
     const float *x = operand[2];
-    const ptrdiff_t channels = p[P_C];
+    const ptrdiff_t channels = p[P_C], row = (ptrdiff_t)p[P_W] * channels;
     EACH_WINDOW(p, w)
     {
-        float *best = y + w.out;
-        memcpy(best, x + tap_at(p, n, &w, w.kh0, w.kw0), (size_t)channels * sizeof(float));
-        if (index)
-            memset(index + w.out, (int)(w.kh0 * p[P_KW] + w.kw0), (size_t)channels);
-        /* The first tap meets itself and changes nothing. */
-        EACH_TAP(w)
-        {
-            const float *tap = x + tap_at(p, n, &w, kh, kw);
-            if (index)
-                larger_of(best, index + w.out, tap, channels, (uint8_t)(kh * p[P_KW] + kw));
-            else
-                larger_value(best, tap, channels);
-        }
+        const float *first = x + tap_at(p, n, &w, w.kh0, w.kw0);
+        uint8_t *winner = index ? index + w.out : NULL;
+        ptrdiff_t c = 0;
+        for (; c + LANES <= channels; c += LANES)
+            largest(p, &w, first + c, row, y + w.out + c, winner ? winner + c : NULL);
+        for (; c < channels; c++)
+            largest_one(p, &w, first + c, row, y + w.out + c, winner ? winner + c : NULL);
     }
 }
 
@@ -95,12 +127,15 @@ void KERNEL(max_pool)(const int32_t *p, void *const *operand, bool add)
 static void give_to(float *restrict gx, const float *restrict g, const uint8_t *restrict index,
                     const float *restrict gate, ptrdiff_t channels, uint8_t tap)
 {
-    if (gate)
-        for (ptrdiff_t c = 0; c < channels; c++)
-            gx[c] += ((index[c] == tap) & !(gate[c] <= 0)) ? g[c] : 0.0f;
-    else
-        for (ptrdiff_t c = 0; c < channels; c++)
-            gx[c] += index[c] == tap ? g[c] : 0.0f;
+    ptrdiff_t c = 0;
+    for (; c + LANES <= channels; c += LANES) {
+        integers given = (integers)(widened(index + c) == (int32_t)tap);
+        if (gate)
+            given &= ~(integers)(load(gate + c) <= 0);
+        store(gx + c, load(gx + c) + (vector)(given & (integers)load(g + c)));
+    }
+    for (; c < channels; c++)
+        gx[c] += (index[c] == tap && !(gate && gate[c] <= 0)) ? g[c] : 0.0f;
 }
 
 void KERNEL(max_pool_gradient)(const int32_t *p, void *const *operand, bool add)
