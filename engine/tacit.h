@@ -5,7 +5,8 @@
  * fails once its first checks have passed, and touches nothing but the memory it is given.
  *
  * There is no global state. An opened tape is read-only: any number of threads may play it at once,
- * each with memory of its own. What went wrong is returned; nothing is printed, nothing aborts.
+ * each with memory of its own. What went wrong is returned; nothing is printed, nothing aborts. How the
+ * host rounds, flushes, traps and what its flags say changes nothing, and is after each call as it was.
  *
  * To embed it, compile every file of engine/ into the program with the flags of engine/build.py, or link
  * one of the libraries that `make engine-all` builds (docs/reference/builds.md: sizes, what is tested where,
@@ -103,8 +104,8 @@ enum tacit_result {
 
 /* Plays the tape once. `memory` and `size` have one entry a region; entries of regions that the tape
  * does not touch are not looked at. `first` says that this is a minibatch's first micro-batch: what
- * accumulates begins anew. Denormals are flushed to zero while it runs, where the processor can; rounding,
- * traps and flags of floating point are the host's again when it returns, and change nothing before. */
+ * accumulates begins anew. Denormals are flushed to zero while it runs, where the processor can;
+ * the floating-point mode is restored before it returns. */
 TACIT_API int tacit_play(const struct tacit_tape *tape, void *const memory[TACIT_REGIONS],
                          const size_t size[TACIT_REGIONS], int first);
 
