@@ -31,7 +31,7 @@ ifneq ($(shell cat $(VENV)/.place 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 
-.PHONY: help setup demo test lint bench-quick bench docs clean engine lock format
+.PHONY: help setup demo test lint bench-quick bench docs clean engine engine-all lock format
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,7 +64,7 @@ $(LIBRARY): $(wildcard engine/*.c engine/*.h) engine/build.py | $(READY)
 
 engine: $(LIBRARY)  ## compile the engine's library if a source is newer
 
-.PHONY: builders engine-all
+.PHONY: builders
 builders: $(BUILDERS)  ## the compiler for other machines, into .venv
 
 engine-all: $(BUILDERS)  ## every build of the engine, with its size, into build/engine
