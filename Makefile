@@ -65,6 +65,9 @@ $(LIBRARY): $(wildcard engine/*.c engine/*.h) engine/build.py | $(READY)
 
 engine: $(LIBRARY)  ## compile the engine's library if a source is newer
 
+.PHONY: builders
+builders: $(BUILDERS)  ## the compiler for other machines, into .venv
+
 engine-all: $(BUILDERS)  ## every build of the engine, with its size, into build/engine
 	@$(BIN)/python engine/build.py --all build/engine
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SOURCES = pathlib.Path(__file__).resolve().parent
 LIBRARY = SOURCES.parent / "src" / "tacit" / "engine" / "libtacit.so"
@@ -55,8 +55,7 @@ class BuildError(Exception):
     """The library could not be built; the message says what to do."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A machine that `make engine-all` compiles for."""
 
     triple: str

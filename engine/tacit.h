@@ -5,7 +5,12 @@
  * fails once its first checks have passed, and touches nothing but the memory it is given.
  *
  * There is no global state. An opened tape is read-only: any number of threads may play it at once,
- * each with memory of its own.
+ * each with memory of its own. What went wrong is returned; nothing is printed, nothing aborts. How the
+ * host rounds, flushes, traps and what its flags say changes nothing, and is after each call as it was.
+ *
+ * To embed it, compile every file of engine/ into the program with the flags of engine/build.py, or link
+ * one of the libraries that `make engine-all` builds (docs/reference/builds.md: sizes, what is tested where,
+ * which builds compute the same bytes). It needs nothing but libc, and in WebAssembly not even that.
  *
  *     struct tacit_refusal refusal;
  *     struct tacit_tape *tape;

@@ -3,7 +3,7 @@
 import ctypes
 import fcntl
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,10 +47,9 @@ def every_build(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.param == "as built":
             yield
         elif request.param in ELSEWHERE:
-            engine = started(request, ELSEWHERE[request.param])
-            patch.setattr("tacit.engine.tape.library", lambda: engine)
-            yield
-            engine.end()
+            with closing(started(request, ELSEWHERE[request.param])) as engine:
+                patch.setattr("tacit.engine.tape.library", lambda: engine)
+                yield
         else:
             portable = built(request, "portable")
             assert portable.tacit_instructions() == b"baseline"

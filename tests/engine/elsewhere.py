@@ -12,11 +12,11 @@ all numbers are little-endian:
 """
 
 import ctypes
+import platform
 import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Elsewhere:
         self._version, length = self._take("<II")
         self._name = self._read(length)
 
-    def end(self) -> None:
+    def close(self) -> None:
         for pipe in (self._host.stdin, self._host.stdout):
             assert pipe is not None
             pipe.close()
@@ -120,24 +120,30 @@ class Elsewhere:
         return result
 
 
-@cache
-def ziglang() -> bool:
+def need_ziglang() -> None:
+    """Skips the test where nothing compiles for other machines."""
     try:
         engine_build.ziglang()
     except engine_build.BuildError:
-        return False
-    return True
+        pytest.skip("builds for other machines need ziglang: pip install --require-hashes -r requirements/builds.txt")
+
+
+def need_aarch64() -> list[str]:
+    """What runs programs for aarch64 here; skips the test where nothing does."""
+    need_ziglang()
+    if platform.machine() == "aarch64":
+        return []
+    if shutil.which(QEMU) is None:
+        pytest.skip(f"there is no {QEMU}; on Debian and Ubuntu: apt install qemu-user-static")
+    return [QEMU]
 
 
 def start(machine: str, folder: Path) -> Elsewhere:
     """An engine of this kind, built if need be; skips the test where what it needs is not there."""
-    if not ziglang():
-        pytest.skip("builds for other machines need ziglang: pip install --require-hashes -r requirements/builds.txt")
+    need_ziglang()
     if machine == "aarch64":
-        if shutil.which(QEMU) is None:
-            pytest.skip(f"there is no {QEMU}; on Debian and Ubuntu: apt install qemu-user-static")
-        target = engine_build.TARGETS["linux-aarch64"]
-        return Elsewhere([QEMU, engine_build.program_for(target, folder / "host-aarch64", [HERE / "host.c"])])
+        emulated, target = need_aarch64(), engine_build.TARGETS["linux-aarch64"]
+        return Elsewhere([*emulated, engine_build.program_for(target, folder / "host-aarch64", [HERE / "host.c"])])
     target = engine_build.TARGETS[machine]
     module = engine_build.build_for(target, folder / target.file)
     return Elsewhere([NODE, HERE / "host.ts", *(["-", module] if machine == "web-relaxed" else [module])])
