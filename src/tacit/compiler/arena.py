@@ -18,7 +18,7 @@ from tacit.plan.tape import ALIGNMENT, Region
 
 # Rounds of all tries where the bound is not reached, and rounds times tries times pairs of blocks: about three seconds.
 ROUNDS, MOST_WORK = 250, 150_000_000
-PATIENCE = 8  # rounds without a lower arena before a try goes on from another
+PATIENCE = 30  # a try goes on from another after this part of the rounds without a lower arena
 FORWARD = 0.15  # how far one round moves a block, of the whole order
 TURNED = 0.1  # of the blocks that stand too high, how many are turned over
 
@@ -141,7 +141,9 @@ def arranged(found: Sequence[Block], steps: int, effort: float = 1) -> Placement
     own, stale = np.full(len(rank), size), np.zeros(len(rank), np.int64)  # the lowest of each try, and since when
     own_rank, own_hung = rank.copy(), hung.copy()
     draw = np.random.RandomState(0)  # whose numbers are the same in every version
-    for _ in range(max(1, int(effort * min(ROUNDS, MOST_WORK / (len(rank) * len(found) ** 2))))):
+    most = min(ROUNDS, MOST_WORK / (len(rank) * len(found) ** 2))
+    patience = max(4, int(most / PATIENCE))
+    for _ in range(max(1, int(effort * most))):
         offsets = fit.offsets(rank.argsort(axis=1, kind="stable"), hung)
         reached = (offsets + fit.sizes).max(axis=1).astype(np.int64)
         if reached.min() < size:
@@ -153,7 +155,7 @@ def arranged(found: Sequence[Block], steps: int, effort: float = 1) -> Placement
         lower = reached < own
         own[lower], own_rank[lower], own_hung[lower] = reached[lower], rank[lower], hung[lower]
         stale = np.where(lower, 0, stale + 1)
-        for i in np.flatnonzero(stale >= PATIENCE):
+        for i in np.flatnonzero(stale >= patience):
             other = draw.randint(len(tries))
             if own[other] < own[i]:
                 own[i], own_rank[i], own_hung[i] = own[other], own_rank[other], own_hung[other]
