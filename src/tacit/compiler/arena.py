@@ -221,15 +221,13 @@ class _Fit:
                 top = end[:, -1]
                 gap = begin.copy()
                 gap[:, 1:] -= end[:, :-1]
-                fits = gap >= size[:, None]
-                fits &= met
+                fits: NDArray[np.bool_] = (gap >= size[:, None]) & met
                 chosen = fits.argmax(axis=1)
                 chosen[:tight] = np.where(fits[:tight], gap[:tight], np.iinfo(np.int32).max).argmin(axis=1)
                 at = np.where(fits[rows, chosen], begin[rows, chosen] - gap[rows, chosen], top)
                 if any_hangs[p]:
                     below = np.minimum(begin, self._least) - size[:, None]
-                    fits = below >= begin - gap
-                    fits &= met
+                    fits = (below >= begin - gap) & met
                     chosen = p - 1 - fits[:, ::-1].argmax(axis=1)
                     under = np.where(fits[rows, chosen], below[rows, chosen], top)
                     under = np.where(top + size <= self._least, self._least - size, under)
