@@ -204,7 +204,7 @@ class _Fit:
         count, n = orders.shape
         rows, tight = np.arange(count), count // 2
         sizes, hangs = self.sizes[orders], np.take_along_axis(hung, orders, axis=1)
-        any_hangs = hangs.any(axis=0)
+        some_hang = set(np.nonzero(hangs)[1].tolist())
         placed: Numbers = np.zeros((count, 2, n), np.int32)  # where they begin, sorted, and which block it is
         found: Numbers = np.zeros((count, n), np.int32)
         for p in range(n):
@@ -221,11 +221,11 @@ class _Fit:
                 top = end[:, -1]
                 gap = begin.copy()
                 gap[:, 1:] -= end[:, :-1]
-                fits: NDArray[np.bool_] = (gap >= size[:, None]) & met
+                fits = (gap >= size[:, None]) & met
                 chosen = fits.argmax(axis=1)
                 chosen[:tight] = np.where(fits[:tight], gap[:tight], np.iinfo(np.int32).max).argmin(axis=1)
                 at = np.where(fits[rows, chosen], begin[rows, chosen] - gap[rows, chosen], top)
-                if any_hangs[p]:
+                if p in some_hang:
                     below = np.minimum(begin, self._least) - size[:, None]
                     fits = (below >= begin - gap) & met
                     chosen = p - 1 - fits[:, ::-1].argmax(axis=1)
