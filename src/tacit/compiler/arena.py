@@ -18,7 +18,7 @@ from tacit.plan.tape import ALIGNMENT, Region
 
 # Rounds of all tries where the bound is not reached, and rounds times tries times pairs of blocks: about three seconds.
 ROUNDS, MOST_WORK = 250, 150_000_000
-PATIENCE = 8  # rounds without a lower arena before a try goes on from another
+PATIENCE = 30  # a try goes on from another after this part of the rounds without a lower arena
 FORWARD = 0.15  # how far one round moves a block, of the whole order
 TURNED = 0.1  # of the blocks that stand too high, how many are turned over
 
@@ -141,7 +141,9 @@ def arranged(found: Sequence[Block], steps: int, effort: float = 1) -> Placement
     own, stale = np.full(len(rank), size), np.zeros(len(rank), np.int64)  # the lowest of each try, and since when
     own_rank, own_hung = rank.copy(), hung.copy()
     draw = np.random.RandomState(0)  # whose numbers are the same in every version
-    for _ in range(max(1, int(effort * min(ROUNDS, MOST_WORK / (len(rank) * len(found) ** 2))))):
+    most = min(ROUNDS, MOST_WORK / (len(rank) * len(found) ** 2))
+    patience = max(4, int(most / PATIENCE))
+    for _ in range(max(1, int(effort * most))):
         offsets = fit.offsets(rank.argsort(axis=1, kind="stable"), hung)
         reached = (offsets + fit.sizes).max(axis=1).astype(np.int64)
         if reached.min() < size:
@@ -153,7 +155,7 @@ def arranged(found: Sequence[Block], steps: int, effort: float = 1) -> Placement
         lower = reached < own
         own[lower], own_rank[lower], own_hung[lower] = reached[lower], rank[lower], hung[lower]
         stale = np.where(lower, 0, stale + 1)
-        for i in np.flatnonzero(stale >= PATIENCE):
+        for i in np.flatnonzero(stale >= patience):
             other = draw.randint(len(tries))
             if own[other] < own[i]:
                 own[i], own_rank[i], own_hung[i] = own[other], own_rank[other], own_hung[other]
@@ -202,7 +204,7 @@ class _Fit:
         count, n = orders.shape
         rows, tight = np.arange(count), count // 2
         sizes, hangs = self.sizes[orders], np.take_along_axis(hung, orders, axis=1)
-        any_hangs = hangs.any(axis=0)
+        some_hang = set(np.nonzero(hangs)[1].tolist())
         placed: Numbers = np.zeros((count, 2, n), np.int32)  # where they begin, sorted, and which block it is
         found: Numbers = np.zeros((count, n), np.int32)
         for p in range(n):
@@ -219,15 +221,13 @@ class _Fit:
                 top = end[:, -1]
                 gap = begin.copy()
                 gap[:, 1:] -= end[:, :-1]
-                fits = gap >= size[:, None]
-                fits &= met
+                fits = (gap >= size[:, None]) & met
                 chosen = fits.argmax(axis=1)
                 chosen[:tight] = np.where(fits[:tight], gap[:tight], np.iinfo(np.int32).max).argmin(axis=1)
                 at = np.where(fits[rows, chosen], begin[rows, chosen] - gap[rows, chosen], top)
-                if any_hangs[p]:
+                if p in some_hang:
                     below = np.minimum(begin, self._least) - size[:, None]
-                    fits = below >= begin - gap
-                    fits &= met
+                    fits = (below >= begin - gap) & met
                     chosen = p - 1 - fits[:, ::-1].argmax(axis=1)
                     under = np.where(fits[rows, chosen], below[rows, chosen], top)
                     under = np.where(top + size <= self._least, self._least - size, under)
