@@ -21,7 +21,7 @@ from tacit.cli import main
 from tacit.engine.player import Player
 from tacit.plan.bundle import build_plan, read_plan
 from tests.compiled import AUTHOR, assembled
-from tests.engine.elsewhere import NODE, QEMU, ziglang
+from tests.engine.elsewhere import NODE, QEMU, need_ziglang
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples/embed"
@@ -154,8 +154,9 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "with every check":
         sources = [*sorted(engine_build.SOURCES.glob("*.c")), source]
         return [engine_build.link(folder / "train", sources, sanitize=True, portable=True, shared=False)]
-    if not ziglang() or shutil.which(QEMU) is None:
-        pytest.skip(f"needs ziglang (pip install --require-hashes -r requirements/builds.txt) and {QEMU} (apt)")
+    need_ziglang()
+    if shutil.which(QEMU) is None:
+        pytest.skip(f"there is no {QEMU}; on Debian and Ubuntu: apt install qemu-user-static")
     target = engine_build.TARGETS["linux-aarch64"]
     return [QEMU, engine_build.program_for(target, folder / "train-aarch64", [source])]
 
@@ -272,8 +273,7 @@ def test_ctrl_c_ends_a_visit_after_the_micro_batch_under_way(
 @pytest.fixture(scope="module")
 def module() -> Path:
     """engine.wasm, where the README's commands make it."""
-    if not ziglang():
-        pytest.skip("engine.wasm needs ziglang: pip install --require-hashes -r requirements/builds.txt")
+    need_ziglang()
     target = engine_build.TARGETS["web"]
     return engine_build.build_for(target, ROOT / "build/engine/web" / target.file)
 
