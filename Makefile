@@ -18,6 +18,7 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 READY := $(VENV)/.ready
 LIBRARY := src/tacit/engine/libtacit.so
 TESTS ?= tests src
+SECONDS ?= 60
 
 # torch comes apart from the lock, because its builds differ by machine (docs/decisions/0005).
 # The CPU build is all that tacit uses. Where your index offers a larger one first:
@@ -30,7 +31,7 @@ ifneq ($(shell cat $(VENV)/.place 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 
-.PHONY: help setup demo test lint bench-quick bench docs clean engine lock format
+.PHONY: help setup demo test lint bench-quick bench docs clean engine lock format fuzz-tape
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,8 +70,6 @@ demo: setup  ## twelve device processes train one model on this machine
 test: setup  ## every test, on all cores; TESTS=tests/wire narrows it
 	@time $(BIN)/python -m pytest -n auto -q $(TESTS)
 
-.PHONY: fuzz-tape
-SECONDS ?= 60
 fuzz-tape: setup  ## changed tapes against the verifier and the kernels for a minute; SECONDS=600 for longer
 	@$(BIN)/python -m tests.engine.fuzz_tape --seconds $(SECONDS)
 
