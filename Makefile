@@ -19,6 +19,7 @@ READY := $(VENV)/.ready
 BUILDERS := $(VENV)/.builders
 LIBRARY := src/tacit/engine/libtacit.so
 TESTS ?= tests src
+SECONDS ?= 60
 
 # torch comes apart from the lock, because its builds differ by machine (docs/decisions/0005).
 # The CPU build is all that tacit uses. Where your index offers a larger one first:
@@ -80,8 +81,6 @@ demo: setup  ## twelve device processes train one model on this machine
 test: setup  ## every test, on all cores; TESTS=tests/wire narrows it
 	@time $(BIN)/python -m pytest -n auto -q $(TESTS)
 
-.PHONY: fuzz-tape
-SECONDS ?= 60
 fuzz-tape: setup  ## changed tapes against the verifier and the kernels for a minute; SECONDS=600 for longer
 	@$(BIN)/python -m tests.engine.fuzz_tape --seconds $(SECONDS)
 
