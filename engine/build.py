@@ -42,6 +42,7 @@ COMPILERS = ("gcc", "clang", "cc")
 # A compiler in a Python package: it needs nothing else on the machine, and compiles for other ones too.
 ZIGLANG = "ziglang"
 ZIGLANG_PINNED = "ziglang==0.17.0"
+STRIPPED = ["-g0", "-s"]  # it writes what a debugger reads unless told
 GLIBC = "2.17"  # what manylinux2014 promises
 NO_COMPILER = (
     "tacit's engine is written in C and no C compiler was found, so nothing was built. "
@@ -99,7 +100,7 @@ def compiler() -> list[str]:
     for name in COMPILERS:
         if shutil.which(name):
             return [name]
-    return [*ziglang(), "-target", this_machine()]
+    return [*ziglang(), *STRIPPED, "-target", this_machine()]
 
 
 def ziglang() -> list[str]:
@@ -140,7 +141,7 @@ def build(output: pathlib.Path, *, sanitize: bool = False, portable: bool = Fals
 
 def build_for(target: Target, output: pathlib.Path, extra: Sequence[str] = ()) -> pathlib.Path:
     """Brings the library for another machine up to date, without what only a debugger reads."""
-    command = [*ziglang(), "-target", target.triple, *FLAGS, *target.flags, *extra, "-s", "-g0"]
+    command = [*ziglang(), "-target", target.triple, *FLAGS, *target.flags, *extra, *STRIPPED]
     return _link(output, sorted(SOURCES.glob("*.c")), command, target.variants, target.linking)
 
 

@@ -63,7 +63,8 @@ def test_the_compiler_of_a_python_package_is_the_last_choice_and_knows_for_which
 
     monkeypatch.setenv("PATH", str(tmp_path))
     # Without a target it would compile for this very processor.
-    assert engine_build.compiler()[:-1] == [sys.executable, "-m", "ziglang", "cc", "-target"]
+    assert engine_build.compiler()[:4] == [sys.executable, "-m", "ziglang", "cc"]
+    assert engine_build.compiler()[-2] == "-target"
     assert engine_build.compiler()[-1].startswith(f"{platform.machine()}-linux-gnu.2.17")
     assert engine_build.machine() == platform.machine()
 
@@ -159,5 +160,6 @@ def test_a_machine_without_a_compiler_builds_the_source_distribution(tmp_path: p
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         library = pathlib.Path(archive.extract("tacit/engine/libtacit.so", tmp_path))
+    assert library.stat().st_size < 500_000
     assert load(library).tacit_instructions().decode() == instructions()
     assert glibc_needed(library) <= (2, 17)
