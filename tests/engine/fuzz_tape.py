@@ -174,6 +174,9 @@ def main() -> int:
         tally, seconds = fuzzed(
             asked.seconds, time.time_ns() % 2**32 if asked.seed is None else asked.seed, asked.guided
         )
+    except KeyboardInterrupt:
+        print("\nstopped; nothing had failed so far")
+        return 130
     except engine_build.BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
