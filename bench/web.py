@@ -6,8 +6,8 @@
 * relaxed: engine-relaxed.wasm, which multiplies and adds at once. Nothing is asked of it.
 * as built: the library that this package loads, with the widest vectors that this processor has.
 
-Each plays on memory of its own with the same examples, and the gradients are compared. Node compiles a module wholly
-before the first play (`--no-liftoff`): a page gets there after the first few, and its first ones are not what is told.
+Each plays on memory of its own with the same examples, and the gradients are compared. Node optimises what it compiles
+from the start (`--no-liftoff`); a page gets there after its first plays, which are slower and are not what is told.
 
     bench/web.py --records "LeNet" full 8
 
@@ -50,7 +50,7 @@ AT_ONCE = (1, 8)
 MOST = 3.0  # times SSE2
 APART = 1e-4  # of the gradient's length: sums are taken in another order
 TURN_S = 8e-3  # of SSE2
-QUICK_ROUNDS, ROUNDS, RECORD_ROUNDS = 7, 41, 5
+QUICK_ROUNDS, ROUNDS, RECORD_ROUNDS = 7, 41, 15
 
 Memory = Mapping[Region, NDArray[np.uint8]]
 Times = Callable[[int], float]
