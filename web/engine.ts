@@ -37,7 +37,7 @@ export const Region = {
 export type Block = { readonly at: number; readonly size: number };
 export type Places = Map<number, Block>;
 
-/** The two builds of the engine. `relaxed` is faster where the runtime can run it. */
+/** The two builds of the engine; `relaxed` rounds a multiply-add once where the runtime can. */
 export type Modules = { readonly plain: BufferSource; readonly relaxed?: BufferSource };
 
 /** What the caller is willing to spend on one play. */
