@@ -45,7 +45,7 @@ def test_threads_play_at_once_without_a_race(request: pytest.FixtureRequest):
 def test_the_floating_point_environment_is_as_it_was_and_changes_nothing(request: pytest.FixtureRequest):
     with kept(request, "environment") as folder:
         program = engine_build.link(
-            folder / "environment", [*ENGINE, HERE / "environment.c"], shared=False, extra=["-lm"]
+            folder / "environment", [*ENGINE, HERE / "environment.c"], shared=False, extra=["-Wl,--no-as-needed", "-lm"]
         )
 
     assert play_all([program], some_tapes(100)) >= 100
