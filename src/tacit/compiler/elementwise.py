@@ -100,7 +100,8 @@ def _clamped(m: Chain, x: Operand, low: float = -1.0, high: float = 1.0) -> Oper
 
 
 def _clamped_backward(m: Chain, g: Operand, x: Operand, low: float, high: float) -> Operand:
-    return m.do(Fn.GATE, m.do(Fn.GATE, g, m.sub(x, low)), m.add(m.do(Fn.NEG, x), high))
+    above = m.do(Fn.GATE, g, m.sub(x, low) if low else x)
+    return m.do(Fn.GATE, above, m.add(m.do(Fn.NEG, x), high))
 
 
 def _elu(m: Chain, x: Operand, alpha: float = 1.0, scale: float = 1.0, inside: float = 1.0) -> Operand:
