@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tacit.compiler.compile import EXACT, plan_training, training_bytes
+from tacit.compiler.compile import EXACT, plan_training, training_bytes, training_tapes
 from tacit.compiler.errors import NothingFits, NotLowered
 from tacit.compiler.trace import Model, Traced
 from tacit.compiler.weights import Weights
@@ -112,7 +112,7 @@ def costs(
     weights = Weights({**model.parameters, **model.buffers}, names, Number[precision.frozen.upper()])
     training = plan_training(model, traced, weights, microbatch, optimizer, True, precision, recompute)
     kept = sum(part.example_bytes for part in training.split.kept)
-    return training_bytes(model, training, optimizer, microbatch), kept
+    return training_bytes(training_tapes(model, training, microbatch)), kept
 
 
 def parameters_of(module: nn.Module, wanted: Sequence[str]) -> list[str]:

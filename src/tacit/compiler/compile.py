@@ -7,7 +7,7 @@ one through the rules.
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +113,7 @@ def compile_program(
     traced: Traced | None = None,
     precision: Precision = EXACT,
     recompute: bool = False,
+    hurried: bool = False,
 ) -> Compiled:
     """The tapes that train `subset`, with everything a device needs to play them.
 
@@ -120,7 +121,8 @@ def compile_program(
     with frozen statistics, dropout off; the train tape alone does otherwise where `dropout` or `batch_statistics`
     ask for it. Where `split_prefix` is false every step begins at the example. Who has `traced` the module in eval
     form already can give that. `precision` says what is held in fewer bits than float32; with `recompute`, what is
-    cheap is computed again in the backward pass where that lowers the arena.
+    cheap is computed again in the backward pass where that lowers the arena. `hurried` tapes compute the same; their
+    arena may be a few percent larger.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
@@ -133,13 +135,15 @@ def compile_program(
     weights = Weights({**model.parameters, **model.buffers}, subset, Number[precision.frozen.upper()])
     traced = traced or trace_step(model)
     predict, evaluate = (
-        _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY))
+        _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY), hurried=hurried)
         for kind in (Kind.PREDICT, Kind.EVALUATE)
     )
     trained = in_training(model, dropout, batch_statistics)
     if trained is not model:
         traced = trace_step(trained)
-    training = plan_training(trained, traced, weights, microbatch, optimizer, split_prefix, precision, recompute)
+    training = plan_training(
+        trained, traced, weights, microbatch, optimizer, split_prefix, precision, recompute, hurried
+    )
     laid = [training.prefix, training.train, training.apply, evaluate, predict]
     sizes = _sizes(model, training, microbatch)
     tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
@@ -181,23 +185,27 @@ def plan_training(
     split: bool,
     precision: Precision = EXACT,
     recompute: bool = False,
+    hurried: bool = False,
 ) -> Training:
     """The prefix, train and apply graphs, laid out."""
     graph = _passed(lower_training(traced, model, weights, microbatch), "lower", [*SIMPLIFY, *REDRAW])
     cut = split_prefix(graph, Number[precision.kept.upper()]) if split else whole_step(graph)
     check(cut.train, "split the prefix")
-    prefix = _lay(check(cut.prefix, "split the prefix")) if cut.prefix is not None else None
-    train = _lay(cut.train, Number[precision.saved.upper()], recompute)
+    prefix = _lay(check(cut.prefix, "split the prefix"), hurried=hurried) if cut.prefix is not None else None
+    train = _lay(cut.train, Number[precision.saved.upper()], recompute, hurried)
     return Training(weights, cut, prefix, train, _lay(_apply_graph(weights, optimizer)))
 
 
-def training_bytes(model: Model, training: Training, optimizer: Optimizer, microbatch: int) -> int:
-    """What training takes, without compiling the rest."""
+def training_tapes(model: Model, training: Training, microbatch: int) -> dict[Kind, Tape]:
+    """Prefix, train and apply, without compiling the rest."""
     sizes = _sizes(model, training, microbatch)
-    laid = (training.train, training.apply)
-    tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid}
-    arena, state, io, touched = _memory(tapes)
-    return arena + state + io + touched
+    laid = (training.prefix, training.train, training.apply)
+    return {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
+
+
+def training_bytes(tapes: Mapping[Kind, Tape]) -> int:
+    """What training by these tapes takes."""
+    return sum(_memory(tapes))
 
 
 def _label_field(model: Model, name: str) -> Field:
@@ -242,11 +250,17 @@ def _passed(graph: Graph, first: str, passes: Sequence[Pass]) -> Graph:
     return graph
 
 
-def _lay(graph: Graph, saved: Number = Number.FLOAT32, recompute: bool = False) -> Laid:
+def _lay(
+    graph: Graph, saved: Number = Number.FLOAT32, recompute: bool = False, hurried: bool = False
+) -> Laid:
     fused = _passed(graph, "begin", FUSE)
     ordered = _passed(fused, "fuse", ORDER)
+    effort = GLANCE if hurried else 1.0
     if graph.kind is not Kind.TRAIN:
-        return Laid(ordered, place(ordered.steps), bound(fused.steps), bound(ordered.steps))
+        return Laid(ordered, place(ordered.steps, effort), bound(fused.steps), bound(ordered.steps))
+    if hurried:
+        smaller = check(wait_smaller(ordered, saved, recompute=recompute), "wait smaller")
+        return Laid(smaller, place(smaller.steps, effort), bound(fused.steps), bound(smaller.steps))
     found: list[tuple[Graph, Placement]] = []
     # What is exchanged may be harder to place than what it replaces: less exchanged, or nothing, is tried too.
     for number, again in dict.fromkeys([(saved, recompute), (Number.FLOAT32, False)]):
@@ -337,7 +351,7 @@ def _sizes(model: Model, training: Training, microbatch: int) -> Sizes:
 STATE = (Region.STATE, Region.GRADIENT, Region.MOMENT, Region.START)
 
 
-def _memory(tapes: dict[Kind, Tape]) -> tuple[int, int, int, int]:
+def _memory(tapes: Mapping[Kind, Tape]) -> tuple[int, int, int, int]:
     """Arena, state, input and output, and touched frozen bytes of training."""
     regions = {**tapes[Kind.APPLY].regions, **tapes[Kind.TRAIN].regions}
     state = sum(regions.get(region, 0) for region in STATE)
@@ -375,7 +389,7 @@ def full_training_bytes(model: Model, traced: Traced, optimizer: Optimizer) -> i
         training = plan_training(model, traced, weights, FULL_MICROBATCH, optimizer, split=False)
     except NotLowered:
         return 0
-    return training_bytes(model, training, optimizer, FULL_MICROBATCH)
+    return training_bytes(training_tapes(model, training, FULL_MICROBATCH))
 
 
 def _explanation(model: Model, training: Training) -> Explanation:
