@@ -375,18 +375,37 @@ class Precision:
 _UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1000, "mb": 10**6, "gb": 10**9}
 
 
-def parse_bytes(text: str | int, name: str = "size") -> int:
-    """A size as people write it.
+# What people own: the second-level cache of a small or a recent core, a background process on a phone, a laptop.
+SIZES = {"cache-2MiB": "2 MiB", "cache-8MiB": "8 MiB", "phone-32MiB": "32 MiB", "laptop": "512 MiB"}
 
-    >>> parse_bytes("32 KiB")
-    32768
+
+def parse_share(text: str | float, name: str = "share") -> float:
+    """A share as people write it.
+
+    >>> parse_share("0.1 %"), parse_share(0.02)
+    (0.001, 0.02)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", str(text))
+    value = float(found.group(1)) / (100 if found.group(2) else 1) if found else 0.0
+    if not 0 < value <= 1:
+        raise TaskInvalid(name, text, "it is above 0 and at most 100 %", 'write e.g. "0.1 %"')
+    return value
+
+
+def parse_bytes(text: str | int, name: str = "size") -> int:
+    """A size as people write it, or one of the named ones.
+
+    >>> parse_bytes("32 KiB"), parse_bytes("cache-2MiB")
+    (32768, 2097152)
     """
     if isinstance(text, int):
         return _whole(name, text, 1)
+    text = SIZES.get(text.strip(), text)
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(found.group(2).lower() or "b") if found else None
     if not found or unit is None or float(found.group(1)) <= 0:
-        raise TaskInvalid(name, text, "this is not a size", 'write e.g. "4 MiB" or "32 KiB"')
+        fix = f'write e.g. "4 MiB" or "32 KiB", or {", ".join(SIZES)}'
+        raise TaskInvalid(name, text, "this is not a size", fix)
     return int(float(found.group(1)) * unit)
 
 
@@ -400,21 +419,35 @@ class Budget:
     | `Budget(upload="8 KiB")` | one Update, with its keys and signatures |
     | `Budget(storage="20 MiB")` | what the device may keep of the prefix |
     | `Budget(seconds=20)` | wall time of one visit |
+    | `Budget(memory="cache-2MiB")` | a size by what people own: cache-2MiB, cache-8MiB, phone-32MiB, laptop |
+    | `Budget(battery="0.1 %")` | what a visit's computing takes of a full battery |
+    | `Budget(devices=["pi-4b", "phone-mid"])` | seconds and battery hold on these; on every shipped profile if none |
+    | `Budget(examples=60)` | about so many examples are on a device |
     """
 
     memory: str | int = "8 MiB"
     upload: str | int = "32 KiB"
     storage: str | int = "20 MiB"
     seconds: int = 60
+    battery: str | float | None = None
+    devices: Sequence[str] = ()
+    examples: int = 100
 
     def __post_init__(self) -> None:
         for name in ("memory", "upload", "storage"):
             parse_bytes(getattr(self, name), f"budget {name}")
         _whole("budget seconds", self.seconds, 1)
+        _whole("budget examples", self.examples, 1)
+        if self.battery is not None:
+            parse_share(self.battery, "budget battery")
 
     @property
     def memory_bytes(self) -> int:
         return parse_bytes(self.memory)
+
+    @property
+    def battery_share(self) -> float | None:
+        return None if self.battery is None else parse_share(self.battery)
 
     @property
     def upload_bytes(self) -> int:
@@ -497,7 +530,8 @@ class Task:
     # Parameters or modules to train, or parts of layers by `slices` and `lowrank`, or
     # one `projected` head; None: the compiler chooses.
     subset: Sequence[str | Slices | LowRank | Projected] | None = None
-    precision: Precision = field(default_factory=Precision)
+    # None: float32; where the compiler chooses the subset it may also choose fewer bits for what only waits.
+    precision: Precision | None = None
     # Compute again in the backward pass what is cheap to compute, instead of saving it: less memory, the same result.
     recompute: bool = False
     server_rate: float = 1.0

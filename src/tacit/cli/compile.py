@@ -11,7 +11,10 @@ EXAMPLE = """\
 example:
   tacit compile mine.py -o mine.tacit
   tacit compile mine.py --memory 2MiB --explain
+  tacit compile mine.py --memory cache-2MiB --device pi-4b --battery 0.1% --front front.html
 
+Where the Task names no subset, the one that should learn most within the budget is looked for, on the devices that
+are named (all of `tacit estimate --device all`, if none is); --explain and --front show it among the others.
 The Plan is signed with the developer's key in --home (made at the first compile). It names the
 coordinator's key and an embedded keyholder's from the same folder, so `tacit serve` finds them there.
 """
@@ -21,9 +24,20 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("task", type=Path, help="a Python file with one `task = tacit.Task(...)`")
     parser.add_argument("-o", "--output", type=Path, help="where the Plan goes (default: TASK.tacit)")
-    parser.add_argument("--memory", help="instead of the Task's own budget, e.g. 2MiB")
+    parser.add_argument("--memory", help="instead of the Task's own budget, e.g. 2MiB or phone-32MiB")
     parser.add_argument("--upload", help="instead of the Task's own budget, e.g. 8KiB")
-    parser.add_argument("--explain", action="store_true", help="say why, and show the arena")
+    parser.add_argument("--storage", help="instead of the Task's own budget, e.g. 20MiB")
+    parser.add_argument("--seconds", type=int, help="instead of the Task's own budget: of a visit")
+    parser.add_argument("--battery", help="instead of the Task's own budget: of a visit, e.g. 0.1%%")
+    parser.add_argument(
+        "--device",
+        dest="devices",
+        action="append",
+        metavar="NAME",
+        help="a profile on which seconds and battery must hold, or its file; may be repeated",
+    )
+    parser.add_argument("--explain", action="store_true", help="say why, and show the arena and other subsets")
+    parser.add_argument("--front", type=Path, metavar="FILE", help="draw what was found: a .html, .svg or .png")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the arena: time across, offset up")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
     parser.add_argument("--home", help="where keys live (default: TACIT_HOME or ~/.tacit)")
@@ -33,10 +47,16 @@ def run(arguments: argparse.Namespace) -> None:
     from tacit.cli.figures import compared, comparison_lines, figures, summary
     from tacit.cli.home import author_key, home
     from tacit.compiler.load import load_task
+    from tacit.compiler.planner.front import front_json, front_lines
+    from tacit.errors import InputError
 
     task = load_task(arguments.task)
-    given = {name: value for name in ("memory", "upload") if (value := getattr(arguments, name))}
+    limits = ("memory", "upload", "storage", "seconds", "battery", "devices")
+    given = {name: value for name in limits if (value := getattr(arguments, name)) is not None}
     task = replace(task, budget=replace(task.budget, **given))
+
+    if arguments.front is not None and task.subset is not None:
+        raise InputError("--front draws what was found, and this Task names its subset: take `subset` out of it")
 
     from tacit.compiler.assemble import Parties, assemble
     from tacit.coordinator.keys import load_or_make
@@ -50,12 +70,16 @@ def run(arguments: argparse.Namespace) -> None:
     # "embedded" instead of an address: whoever serves the Plan starts this keyholder beside the coordinator.
     card = new_card(place / "keyholder", "embedded:", os.urandom)
     parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
-    made = assemble(task, parties, compare=_progress if arguments.explain else None)
+    made = assemble(task, parties, compare=_progress if arguments.explain else None, say=_progress)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     if arguments.picture is not None:
         from tacit.compiler.picture import svg
 
         arguments.picture.write_text(svg(made.compiled.explanation, task.name), encoding="utf-8")
+    if arguments.front is not None and made.found is not None:
+        from tacit.compiler.planner.drawing import draw
+
+        draw(made.found, task.name, task.budget.memory_bytes, arguments.front)
     output = arguments.output or arguments.task.with_suffix(".tacit")
     partial = output.with_name(output.name + ".partial")
     partial.write_bytes(data)
@@ -63,7 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
     plan = parse_plan(data)
     if arguments.json:
         found = {"plan": str(output), "plan_id": plan.plan_id.hex(), **figures(plan, len(data))}
-        print(json.dumps(found | (compared(made.comparison) if made.comparison else {})))
+        among = {"front": front_json(made.found)} if made.found else {}
+        print(json.dumps(found | among | (compared(made.comparison) if made.comparison else {})))
         return
     print(summary(plan, len(data)))
     for reason in made.reasons if arguments.explain else ():
@@ -73,6 +98,9 @@ def run(arguments: argparse.Namespace) -> None:
         from tacit.compiler.picture import in_letters
 
         print(*report(made.compiled.explanation), *in_letters(made.compiled.explanation), sep="\n")
+    if made.found and arguments.explain:
+        print("subsets    a star is what was compiled, a dot a point that nothing beats in memory and what is expected")
+        print(*front_lines(made.found), sep="\n")
     if made.comparison:
         print(*comparison_lines(made.comparison), sep="\n")
     for warning in made.warnings:

@@ -5,7 +5,7 @@ Signing is the caller's: this room holds no keys.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -16,10 +16,16 @@ from torch import nn
 
 from tacit.compiler.candidates import Comparison, Planned, compared
 from tacit.compiler.candidates import Limits as Allowed
-from tacit.compiler.choose import choose_subset, parameters_of
+from tacit.compiler.choose import parameters_of
 from tacit.compiler.compile import Compiled, compile_program
 from tacit.compiler.errors import NothingFits
 from tacit.compiler.parts import rewritten
+from tacit.compiler.planner.benefit import Valued
+from tacit.compiler.planner.choice import Asked, choose
+from tacit.compiler.planner.fitting import BOUND
+from tacit.compiler.planner.front import found_reasons
+from tacit.compiler.planner.groups import Layer
+from tacit.compiler.planner.search import Found
 from tacit.compiler.precision import gradient_error, shown_accuracy
 from tacit.compiler.presets import recognise, settings
 from tacit.compiler.projected import ProjectedHead, project
@@ -30,10 +36,12 @@ from tacit.plan.bundle import playable_blobs
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
+from tacit.plan.profile import read_profile, shipped
 from tacit.plan.program import Optimizer, Program
 from tacit.task import Label, Local, Precision, Projected, Sign, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
+SEARCHES = 3  # until what was chosen fits as it is compiled
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
 
 
@@ -59,6 +67,7 @@ class Assembled:
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     comparison: Comparison | None = None
+    found: Found | None = None  # where the Task left the subset to the compiler
 
 
 def assemble(
@@ -68,10 +77,13 @@ def assemble(
     days: int = 365,
     now: int | None = None,
     compare: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    scouted: Callable[[Sequence[Layer]], Valued] | None = None,
 ) -> Assembled:
-    """Compile a Task for its budget.
+    """Compile a Task for its budget; where it names no subset, the one that should learn most is chosen.
 
-    With `compare` other subsets are planned as well, and each is announced to it: that takes a while.
+    With `compare` the subset that a Task names is shown among others, and each is announced to it: that takes a while.
+    `say` hears how the search goes on; `scouted` is what devices reported of the layers.
     """
     own = build_module(task)
     inputs, (label, labelled) = task.inputs, task.label
@@ -79,36 +91,17 @@ def assemble(
     _check_label(task, own, classes)
     local = task.local
     optimizer = plan_optimizer(local)
-    microbatch = local.microbatch or (local.minibatch if local.batch_statistics else min(local.minibatch, 8))
     whole = Whole(own, inputs, classes, label, task.loss_named, local.dropout, local.batch_statistics)
     public = public_examples(task) or {}
-    module, parts = _rewritten(own, task, public)
-    subset, reasons = _subset(task, parts, module, whole, microbatch, optimizer, len(parties.keyholders))
-
-    def compile_with(precision: Precision) -> Compiled:
-        return compile_program(
-            module,
-            inputs,
-            label,
-            classes,
-            loss=task.loss_named,
-            subset=subset,
-            microbatch=microbatch,
-            optimizer=optimizer,
-            dropout=local.dropout,
-            batch_statistics=local.batch_statistics,
-            traced=whole.step[1] if task.subset is None else None,
-            precision=precision,
-            recompute=task.recompute,
-        )
-
-    compiled = compile_with(task.precision)
-    if task.precision != Precision():
-        exact = compile_with(Precision()).playable
-        error = gradient_error(task, public, compiled.playable, exact)
-        shown = shown_accuracy(task, public, compiled.playable, exact)
-        notes = (*compiled.explanation.notes, str(error), *([shown] if shown else []))
-        compiled = replace(compiled, explanation=replace(compiled.explanation, notes=notes))
+    found: Found | None = None
+    for chosen_task, found in _settled(task, whole, public, optimizer, len(parties.keyholders), scouted, say):
+        module, subset, reasons = _subset(chosen_task, own, public)
+        if found is not None:
+            reasons = found_reasons(found)
+        compiled = _compiled(chosen_task, module, subset, public, optimizer, whole)
+        if found is None or compiled.playable.program.resources.training_bytes <= task.budget.memory_bytes:
+            break
+    task = chosen_task
     program = compiled.playable.program
     against = msgspec.structs.replace(program.resources, model_parameters=sum(p.numel() for p in own.parameters()))
     if isinstance(module, ProjectedHead):
@@ -186,9 +179,95 @@ def assemble(
             public=min(map(len, public.values()), default=0),
             say=compare,
         )
-        if compare
+        if compare and found is None
         else None,
+        found,
     )
+
+
+def _settled(
+    task: Task,
+    whole: Whole,
+    public: Mapping[str, NDArray[np.generic]],
+    optimizer: Optimizer,
+    keyholders: int,
+    scouted: Callable[[Sequence[Layer]], Valued] | None,
+    say: Callable[[str], None],
+) -> Iterator[tuple[Task, Found | None]]:
+    """The Task with everything decided; another answer where the one before took more than was thought."""
+    if task.subset is not None:
+        yield task, None
+        return
+    asked = Asked(
+        lambda values: upload_size(values, _numbers(task, values, keyholders).quantisation.bits, keyholders),
+        lambda values: noise_to_signal(_numbers(task, values, keyholders), values, keyholders),
+        _most_values(task, sum(p.numel() for p in whole.module.parameters()), keyholders),
+    )
+    devices = [read_profile(name) for name in task.budget.devices or shipped()]
+    room = task.budget.memory_bytes
+    for _ in range(SEARCHES):
+        narrowed = replace(task, budget=replace(task.budget, memory=room))
+        found = choose(narrowed, whole, public, asked, devices, optimizer, scouted, say)
+        fitted = found.chosen.fitted
+        local = replace(task.local, microbatch=fitted.setting.microbatch)
+        settled = replace(
+            task,
+            subset=list(fitted.candidate.subset),
+            local=local,
+            precision=fitted.setting.precision,
+            recompute=fitted.setting.recompute,
+        )
+        yield settled, found
+        # Laid out with all effort it took more than in a hurry: there is less room than was thought.
+        room = int(room / (1 + BOUND))
+
+
+def _compiled(
+    task: Task,
+    module: nn.Module,
+    subset: Sequence[str],
+    public: Mapping[str, NDArray[np.generic]],
+    optimizer: Optimizer,
+    whole: Whole,
+) -> Compiled:
+    """The tapes, and what fewer bits cost where the Task asks for some."""
+    local = task.local
+    precision = task.precision or Precision()
+
+    def compile_with(precision: Precision) -> Compiled:
+        return compile_program(
+            module,
+            task.inputs,
+            whole.label,
+            whole.classes,
+            loss=task.loss_named,
+            subset=subset,
+            microbatch=microbatch_of(local),
+            optimizer=optimizer,
+            dropout=local.dropout,
+            batch_statistics=local.batch_statistics,
+            traced=whole.step[1] if module is whole.module else None,
+            precision=precision,
+            recompute=task.recompute,
+        )
+
+    compiled = compile_with(precision)
+    if precision == Precision():
+        return compiled
+    exact = compile_with(Precision()).playable
+    error = gradient_error(task, public, compiled.playable, exact)
+    shown = shown_accuracy(task, public, compiled.playable, exact)
+    notes = (*compiled.explanation.notes, str(error), *([shown] if shown else []))
+    return replace(compiled, explanation=replace(compiled.explanation, notes=notes))
+
+
+def microbatch_of(local: Local) -> int:
+    """How many examples are computed at once.
+
+    >>> microbatch_of(Local(minibatch=16)), microbatch_of(Local(minibatch=16, microbatch=2))
+    (8, 2)
+    """
+    return local.microbatch or (local.minibatch if local.batch_statistics else min(local.minibatch, 8))
 
 
 def _comparison(
@@ -208,7 +287,7 @@ def _comparison(
         return upload_size(values, _numbers(task, values, keyholders).quantisation.bits, keyholders)
 
     chosen = Planned(
-        "the last layers that fit" if task.subset is None else "what the Task names",
+        "what the Task names",
         f"{subset[0]} to {subset[-1]}",
         program.d,
         upload_of(program.d),
@@ -222,7 +301,7 @@ def _comparison(
         chosen,
         [
             one
-            for part in task.subset or subset
+            for part in task.subset or ()
             for one in (parameters_of(whole.module, [part]) if isinstance(part, str) else [part])
         ],
         proposals,
@@ -230,7 +309,7 @@ def _comparison(
         limits=Allowed(task.budget.memory_bytes, task.budget.upload_bytes, upload_of),
         microbatch=program.microbatch,
         optimizer=program.optimizer,
-        precision=task.precision,
+        precision=task.precision or Precision(),
         recompute=task.recompute,
         say=say,
     )
@@ -276,51 +355,32 @@ def _check_label(task: Task, module: nn.Module, classes: int) -> None:
 
 def _rewritten(
     module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]]
-) -> tuple[nn.Module, list[str] | None]:
-    """The module that is compiled, and the names in it that the Task wants trained."""
+) -> tuple[nn.Module, list[str]]:
+    """The module that is compiled, and the names in it that are trained."""
     match task.subset:
-        case None:
-            return module, None
         case [Projected() as part]:
             return project(module, part, [public[name] for name in task.inputs], public.get(task.label[0])), ["head"]
-        case _:
-            return rewritten(module, [part for part in task.subset if not isinstance(part, Projected)])
+        case parts:
+            return rewritten(module, [part for part in parts or () if not isinstance(part, Projected)])
 
 
 def _subset(
-    task: Task,
-    wanted_names: Sequence[str] | None,
-    module: nn.Module,
-    whole: Whole,
-    microbatch: int,
-    optimizer: Optimizer,
-    keyholders: int,
-) -> tuple[Sequence[str], Sequence[str]]:
-    """The parameters to train: those that the Task names, else the most last layers that fit the budget."""
-    if wanted_names is not None:
-        names = parameters_of(module, wanted_names)
-        unknown = [w for w in wanted_names if not any(n == w or n.startswith(f"{w}.") for n in names)]
-        if unknown:
-            known = sorted({name.rpartition(".")[0] or name for name, _ in module.named_parameters()})
-            raise TaskInvalid("subset", unknown[0], "the model has no such parameter", f"it has {', '.join(known)}")
-        if isinstance(module, ProjectedHead):
-            return names, [
-                f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}",
-                # The Hessian of a softmax is at most half of the features' squared length.
-                f"plain SGD on it is stable at rates below {4 / module.projection.squared_length():.2g}",
-            ]
-        return names, [f"the Task names {', '.join(wanted_names)}"]
-    most = _most_values(task, sum(p.numel() for p in module.parameters()), keyholders)
-    chosen = choose_subset(
-        *whole.trained,
-        memory=task.budget.memory_bytes,
-        most_values=most,
-        microbatch=microbatch,
-        optimizer=optimizer,
-        precision=task.precision,
-        recompute=task.recompute,
-    )
-    return chosen.names, chosen.reasons
+    task: Task, own: nn.Module, public: Mapping[str, NDArray[np.generic]]
+) -> tuple[nn.Module, Sequence[str], Sequence[str]]:
+    """The module that is compiled, the parameters in it that are trained, and why those."""
+    module, wanted = _rewritten(own, task, public)
+    names = parameters_of(module, wanted)
+    unknown = [w for w in wanted if not any(n == w or n.startswith(f"{w}.") for n in names)]
+    if unknown:
+        known = sorted({name.rpartition(".")[0] or name for name, _ in module.named_parameters()})
+        raise TaskInvalid("subset", unknown[0], "the model has no such parameter", f"it has {', '.join(known)}")
+    if isinstance(module, ProjectedHead):
+        return module, names, [
+            f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}",
+            # The Hessian of a softmax is at most half of the features' squared length.
+            f"plain SGD on it is stable at rates below {4 / module.projection.squared_length():.2g}",
+        ]
+    return module, names, [f"the Task names {', '.join(wanted)}"]
 
 
 def _most_values(task: Task, whole: int, keyholders: int) -> int:

@@ -95,7 +95,7 @@ def compared(
             continue
         say(f"planning candidate {number} of {len(candidates)}: {candidate.name} …")
         try:
-            inner, step, names = _traced(candidate, whole)
+            inner, step, names = prepared(candidate, whole)
             training, kept = costs(inner, step, names, microbatch, optimizer, precision, recompute)
         except (NotLowered, NotTraceable, WrongSubset, TaskInvalid, RuleBroken) as error:
             # What stops another subset, even a mistake of the compiler, does not stop the one that was chosen.
@@ -110,7 +110,7 @@ def compared(
     return Comparison(family, tuple(proposals), tuple(found))
 
 
-def _traced(candidate: Candidate, whole: Whole) -> tuple[Model, Traced, list[str]]:
+def prepared(candidate: Candidate, whole: Whole) -> tuple[Model, Traced, list[str]]:
     """The module as the candidate needs it, traced as far as it needs, and the parameters to train."""
     model, traced = whole.trained
     module = whole.module

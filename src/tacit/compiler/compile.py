@@ -122,7 +122,7 @@ def compile_program(
     ask for it. Where `split_prefix` is false every step begins at the example. Who has `traced` the module in eval
     form already can give that. `precision` says what is held in fewer bits than float32; with `recompute`, what is
     cheap is computed again in the backward pass where that lowers the arena. `hurried` tapes compute the same; their
-    arena may be a few percent larger.
+    arena may be a few percent larger, and what the whole model would take is not known.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> compiled = compile_program(net, {"x": ((4,), "float32")}, "y", 3,
@@ -147,7 +147,8 @@ def compile_program(
     laid = [training.prefix, training.train, training.apply, evaluate, predict]
     sizes = _sizes(model, training, microbatch)
     tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
-    resources = _resources(trained, traced, training, tapes, optimizer)
+    full = 0 if hurried else full_training_bytes(trained, traced, optimizer)
+    resources = _resources(trained, training, tapes, full)
     program = Program(
         runtime=RUNTIME,
         microbatch=microbatch,
@@ -360,9 +361,7 @@ def _memory(tapes: Mapping[Kind, Tape]) -> tuple[int, int, int, int]:
     return regions.get(Region.ARENA, 0), state, io, touched_bytes(tapes[Kind.TRAIN], Region.FROZEN)
 
 
-def _resources(
-    model: Model, traced: Traced, training: Training, tapes: dict[Kind, Tape], optimizer: Optimizer
-) -> Resources:
+def _resources(model: Model, training: Training, tapes: dict[Kind, Tape], full: int) -> Resources:
     arena, state, io, touched = _memory(tapes)
     _, peak = peak_of(training.train.graph, training.train.placement)
     return Resources(
@@ -377,7 +376,7 @@ def _resources(
         peak=model.kind(peak) if peak else "the loss",
         operations=tapes[Kind.TRAIN].operations,
         model_parameters=sum(parameter.numel() for parameter in model.parameters.values()),
-        full_training_bytes=full_training_bytes(model, traced, optimizer),
+        full_training_bytes=full,
     )
 
 

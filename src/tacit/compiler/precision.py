@@ -55,12 +55,13 @@ def shown_accuracy(
 ) -> str | None:
     """How good the Plan is at its beginning on the Task's own examples, beside float32; None where they do not tell."""
     name, label = task.label
-    if task.precision.frozen == "float32" or name not in public or not isinstance(label, Label):
+    frozen = task.precision.frozen if task.precision is not None else "float32"
+    if frozen == "float32" or name not in public or not isinstance(label, Label):
         return None
     given = {field.name: public[field.name] for field in exact.program.inputs}
     mine, right = (_accuracy(playable, given, public[name]) for playable in (narrow, exact))
     return (
-        f"check examples: {mine:.1%} with {task.precision.frozen} frozen weights, {right:.1%} with float32 "
+        f"check examples: {mine:.1%} with {frozen} frozen weights, {right:.1%} with float32 "
         f"(of {len(public[name])} public ones)"
     )
 

@@ -21,6 +21,7 @@ from tacit.task import LowRank, Projected, Sgd, Slices, sgd
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 FEATURES = 256  # of a projected head
+PLACES = (0.2, 0.4, 0.6, 0.8, 0.99)  # where a model may be cut, as shares of its layers
 LEAST_FEATURES = 16  # fewer say too little of an example
 SHARE = 16  # one in so many input features of a late layer
 RANK = 4
@@ -267,8 +268,26 @@ def _answers(model: Model) -> bool:
     return len(model.output) == 1
 
 
-def _cuts(model: Model, calls: _Calls, layers: set[str]) -> list[_Call]:
-    """Where to cut: after about a third and two thirds of the layers, behind the outermost module that ends there."""
+def projected_heads(model: Model, traced: Traced, public: int) -> list[Candidate]:
+    """Projected heads behind a few layers; none without public examples.
+
+    >>> from tacit.compiler.trace import model_of, rehearse, trace_step
+    >>> net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    >>> model = rehearse(model_of(net, {"x": ((32,), "float32")}, 3))
+    >>> [each.subset[0].features for each in projected_heads(model, trace_step(model), 100)]
+    [48, 48]
+    """
+    if not public or not _answers(model):
+        return []
+    layers = set(used_layers(model, traced))
+    calls = _calls(model)
+    return [_projected(cut, public) for cut in _cuts(model, calls, layers, PLACES)]
+
+
+def _cuts(
+    model: Model, calls: _Calls, layers: set[str], places: Sequence[float] = (1 / 3, 2 / 3)
+) -> list[_Call]:
+    """Where to cut: after these shares of the layers, behind the outermost module that ends there."""
     whole = calls.whole
     total = max((call.done for call in calls.seen), default=0)
     possible = [
@@ -278,9 +297,9 @@ def _cuts(model: Model, calls: _Calls, layers: set[str]) -> list[_Call]:
         and call.shape[0] <= MOST_POSITIONS and math.prod(call.shape[1:]) <= MOST_POSITIONS
     ]  # fmt: skip
     found: dict[str, _Call] = {}
-    for share in (1, 2):
+    for share in places:
         # Of all that end at the nearest depth, the last to end: a block rather than its last convolution.
-        best = min(reversed(possible), key=lambda call: abs(call.done - share * total / 3), default=None)
+        best = min(reversed(possible), key=lambda call: abs(call.done - share * total), default=None)
         if best is not None:
             found.setdefault(best.path, best)
     return list(found.values())

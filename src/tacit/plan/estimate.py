@@ -200,17 +200,26 @@ def estimate(visit: Visit, profile: Profile, radio: RadioName, allowed: Allowed)
 
 def plays(visit: Visit, kept: bool) -> dict[Kind, int]:
     """How often a later visit plays each tape; with nothing kept the prefix goes before every step."""
-    local = visit.local
-    whole, rest = divmod(visit.examples, local.minibatch)
-    short = 0 if local.whole or not rest else 1
-    steps = whole * math.ceil(local.minibatch / visit.microbatch) + short * math.ceil(rest / visit.microbatch)
+    microbatches, steps = steps_of(visit.local, visit.examples, visit.microbatch)
     counts = {
         Kind.EVALUATE: math.ceil(visit.held_back / visit.microbatch),
-        Kind.PREFIX: 0 if kept else local.epochs * steps,
-        Kind.TRAIN: local.epochs * steps,
-        Kind.APPLY: local.epochs * (whole + short),
+        Kind.PREFIX: 0 if kept else microbatches,
+        Kind.TRAIN: microbatches,
+        Kind.APPLY: steps,
     }
     return {kind: count for kind, count in counts.items() if kind in visit.tapes}
+
+
+def steps_of(local: LocalTraining, examples: int, microbatch: int) -> tuple[int, int]:
+    """How many micro-batches a visit plays, and how many steps it applies.
+
+    >>> steps_of(LocalTraining(epochs=2, minibatch=16), 40, 8)
+    (10, 6)
+    """
+    whole, rest = divmod(examples, local.minibatch)
+    short = 0 if local.whole or not rest else 1
+    microbatches = whole * math.ceil(local.minibatch / microbatch) + short * math.ceil(rest / microbatch)
+    return local.epochs * microbatches, local.epochs * (whole + short)
 
 
 def growth_bytes(visit: Visit, kept: int) -> int:

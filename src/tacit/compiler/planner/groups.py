@@ -73,8 +73,8 @@ def layers_of(model: Model, traced: Traced) -> list[Layer]:
     >>> from tacit.compiler.trace import model_of, rehearse, trace_step
     >>> net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 3))
     >>> model = rehearse(model_of(net, {"x": ((32,), "float32")}, 3))
-    >>> [option.name for option in layers_of(model, trace_step(model))[1].options]
-    ['2', '2 biases', '2 inputs 0 to 3', '2 inputs 0 to 15']
+    >>> [[option.name for option in layer.options] for layer in layers_of(model, trace_step(model))]
+    [['0', '0 biases', '0 inputs 0 to 1', '0 inputs 0 to 7', '0 outputs 0 to 15', '0 rank 2', '0 rank 8'], ['2', '2 biases']]
     """
     names = used_layers(model, traced)
     calls = _calls(model)
@@ -110,7 +110,8 @@ def _options(path: str, model: Model, names: Sequence[str], call: _Call | None, 
     vectors = {name: tensor.shape for name, tensor in tensors.items() if tensor.dim() == 1}
     if matrices and vectors:
         found.append(option(Way.VECTORS, list(vectors), vectors.values(), 0, made))
-    if not _divisible(model.module.get_submodule(path)) or call is None or call.times != 1:
+    # What makes the answer is trained whole or in its bias: part of it would leave classes out.
+    if last or not _divisible(model.module.get_submodule(path)) or call is None or call.times != 1:
         return found
     (outputs, inputs), taps = matrices[0].shape[:2], matrices[0].shape[2:]
     for share in INPUT_SHARES:
@@ -119,8 +120,6 @@ def _options(path: str, model: Model, names: Sequence[str], call: _Call | None, 
             parts = [slices(path, inputs=range(count))]
             work = made * count * math.prod(taps)
             found.append(option(Way.INPUTS, parts, [(outputs, count, *taps)], read * count // inputs, work))
-    if last:
-        return found  # part of its outputs would leave classes out, and a low rank is seldom smaller
     count = outputs // OUTPUT_SHARE
     if outputs >= LEAST_FEATURES and count:
         parts = [slices(path, outputs=range(count))]

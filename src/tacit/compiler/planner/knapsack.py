@@ -47,6 +47,10 @@ def pack(classes: Sequence[Sequence[Item]], limits: Sequence[float], most_nodes:
     >>> pack([[Item(3, (2,)), Item(5, (4,))], [Item(4, (3,))]], [5.0])
     Packing(chosen=(0, 0), gain=7.0, bound=7.0)
     """
+    bounded = [k for k, limit in enumerate(limits) if limit < math.inf]
+    if len(bounded) < len(limits):
+        classes = [[Item(item.gain, tuple(item.takes[k] for k in bounded)) for item in items] for items in classes]
+        limits = [limits[k] for k in bounded]
     fitting = [
         [i for i, item in enumerate(items) if item.gain > 0 and _fits(item.takes, limits)] for items in classes
     ]
