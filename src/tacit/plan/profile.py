@@ -30,8 +30,8 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Radio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a transfer costs. The joules come on top of the device's being awake.
 
-    `begin_seconds` pass before its first byte (the radio wakes up, a connection is made); `tail_joules` are what the
-    radio spends after its last one, before it sleeps again.
+    `begin_seconds` pass before its first byte (the radio wakes up, a connection is made). After its last one the radio
+    stays up for `tail_seconds`, and spends `tail_joules` in them.
     """
 
     up_bytes_per_second: float
@@ -39,6 +39,7 @@ class Radio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     up_joules_per_byte: float
     down_joules_per_byte: float
     tail_joules: float
+    tail_seconds: float
     begin_seconds: float
 
 
@@ -116,6 +117,7 @@ RANGES: Mapping[str, Range] = {
     "radios.*.up_joules_per_byte": Range(0, 0.1, "joules a byte", "write joules a byte: 1 W at 1 MB/s is 1e-6"),
     "radios.*.down_joules_per_byte": Range(0, 0.1, "joules a byte", "write joules a byte: 1 W at 1 MB/s is 1e-6"),
     "radios.*.tail_joules": Range(0, 1000, "joules", "write joules: 1 W for 10 s is 10"),
+    "radios.*.tail_seconds": Range(0, 600, "seconds", "write seconds: 200 ms is 0.2"),
     "radios.*.begin_seconds": Range(0, 600, "seconds", "write seconds: 100 ms is 0.1"),
     "battery.watt_hours": Range(
         0.01, 100_000, "watt-hours", "milliamp-hours times volts / 1000; null where it has none"
@@ -140,7 +142,7 @@ def read_profile(name: str) -> Profile:
 
 
 def shipped() -> tuple[str, ...]:
-    """The names of the profiles that come with tacit, from the smallest core to the largest."""
+    """The names of the profiles that come with tacit."""
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.json")))
 
 
