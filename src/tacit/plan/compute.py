@@ -14,11 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from tacit.plan.effort import Effort, effort, work_class
-from tacit.plan.reuse import distances
+from tacit.plan.reuse import Piece, distances
 from tacit.plan.tape import Record, Tape
 
 Positive = Annotated[float, Meta(gt=0, le=1e18)]
 Cost = Annotated[float, Meta(ge=0, le=1e12)]  # multiply-adds at the peak
+WAIT = "wait"  # not a thing: the share of the time its bytes take that a kernel cannot compute meanwhile
 Work = Mapping[str, Mapping[str, Cost]]  # class of records -> thing that its kernel does -> cost of one
 
 
@@ -44,8 +45,8 @@ def work_seconds(compute: Compute, kind: str, done: Effort) -> float:
     return sum(count * costs.get(thing, 0.0) for thing, count in done.things.items()) / compute.peak
 
 
-def stream_seconds(compute: Compute, pieces: Iterable[tuple[float, float]]) -> float:
-    """What bytes take to come: of each piece its size, and how many others were touched since.
+def stream_seconds(compute: Compute, pieces: Iterable[Piece]) -> float:
+    """What bytes take to come: of each piece its size, and how many bytes were touched since it was.
 
     >>> levels = (Level("cache", 1000, 50e9), Level("memory", None, 10e9))
     >>> stream_seconds(Compute(1e9, levels, {}), [(500, 1000), (500, 1001)])
@@ -62,10 +63,12 @@ def _level(compute: Compute, distance: float) -> Level:
     return compute.levels[-1]
 
 
-def record_seconds(compute: Compute, record: Record, pieces: Iterable[tuple[float, float]]) -> float:
+def record_seconds(compute: Compute, record: Record, pieces: Iterable[Piece]) -> float:
     """Seconds of one record; `pieces` are the bytes it touches, each with how many others were touched since."""
-    done = effort(record)
-    return max(work_seconds(compute, work_class(record), done), stream_seconds(compute, [*pieces, *done.again]))
+    kind, done = work_class(record), effort(record)
+    stream = stream_seconds(compute, [*pieces, *done.again])
+    waits = compute.work.get(kind, {}).get(WAIT, 0.0)
+    return max(work_seconds(compute, kind, done) + waits * stream, stream)
 
 
 def tape_seconds(compute: Compute, tape: Tape) -> float:

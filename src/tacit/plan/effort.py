@@ -9,6 +9,7 @@ each waits for the one before it.
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from tacit.plan.tape import PANEL, SIGNATURES, Fn, Mode, Number, Op, Record, is_depthwise, read_map, up
@@ -74,6 +75,12 @@ CLASSES: Mapping[Op, str] = {
 
 def effort(record: Record) -> Effort:
     """What the record's kernel does."""
+    return _effort(record.op, record.parameters)
+
+
+@lru_cache(maxsize=1 << 14)  # a tape has the same shapes over and over, and so have the tapes that are compared
+def _effort(op: Op, parameters: tuple[int, ...]) -> Effort:
+    record = Record(op, (), parameters)
     return _EFFORTS[work_class(record)](record)
 
 
