@@ -133,7 +133,11 @@ def summary(name: str, visit: "Visit", found: Sequence["Estimate"], profiles: Se
 def _metered(names: Sequence[str], of: int) -> str:
     if len(names) == of:
         return "fitted to a meter"
-    return "coefficient, not metered" if not names else f"fitted to a meter on {', '.join(names)}; else a coefficient"
+    return (
+        "coefficient, not metered"
+        if not names
+        else f"fitted to a meter on {', '.join(names)}; else a coefficient, not metered"
+    )
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
