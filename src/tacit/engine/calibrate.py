@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tacit.engine.memory import allocate, largest
 from tacit.engine.tape import Playing, VerifiedTape
-from tacit.plan.compute import WAIT, Compute, Level, Work, record_seconds, reference
-from tacit.plan.effort import effort, work_class
-from tacit.plan.reuse import distances
+from tacit.plan.compute import WAIT, Compute, Level, Step, Work, reference, steps, tape_seconds
 from tacit.plan.tape import (
     SIGNATURES,
     Accumulate,
@@ -50,6 +49,7 @@ INDICES = {(Op.CROSS_ENTROPY, 3), (Op.CROSS_ENTROPY_SCORE, 2), (Op.GATHER, 2), (
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 USUAL = {1: 32 << 10, 2: 512 << 10, 3: 4 << 20}  # bytes of caches, where the system does not say
 SIDES = (96, 192, 384)  # of the matrices whose product is the peak
+MOST_PLACES = 100  # of a record that is timed far from the nearest caches
 ROUNDS = 25
 PLAY_S = 4e-4  # a play of one record, repeated
 PRIOR = 0.03  # how far the reference holds a cost, against one measured record
@@ -63,9 +63,9 @@ clock: Callable[[], float] = (
 
 @dataclass(frozen=True)
 class Measured:
-    """A record of the design, and the seconds that it took."""
+    """A record of the design, in as many places as it was played in turn, and the seconds that it took in each."""
 
-    record: Record
+    records: tuple[Record, ...]
     seconds: float
 
 
@@ -82,9 +82,10 @@ class Calibration:
 def calibrated(say: Callable[[str], object] = lambda _: None, *, quick: bool = False) -> Calibration:
     """This core, now; `say` hears how far it is. Quick takes fewer rounds: rougher figures."""
     sizes = {f"L{number}": size for number, size in sorted(cache_sizes().items())}
-    records = design()
-    contestants = [*products(), *(stream for size in probes(list(sizes.values())) for stream in streams(size))]
-    seconds = timed([*contestants, *(Contestant((record,)) for record in records)], 4 if quick else ROUNDS, say)
+    found = list(sizes.values())
+    records = [*((record,) for record in design()), *far(design(), found[min(1, len(found) - 1)])]
+    contestants = [*products(), *(stream for size in probes(found) for stream in streams(size))]
+    seconds = timed([*contestants, *map(Contestant, records)], 4 if quick else ROUNDS, say)
     rates = [one.amount / took for one, took in zip(contestants, seconds, strict=False)]
     peak, bandwidths = max(rates[: len(SIDES)]), [max(rates[i : i + 3]) for i in range(len(SIDES), len(rates), 3)]
     names = zip([*sizes, "memory"], [*sizes.values(), None], bandwidths, strict=True)
@@ -98,28 +99,27 @@ def fitted(
     """The costs that explain these timings; `prior` holds those of which they say little (the reference, if None)."""
     bare = Compute(peak, tuple(levels), {})
     prior = reference() if prior is None else prior
-    classes: dict[str, list[Measured]] = {}
-    for one in measured:
-        classes.setdefault(work_class(one.record), []).append(one)
+    studied = [steps(one.records) for one in measured]
+    classes: dict[str, list[tuple[list[Step], float]]] = {}
+    for found, one in zip(studied, measured, strict=True):
+        classes.setdefault(found[0].kind, []).append((found, one.seconds))
     work = {kind: _costs(bare, found, prior.get(kind, {})) for kind, found in classes.items()}
     compute = Compute(peak, tuple(levels), {**prior, **work})
-    errors = [abs(hot_seconds(compute, one.record) / one.seconds - 1) for one in measured]
+    errors = [
+        abs(tape_seconds(compute, found) / len(found) / one.seconds - 1)
+        for found, one in zip(studied, measured, strict=True)
+    ]
     return Calibration(compute, measured, float(np.mean(errors)), max(errors))
 
 
-def hot_seconds(compute: Compute, record: Record) -> float:
-    """What a record takes right after itself."""
-    return record_seconds(compute, record, next(distances([record])))
-
-
-def _costs(bare: Compute, measured: Sequence[Measured], prior: Mapping[str, float]) -> dict[str, float]:
+def _costs(bare: Compute, measured: Sequence[tuple[list[Step], float]], prior: Mapping[str, float]) -> dict[str, float]:
     """The costs of one class of work."""
-    efforts = [effort(one.record) for one in measured]
-    names = sorted({name for done in efforts for name in done.things} | {WAIT} | set(prior))
-    seconds = np.array([one.seconds for one in measured])
-    stream = np.array([hot_seconds(bare, one.record) for one in measured])
-    counts = np.array([[done.things.get(name, 0) for name in names] for done in efforts]) / bare.peak
-    counts[:, names.index(WAIT)] = stream
+    names = sorted({name for found, _ in measured for name in found[0].effort.things} | {WAIT} | set(prior))
+    seconds = np.array([took for _, took in measured])
+    counts = np.array([[found[0].effort.things.get(name, 0) for name in names] for found, _ in measured]) / bare.peak
+    waiting = msgspec.structs.replace(bare, work={measured[0][0][0].kind: {WAIT: 1.0}})
+    counts[:, names.index(WAIT)] = [tape_seconds(waiting, found) / len(found) for found, _ in measured]
+    stream = np.array([tape_seconds(bare, found) / len(found) for found, _ in measured])
     busy = stream < 0.8 * seconds  # what does nothing but wait says nothing about arithmetic
     if not busy.any():
         return dict(prior)
@@ -183,14 +183,17 @@ def timed(contestants: Sequence[Contestant], rounds: int, say: Callable[[str], o
         once = _playing(one.records, memory)
         once()
         took = max(min(_seconds(once) for _ in range(3)) - call, FINEST)
-        times.append(max(1, min(500, round(PLAY_S / took))))
+        times.append(max(1, min(500 // len(one.records), round(PLAY_S / took))))
         plays.append(_playing(one.records * times[-1], memory))
     best = np.full(len(plays), np.inf)
     for turn in range(rounds):
         say(f"round {turn + 1} of {rounds}")
         for i, play in enumerate(plays):
             best[i] = min(best[i], _seconds(play))
-    return [max(float(seconds - call) / count, 1e-9) for seconds, count in zip(best, times, strict=True)]
+    return [
+        max(float(seconds - call) / count / (1 if one.amount else len(one.records)), 1e-9)
+        for one, seconds, count in zip(contestants, best, times, strict=True)
+    ]
 
 
 def filled(sizes: Mapping[Region, int]) -> dict[Region, NDArray[np.uint8]]:
@@ -279,6 +282,25 @@ def placed(op: Op, parameters: tuple[int, ...], accumulate: Accumulate = Accumul
     return Record(op, tuple(operands), parameters, accumulate)
 
 
+def far(records: Sequence[Record], size: int) -> Iterator[tuple[Record, ...]]:
+    """Records in so many places, one after the other, that a cache of this size does not hold them all."""
+    for record in records:
+        step = _regions([record])
+        copies = -(-3 * size // 2 // sum(step.values()))
+        if 1 < copies <= MOST_PLACES:
+            yield tuple(_moved(record, step, i) for i in range(copies))
+
+
+def _moved(record: Record, step: Mapping[Region, int], times: int) -> Record:
+    places = (
+        None
+        if p is None
+        else Operand(p.region, p.offset + times * (p.region is not Region.Y) * step[p.region], p.extent)
+        for p in record.operands
+    )
+    return Record(record.op, tuple(places), record.parameters, record.accumulate)
+
+
 def design() -> list[Record]:
     """Records of every class of work, small and large, thin and wide."""
     return [*_convolutions(), *_depthwise(), *_maps(), *_reductions(), *_pools(), *_products(), *_moves()]
@@ -299,11 +321,32 @@ def _linear(n: int, c: int, o: int, number: int = 0) -> tuple[int, ...]:
 def _convolutions() -> Iterator[Record]:
     dense = [
         *(_conv(4, 32, 3, 3, 1, 16), _conv(1, 32, 3, 3, 2, 32), _conv(1, 28, 1, 5, 1, 16), _conv(4, 28, 1, 5, 1, 32)),
-        *(_conv(4, 16, 16, 3, 1, 16), _conv(1, 8, 64, 3, 1, 64), _conv(4, 4, 32, 3, 1, 24), _conv(1, 14, 16, 5, 1, 32, False)),
-        *(_conv(4, 16, 32, 3, 2, 64), _conv(4, 16, 16, 1, 2, 32), _conv(1, 4, 128, 3, 1, 40), _conv(2, 12, 8, 3, 1, 12)),
-        *(_conv(4, 8, 64, 1, 1, 24), _conv(1, 16, 24, 1, 1, 144), _conv(1, 8, 192, 1, 1, 32), _conv(1, 4, 96, 1, 1, 576)),
+        *(
+            _conv(4, 16, 16, 3, 1, 16),
+            _conv(1, 8, 64, 3, 1, 64),
+            _conv(4, 4, 32, 3, 1, 24),
+            _conv(1, 14, 16, 5, 1, 32, False),
+        ),
+        *(
+            _conv(4, 16, 32, 3, 2, 64),
+            _conv(4, 16, 16, 1, 2, 32),
+            _conv(1, 4, 128, 3, 1, 40),
+            _conv(2, 12, 8, 3, 1, 12),
+        ),
+        *(
+            _conv(4, 8, 64, 1, 1, 24),
+            _conv(1, 16, 24, 1, 1, 144),
+            _conv(1, 8, 192, 1, 1, 32),
+            _conv(1, 4, 96, 1, 1, 576),
+        ),
         *(_conv(1, 2, 160, 1, 1, 960), _conv(1, 2, 320, 1, 1, 1280), _conv(4, 4, 160, 1, 1, 320)),
-        *(_linear(1, 800, 64), _linear(4, 800, 64), _linear(32, 561, 128), _linear(64, 128, 384), _linear(64, 512, 128)),
+        *(
+            _linear(1, 800, 64),
+            _linear(4, 800, 64),
+            _linear(32, 561, 128),
+            _linear(64, 128, 384),
+            _linear(64, 512, 128),
+        ),
         *(_linear(64, 128, 65), _linear(1, 64, 10), _linear(4, 64, 10), _linear(32, 64, 6), _linear(1, 128, 128)),
         *(_linear(2, 128, 384), _linear(3, 64, 64), _linear(8, 128, 384), _linear(5, 300, 20), _linear(1, 1280, 10)),
         *(_linear(256, 128, 4), _linear(256, 4, 128), _linear(12, 256, 32), _linear(1, 561, 128), _linear(4, 9, 384)),
@@ -401,7 +444,16 @@ def _reductions() -> Iterator[Record]:
         yield placed(Op.NORM, (n, r, c, g, eps))
         yield placed(Op.NORM_GRADIENT, (n, r, c, g, 0))
         yield placed(Op.NORM_GRADIENT, (n, r, c, g, 0), absent="01")
-    for s, r, c in ((4, 64, 64), (1, 64, 10), (1, 256, 24), (1, 1024, 16), (4, 16, 320), (1, 32, 128), (1, 4, 512), (1, 1, 64)):
+    for s, r, c in (
+        (4, 64, 64),
+        (1, 64, 10),
+        (1, 256, 24),
+        (1, 1024, 16),
+        (4, 16, 320),
+        (1, 32, 128),
+        (1, 4, 512),
+        (1, 1, 64),
+    ):
         yield placed(Op.SUM, (s, r, c, float_bits(1.0)))
         yield placed(Op.SUM, (s, r, c, float_bits(1.0)), Accumulate.YES)
     for n, c in ((1, 10), (4, 10), (32, 10), (8, 6), (64, 65), (16, 100)):
@@ -431,7 +483,14 @@ def _pools() -> Iterator[Record]:
 
 def _products() -> Iterator[Record]:
     one = float_bits(1.0)
-    for i, j, m, n, k in ((1, 4, 64, 64, 32), (4, 4, 16, 16, 16), (1, 4, 64, 32, 64), (1, 2, 10, 20, 30), (8, 1, 1, 64, 64), (2, 4, 32, 32, 8)):
+    for i, j, m, n, k in (
+        (1, 4, 64, 64, 32),
+        (4, 4, 16, 16, 16),
+        (1, 4, 64, 32, 64),
+        (1, 2, 10, 20, 30),
+        (8, 1, 1, 64, 64),
+        (2, 4, 32, 32, 8),
+    ):
         a, b, y = (j * m * k, m * k, k, 1), (j * k * n, k * n, n, 1), (j * m * n, m * n, n, 1)
         turned = (j * k * n, k * n, 1, k)
         yield placed(Op.MATMUL, (i, j, m, n, k, *a, *b, *y, one))

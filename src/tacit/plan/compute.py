@@ -6,9 +6,9 @@ multiply-adds that the core could have done at its peak meanwhile: so costs foun
 another. Its bytes come from the nearest level that can still hold them (`plan/reuse.py`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -39,10 +39,41 @@ class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     work: Work
 
 
-def work_seconds(compute: Compute, kind: str, done: Effort) -> float:
+class Step(NamedTuple):
+    """A record as any core plays it: the class of its work, what its kernel does, and the bytes that it touches."""
+
+    kind: str
+    effort: Effort
+    pieces: Sequence[Piece]
+
+
+def steps(records: Sequence[Record]) -> list[Step]:
+    """What a play of these records is, among plays of the same. The same for every machine: study a tape once."""
+    return [
+        Step(work_class(record), effort(record), pieces)
+        for record, pieces in zip(records, distances(records), strict=True)
+    ]
+
+
+def tape_seconds(compute: Compute, tape: Tape | Sequence[Step]) -> float:
+    """Seconds that one play of the tape takes, among plays of the same tape."""
+    return sum(step_seconds(compute, step) for step in (steps(tape.records) if isinstance(tape, Tape) else tape))
+
+
+def step_seconds(compute: Compute, step: Step) -> float:
+    """As long as its arithmetic and what it waits for, or as its bytes, whichever is more."""
+    stream = stream_seconds(compute, step.pieces)
+    # What the nearest level still holds when it is read again costs nothing beyond the arithmetic.
+    nearest = compute.levels[0].size or 0
+    again = stream_seconds(compute, [piece for piece in step.effort.again if piece[1] > nearest])
+    waits = compute.work.get(step.kind, {}).get(WAIT, 0.0)
+    return max(work_seconds(compute, step) + waits * (stream + again), stream)
+
+
+def work_seconds(compute: Compute, step: Step) -> float:
     """What a record's arithmetic takes where its bytes are near. A thing without a cost is free."""
-    costs = compute.work.get(kind, {})
-    return sum(count * costs.get(thing, 0.0) for thing, count in done.things.items()) / compute.peak
+    costs = compute.work.get(step.kind, {})
+    return sum(count * costs.get(thing, 0.0) for thing, count in step.effort.things.items()) / compute.peak
 
 
 def stream_seconds(compute: Compute, pieces: Iterable[Piece]) -> float:
@@ -61,22 +92,6 @@ def _level(compute: Compute, distance: float) -> Level:
         if level.size is None or distance <= level.size:
             return level
     return compute.levels[-1]
-
-
-def record_seconds(compute: Compute, record: Record, pieces: Iterable[Piece]) -> float:
-    """Seconds of one record; `pieces` are the bytes it touches, each with how many others were touched since."""
-    kind, done = work_class(record), effort(record)
-    stream = stream_seconds(compute, [*pieces, *done.again])
-    waits = compute.work.get(kind, {}).get(WAIT, 0.0)
-    return max(work_seconds(compute, kind, done) + waits * stream, stream)
-
-
-def tape_seconds(compute: Compute, tape: Tape) -> float:
-    """Seconds that one play of the tape takes, among plays of the same tape."""
-    return sum(
-        record_seconds(compute, record, pieces)
-        for record, pieces in zip(tape.records, distances(tape.records), strict=True)
-    )
 
 
 def reference() -> Work:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from tacit.plan.tape import PANEL, SIGNATURES, Fn, Mode, Number, Op, Record, is_depthwise, read_map, up
+from tacit.plan.tape import PANEL, SIGNATURES, Fn, Measure, Mode, Number, Op, Record, is_depthwise, read_map, up
 
 LANES = 8  # of a vector
 AT_ONCE = 6  # pixels or weight rows of a tile
@@ -20,6 +20,7 @@ UNDER_WAY = 4  # sums of a panel that hide how long one takes
 PIXELS = 8 * AT_ONCE  # of a block
 NEAR = 128  # outputs whose weight gradients are taken together; rows of a narrow panel that are widened at a time
 ELEMENTS = 256  # of a map's block
+LINE = 64  # bytes that a cache fetches together
 CHANNELS = 256  # of a norm's block
 
 # Instructions of a map by what they cost; the others are as quick as an addition.
@@ -95,20 +96,25 @@ def _parts(value: int, size: int) -> int:
 # ---- Convolution ----------------------------------------------------------------------------------------------
 
 
+def _widened(p: Mapping[str, int]) -> str:
+    return f"widened {Number(p['NUMBER']).name.lower()}"
+
+
 class _Strip(NamedTuple):
     """What a strip of pixels costs: for each value of its taps, and once."""
 
     product: float  # of tiles of several pixels
     thin: float  # of one pixel: every weight is read for it alone
     tiles: float
-    single: float  # outputs finished one by one
+    partly: float  # pixels of a panel that is not full
+    single: float  # and their outputs, finished one by one
     blocks: float
 
 
 def _strip(pixels: int, width: int, at_once: int | None = None) -> _Strip:
     whole, rest = divmod(pixels, PIXELS)
     counts = [(whole, PIXELS), (1, rest)]
-    product = thin = tiles = single = 0.0
+    product = thin = tiles = partly = single = 0.0
     for times, block in counts:
         if not times or not block:
             continue
@@ -128,8 +134,9 @@ def _strip(pixels: int, width: int, at_once: int | None = None) -> _Strip:
         last = panels if all_panels % panels == 0 else 1
         used = width - (all_panels - last) * PANEL
         if used < last * PANEL:
+            partly += times * block
             single += times * block * used
-    return _Strip(product, thin, tiles, single, whole + (rest > 0))
+    return _Strip(product, thin, tiles, partly, single, whole + (rest > 0))
 
 
 def _panels_at_once(pixels: int, width: int) -> int:
@@ -140,9 +147,7 @@ def _panels_at_once(pixels: int, width: int) -> int:
 
 def _rows_inside(outputs: int, kernel: int, stride: int, padding: int, dilation: int, side: int) -> int:
     """Over all outputs along one side, the taps that lie inside the image."""
-    return sum(
-        0 <= at * stride - padding + k * dilation < side for at in range(outputs) for k in range(kernel)
-    )
+    return sum(0 <= at * stride - padding + k * dilation < side for at in range(outputs) for k in range(kernel))
 
 
 def _conv(record: Record) -> Effort:
@@ -164,8 +169,9 @@ def _conv(record: Record) -> Effort:
             things["copied"] = p["N"] * (p["H"] + 2 * p["PH"]) * p["W"] * p["C"]
     things["product"], things["thin product"] = strip.product * all_values, strip.thin * all_values
     things["tile"], things["single"] = strip.tiles * strips, strip.single * strips
+    things["partly"] = strip.partly * strips
     if narrow:
-        things["widened"] = strip.blocks * up(outputs, PANEL) * all_values
+        things[_widened(p)] = strip.blocks * up(outputs, PANEL) * all_values
         things["tile"] *= _parts(values, NEAR)
     weights = 4.0 * groups * up(outputs, PANEL) * taps * channels
     return Effort(things, ((weights * (strip.blocks * strips / groups - 1), weights),))
@@ -188,8 +194,9 @@ def _input_gradient(record: Record) -> Effort:
     panels = _parts(outputs, PANEL)
     if plain and groups == 1 and not narrow and pixels <= UNDER_WAY and channels >= UNDER_WAY:
         passes = {1: [1], 2: [2], 3: [2, 1], 4: [4]}[pixels]
-        tiles = sum(_parts(channels, UNDER_WAY // at_once) for at_once in passes)
-        things = {"record": 1.0, "folded product": tiles * panels * UNDER_WAY * PANEL, "folded tile": float(tiles)}
+        tiles = {at_once: _parts(channels, UNDER_WAY // at_once) for at_once in passes}
+        things = {f"tile of {at_once}": float(count) for at_once, count in tiles.items()}
+        things |= {"record": 1.0, "folded product": float(sum(tiles.values()) * panels * UNDER_WAY * PANEL)}
         weights = 4.0 * channels * panels * PANEL
         return Effort(things, ((weights * (len(passes) - 1), weights),))
     things: Counter[str] = Counter(record=1)
@@ -210,7 +217,7 @@ def _input_gradient(record: Record) -> Effort:
                 things["turned"] += groups * taps * easy
                 things["turned singly"] += groups * taps * (up(width, PANEL) * outputs - easy)
                 if narrow:
-                    things["widened"] += groups * taps * up(outputs, PANEL) * width
+                    things[_widened(p)] += groups * taps * up(outputs, PANEL) * width
                 if plain:
                     strip, strips, values = _strip(pixels, width), 1, outputs
                 else:
@@ -228,6 +235,7 @@ def _input_gradient(record: Record) -> Effort:
                 things["thin product"] += groups * strip.thin * values
                 things["tile"] += groups * strip.tiles * strips
                 things["single"] += groups * strip.single * strips
+                things["partly"] += groups * strip.partly * strips
         again += 4.0 * p["N"] * p["OH"] * p["OW"] * p["O"]
     gradient = 4.0 * p["N"] * p["OH"] * p["OW"] * p["O"]
     return Effort(things, ((again - gradient, gradient),))
@@ -272,9 +280,7 @@ def _weight_gradient(record: Record) -> Effort:
 def _depthwise(record: Record) -> Effort:
     p = _named(record)
     down = _rows_inside(p["OH"], p["KH"], p["SH"], p["PH"], p["DH"], p["H"])
-    across = [
-        sum(0 <= at * p["SW"] - p["PW"] + k * p["DW"] < p["W"] for k in range(p["KW"])) for at in range(p["OW"])
-    ]
+    across = [sum(0 <= at * p["SW"] - p["PW"] + k * p["DW"] < p["W"] for k in range(p["KW"])) for at in range(p["OW"])]
     middle = sum(count == p["KW"] for count in across)
     edges = p["OW"] - middle
     runs = edges + (middle > 0)
@@ -350,7 +356,9 @@ def _depthwise_weight_gradient(record: Record) -> Effort:
         "tile": float(p["N"] * taps * (pairs + one + (single > 0))),
         "line": float(p["N"] * p["KW"] * down * (pairs + one + single)),
     }
-    return Effort(things)
+    # Of 32 channels, as many pixels of x as of g are gone through for tap after tap.
+    pixels = 2 * p["OH"] * p["OW"]
+    return Effort(things, (((taps - 1) * 4.0 * p["N"] * pixels * p["C"], 4.0 * 2 * PANEL * pixels),))
 
 
 # ---- Element by element -----------------------------------------------------------------------------------------
@@ -382,6 +390,7 @@ def _map(record: Record) -> Effort:
     once = sum(mode in (Mode.SCALAR, Mode.CHANNEL) and not long_rows for mode in modes)
     each = sum(mode in (Mode.EXAMPLE, Mode.EXAMPLE_CHANNEL) and not long_rows for mode in modes)
     things["spread"] = once * ELEMENTS + each * segments * min(block, segment)
+    things["spread"] += m.total * sum(s.mode is Mode.PERIODIC and s.stride < 2 * ELEMENTS for s in m.inputs)
     return Effort(things)
 
 
@@ -402,7 +411,10 @@ def _norm(record: Record) -> Effort:
         "span": float(n * _parts(channels, span)),
         "line": float(n * rows * _parts(channels, CHANNELS)),
     }
-    return Effort(things)
+    # Sums go down the channels, a vector of them at a time, before all rows are gone through once more.
+    values, part = 4.0 * n * rows * channels, 4.0 * rows * min(channels, CHANNELS)
+    again = (2 * values, part) if record.op is Op.NORM else (3 * values, 2 * part)
+    return Effort(things, (again, (2 * values, float(LINE * rows))))
 
 
 def _sum(record: Record) -> Effort:
@@ -414,7 +426,8 @@ def _sum(record: Record) -> Effort:
         "single": float(p["S"] * p["R"] * rest),
         "channel": float(p["S"] * _parts(p["C"], LANES)),
     }
-    return Effort(things)
+    # A vector of channels at a time: what one line of a cache holds is read twice.
+    return Effort(things, ((4.0 * p["S"] * p["R"] * p["C"], float(LINE * p["R"])),))
 
 
 def _pool(record: Record) -> Effort:
@@ -443,7 +456,10 @@ def _rows(record: Record) -> Effort:
         seen = sum(up(min(columns, r % causal + 1), LANES) for r in range(min(rows, causal))) * (rows // causal or 1)
     else:
         seen = rows * up(columns, LANES)
-    return Effort({"record": 1.0, "row": float(rows), "value": float(seen), "column": float(rows * columns)})
+    things = {"record": 1.0, "row": float(rows), "value": float(seen), "column": float(rows * columns)}
+    if record.op in (Op.LOSS, Op.LOSS_SCORE):
+        things[Measure(record.parameters[2]).name.lower().replace("_", " ")] = things.pop("value")
+    return Effort(things)
 
 
 def _matmul(record: Record) -> Effort:
@@ -496,7 +512,7 @@ def _upsample(record: Record) -> Effort:
 
 def _convert(record: Record) -> Effort:
     p = _named(record)
-    wide = Number.FLOAT32 == p["FROM"]
+    wide = p["FROM"] == Number.FLOAT32
     name = Number(p["TO"] if wide else p["FROM"]).name.lower()
     things = {"record": 1.0, "row": float(p["ROWS"])}
     things[f"{'to' if wide else 'from'} {name}"] = float(p["ROWS"] * p["COUNT"])
