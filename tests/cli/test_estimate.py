@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from tacit.cli import main
-from tacit.plan.profile import encode_profile, read_profile, shipped
+from tacit.cli.estimate import explained
+from tacit.plan.profile import RANGES, encode_profile, read_profile, shipped
+
+ROOT = Path(__file__).parents[2]
 
 TASK = """\
 import tacit
@@ -140,3 +144,12 @@ def test_neither_torch_nor_the_engine_is_loaded(plan):
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "tacit.plan.estimate" in loaded
     assert not {name for name in loaded if name.startswith(("torch", "tacit.engine", "tacit.compiler"))}
+
+
+def test_the_reference_shows_what_explain_prints():
+    text = (ROOT / "docs" / "reference" / "profiles.md").read_text()
+    printed = "\n\n".join("\n".join(explained(read_profile(name))) for name in shipped())
+
+    assert f"\n```\n{printed}\n```\n" in text, "paste what `tacit estimate --explain` prints into its last block"
+    for field, found in RANGES.items():
+        assert f"| `{field}` | {found.low:,g} and {found.high:,g} | {found.unit} |\n" in text, field

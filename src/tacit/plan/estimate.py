@@ -7,8 +7,9 @@ plays the prefix, once an example.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from tacit.codec.ring import packed_size
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan
-from tacit.plan.compute import Compute, reference, tape_seconds
+from tacit.plan.compute import Compute, Step, reference, steps, tape_seconds
 from tacit.plan.manifest import LocalTraining
 from tacit.plan.profile import Profile, Radio, RadioName
 from tacit.plan.program import Resources, example_bytes
@@ -49,6 +50,11 @@ class Visit:
     resources: Resources
     d: int
     seconds: int
+
+    @cached_property
+    def steps(self) -> Mapping[Kind, Sequence[Step]]:
+        """The tapes as their times are reckoned from, studied once for all devices."""
+        return {kind: steps(tape.records) for kind, tape in self.tapes.items() if kind is not Kind.PREDICT}
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,7 @@ def _compute_seconds(visit: Visit, compute: Compute, kept: bool) -> tuple[float,
     """Seconds of playing the prefix once an example, and of what every visit plays."""
     known = msgspec.structs.replace(compute, work={**reference(), **compute.work})
     later = plays(visit, kept)
-    seconds = {kind: tape_seconds(known, visit.tapes[kind]) for kind in {*later, *([Kind.PREFIX] if kept else [])}}
+    seconds = {kind: tape_seconds(known, visit.steps[kind]) for kind in {*later, *([Kind.PREFIX] if kept else [])}}
     once = math.ceil(visit.examples / visit.microbatch) * seconds[Kind.PREFIX] if kept else 0.0
     return once, sum(count * seconds[kind] for kind, count in later.items())
 
