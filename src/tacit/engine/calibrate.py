@@ -175,16 +175,16 @@ class Contestant:
 def timed(contestants: Sequence[Contestant], rounds: int, say: Callable[[str], object] = lambda _: None) -> list[float]:
     """The shortest of so many timings of each, seconds; the call taken off."""
     memory = filled(largest(_regions(one.records) for one in contestants))
-    nothing = _playing([placed(Op.ZERO, (4,))], memory)
+    nothing = playing([placed(Op.ZERO, (4,))], memory)
     call = min(_seconds(nothing) for _ in range(100))
     plays: list[Playing] = []
     times: list[int] = []
     for one in contestants:
-        once = _playing(one.records, memory)
+        once = playing(one.records, memory)
         once()
         took = max(min(_seconds(once) for _ in range(3)) - call, FINEST)
         times.append(max(1, min(500 // len(one.records), round(PLAY_S / took))))
-        plays.append(_playing(one.records * times[-1], memory))
+        plays.append(playing(one.records * times[-1], memory))
     best = np.full(len(plays), np.inf)
     for turn in range(rounds):
         say(f"round {turn + 1} of {rounds}")
@@ -207,7 +207,9 @@ def filled(sizes: Mapping[Region, int]) -> dict[Region, NDArray[np.uint8]]:
     return memory
 
 
-def _playing(records: Sequence[Record], memory: Mapping[Region, NDArray[np.uint8]]) -> Playing:
+def playing(records: Sequence[Record], memory: Mapping[Region, NDArray[np.uint8]] | None = None) -> Playing:
+    """These records as one tape, on this memory or on memory of their own."""
+    memory = filled(_regions(records)) if memory is None else memory
     tape = counted(Tape(Kind.TRAIN, _regions(records), tuple(records)))
     return VerifiedTape.load(encode(tape)).on(memory)
 
