@@ -1,6 +1,7 @@
 """Profiles: every number lies in its range and has somebody who vouches for it."""
 
 import ast
+import contextlib
 import json
 import math
 import operator
@@ -189,3 +190,27 @@ def test_a_file_that_is_wrong_or_not_there_is_named(tmp_path: Path):
 def test_an_unknown_name_lists_those_that_there_are():
     with pytest.raises(ProfileWrong, match=r"no profile 'toaster'; there are browser-phone, .*pi-5"):
         read_profile("toaster")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.sampled_from(["", *PHONE, *(f"compute.{name}" for name in PHONE["compute"]), "radios.wifi", *RANGES]), anything
+)
+def test_whatever_stands_in_a_file_there_is_a_profile_or_a_sentence(path, value):
+    path = path.replace("levels.*", "levels.L2").replace("radios.*", "radios.lte").replace("work.*.*", "work")
+    data = changed(path, value) if path else json.dumps(value).encode()
+
+    with contextlib.suppress(ProfileWrong):
+        assert numbers(parse_profile(data))
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "1e400", "-1e400", "NaN", "Infinity"])
+def test_a_number_beyond_all_others_is_refused(value):
+    with pytest.raises(ProfileWrong):
+        parse_profile(changed("base_bytes", 0).replace(b'"base_bytes": 0', f'"base_bytes": {value}'.encode()))

@@ -5,6 +5,7 @@ runs on, and anybody may write another. `parse_profile` is the way in, and it re
 outside their range, and coefficients that nobody vouches for: an estimate is worth what its coefficients are.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -216,7 +217,8 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, float]]:
         for number, inner in enumerate(cast("Sequence[object]", value)):
             yield from _leaves(inner, f"{path}.{_name(inner) or number}")
     elif isinstance(value, int | float):
-        yield path, value
+        # JSON has integers that no float reaches, and they could not even be printed as one
+        yield path, value if abs(value) < 1e300 else math.inf if value > 0 else -math.inf
 
 
 def _name(tree: object) -> str:
