@@ -216,9 +216,10 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, float]]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for number, inner in enumerate(cast("Sequence[object]", value)):
             yield from _leaves(inner, f"{path}.{_name(inner) or number}")
-    elif isinstance(value, int | float):
-        # JSON has integers that no float reaches, and they could not even be printed as one
-        yield path, value if abs(value) < 1e300 else math.inf if value > 0 else -math.inf
+    elif isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 1000):
+        yield path, value
+    elif isinstance(value, int):  # JSON has integers that no float reaches
+        yield path, math.inf if value > 0 else -math.inf
 
 
 def _name(tree: object) -> str:
