@@ -137,9 +137,7 @@ def measured(name: str, subset: str, microbatch: int, core: Core, cache: Path | 
     return Case(name, subset, microbatch, train, timed(made, name, Kind.PREFIX, core), peak, growth)
 
 
-def cases(
-    quick: bool, models: Sequence[str], core: Core, cache: Path | None, processes: bool
-) -> Iterator[Case | str]:
+def cases(quick: bool, models: Sequence[str], core: Core, cache: Path | None, processes: bool) -> Iterator[Case | str]:
     """Every case, or why there is none."""
     for name in models:
         every = [(subset, microbatch) for subset in SUBSETS for microbatch in MICROBATCHES]
@@ -183,7 +181,9 @@ def goals(found: Sequence[Case]) -> list[Row]:
             continue
         errors = [100 * abs(pair.error) for pair in pairs]
         rows.append(_row(f"{what}: mean error of {len(pairs)}", statistics.mean(errors), "%", mean))
-        rows.append(Row(f"{what}: mean error with its sign", 100 * statistics.mean(p.error for p in pairs), "%", "", None))
+        rows.append(
+            Row(f"{what}: mean error with its sign", 100 * statistics.mean(p.error for p in pairs), "%", "", None)
+        )
         pair = max(pairs, key=lambda pair: abs(pair.error))
         case = whose[id(pair)]
         rows.append(

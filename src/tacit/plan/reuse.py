@@ -41,11 +41,14 @@ def distances(records: Sequence[Record]) -> Iterator[list[Piece]]:
     cuts = [
         [slice(number[p.region, p.offset], number[p.region, p.offset + p.extent]) for p in found] for found in places
     ]
-    touched = np.zeros(len(size), np.int64)  # by which record, counted over two plays
+    touched = np.full(len(size), -1)  # by which record, counted over two plays
     for turn, found in enumerate(cuts):
         for cut in found:
             touched[cut] = turn
-    held = np.bincount(touched, size, 2 * len(records)).astype(np.int64)  # bytes that each record was the last to touch
+    size[touched < 0] = 0  # what lies between operands
+    held = np.bincount(np.maximum(touched, 0), size, 2 * len(records)).astype(
+        np.int64
+    )  # bytes that each record was the last to touch
     for turn, found in enumerate(cuts, len(records)):
         since = np.cumsum(held[::-1])[::-1]  # bytes last touched by that record or one after it
         pieces: defaultdict[int, float] = defaultdict(float)
