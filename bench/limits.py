@@ -19,28 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tacit.engine.memory import allocate
-from tacit.engine.tape import Playing, VerifiedTape
-from tacit.plan.tape import (
-    Fn,
-    Kind,
-    MapInput,
-    MapInstruction,
-    MapProgram,
-    Mode,
-    Op,
-    Operand,
-    Record,
-    Region,
-    Tape,
-    counted,
-    encode,
-    map_parameters,
-    record_cost,
-)
+from tacit.engine.calibrate import CACHES, USUAL, added, playing, square
+from tacit.engine.calibrate import cache_sizes as data_caches
+from tacit.engine.tape import Playing
+from tacit.plan.tape import Record, Tape, counted, encode, record_cost
 
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-USUAL = (512 << 10, 16 << 20)  # second and last level, where the system does not say
 SIDE = 192  # of the matrices: three of them take 432 KiB
 SECONDS = 0.3  # for each contestant
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"), "1")
@@ -111,14 +94,8 @@ def measured() -> Core:
 
 def cache_sizes(folder: Path = CACHES) -> tuple[int, int]:
     """Bytes of the second and the last level of this core's data caches."""
-    found: dict[int, int] = {}
-    for cache in folder.glob("index*"):
-        if (cache / "type").read_text().strip() != "Instruction":
-            size = (cache / "size").read_text().strip()
-            found[int((cache / "level").read_text())] = int(size.rstrip("K")) << 10
-    if 2 not in found:
-        return USUAL
-    return found[2], found[max(found)]
+    sizes = data_caches(folder)
+    return sizes.get(2, USUAL[2]), sizes[max(sizes)]
 
 
 def _fastest(contestants: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -139,7 +116,7 @@ def _products() -> dict[str, Callable[[], object]]:
     return {
         "numpy": lambda: np.matmul(a, b, out=out),
         "PyTorch": lambda: torch.mm(ta, tb, out=tout),
-        "engine": _playing(_linear(SIDE), 1),
+        "engine": _playing(square(SIDE), 1),
     }
 
 
@@ -152,31 +129,14 @@ def _bandwidths(size: int) -> list[float]:
     streams: dict[str, Callable[[], object]] = {
         "copy": lambda: np.copyto(whole, half),
         "sum": lambda: np.add(a, b, out=c),
-        "engine": _playing(_sum(count), times),
+        "engine": _playing(added(count), times),
     }
     seconds = _fastest(streams)
     return [12 * count * (times if name == "engine" else 1) / took for name, took in seconds.items()]
 
 
-def _playing(tape: Tape, times: int) -> Playing:
-    return VerifiedTape.load(sole(tape, tape.records[0], times)).on(allocate(tape.regions))
-
-
-def _linear(side: int) -> Tape:
-    """A product of square matrices in the engine's form: a convolution of 1 x 1 over one pixel."""
-    square, place = 4 * side * side, 0
-    operands: list[Operand | None] = [Operand(Region.ARENA, place, square), None]
-    operands += [Operand(Region.ARENA, i * square, square) for i in (1, 2)]
-    shape = (side, 1, 1, side, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, side, 0, 0)
-    record = Record(Op.CONV, (*operands, None), shape)
-    return counted(Tape(Kind.TRAIN, {Region.ARENA: 3 * square}, (record,)))
-
-
-def _sum(count: int) -> Tape:
-    add = MapInstruction(Fn.ADD, 2, 0, 1)
-    program = MapProgram(count, count, 1, (MapInput(Mode.LINEAR),) * 2, (add,), (2,))
-    operands = tuple(Operand(Region.ARENA, 4 * count * i, 4 * count) for i in range(3))
-    return counted(Tape(Kind.TRAIN, {Region.ARENA: 12 * count}, (Record(Op.MAP, operands, map_parameters(program)),)))
+def _playing(record: Record, times: int) -> Playing:
+    return playing((record,) * times)
 
 
 def one_thread() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "compile": "turn a Task (a Python file) into a Plan (one signed file)",
     "inspect": "say what a Plan trains and what it costs",
+    "estimate": "say what a visit of a Plan costs on named devices: time, energy, bytes, memory",
+    "calibrate": "measure this machine and write its profile, for `tacit estimate`",
     "serve": "start a coordinator with an embedded keyholder for a Plan",
     "join": "train a Plan on this device's data",
     "export": "write a Plan as flat parts, for programs that embed the engine",

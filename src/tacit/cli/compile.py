@@ -44,10 +44,11 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from tacit.cli.figures import compared, comparison_lines, figures, summary
+    from tacit.cli.figures import bytes_text, compared, comparison_lines, figures, summary
     from tacit.cli.home import author_key, home
     from tacit.compiler.load import load_task
     from tacit.compiler.planner.front import front_json, front_lines
+    from tacit.engine.touched import touched_bytes
     from tacit.errors import InputError
 
     task = load_task(arguments.task)
@@ -85,13 +86,16 @@ def run(arguments: argparse.Namespace) -> None:
     partial.write_bytes(data)
     partial.replace(output)
     plan = parse_plan(data)
+    touched = touched_bytes(output) if made.found else None
     if arguments.json:
-        found = {"plan": str(output), "plan_id": plan.plan_id.hex(), **figures(plan, len(data))}
+        found = {"plan": str(output), "plan_id": plan.plan_id.hex(), **figures(plan, len(data)), "touched_bytes": touched}
         among = {"front": front_json(made.found)} if made.found else {}
         print(json.dumps(found | among | (compared(made.comparison) if made.comparison else {})))
         return
     print(summary(plan, len(data)))
-    for reason in made.reasons if arguments.explain else ():
+    if touched is not None:
+        print(f"measured   a visit on the engine touches {bytes_text(touched)} of memory")
+    for reason in made.reasons if arguments.explain or made.found else ():
         print(f"why        {reason}")
     if arguments.explain:
         from tacit.compiler.explain import report

@@ -1,21 +1,25 @@
 """What a tape takes in time on one core, by the structure of its records.
 
 A record takes as long as its arithmetic or as its bytes, whichever is more. Its arithmetic is counted in things that
-the kernel of its class does (products, tiles begun, rows copied), each with a cost in multiply-adds that the core could
-have done at its peak meanwhile: so costs found on one machine say something about another. Its bytes come from the
-nearest level that can still hold them: a tape is straight-line, so what was touched since is known exactly.
+the kernel of its class does (products, tiles begun, values copied: `plan/effort.py`), each with a cost in
+multiply-adds that the core could have done at its peak meanwhile: so costs found on one machine say something about
+another. Its bytes come from the nearest level that can still hold them (`plan/reuse.py`).
 """
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from tacit.plan.tape import Op, Record, Tape, record_cost
+from tacit.plan.effort import Effort, effort, work_class
+from tacit.plan.reuse import Piece, distances
+from tacit.plan.tape import Record, Tape
 
 Positive = Annotated[float, Meta(gt=0, le=1e18)]
 Cost = Annotated[float, Meta(ge=0, le=1e12)]  # multiply-adds at the peak
+WAIT = "wait"  # not a thing: the share of the time its bytes take that a kernel cannot compute meanwhile
 Work = Mapping[str, Mapping[str, Cost]]  # class of records -> thing that its kernel does -> cost of one
 
 
@@ -31,30 +35,65 @@ class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One core: multiply-adds a second at its best, levels from the nearest cache to memory, and costs of work."""
 
     peak: Positive
-    levels: tuple[Level, ...]
+    levels: Annotated[tuple[Level, ...], Meta(min_length=1)]
     work: Work
 
 
-def work_class(record: Record) -> str:
-    """Which class of work a record is, a key of `Compute.work`."""
-    return record.op.name.lower()
+class Step(NamedTuple):
+    """A record as any core plays it: the class of its work, what its kernel does, and the bytes that it touches."""
+
+    kind: str
+    effort: Effort
+    pieces: Sequence[Piece]
 
 
-def things(record: Record) -> Mapping[str, float]:
-    """What the record's kernel does, counted."""
-    return {"operation": record_cost(record)[0], "record": 1}
+def steps(records: Sequence[Record]) -> list[Step]:
+    """What a play of these records is, among plays of the same. The same for every machine: study a tape once."""
+    return [
+        Step(work_class(record), effort(record), pieces)
+        for record, pieces in zip(records, distances(records), strict=True)
+    ]
 
 
-REFERENCE: Work = {op.name.lower(): {"operation": 2.0, "record": 500.0} for op in Op}
+def tape_seconds(compute: Compute, tape: Tape | Sequence[Step]) -> float:
+    """Seconds that one play of the tape takes, among plays of the same tape."""
+    return sum(step_seconds(compute, step) for step in (steps(tape.records) if isinstance(tape, Tape) else tape))
 
 
-def record_seconds(compute: Compute, record: Record, stream: float) -> float:
-    """Seconds of a record whose bytes take `stream` seconds to come."""
-    costs = compute.work[work_class(record)]
-    return max(sum(count * costs[thing] for thing, count in things(record).items()) / compute.peak, stream)
+def step_seconds(compute: Compute, step: Step) -> float:
+    """As long as its arithmetic and what it waits for, or as its bytes, whichever is more."""
+    stream = stream_seconds(compute, step.pieces)
+    # What the nearest level still holds when it is read again costs nothing beyond the arithmetic.
+    nearest = compute.levels[0].size or 0
+    again = stream_seconds(compute, [piece for piece in step.effort.again if piece[1] > nearest])
+    waits = compute.work.get(step.kind, {}).get(WAIT, 0.0)
+    return max(work_seconds(compute, step) + waits * (stream + again), stream)
 
 
-def tape_seconds(compute: Compute, tape: Tape) -> float:
-    """Seconds that one play of the tape takes, in a sequence of plays."""
-    memory = compute.levels[-1].bandwidth
-    return sum(record_seconds(compute, record, record_cost(record)[1] / memory) for record in tape.records)
+def work_seconds(compute: Compute, step: Step) -> float:
+    """What a record's arithmetic takes where its bytes are near. A thing without a cost is free."""
+    costs = compute.work.get(step.kind, {})
+    return sum(count * costs.get(thing, 0.0) for thing, count in step.effort.things.items()) / compute.peak
+
+
+def stream_seconds(compute: Compute, pieces: Iterable[Piece]) -> float:
+    """What bytes take to come: of each piece its size, and how many bytes were touched since it was.
+
+    >>> levels = (Level("cache", 1000, 50e9), Level("memory", None, 10e9))
+    >>> stream_seconds(Compute(1e9, levels, {}), [(500, 1000), (500, 1001)])
+    6e-08
+    """
+    return sum(size / _level(compute, distance).bandwidth for size, distance in pieces)
+
+
+def _level(compute: Compute, distance: float) -> Level:
+    """The nearest level that still holds what was touched so long ago."""
+    for level in compute.levels:
+        if level.size is None or distance <= level.size:
+            return level
+    return compute.levels[-1]
+
+
+def reference() -> Work:
+    """The costs of work on the machine that they were last found on, for machines nobody has calibrated."""
+    return msgspec.json.decode(Path(__file__).with_name("work.json").read_bytes(), type=Work)

@@ -7,15 +7,17 @@ plays the prefix, once an example.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 
 from tacit.codec.ring import packed_size
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan
-from tacit.plan.compute import REFERENCE, tape_seconds
+from tacit.plan.compute import Compute, Step, reference, steps, tape_seconds
 from tacit.plan.manifest import LocalTraining
 from tacit.plan.profile import Profile, Radio, RadioName
 from tacit.plan.program import Resources, example_bytes
@@ -23,8 +25,9 @@ from tacit.plan.tape import Kind, Region, Tape, decode
 from tacit.wire.ids import DeviceKey, Digest, Lineage, PlanId, UpdateId
 from tacit.wire.messages import SEALED_SIZE, SUITE_1, Credential, Head, Receipt, Upload, encode
 
-# Delta in float64, integers in int64, words and masks in uint32, while one Update is made.
-CODEC_BYTES_PER_VALUE = 24
+# Beside the engine's memory, which stays as it is until the Update is made.
+TRAINED_BYTES_PER_VALUE = 8  # the Snapshot and the delta, float32
+CODEC_BYTES_PER_VALUE = 50  # rounding a delta of many values, in float64 and int64; `make_update` was measured
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,10 @@ class Visit:
     d: int
     seconds: int
 
-
-@dataclass(frozen=True)
-class Allowed:
-    """What the owner lets a Plan take: bytes that training plays on, and bytes kept of the prefix on disk."""
-
-    memory: int
-    storage: int
+    @cached_property
+    def steps(self) -> Mapping[Kind, Sequence[Step]]:
+        """The tapes as their times are reckoned from, studied once for all devices."""
+        return {kind: steps(tape.records) for kind, tape in self.tapes.items() if kind is not Kind.PREDICT}
 
 
 @dataclass(frozen=True)
@@ -159,34 +159,30 @@ def update_bytes(d: int, bits: int, keyholders: int) -> int:
     )
 
 
-def estimate(visit: Visit, profile: Profile, radio: RadioName, allowed: Allowed) -> Estimate:
-    """What a visit costs on a device."""
-    compute = msgspec.structs.replace(profile.compute, work={**REFERENCE, **profile.compute.work})
-    seconds = {kind: tape_seconds(compute, tape) for kind, tape in visit.tapes.items()}
-    kept = _kept_bytes(visit, allowed)
-    once = seconds.get(Kind.PREFIX, 0.0) * math.ceil(visit.examples / visit.microbatch) if kept else 0.0
-    later = sum(count * seconds[kind] for kind, count in plays(visit, kept > 0).items())
-    link, power = _link(profile, radio), profile.power
-    fetching, fetching_joules = _transfer(link, 0, visit.plan_bytes)
-    down, down_joules = _transfer(link, 0, visit.download)
-    up, up_joules = _transfer(link, visit.upload, 0)
-    awake, busy = power.awake_watts, power.awake_watts + power.busy_watts
-    radio_joules = (down + up) * awake + down_joules + up_joules
-    joules = later * busy + radio_joules
-    hours = joules / 3600
+def estimate(visit: Visit, profile: Profile, radio: RadioName, memory: int) -> Estimate:
+    """What a visit costs on a device whose owner lets training take so many bytes of memory."""
+    kept, power, link = kept_bytes(visit, memory), profile.power, _link(profile, radio)
+    once, computing = _compute_seconds(visit, profile.compute, kept > 0)
+    fetching = _transfer(link, 0, visit.plan_bytes, until_next=0.0)
+    down, up = _transfer(link, 0, visit.download, until_next=computing), _transfer(link, visit.upload, 0)
+    busy = power.awake_watts + power.busy_watts
+    on_air = down.seconds + up.seconds
+    radio_joules = on_air * power.awake_watts + down.joules + up.joules
+    joules = computing * busy + radio_joules
+    battery = profile.battery
     return Estimate(
         profile=profile.name,
         radio=radio,
-        first_seconds=fetching + down + once + later + up,
-        seconds=down + later + up,
-        compute_seconds=later,
-        radio_seconds=down + up,
-        first_joules=joules + once * busy + fetching * awake + fetching_joules,
+        first_seconds=fetching.seconds + once + computing + on_air,
+        seconds=computing + on_air,
+        compute_seconds=computing,
+        radio_seconds=on_air,
+        first_joules=fetching.seconds * power.awake_watts + fetching.joules + once * busy + joules,
         joules=joules,
-        compute_joules=later * busy,
+        compute_joules=computing * busy,
         radio_joules=radio_joules,
-        battery_share=hours / profile.battery.watt_hours if profile.battery else None,
-        milliamp_hours=1000 * hours / profile.battery.volts if profile.battery else None,
+        battery_share=joules / 3600 / battery.watt_hours if battery else None,
+        milliamp_hours=1000 * joules / 3600 / battery.volts if battery else None,
         upload=visit.upload,
         download=visit.download,
         plan_bytes=visit.plan_bytes,
@@ -194,12 +190,12 @@ def estimate(visit: Visit, profile: Profile, radio: RadioName, allowed: Allowed)
         process_bytes=profile.base_bytes + growth_bytes(visit, kept),
         kept_bytes=kept,
         peak=visit.resources.peak,
-        fits="; ".join(_misfits(visit, profile, allowed, kept, max(once, later))),
+        fits="; ".join(_misfits(visit, profile, memory, kept, once, computing)),
     )
 
 
 def plays(visit: Visit, kept: bool) -> dict[Kind, int]:
-    """How often a later visit plays each tape; with nothing kept the prefix goes before every step."""
+    """How often a later visit plays each tape; where nothing is kept the prefix goes before every step."""
     microbatches, steps = steps_of(visit.local, visit.examples, visit.microbatch)
     counts = {
         Kind.EVALUATE: math.ceil(visit.held_back / visit.microbatch),
@@ -207,11 +203,21 @@ def plays(visit: Visit, kept: bool) -> dict[Kind, int]:
         Kind.TRAIN: microbatches,
         Kind.APPLY: steps,
     }
-    return {kind: count for kind, count in counts.items() if kind in visit.tapes}
+    return {kind: count for kind, count in counts.items() if kind in visit.tapes and count}
+
+
+def kept_bytes(visit: Visit, memory: int) -> int:
+    """What the prefix leaves; 0 if that is more than training may take, and it is played at every step instead."""
+    if Kind.PREFIX not in visit.tapes:
+        return 0
+    kept = visit.examples * visit.resources.kept_per_example
+    return kept if kept <= memory else 0
 
 
 def steps_of(local: LocalTraining, examples: int, microbatch: int) -> tuple[int, int]:
     """How many micro-batches a visit plays, and how many steps it applies.
+
+    A minibatch takes whole micro-batches, the last of them perhaps with fewer examples and as much work.
 
     >>> steps_of(LocalTraining(epochs=2, minibatch=16), 40, 8)
     (10, 6)
@@ -223,54 +229,72 @@ def steps_of(local: LocalTraining, examples: int, microbatch: int) -> tuple[int,
 
 
 def growth_bytes(visit: Visit, kept: int) -> int:
-    """What the device's process takes above its base at most."""
+    """What the device's process takes above its base at most, while it makes the Update of its first visit.
+
+    Every page of the Plan is touched when its digests are checked, and no memory of the engine is given back before.
+    """
+    examples = (visit.examples + visit.held_back) * visit.example_bytes
+    per_value = TRAINED_BYTES_PER_VALUE + CODEC_BYTES_PER_VALUE
+    return visit.plan_bytes + examples + kept + _touched_bytes(visit) + per_value * visit.d
+
+
+def _touched_bytes(visit: Visit) -> int:
+    """The engine's memory that a visit touches: training's, on an arena that prefix and evaluation share."""
     resources = visit.resources
-    arena = max(tape.regions.get(Region.ARENA, 0) for tape in visit.tapes.values())
-    regions = resources.training_bytes - resources.frozen_touched - resources.arena
-    return (
-        visit.plan_bytes
-        + visit.examples * visit.example_bytes
-        + kept
-        + regions
-        + arena
-        + CODEC_BYTES_PER_VALUE * visit.d
-    )
+    arenas = [tape.regions.get(Region.ARENA, 0) for kind, tape in visit.tapes.items() if kind is not Kind.PREDICT]
+    return resources.state + resources.io + max(arenas, default=0)
 
 
-def _kept_bytes(visit: Visit, allowed: Allowed) -> int:
-    """What the prefix leaves; nothing where that is more than training may take, and it is played at every step."""
-    kept = visit.examples * visit.resources.kept_per_example if Kind.PREFIX in visit.tapes else 0
-    return kept if kept <= allowed.memory else 0
+def _compute_seconds(visit: Visit, compute: Compute, kept: bool) -> tuple[float, float]:
+    """Seconds of playing the prefix once an example, and of what every visit plays."""
+    known = msgspec.structs.replace(compute, work={**reference(), **compute.work})
+    later = plays(visit, kept)
+    seconds = {kind: tape_seconds(known, visit.steps[kind]) for kind in {*later, *([Kind.PREFIX] if kept else [])}}
+    once = math.ceil(visit.examples / visit.microbatch) * seconds[Kind.PREFIX] if kept else 0.0
+    return once, sum(count * seconds[kind] for kind, count in later.items())
+
+
+class _Transfer(NamedTuple):
+    seconds: float
+    joules: float  # of the radio alone
 
 
 def _link(profile: Profile, radio: RadioName) -> Radio | None:
     if radio == "none":
         return None
     if radio not in profile.radios:
-        raise NoSuchRadio(profile.name, radio, ("none", *profile.radios))
+        raise NoSuchRadio(profile.name, radio, (*profile.radios, "none"))
     return profile.radios[radio]
 
 
-def _transfer(link: Radio | None, up: int, down: int) -> tuple[float, float]:
-    """Seconds and joules of one transfer; the joules are the radio's alone."""
+def _transfer(link: Radio | None, up: int, down: int, until_next: float = math.inf) -> _Transfer:
+    """One transfer, and its tail: cut short by the next one, for which the radio is still up."""
     if link is None:
-        return 0.0, 0.0
-    seconds = link.begin_seconds + up / link.up_bytes_per_second + down / link.down_bytes_per_second
-    return seconds, up * link.up_joules_per_byte + down * link.down_joules_per_byte + link.tail_joules
+        return _Transfer(0.0, 0.0)
+    tail = link.tail_joules * (1.0 if until_next >= link.tail_seconds else until_next / link.tail_seconds)
+    return _Transfer(
+        link.begin_seconds + up / link.up_bytes_per_second + down / link.down_bytes_per_second,
+        tail + up * link.up_joules_per_byte + down * link.down_joules_per_byte,
+    )
 
 
-def _misfits(visit: Visit, profile: Profile, allowed: Allowed, kept: int, seconds: float) -> Iterator[str]:
-    if visit.local.whole and visit.examples < visit.local.minibatch:
-        yield f"it trains on whole minibatches of {visit.local.minibatch} and there are {visit.examples} examples"
-    sizes = [tape.regions for tape in visit.tapes.values()]
-    played = sum(max(regions.get(region, 0) for regions in sizes) for region in Region if region is not Region.FROZEN)
-    if played > allowed.memory:
-        yield f"it plays on {played:,} bytes, most of it at {visit.resources.peak}, and {allowed.memory:,} are allowed"
+def _misfits(visit: Visit, profile: Profile, memory: int, kept: int, once: float, computing: float) -> Iterator[str]:
+    local = visit.local
+    if local.whole and visit.examples < local.minibatch:
+        yield f"it trains on whole minibatches of {local.minibatch} and there are {visit.examples} examples"
+    every = [tape.regions for tape in visit.tapes.values()]
+    played = sum(max(sizes.get(region, 0) for sizes in every) for region in Region if region is not Region.FROZEN)
+    if played > memory:
+        yield (
+            f"it plays on {played:,} bytes, of which training takes most at {visit.resources.peak}, and an owner "
+            f"allows {memory:,}"
+        )
     process = profile.base_bytes + growth_bytes(visit, kept)
     if process > profile.memory_bytes:
         yield f"its process takes {process:,} bytes and the device has {profile.memory_bytes:,}"
-    if seconds > visit.seconds:
-        yield f"it computes for {seconds:,.0f} s and the Plan allows {visit.seconds:,}"
+    for what, seconds in (("the prefix", once), ("a visit", computing)):
+        if seconds > visit.seconds:
+            yield f"{what} computes for {seconds:,.0f} s and the Plan allows {visit.seconds:,}"
 
 
 class NoSuchRadio(InputError):

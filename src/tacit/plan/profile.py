@@ -5,6 +5,7 @@ runs on, and anybody may write another. `parse_profile` is the way in, and it re
 outside their range, and coefficients that nobody vouches for: an estimate is worth what its coefficients are.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,8 +31,8 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Radio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a transfer costs. The joules come on top of the device's being awake.
 
-    `begin_seconds` pass before its first byte (the radio wakes up, a connection is made); `tail_joules` are what the
-    radio spends after its last one, before it sleeps again.
+    `begin_seconds` pass before its first byte (the radio wakes up, a connection is made). After its last one the radio
+    stays up for `tail_seconds`, and spends `tail_joules` in them.
     """
 
     up_bytes_per_second: float
@@ -39,6 +40,7 @@ class Radio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     up_joules_per_byte: float
     down_joules_per_byte: float
     tail_joules: float
+    tail_seconds: float
     begin_seconds: float
 
 
@@ -116,6 +118,7 @@ RANGES: Mapping[str, Range] = {
     "radios.*.up_joules_per_byte": Range(0, 0.1, "joules a byte", "write joules a byte: 1 W at 1 MB/s is 1e-6"),
     "radios.*.down_joules_per_byte": Range(0, 0.1, "joules a byte", "write joules a byte: 1 W at 1 MB/s is 1e-6"),
     "radios.*.tail_joules": Range(0, 1000, "joules", "write joules: 1 W for 10 s is 10"),
+    "radios.*.tail_seconds": Range(0, 600, "seconds", "write seconds: 200 ms is 0.2"),
     "radios.*.begin_seconds": Range(0, 600, "seconds", "write seconds: 100 ms is 0.1"),
     "battery.watt_hours": Range(
         0.01, 100_000, "watt-hours", "milliamp-hours times volts / 1000; null where it has none"
@@ -140,7 +143,7 @@ def read_profile(name: str) -> Profile:
 
 
 def shipped() -> tuple[str, ...]:
-    """The names of the profiles that come with tacit, from the smallest core to the largest."""
+    """The names of the profiles that come with tacit."""
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.json")))
 
 
@@ -213,8 +216,10 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, float]]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for number, inner in enumerate(cast("Sequence[object]", value)):
             yield from _leaves(inner, f"{path}.{_name(inner) or number}")
-    elif isinstance(value, int | float):
+    elif isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 1000):
         yield path, value
+    elif isinstance(value, int):  # JSON has integers that no float reaches
+        yield path, math.inf if value > 0 else -math.inf
 
 
 def _name(tree: object) -> str:

@@ -16,16 +16,17 @@ from tacit.compiler.errors import NotLowered, NotTraceable, RuleBroken, WrongSub
 from tacit.compiler.presets import Candidate
 from tacit.compiler.trace import Model, Traced
 from tacit.compiler.weights import Weights
-from tacit.plan.compute import REFERENCE, tape_seconds
+from tacit.plan.compute import Step, reference, steps, tape_seconds
 from tacit.plan.estimate import steps_of
 from tacit.plan.manifest import LocalTraining
 from tacit.plan.profile import Profile
 from tacit.plan.program import Optimizer
-from tacit.plan.tape import Kind, Number, Tape
+from tacit.plan.tape import RECORD_SIZE, Kind, Number, Tape
 from tacit.task import Precision, TaskInvalid
 
 BOUND = 0.03  # how far a hurried layout's memory may be above the careful one's
 EXACT = Precision()
+PAGE = 4096
 HOPELESS = 6  # times the memory there is, beyond which neither computing again nor fewer bits will help
 
 
@@ -71,7 +72,10 @@ class Room:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a subset takes, played in one way. Seconds and the share of a battery are the worst device's."""
+    """What a subset takes, played in one way. Seconds and the share of a battery are the worst device's.
+
+    `memory` is training_bytes, and what holding the tapes and whole pages adds.
+    """
 
     values: int
     upload: int
@@ -185,9 +189,10 @@ def cost_of(model: Model, traced: Traced, names: Sequence[str], setting: Setting
     tapes = training_tapes(model, training, setting.microbatch)
     kept = sum(part.example_bytes for part in training.split.kept)
     values = sum(model.parameters[name].numel() for name in names)
-    microbatches, steps = steps_of(bench.local, bench.room.examples, setting.microbatch)
-    counts = {Kind.TRAIN: microbatches, Kind.APPLY: steps}  # a later visit's: what the prefix makes is kept
-    spent = {device.name: _seconds(tapes, counts, device) for device in bench.room.devices}
+    microbatches, applied = steps_of(bench.local, bench.room.examples, setting.microbatch)
+    counts = {Kind.TRAIN: microbatches, Kind.APPLY: applied}  # a later visit's: what the prefix makes is kept
+    studied = {kind: steps(tapes[kind].records) for kind in counts}
+    spent = {device.name: _seconds(studied, counts, device) for device in bench.room.devices}
     slowest = max(spent, key=lambda name: spent[name], default="")
     joules = {
         device.name: spent[device.name] * (device.power.awake_watts + device.power.busy_watts)
@@ -201,7 +206,7 @@ def cost_of(model: Model, traced: Traced, names: Sequence[str], setting: Setting
     return Cost(
         values,
         bench.room.upload_of(values),
-        training_bytes(tapes),
+        training_bytes(tapes) + _held(tapes),
         weights.state_bytes * (3 if bench.optimizer.momentum else 2),
         kept,
         sum(count * tapes[kind].operations for kind, count in counts.items()),
@@ -212,8 +217,15 @@ def cost_of(model: Model, traced: Traced, names: Sequence[str], setting: Setting
     )
 
 
-def _seconds(tapes: Mapping[Kind, Tape], counts: Mapping[Kind, int], device: Profile) -> float:
-    compute = msgspec.structs.replace(device.compute, work={**REFERENCE, **device.compute.work})
+def _held(tapes: Mapping[Kind, Tape]) -> int:
+    """What a visit touches besides training_bytes: its tapes, and the ends of pages."""
+    playing = [tapes[kind] for kind in (Kind.TRAIN, Kind.APPLY)]
+    regions = {region for tape in playing for region in tape.regions}
+    return sum(RECORD_SIZE * len(tape.records) for tape in playing) + PAGE * len(regions)
+
+
+def _seconds(tapes: Mapping[Kind, Sequence[Step]], counts: Mapping[Kind, int], device: Profile) -> float:
+    compute = msgspec.structs.replace(device.compute, work={**reference(), **device.compute.work})
     return sum(count * tape_seconds(compute, tapes[kind]) for kind, count in counts.items())
 
 

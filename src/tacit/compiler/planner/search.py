@@ -37,7 +37,7 @@ SPEED = 0.5  # of a core's peak, at which a layer's own gradient is thought to b
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """A subset with what it takes and what it may be expected to learn. `gain` is predicted, `learnt` was tried."""
 
