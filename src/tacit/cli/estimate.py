@@ -161,7 +161,8 @@ def explained(profile: "Profile") -> list[str]:
         source = source_of(profile, path)
         assert source is not None, "a profile that was read has them all"
         made = f" = {source.arithmetic}" if source.arithmetic else ""
-        lines.append(f"  {path} = {value:.4g}{made}")
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        lines.append(f"  {path} = {shown}{made}")
         lines.append(f"    {source.kind}: {source.text}")
         if source.address:
             lines.append(f"    {source.address}")
