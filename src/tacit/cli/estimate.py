@@ -43,6 +43,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from tacit.errors import InputError
 
+    if any(name.endswith(".tacit") for name in arguments.device):
+        raise InputError("name the Plan before the devices: `tacit estimate PLAN --device NAME…`")
     profiles = _profiles(arguments.device)
     if arguments.explain:
         print("\n\n".join("\n".join(explained(profile)) for profile in profiles))
