@@ -125,6 +125,7 @@ def test_sources_are_printed_for_every_number(capsys):
         (["{plan}", "--device", "pi-5", "--radio", "lte"], "pi-5 has no radio lte; it has wifi, none"),
         (["{plan}", "--examples", "0"], "--examples = 0: a device has at least 1"),
         ([], "name a Plan"),
+        (["--device", "pi-5", "{plan}"], "name the Plan before the devices"),
         (["nowhere.tacit"], "there is no file nowhere.tacit"),
     ],
 )

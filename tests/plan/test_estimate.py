@@ -17,6 +17,7 @@ from tacit.plan.estimate import (
     CODEC_BYTES_PER_VALUE,
     RECEIPT_BYTES,
     TRAINED_BYTES_PER_VALUE,
+    UPDATE_WORK_PER_VALUE,
     Estimate,
     NoSuchRadio,
     Visit,
@@ -97,7 +98,7 @@ def test_where_nothing_is_kept_the_prefix_goes_before_every_step():
 
 def test_the_figures_are_those_that_paper_gives():
     one = {kind: tape_seconds(PHONE.compute, tape) for kind, tape in VISIT.tapes.items()}
-    compute = 2 * one[Kind.EVALUATE] + 10 * one[Kind.TRAIN] + 6 * one[Kind.APPLY]
+    compute = 2 * one[Kind.EVALUATE] + 10 * one[Kind.TRAIN] + 6 * one[Kind.APPLY] + (4e7 + 250 * 3100) / 1e12
     down, up = 0.25 + 50_000 / 50_000, 0.25 + 20_000 / 10_000
     radio = 2.0 * (down + up) + (50_000 * 1e-6 + 0.5) + (20_000 * 2e-6 + 0.5)
 
@@ -132,6 +133,12 @@ def test_the_radio_that_is_still_up_for_the_next_message_has_no_second_tail():
     saved = on(VISIT).joules - on(VISIT, lasting).joules
 
     assert saved == pytest.approx(0.5, rel=1e-4)
+
+
+def test_making_the_update_takes_its_time_for_every_value():
+    seconds = on(replace(VISIT, d=1_000_250)).compute_seconds - on(VISIT).compute_seconds
+
+    assert seconds == pytest.approx(1e6 * UPDATE_WORK_PER_VALUE / PHONE.compute.peak)
 
 
 def test_without_a_radio_a_visit_is_what_it_computes():

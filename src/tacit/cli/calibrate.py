@@ -26,9 +26,9 @@ It takes less than a minute on one core, and is best left alone meanwhile.
 LIKE = {"aarch64": "pi-4b", "arm64": "pi-4b"}
 OTHERWISE = "laptop-entry"
 
-# What a process holds once it knows numpy and the engine.
+# What a device's process holds before it knows of a Plan: plan/estimate.py adds what a Plan brings.
 BASE = """
-import numpy
+import tacit.device.agent, tacit.device.trainer
 from tacit.engine.library import library
 library()
 for line in open("/proc/self/status"):
@@ -88,7 +88,9 @@ def profile_of(name: str, found: "Calibration", watts: "Watts | None") -> "Profi
         "power": metered,
         "radios": assumed,
         "memory_bytes": Source("measured", "what the system says it has"),
-        "base_bytes": Source("measured", "the peak of a process with numpy and the engine") if base else assumed,
+        "base_bytes": Source("measured", "the peak of a device's process before it knows of a Plan")
+        if base
+        else assumed,
     }
     if battery is not None:
         sources["battery"] = vouched

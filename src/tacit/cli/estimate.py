@@ -43,6 +43,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from tacit.errors import InputError
 
+    if any(name.endswith(".tacit") for name in arguments.device):
+        raise InputError("name the Plan before the devices: `tacit estimate PLAN --device NAME…`")
     profiles = _profiles(arguments.device)
     if arguments.explain:
         print("\n\n".join("\n".join(explained(profile)) for profile in profiles))
@@ -161,7 +163,8 @@ def explained(profile: "Profile") -> list[str]:
         source = source_of(profile, path)
         assert source is not None, "a profile that was read has them all"
         made = f" = {source.arithmetic}" if source.arithmetic else ""
-        lines.append(f"  {path} = {value:.4g}{made}")
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        lines.append(f"  {path} = {shown}{made}")
         lines.append(f"    {source.kind}: {source.text}")
         if source.address:
             lines.append(f"    {source.address}")

@@ -81,7 +81,7 @@ class Calibration:
 
 def calibrated(say: Callable[[str], object] = lambda _: None, *, quick: bool = False) -> Calibration:
     """This core, now; `say` hears how far it is. Quick takes fewer rounds: rougher figures."""
-    sizes = {f"L{number}": size for number, size in sorted(cache_sizes().items())}
+    sizes = levels_of(cache_sizes())
     found = list(sizes.values())
     records = [*((record,) for record in design()), *far(design(), found[min(1, len(found) - 1)])]
     contestants = [*products(), *(stream for size in probes(found) for stream in streams(size))]
@@ -248,6 +248,19 @@ def streams(size: int) -> Iterator[Contestant]:
     yield Contestant((placed(Op.COPY, (1, 1, 1, half, 0, 0, 0, 1, 0, 0, 0, 1)),), 8 * half)
     panels = max(1, size // (4 * 64 * 64))
     yield Contestant((placed(Op.CONV, _linear(1, 64, 64 * panels)),), 4 * 64 * 64 * panels)
+
+
+def levels_of(caches: Mapping[int, int]) -> dict[str, int]:
+    """Names and sizes of what is measured. A large last cache is two: the far part of it others hold as well.
+
+    >>> levels_of({1: 32 << 10, 2: 512 << 10, 3: 32 << 20})
+    {'L1': 32768, 'L2': 524288, 'L3': 8388608, 'L3-far': 33554432}
+    """
+    names = {f"L{number}": size for number, size in sorted(caches.items())}
+    *nearer, (name, last) = names.items()
+    if nearer and last >= 16 * nearer[-1][1]:
+        return {**dict(nearer), name: last // 4, f"{name}-far": last}
+    return names
 
 
 def probes(sizes: Sequence[int]) -> list[int]:

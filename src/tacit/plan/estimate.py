@@ -25,6 +25,10 @@ from tacit.plan.tape import Kind, Region, Tape, decode
 from tacit.wire.ids import DeviceKey, Digest, Lineage, PlanId, UpdateId
 from tacit.wire.messages import SEALED_SIZE, SUITE_1, Credential, Head, Receipt, Upload, encode
 
+# Making an Update, in multiply-adds that the core could have done at its peak meanwhile: 65 ns a value and 0.8 ms where
+# that is 47.5 G a second (bench/RESULTS.md has the machine).
+UPDATE_WORK, UPDATE_WORK_PER_VALUE = 4e7, 3100.0
+
 # Beside the engine's memory, which stays as it is until the Update is made.
 TRAINED_BYTES_PER_VALUE = 8  # the Snapshot and the delta, float32
 CODEC_BYTES_PER_VALUE = 50  # rounding a delta of many values, in float64 and int64; `make_update` was measured
@@ -246,12 +250,13 @@ def _touched_bytes(visit: Visit) -> int:
 
 
 def _compute_seconds(visit: Visit, compute: Compute, kept: bool) -> tuple[float, float]:
-    """Seconds of playing the prefix once an example, and of what every visit plays."""
+    """Seconds of playing the prefix once an example, and of what every visit does."""
     known = msgspec.structs.replace(compute, work={**reference(), **compute.work})
     later = plays(visit, kept)
     seconds = {kind: tape_seconds(known, visit.steps[kind]) for kind in {*later, *([Kind.PREFIX] if kept else [])}}
     once = math.ceil(visit.examples / visit.microbatch) * seconds[Kind.PREFIX] if kept else 0.0
-    return once, sum(count * seconds[kind] for kind, count in later.items())
+    update = (UPDATE_WORK + UPDATE_WORK_PER_VALUE * visit.d) / compute.peak
+    return once, sum(count * seconds[kind] for kind, count in later.items()) + update
 
 
 class _Transfer(NamedTuple):

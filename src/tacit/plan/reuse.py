@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tacit.plan.tape import PANEL, Op, Operand, Record, Region, operand_bytes
+from tacit.plan.tape import PANEL, Mode, Op, Operand, Record, Region, operand_bytes, read_map
 
 Piece = tuple[float, float]  # bytes, and how many bytes were touched since they were, themselves included
 
@@ -79,6 +79,12 @@ def _share(record: Record, number: int, need: int) -> float:
         case Op.MATMUL:
             outer, inner, m, n, k = p[:5]
             touched = outer * inner * {0: m * n, 1: PANEL * k, 2: m * k, 3: k * n}[number]
+        case Op.MAP:
+            m = read_map(p)
+            source = m.inputs[number - len(m.outputs)] if number >= len(m.outputs) else None
+            if source is None or source.mode is not Mode.EXAMPLE_CHANNEL:
+                return 1.0
+            touched = m.total // m.rows
         case Op.GATHER | Op.SCATTER_ADD:
             touched = p[0] if number == 2 else p[0] * p[2]
         case _:
