@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.engine.player import Player
+from tacit.engine.visit import Visiting
 from tacit.plan.bundle import read_plan
 from tacit.plan.program import Field
 
 STEPS = 4  # are watched at least
-VISIT_SECONDS, WATCHED_SECONDS = 4.0, 0.2  # of the processor
+VISIT_SECONDS, WATCHED_SECONDS = 4.0, 0.03  # of the processor
 PAUSE = 0.01
 _AREA = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S+) ")
 
@@ -84,17 +85,17 @@ def play(path: Path) -> None:
     given = player.keep(inputs) or inputs
     every = np.arange(count)
 
-    def visit(steps: int) -> float:
+    def visit(steps: int) -> Visiting:
         # A rate this small changes nothing that matters, whatever was drawn.
-        visiting = player.visit(given, labels, weights, [every] * steps, [1e-9] * steps, playable.initial)
-        begun = time.process_time()
-        visiting.play()
-        return (time.process_time() - begun) / steps
+        return player.visit(given, labels, weights, [every] * steps, [1e-9] * steps, playable.initial)
 
-    visit(1)
-    each = max(visit(STEPS), 1e-6)
+    visit(1).play()
+    short, begun = visit(STEPS), time.process_time()
+    short.play()
+    each = max((time.process_time() - begun) / STEPS, 1e-6)
+    long = visit(max(4 * STEPS, round(VISIT_SECONDS / each)))
     print(each, flush=True)
-    visit(max(4 * STEPS, round(VISIT_SECONDS / each)))
+    long.play()
 
 
 def _drawn(field: Field, count: int, draw: np.random.Generator) -> NDArray[np.generic]:

@@ -26,7 +26,7 @@ from tacit.task import Precision, TaskInvalid
 
 BOUND = 0.03  # how far a hurried layout's memory may be above the careful one's
 EXACT = Precision()
-PAGE = 4096
+PAGE, HELD = 4096, 64 << 10  # of whatever plays: its stack and tables
 HOPELESS = 6  # times the memory there is, beyond which neither computing again nor fewer bits will help
 
 
@@ -218,10 +218,10 @@ def cost_of(model: Model, traced: Traced, names: Sequence[str], setting: Setting
 
 
 def _held(tapes: Mapping[Kind, Tape]) -> int:
-    """What a visit touches besides training_bytes: its tapes, and the ends of pages."""
+    """What a visit touches besides training_bytes: its tapes as the engine holds them, ends of pages, a stack."""
     playing = [tapes[kind] for kind in (Kind.TRAIN, Kind.APPLY)]
     regions = {region for tape in playing for region in tape.regions}
-    return sum(RECORD_SIZE * len(tape.records) for tape in playing) + PAGE * len(regions)
+    return HELD + sum(2 * RECORD_SIZE * len(tape.records) for tape in playing) + PAGE * len(regions)
 
 
 def _seconds(tapes: Mapping[Kind, Sequence[Step]], counts: Mapping[Kind, int], device: Profile) -> float:
