@@ -234,7 +234,7 @@ def _compiled(
     local = task.local
     precision = task.precision or Precision()
 
-    def compile_with(precision: Precision) -> Compiled:
+    def compile_with(precision: Precision, *, hurried: bool = False) -> Compiled:
         return compile_program(
             module,
             task.inputs,
@@ -249,12 +249,13 @@ def _compiled(
             traced=whole.step[1] if module is whole.module else None,
             precision=precision,
             recompute=task.recompute,
+            hurried=hurried,
         )
 
     compiled = compile_with(precision)
     if precision == Precision():
         return compiled
-    exact = compile_with(Precision()).playable
+    exact = compile_with(Precision(), hurried=True).playable
     error = gradient_error(task, public, compiled.playable, exact)
     shown = shown_accuracy(task, public, compiled.playable, exact)
     notes = (*compiled.explanation.notes, str(error), *([shown] if shown else []))

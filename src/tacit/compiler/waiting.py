@@ -96,15 +96,21 @@ def _exchanged_one(
 
 
 def _waiting(steps: Sequence[Step], at: int) -> list[tuple[Value, int, int]]:
-    """Values of the arena that are used before a step and after it and not there: largest first, with both uses."""
+    """Values of the arena that are used before a step and after it and not there: largest first, with both uses.
+
+    A value that is written in parts waits only once the last part is there.
+    """
     uses: dict[Value, list[int]] = {}
+    written: dict[Value, int] = {}
     for place, step in enumerate(steps):
         for value in step.in_arena:
             uses.setdefault(value, []).append(place)
+        for value in step.written():
+            written[value] = place
     found: list[tuple[Value, int, int]] = []
     for value, places in uses.items():
         after = bisect.bisect_left(places, at)
-        if 0 < after < len(places) and places[after] != at:
+        if 0 < after < len(places) and places[after] != at and written.get(value, -1) < at:
             found.append((value, places[after - 1], places[after]))
     return sorted(found, key=lambda one: -one[0].bytes)
 
