@@ -30,7 +30,7 @@ from tapes import Compiled, compiled
 from where import ready
 
 from tacit.compiler.errors import NotLowered
-from tacit.engine.calibrate import Calibration, Contestant, calibrated, clock, playing, products
+from tacit.engine.calibrate import Calibration, calibrated, clock, playing, products
 from tacit.engine.tape import Playing, VerifiedTape
 from tacit.plan.compute import Compute, tape_seconds
 from tacit.plan.tape import Kind, Tape, counted, encode

@@ -50,10 +50,11 @@ def test_a_tree_cut_short_still_says_how_far_it_may_be_from_the_best(
 
 def test_many_layers_are_packed_within_a_hundredth_of_the_best() -> None:
     # Twice the size never gains twice as much, as layers do.
-    classes = [
-        [Item((1 + layer % 7) * share**0.5, (share * (1 + layer % 5), share, share * (layer % 3))) for share in (1, 2, 4)]
-        for layer in range(60)
-    ]
+    def ways(layer: int) -> list[Item]:
+        takes = [(share * (1 + layer % 5), share, share * (layer % 3)) for share in (1.0, 2.0, 4.0)]
+        return [Item((1 + layer % 7) * taken[1] ** 0.5, taken) for taken in takes]
+
+    classes = [ways(layer) for layer in range(60)]
 
     answer = pack(classes, (40.0, 30.0, 25.0))
 

@@ -91,7 +91,6 @@ def compared_with(whole: Whole, asked: Sequence[Any] = (), public: int = 200, **
         whole,
         Planned("asked", "for a test", 1, 2, 3, 4, chosen=True),
         asked,
-        [],
         public=public,
         limits=Limits(upload_of=lambda values: 2 * values + 100, **settings),
         microbatch=4,
@@ -116,7 +115,7 @@ def test_a_candidates_figures_are_those_of_its_own_compilation(name: str) -> Non
     whole = whole_of(name)
     candidates = propose(*whole.step, 200)
 
-    found = compared_with(whole).candidates[1:]
+    found = compared_with(whole)[1:]
 
     assert [one.name.startswith(word) for one, word in zip(found, PLANNED[name], strict=True)] == [True] * len(found)
     shape = next(iter(whole.inputs.values()))[0]
@@ -139,9 +138,7 @@ def test_a_candidates_figures_are_those_of_its_own_compilation(name: str) -> Non
 
 
 def test_what_stops_a_candidate_is_said() -> None:
-    found = {
-        one.name.split(" ")[0]: one for one in compared_with(whole_of("lenet"), upload=2000, memory=30_000).candidates
-    }
+    found = {one.name.split(" ")[0]: one for one in compared_with(whole_of("lenet"), upload=2000, memory=30_000)}
 
     assert found["everything"].stopped.startswith("upload: 5,844 bytes")
     assert "; memory: " in found["everything"].stopped
@@ -149,14 +146,14 @@ def test_what_stops_a_candidate_is_said() -> None:
 
 
 def test_without_public_examples_nothing_is_projected() -> None:
-    assert not [one for one in compared_with(whole_of("lenet"), public=0).candidates if "projected" in one.name]
+    assert not [one for one in compared_with(whole_of("lenet"), public=0) if "projected" in one.name]
 
 
 def test_the_chosen_subset_is_marked_once_as_a_candidate_or_beside_them() -> None:
     whole = whole_of("lenet")
 
-    as_candidate = compared_with(whole, ["9.weight", "9.bias"]).candidates
-    beside = compared_with(whole, ["0.bias"]).candidates
+    as_candidate = compared_with(whole, ["9.weight", "9.bias"])
+    beside = compared_with(whole, ["0.bias"])
 
     assert [one.name for one in as_candidate if one.chosen] == ["the head (9)"]
     assert [one.name for one in beside if one.chosen] == ["asked"] and beside[0].chosen
@@ -184,7 +181,6 @@ task = tacit.Task(name="mine", model=make, example={"x": tacit.array((1, 8, 8)),
 @pytest.mark.parametrize(
     ("subset", "chosen"),
     [
-        ("", "everything"),
         ("subset=['2'],", "what the Task names"),
         ("subset=[tacit.projected('1', 32)],", "what the Task names"),
         ("subset=['5'],", "the head (5)"),
@@ -216,7 +212,7 @@ def test_explain_shows_the_candidates_and_changes_nothing(subset: str, chosen: s
 
 def test_people_see_the_candidates_as_a_table(tmp_path: Any, capsys: Any) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(TASK.replace("SUBSET", ""))
+    file.write_text(TASK.replace("SUBSET", "subset=['2'],"))
 
     assert main(["compile", str(file), "--home", str(tmp_path / "home"), "--explain"]) == 0
     told = capsys.readouterr().out

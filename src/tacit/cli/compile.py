@@ -47,7 +47,6 @@ def run(arguments: argparse.Namespace) -> None:
     from tacit.cli.figures import bytes_text, compared, comparison_lines, figures, summary
     from tacit.cli.home import author_key, home
     from tacit.compiler.load import load_task
-    from tacit.compiler.planner.front import front_json, front_lines
     from tacit.engine.touched import touched_bytes
     from tacit.errors import InputError
 
@@ -88,9 +87,13 @@ def run(arguments: argparse.Namespace) -> None:
     plan = parse_plan(data)
     touched = touched_bytes(output) if made.found else None
     if arguments.json:
-        found = {"plan": str(output), "plan_id": plan.plan_id.hex(), **figures(plan, len(data)), "touched_bytes": touched}
-        among = {"front": front_json(made.found)} if made.found else {}
-        print(json.dumps(found | among | (compared(made.comparison) if made.comparison else {})))
+        found = {
+            "plan": str(output),
+            "plan_id": plan.plan_id.hex(),
+            **figures(plan, len(data)),
+            "touched_bytes": touched,
+        }
+        print(json.dumps(found | (compared(made) if arguments.explain else {})))
         return
     print(summary(plan, len(data)))
     if touched is not None:
@@ -102,11 +105,8 @@ def run(arguments: argparse.Namespace) -> None:
         from tacit.compiler.picture import in_letters
 
         print(*report(made.compiled.explanation), *in_letters(made.compiled.explanation), sep="\n")
-    if made.found and arguments.explain:
-        print("subsets    a star is what was compiled, a dot a point that nothing beats in memory and what is expected")
-        print(*front_lines(made.found), sep="\n")
-    if made.comparison:
-        print(*comparison_lines(made.comparison), sep="\n")
+    if arguments.explain:
+        print(*comparison_lines(made), sep="\n")
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"\nwrote {output}   next: tacit serve {output}")

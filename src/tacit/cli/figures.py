@@ -10,7 +10,7 @@ from tacit.privacy.account import Statement, statement
 from tacit.privacy.trust import Trust, sentence, trust_of
 
 if TYPE_CHECKING:
-    from tacit.compiler.candidates import Comparison
+    from tacit.compiler.assemble import Assembled
 
 
 def promise(plan: Plan) -> Statement:
@@ -93,25 +93,30 @@ def summary(plan: Plan, size: int) -> str:
     )
 
 
-def compared(comparison: "Comparison") -> dict[str, Any]:
+def compared(made: "Assembled") -> dict[str, Any]:
     """The subset among others, for machines."""
-    return {
-        "family": comparison.family.value,
-        "proposals": [asdict(proposal) for proposal in comparison.proposals],
-        "candidates": [asdict(one) | {"fits": not one.stopped} for one in comparison.candidates],
-    }
+    from tacit.compiler.planner.front import front_json
+
+    family = {"family": made.family.value, "proposals": [asdict(proposal) for proposal in made.proposals]}
+    if made.found is not None:
+        return family | {"front": front_json(made.found)}
+    return family | {"candidates": [asdict(one) | {"fits": not one.stopped} for one in made.comparison or ()]}
 
 
-def comparison_lines(comparison: "Comparison") -> list[str]:
+def comparison_lines(made: "Assembled") -> list[str]:
     """The same as people read it."""
     from tacit.compiler.candidates import table
+    from tacit.compiler.planner.front import front_lines
 
-    return [
-        f"family     {comparison.family.value}",
-        *(f"proposed   {proposal.setting}: {proposal.reason}" for proposal in comparison.proposals),
-        "subsets    a star is what was compiled; bytes: upload of one Update, memory of training, kept an example",
-        *table(comparison.candidates),
+    head = [
+        f"family     {made.family.value}",
+        *(f"proposed   {proposal.setting}: {proposal.reason}" for proposal in made.proposals),
     ]
+    if made.found is not None:
+        told = "a star is what was compiled, a dot a point that nothing beats in memory and in what is expected"
+        return [*head, f"subsets    {told}; bytes, and seconds of a later visit's computing", *front_lines(made.found)]
+    told = "a star is what was compiled; bytes: upload of one Update, memory of training, kept an example"
+    return [*head, f"subsets    {told}", *table(made.comparison or ())]
 
 
 def bytes_text(size: float) -> str:

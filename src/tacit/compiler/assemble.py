@@ -5,7 +5,7 @@ Signing is the caller's: this room holds no keys.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -27,7 +27,7 @@ from tacit.compiler.planner.front import found_reasons
 from tacit.compiler.planner.groups import Layer
 from tacit.compiler.planner.search import Found
 from tacit.compiler.precision import gradient_error, shown_accuracy
-from tacit.compiler.presets import recognise, settings
+from tacit.compiler.presets import Family, Proposal, recognise, settings
 from tacit.compiler.projected import ProjectedHead, project
 from tacit.compiler.public import public_examples
 from tacit.compiler.trace import model_of, rehearse
@@ -41,7 +41,6 @@ from tacit.plan.program import Optimizer, Program
 from tacit.task import Label, Local, Precision, Projected, Sign, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
-SEARCHES = 3  # until what was chosen fits as it is compiled
 CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
 
 
@@ -66,8 +65,10 @@ class Assembled:
     numbers: Numbers
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
-    comparison: Comparison | None = None
-    found: Found | None = None  # where the Task left the subset to the compiler
+    comparison: Comparison | None
+    family: Family
+    proposals: tuple[Proposal, ...]
+    found: Found | None  # where the Task left the subset to the compiler
 
 
 def assemble(
@@ -93,15 +94,8 @@ def assemble(
     optimizer = plan_optimizer(local)
     whole = Whole(own, inputs, classes, label, task.loss_named, local.dropout, local.batch_statistics)
     public = public_examples(task) or {}
-    found: Found | None = None
-    for chosen_task, found in _settled(task, whole, public, optimizer, len(parties.keyholders), scouted, say):
-        module, subset, reasons = _subset(chosen_task, own, public)
-        if found is not None:
-            reasons = found_reasons(found)
-        compiled = _compiled(chosen_task, module, subset, public, optimizer, whole)
-        if found is None or compiled.playable.program.resources.training_bytes <= task.budget.memory_bytes:
-            break
-    task = chosen_task
+    decided = _decided(task, whole, public, optimizer, len(parties.keyholders), scouted, say)
+    task, module, compiled = decided.task, decided.module, decided.compiled
     program = compiled.playable.program
     against = msgspec.structs.replace(program.resources, model_parameters=sum(p.numel() for p in own.parameters()))
     if isinstance(module, ProjectedHead):
@@ -167,25 +161,39 @@ def assemble(
         playable_blobs(compiled.playable),
         compiled,
         numbers,
-        tuple(reasons),
+        tuple(decided.reasons),
         tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
         _comparison(
             task,
             whole,
-            subset,
+            decided.subset,
             program,
             numbers,
             len(parties.keyholders),
             public=min(map(len, public.values()), default=0),
             say=compare,
         )
-        if compare and found is None
+        if compare and decided.found is None
         else None,
-        found,
+        recognise(whole.module),
+        tuple(_proposals(task, whole, numbers)),
+        decided.found,
     )
 
 
-def _settled(
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """A Task with a subset, compiled; `found` where that subset was looked for."""
+
+    task: Task
+    module: nn.Module
+    subset: Sequence[str]
+    reasons: Sequence[str]
+    compiled: Compiled
+    found: Found | None
+
+
+def _decided(
     task: Task,
     whole: Whole,
     public: Mapping[str, NDArray[np.generic]],
@@ -193,11 +201,16 @@ def _settled(
     keyholders: int,
     scouted: Callable[[Sequence[Layer]], Valued] | None,
     say: Callable[[str], None],
-) -> Iterator[tuple[Task, Found | None]]:
-    """The Task with everything decided; another answer where the one before took more than was thought."""
+) -> Decided:
+    """The Task as it is, or with the subset that is chosen for it."""
+
+    def with_subset(task: Task, found: Found | None) -> Decided:
+        module, subset, reasons = _subset(task, whole.module, public)
+        compiled = _compiled(task, module, subset, public, optimizer, whole)
+        return Decided(task, module, subset, found_reasons(found) if found else reasons, compiled, found)
+
     if task.subset is not None:
-        yield task, None
-        return
+        return with_subset(task, None)
     asked = Asked(
         lambda values: upload_size(values, _numbers(task, values, keyholders).quantisation.bits, keyholders),
         lambda values: noise_to_signal(_numbers(task, values, keyholders), values, keyholders),
@@ -205,20 +218,23 @@ def _settled(
     )
     devices = [read_profile(name) for name in task.budget.devices or shipped()]
     room = task.budget.memory_bytes
-    for _ in range(SEARCHES):
+    while True:
         narrowed = replace(task, budget=replace(task.budget, memory=room))
         found = choose(narrowed, whole, public, asked, devices, optimizer, scouted, say)
         fitted = found.chosen.fitted
-        local = replace(task.local, microbatch=fitted.setting.microbatch)
         settled = replace(
             task,
             subset=list(fitted.candidate.subset),
-            local=local,
+            local=replace(task.local, microbatch=fitted.setting.microbatch),
             precision=fitted.setting.precision,
             recompute=fitted.setting.recompute,
         )
-        yield settled, found
-        # Laid out with all effort it took more than in a hurry: there is less room than was thought.
+        say(f"compiling {fitted.candidate.name} …")
+        decided = with_subset(settled, found)
+        taken = decided.compiled.playable.program.resources.training_bytes
+        if taken <= task.budget.memory_bytes or room < task.budget.memory_bytes // 2:
+            return decided
+        say(f"it takes {taken:,} bytes, {fitted.cost.memory:,} were thought: looking again with less room …")
         room = int(room / (1 + BOUND))
 
 
@@ -296,7 +312,6 @@ def _comparison(
         program.resources.kept_per_example,
         chosen=True,
     )
-    proposals = settings(recognise(whole.module), task.local.minibatch, numbers.quantisation.bits, numbers.batch.target)
     return compared(
         whole,
         chosen,
@@ -305,7 +320,6 @@ def _comparison(
             for part in task.subset or ()
             for one in (parameters_of(whole.module, [part]) if isinstance(part, str) else [part])
         ],
-        proposals,
         public=public,
         limits=Allowed(task.budget.memory_bytes, task.budget.upload_bytes, upload_of),
         microbatch=program.microbatch,
@@ -314,6 +328,11 @@ def _comparison(
         recompute=task.recompute,
         say=say,
     )
+
+
+def _proposals(task: Task, whole: Whole, numbers: Numbers) -> list[Proposal]:
+    bits, batch = numbers.quantisation.bits, numbers.batch.target
+    return settings(recognise(whole.module), task.local.minibatch, bits, batch)
 
 
 def plan_optimizer(local: Local) -> Optimizer:
@@ -354,9 +373,7 @@ def _check_label(task: Task, module: nn.Module, classes: int) -> None:
         raise TaskInvalid(f"example {name}", part.shape, f"what the module returns needs {needed}", f"write {of}")
 
 
-def _rewritten(
-    module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]]
-) -> tuple[nn.Module, list[str]]:
+def _rewritten(module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]]) -> tuple[nn.Module, list[str]]:
     """The module that is compiled, and the names in it that are trained."""
     match task.subset:
         case [Projected() as part]:
@@ -376,11 +393,15 @@ def _subset(
         known = sorted({name.rpartition(".")[0] or name for name, _ in module.named_parameters()})
         raise TaskInvalid("subset", unknown[0], "the model has no such parameter", f"it has {', '.join(known)}")
     if isinstance(module, ProjectedHead):
-        return module, names, [
-            f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}",
-            # The Hessian of a softmax is at most half of the features' squared length.
-            f"plain SGD on it is stable at rates below {4 / module.projection.squared_length():.2g}",
-        ]
+        return (
+            module,
+            names,
+            [
+                f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}",
+                # The Hessian of a softmax is at most half of the features' squared length.
+                f"plain SGD on it is stable at rates below {4 / module.projection.squared_length():.2g}",
+            ],
+        )
     return module, names, [f"the Task names {', '.join(wanted)}"]
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from tacit.compiler.choose import costs, parameters_of
 from tacit.compiler.errors import NotLowered, NotTraceable, RuleBroken, WrongSubset
 from tacit.compiler.parts import rewritten
-from tacit.compiler.presets import Candidate, Family, Part, Proposal, propose, recognise
+from tacit.compiler.presets import Candidate, Part, propose, recognise
 from tacit.compiler.projected import sketched
 from tacit.compiler.trace import Model, Traced, in_training, model_of, rehearse, trace_step, zeros
 from tacit.compiler.whole import Whole
@@ -52,20 +52,13 @@ class Limits:
         return "; ".join(over)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What kind of module it is, what is usual for such, and its subset among others."""
-
-    family: Family
-    proposals: tuple[Proposal, ...]
-    candidates: tuple[Planned, ...]
+Comparison = tuple[Planned, ...]  # the chosen subset among others
 
 
 def compared(
     whole: Whole,
     chosen: Planned,
     asked: Sequence[Part],
-    proposals: Sequence[Proposal],
     *,
     public: int,
     limits: Limits,
@@ -80,13 +73,12 @@ def compared(
     `public` counts public examples: without any nothing is projected. Candidates that leave the module as it is share
     the trace of the whole. Each is announced to `say`.
     """
-    family = recognise(whole.module)
-    say(f"tracing the whole {family.value} …")
+    say(f"tracing the whole {recognise(whole.module).value} …")
     try:
         model, traced = whole.trained
     except (NotLowered, NotTraceable):
         # What a projected head cuts off need not compile; then there is nothing to compare with.
-        return Comparison(family, tuple(proposals), (chosen,))
+        return (chosen,)
     candidates = propose(model, traced, public)
     found: list[Planned] = []
     for number, candidate in enumerate(candidates, 1):
@@ -107,7 +99,7 @@ def compared(
         found.append(Planned(candidate.name, candidate.reason, values, upload, training, kept, stopped))
     if not any(one.chosen for one in found):
         found.insert(0, chosen)
-    return Comparison(family, tuple(proposals), tuple(found))
+    return tuple(found)
 
 
 def prepared(candidate: Candidate, whole: Whole) -> tuple[Model, Traced, list[str]]:

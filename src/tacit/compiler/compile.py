@@ -251,9 +251,7 @@ def _passed(graph: Graph, first: str, passes: Sequence[Pass]) -> Graph:
     return graph
 
 
-def _lay(
-    graph: Graph, saved: Number = Number.FLOAT32, recompute: bool = False, hurried: bool = False
-) -> Laid:
+def _lay(graph: Graph, saved: Number = Number.FLOAT32, recompute: bool = False, hurried: bool = False) -> Laid:
     fused = _passed(graph, "begin", FUSE)
     ordered = _passed(fused, "fuse", ORDER)
     effort = GLANCE if hurried else 1.0

@@ -284,9 +284,7 @@ def projected_heads(model: Model, traced: Traced, public: int) -> list[Candidate
     return [_projected(cut, public) for cut in _cuts(model, calls, layers, PLACES)]
 
 
-def _cuts(
-    model: Model, calls: _Calls, layers: set[str], places: Sequence[float] = (1 / 3, 2 / 3)
-) -> list[_Call]:
+def _cuts(model: Model, calls: _Calls, layers: set[str], places: Sequence[float] = (1 / 3, 2 / 3)) -> list[_Call]:
     """Where to cut: after these shares of the layers, behind the outermost module that ends there."""
     whole = calls.whole
     total = max((call.done for call in calls.seen), default=0)

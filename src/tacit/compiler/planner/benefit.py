@@ -99,7 +99,7 @@ def _worth(
         for number, part in enumerate(parts):
             given = [torch.from_numpy(np.ascontiguousarray(values[part])) for values in inputs]
             loss = loss_of(model.loss, module(*given), torch.from_numpy(np.ascontiguousarray(labels[part])))
-            found = torch.autograd.grad(loss, tensors, allow_unused=True)
+            found: Sequence[Tensor | None] = torch.autograd.grad(loss, tensors, allow_unused=True)
             for total, square, gradient in zip(halves[number % 2], squares, found, strict=True):
                 if gradient is not None:
                     total += gradient
@@ -200,5 +200,3 @@ def by_custom(layers: Sequence[Layer], family: Family) -> Valued:
             size = (option.values / whole) ** 0.25 if option.way is not Way.WHOLE else 1.0
             gains[option] = late * usual * size * math.log2(1 + whole)
     return Valued(tuple(layers), gains, f"a prior by position and family ({family.value}): nothing was measured")
-
-

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.compiler.candidates import prepared
+from tacit.compiler.choose import parameters_of
 from tacit.compiler.compile import compile_program
 from tacit.compiler.parts import rewritten
 from tacit.compiler.planner.benefit import Valued, by_custom, by_examples
@@ -16,7 +17,6 @@ from tacit.compiler.planner.rehearsal import LEAST, Learnt, rehearse
 from tacit.compiler.planner.search import Found, search
 from tacit.compiler.presets import FEATURES, Candidate, projected_heads, propose, recognise
 from tacit.compiler.projected import project
-from tacit.compiler.choose import parameters_of
 from tacit.compiler.trace import Model, Traced
 from tacit.compiler.whole import Whole
 from tacit.plan.manifest import LocalTraining

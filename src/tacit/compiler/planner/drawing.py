@@ -113,9 +113,7 @@ def _png(found: Found, title: str, limit: int, file: Path) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise InputError(
-            "a .png needs matplotlib: pip install 'tacit[demo]', or write a .html or .svg"
-        ) from error
+        raise InputError("a .png needs matplotlib: pip install 'tacit[demo]', or write a .html or .svg") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -143,7 +141,7 @@ def _png(found: Found, title: str, limit: int, file: Path) -> None:
     axes.set_title(title)
     axes.legend(loc="lower right", fontsize=8)
     figure.tight_layout()
-    figure.savefig(file, dpi=120)  # pyright: ignore[reportUnknownMemberType] - matplotlib leaves **kwargs untyped
+    figure.savefig(file, dpi=120)
     pyplot.close(figure)
 
 
@@ -159,12 +157,12 @@ def _told(point: Point) -> str:
 def _upwards(found: Found) -> str:
     if found.chosen.learnt is None:
         return "predicted gain, as a share of the largest"
-    return "share right after a short training" if found.chosen.learnt.right_before >= 0 else "minus the loss after it"
+    return "share right after a short training" if found.chosen.learnt.of_answers else "minus the loss after it"
 
 
 def _value(value: float, found: Found) -> str:
     learnt = found.chosen.learnt
-    return f"{value:.0%}" if learnt is None or learnt.right_before >= 0 else f"{value:.3g}"
+    return f"{value:.0%}" if learnt is None or learnt.of_answers else f"{value:.3g}"
 
 
 def _size(size: float) -> str:
@@ -181,5 +179,3 @@ def _size(size: float) -> str:
 
 def _short(name: str, most: int = 60) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
-
-

@@ -165,7 +165,11 @@ def fit(candidate: Candidate, bench: Bench) -> Fitted | Stopped:
                 if found.fits:
                     return found
                 break
-            if "upload" in found.over or found.cost.state > bench.room.memory or found.cost.memory > HOPELESS * bench.room.memory:
+            if (
+                "upload" in found.over
+                or found.cost.state > bench.room.memory
+                or found.cost.memory > HOPELESS * bench.room.memory
+            ):
                 break  # no other way of playing it helps
     except (NotLowered, NotTraceable, WrongSubset, TaskInvalid, RuleBroken) as error:
         # What stops one subset, even a mistake of the compiler, does not stop another.

@@ -22,12 +22,13 @@ def front_of(points: Sequence[Point]) -> list[Point]:
 def found_reasons(found: Found) -> list[str]:
     """Why it is this one, in a few sentences."""
     chosen, cost = found.chosen, found.chosen.fitted.cost
+    fitting = sum(point.fitted.fits for point in found.points)
     reasons = [
         f"chosen: {chosen.fitted.candidate.name} ({chosen.fitted.candidate.reason}), {chosen.fitted.setting}",
-        f"of {len(found.points)} subsets, {sum(point.fitted.fits for point in found.points)} fit; judged by {found.judged}",
+        f"of {len(found.points)} subsets, {fitting} fit; judged by {found.judged}",
     ]
     if (learnt := chosen.learnt) is not None:
-        if learnt.right_before >= 0:
+        if learnt.of_answers:
             reasons.append(
                 f"in that training it went from {learnt.right_before:.1%} to {learnt.right:.1%} right "
                 f"(± {learnt.error:.1%})" + _at_rate(learnt.rate)
@@ -74,11 +75,17 @@ def front_lines(found: Found) -> list[str]:
             cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        mark = " " if point is None else "*" if point is found.chosen or _same(point, found.chosen) else (
-            "." if any(_same(point, one) for one in front) else " "
+        mark = (
+            " "
+            if point is None
+            else "*"
+            if point is found.chosen or _same(point, found.chosen)
+            else ("." if any(_same(point, one) for one in front) else " ")
         )
-        over = "" if point is None or point.fitted.fits else "   over: " + "; ".join(
-            f"{name}: {words}" for name, words in point.fitted.over.items()
+        over = (
+            ""
+            if point is None or point.fitted.fits
+            else "   over: " + "; ".join(f"{name}: {words}" for name, words in point.fitted.over.items())
         )
         lines.append(f"{mark} {'  '.join(cells)}{over}".rstrip())
     lines += [f"  {_short(one.candidate.name)}: {one.reason}" for one in found.stopped]
@@ -90,7 +97,7 @@ def expected(point: Point) -> str:
     learnt = point.learnt
     if learnt is None:
         return f"gain {point.gain:.2g}" if point.gain else "–"
-    if learnt.right_before >= 0:
+    if learnt.of_answers:
         return f"{learnt.right:.1%} right"
     return f"loss {learnt.loss:.3g}"
 

@@ -73,8 +73,11 @@ def layers_of(model: Model, traced: Traced) -> list[Layer]:
     >>> from tacit.compiler.trace import model_of, rehearse, trace_step
     >>> net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 3))
     >>> model = rehearse(model_of(net, {"x": ((32,), "float32")}, 3))
-    >>> [[option.name for option in layer.options] for layer in layers_of(model, trace_step(model))]
-    [['0', '0 biases', '0 inputs 0 to 1', '0 inputs 0 to 7', '0 outputs 0 to 15', '0 rank 2', '0 rank 8'], ['2', '2 biases']]
+    >>> first, last = layers_of(model, trace_step(model))
+    >>> [option.name for option in first.options]
+    ['0', '0 biases', '0 inputs 0 to 1', '0 inputs 0 to 7', '0 outputs 0 to 15', '0 rank 2', '0 rank 8']
+    >>> [option.name for option in last.options]
+    ['2', '2 biases']
     """
     names = used_layers(model, traced)
     calls = _calls(model)
@@ -102,9 +105,7 @@ def _options(path: str, model: Model, names: Sequence[str], call: _Call | None, 
 
     def option(way: Way, parts: Sequence[Part], shapes: Iterable[Sequence[int]], read: int, work: int) -> Option:
         shapes = list(shapes)
-        return Option(
-            path, way, tuple(parts), sum(map(math.prod, shapes)), sum(map(_padded, shapes)), 4 * read, work
-        )
+        return Option(path, way, tuple(parts), sum(map(math.prod, shapes)), sum(map(_padded, shapes)), 4 * read, work)
 
     found = [option(Way.WHOLE, names, [tensor.shape for tensor in tensors.values()], read, made * reach)]
     vectors = {name: tensor.shape for name, tensor in tensors.items() if tensor.dim() == 1}

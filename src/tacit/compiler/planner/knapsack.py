@@ -1,9 +1,9 @@
 """The best choice of at most one way a layer, under several limits at once.
 
-Branch and bound: layers are decided one after another, and what is left is bounded by the same question under one
-limit alone, where ways may be mixed (its answer is a walk along the upper convex hull of each layer's ways, steepest
-step first), or under a weighted sum of all limits. The smallest of these bounds cuts the tree. Where the tree is too large to walk to its end
-the answer says how far from the best it may be. The same input always gives the same answer.
+Branch and bound: layers are decided one after another, and what is left is bounded by the same question under one limit
+alone, or under a weighted sum of all of them, where ways may be mixed (its answer is a walk along the upper convex hull
+of each layer's ways, steepest step first). The smallest of these bounds cuts the tree. Where the tree is too large to
+walk to its end the answer says how far from the best it may be. The same input always gives the same answer.
 """
 
 import math
@@ -51,9 +51,7 @@ def pack(classes: Sequence[Sequence[Item]], limits: Sequence[float], most_nodes:
     if len(bounded) < len(limits):
         classes = [[Item(item.gain, tuple(item.takes[k] for k in bounded)) for item in items] for items in classes]
         limits = [limits[k] for k in bounded]
-    fitting = [
-        [i for i, item in enumerate(items) if item.gain > 0 and _fits(item.takes, limits)] for items in classes
-    ]
+    fitting = [[i for i, item in enumerate(items) if item.gain > 0 and _fits(item.takes, limits)] for items in classes]
     # The layers that gain most are decided first: good answers come early and cut more.
     order = sorted(range(len(classes)), key=lambda c: -max((classes[c][i].gain for i in fitting[c]), default=0.0))
     sorted_classes = [[classes[c][i] for i in fitting[c]] for c in order]
@@ -73,7 +71,7 @@ def pack(classes: Sequence[Sequence[Item]], limits: Sequence[float], most_nodes:
             continue
         nodes += 1
         if at == len(order):
-            most, best = gain, [None] * len(classes)
+            most, best = gain, list[int | None]([None] * len(classes))
             for c, i in zip(order, chosen, strict=True):
                 best[c] = i
             continue
@@ -145,15 +143,13 @@ def _slope(a: tuple[float, Item], b: tuple[float, Item]) -> float:
 
 
 class _Bound:
-    """The most that the classes from a position on can gain under a weighted sum of the limits, if ways may be mixed."""
+    """The most that classes from a position on can gain under a weighted sum of the limits, if ways may be mixed."""
 
     def __init__(self, classes: Sequence[Sequence[Item]], weights: Sequence[float]):
         self.weights = weights
         steps = [(*step, at) for at, items in enumerate(classes) for step in _steps(items, weights)]
         self._steps = sorted(steps, key=lambda step: -step[0])
-        self._from = [
-            [step[:3] for step in self._steps if step[5] >= position] for position in range(len(classes) + 1)
-        ]
+        self._from = [[step[:3] for step in self._steps if step[5] >= position] for position in range(len(classes) + 1)]
 
     def at(self, position: int, limits: Sequence[float]) -> float:
         left = sum(limit * weight for limit, weight in zip(limits, self.weights, strict=True))

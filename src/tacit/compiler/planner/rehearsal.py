@@ -6,7 +6,7 @@ trained from their number alone: the same Task is always rehearsed the same way.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ class Learnt:
     right: float
     rate: float  # of the Task's, at which most was learnt
     examples: int
+    of_answers: bool  # there are right and wrong ones; else only the loss tells
 
     @property
     def error(self) -> float:
@@ -60,8 +61,9 @@ def rehearse(
             loss, right = loss + told[0] * len(other[1]), right + told[1] * len(other[1])
         found.append((loss / len(labels), right / len(labels), rate))
     # By answers where there are right ones; a loss tells apart what they do not.
-    best = max(found, key=lambda one: (one[1], -one[0])) if before[1] >= 0 else min(found)
-    return Learnt(before[0], best[0], before[1], best[1], best[2], len(labels))
+    of_answers = playable.program.score == "accuracy"
+    best = max(found, key=lambda one: (one[1], -one[0])) if of_answers else min(found)
+    return Learnt(before[0], best[0], before[1], best[1], best[2], len(labels), of_answers)
 
 
 def _halves(count: int) -> list[NDArray[np.int64]]:
@@ -79,7 +81,12 @@ def _asked(player: Player, parts: Sequence[tuple[Inputs, NDArray[np.generic]]]) 
 
 
 def _trained(
-    player: Player, playable: Playable, examples: Inputs | Kept, labels: NDArray[np.generic], minibatch: int, rate: float
+    player: Player,
+    playable: Playable,
+    examples: Inputs | Kept,
+    labels: NDArray[np.generic],
+    minibatch: int,
+    rate: float,
 ) -> bool:
     """Whether a training from Snapshot 0 went well."""
     steps = list(_minibatches(len(labels), minibatch, playable.program.whole))

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tacit.compiler.errors import NothingFits
 from tacit.compiler.planner.benefit import Valued
@@ -54,10 +53,10 @@ class Point:
         """
         if self.learnt is None:
             return self.gain / (1 + self.noise**2)
-        l = self.learnt
-        if l.right_before >= 0:
-            return l.right_before + (l.right - l.right_before) / (1 + self.noise**2)
-        return -(l.loss_before + (l.loss - l.loss_before) / (1 + self.noise**2))
+        learnt, kept = self.learnt, 1 / (1 + self.noise**2)
+        if learnt.of_answers:
+            return learnt.right_before + kept * (learnt.right - learnt.right_before)
+        return -(learnt.loss_before + kept * (learnt.loss - learnt.loss_before))
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _judged(tried: Sequence[Point], points: Sequence[Point], valued: Valued) -> 
     """By what is chosen, and among which."""
     learnt = [point.learnt for point in tried if point.learnt is not None]
     right = max(one.right_before for one in learnt)
-    if right > KNOWN:
+    if learnt[0].of_answers and right > KNOWN:
         return (
             f"{valued.source}; {right:.1%} of them are right before anything is trained, so they have little to teach, "
             "and others that look like what devices hold would tell more",
@@ -238,13 +237,9 @@ class Packed:
 
     def packed(self) -> Candidate | None:
         """The subset that gains most."""
-        items = [
-            [Item(self.gains[option], self._takes(option)) for option in layer.options] for layer in self.layers
-        ]
+        items = [[Item(self.gains[option], self._takes(option)) for option in layer.options] for layer in self.layers]
         answer = pack(items, (self.memory, self.values, self.seconds, self.battery))
-        chosen = [
-            layer.options[i] for layer, i in zip(self.layers, answer.chosen, strict=True) if i is not None
-        ]
+        chosen = [layer.options[i] for layer, i in zip(self.layers, answer.chosen, strict=True) if i is not None]
         if not chosen:
             return None
         if answer.chosen[-1] is None:
