@@ -76,7 +76,7 @@ def assemble(
     own = build_module(task)
     inputs, (label, labelled) = task.inputs, task.label
     classes = labelled.classes if isinstance(labelled, Label) else 0
-    _check_label(task, own, classes)
+    check_label(task, own, classes)
     local = task.local
     optimizer = plan_optimizer(local)
     microbatch = local.microbatch or (local.minibatch if local.batch_statistics else min(local.minibatch, 8))
@@ -122,6 +122,34 @@ def assemble(
     )
     if task.local.balance:
         program = msgspec.structs.replace(program, logit_bias=_logit_bias(module, task, program.places))
+    numbers, charter, manifest = manifest_of(task, parties, program, days=days, now=now)
+    return Assembled(
+        manifest,
+        charter,
+        playable_blobs(compiled.playable),
+        compiled,
+        numbers,
+        tuple(reasons),
+        tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
+        _comparison(
+            task,
+            whole,
+            subset,
+            program,
+            numbers,
+            len(parties.keyholders),
+            public=min(map(len, public.values()), default=0),
+            say=compare,
+        )
+        if compare
+        else None,
+    )
+
+
+def manifest_of(
+    task: Task, parties: Parties, program: Program, *, days: int, now: int | None
+) -> tuple[Numbers, Charter, Manifest]:
+    """A program with its numbers and limits, if it is within the Task's budget."""
     numbers = _numbers(task, program.d, len(parties.keyholders))
     upload = upload_size(program.d, numbers.quantisation.bits, len(parties.keyholders))
     resources = program.resources
@@ -168,27 +196,7 @@ def assemble(
         ),
         blobs=(),
     )
-    return Assembled(
-        manifest,
-        charter,
-        playable_blobs(compiled.playable),
-        compiled,
-        numbers,
-        tuple(reasons),
-        tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
-        _comparison(
-            task,
-            whole,
-            subset,
-            program,
-            numbers,
-            len(parties.keyholders),
-            public=min(map(len, public.values()), default=0),
-            say=compare,
-        )
-        if compare
-        else None,
-    )
+    return numbers, charter, manifest
 
 
 def _comparison(
@@ -263,7 +271,7 @@ def build_module(task: Task) -> nn.Module:
     return module.float().eval()
 
 
-def _check_label(task: Task, module: nn.Module, classes: int) -> None:
+def check_label(task: Task, module: nn.Module, classes: int) -> None:
     """The label has the shape that the loss needs for what the module returns."""
     name, part = task.label
     if task.loss_named.function is not None:

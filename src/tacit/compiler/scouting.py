@@ -6,6 +6,7 @@ delta is its sum over the minibatches. What is scouted is frozen; its gradients 
 arena, and end there.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,15 +109,17 @@ def every_group(
         ]
 
     paths = list(layers)
-    # The fewest first layers to leave out: with one more left out, no training takes more.
+
+    def fits(first: int) -> bool:
+        return scout.bytes(groups_of([name for path in paths[first:] for name in layers[path]])) <= memory
+
+    # The fewest first layers to leave out: with one more left out, no training takes more. Mostly it is none.
     fewest, most = 0, len(paths)
+    if paths and fits(0):
+        most = 0
     while fewest < most:
         middle = (fewest + most) // 2
-        names = [name for path in paths[middle:] for name in layers[path]]
-        if scout.bytes(groups_of(names)) <= memory:
-            most = middle
-        else:
-            fewest = middle + 1
+        fewest, most = (fewest, middle) if fits(middle) else (middle + 1, most)
     if fewest == len(paths):
         needed = scout.bytes(groups_of(layers[paths[-1]])) if paths else 0
         raise NothingFits(
@@ -187,7 +190,7 @@ class _Scout:
         unit = _Memory.of(weights.passing_gradient(name)).unit
         count = self.features[name] // unit
         cuts = [unit * (count * i // min(count, RANGES)) for i in range(min(count, RANGES) + 1)]
-        return [Stretch(name, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+        return [Stretch(name, start, stop) for start, stop in itertools.pairwise(cuts)]
 
     def _stops(self, name: str) -> str:
         try:
@@ -299,6 +302,13 @@ def _check_apart(model: Model, groups: Sequence[Stretch]) -> None:
             if one.start is None or one.stop is None or not 0 <= one.start < one.stop <= shape[1]:
                 raise WrongSubset(f"{one} is no range of the {shape[1]} input features of {one.parameter}")
         for other in taken.setdefault(one.parameter, []):
-            if one.start is None or other.start is None or (one.start < other.stop and other.start < one.stop):
+            if _meet(one, other):
                 raise WrongSubset(f"{one} and {other} share gradients, which would be counted twice; ask for one")
         taken[one.parameter].append(one)
+
+
+def _meet(one: Stretch, other: Stretch) -> bool:
+    """Whether two stretches of one parameter share a value."""
+    if one.start is None or one.stop is None or other.start is None or other.stop is None:
+        return True
+    return one.start < other.stop and other.start < one.stop

@@ -90,7 +90,8 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
 
 def _scouted(program: Program) -> Iterator[str]:
     if len(program.scouted) != program.d or len(set(program.scouted)) != program.d:
-        yield f"it asks for {len(set(program.scouted))} statistics of gradients and a visit's delta has {program.d} values"
+        count = len(set(program.scouted))
+        yield f"it asks for {count} statistics of gradients and a visit's delta has {program.d} values"
     for stretch in program.scouted:
         if (stretch.start is None) != (stretch.stop is None) or (stretch.start or 0) > (stretch.stop or 0):
             yield f"it asks for the gradients of {stretch}, which is no range"
