@@ -94,8 +94,14 @@ def singles(net: nn.Module, x: Any, y: Any) -> list[dict[str, Any]]:
     return found
 
 
-SMALL = [Stretch("0.weight"), Stretch("3.weight", 0, 2), Stretch("3.weight", 2, 6), Stretch("7.weight", 8, 40)]
-SMALL += [Stretch("9.bias"), Stretch("9.weight", 3, 5)]
+SMALL = [
+    Stretch("0.weight"),
+    Stretch("3.weight", 0, 2),
+    Stretch("3.weight", 2, 6),
+    Stretch("7.weight", 8, 40),
+    Stretch("9.bias"),
+    Stretch("9.weight", 3, 5),
+]
 
 
 @pytest.mark.parametrize("make", PLAYERS)
