@@ -190,6 +190,7 @@ NUMBERS = {
     ),
     "asks for 1 statistics": with_program(scouted=(Stretch("head.bias"),)),
     "head.bias[9:3], which is no range": with_program(scouted=tuple(Stretch("head.bias", 9, 3 + i) for i in range(32))),
+    "the gradients of 7, which": with_program(scouted=tuple(Stretch(f"{i}", stop=9) for i in range(7, 39))),
     "only a Plan that trains": with_program(scouted=tuple(Stretch(f"{i}") for i in range(32)), logit_bias=0),
     "- at `$.batch.max_age`": with_batch(max_age=-1, weights=()),
     "- at `$.participation.landings`": lambda m: change(m, participation=change(m.participation, landings=2**60)),

@@ -1,10 +1,13 @@
 """A scouting Plan's Snapshot is read as shares, with an error that is the noise's."""
 
 import math
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tacit.codec.quantise import quantise, sigma_total
 from tacit.coordinator.applying import apply_sum
@@ -19,11 +22,11 @@ from tests.factory import make_world
 ASKED = (*(Stretch("fc.weight", 8 * i, 8 * i + 8) for i in range(31)), Stretch("fc.bias"))
 
 
-def scouting(tmp_path, sigma: float = 0.05) -> Plan:
-    world = make_world(tmp_path, sigma=sigma, target=4, most=4, threshold=3, snapshots=5)
+def scouting(tmp_path, asked: tuple[Stretch, ...] = ASKED) -> Plan:
+    world = make_world(tmp_path, sigma=0.05, target=4, most=4, threshold=3, snapshots=5, d=len(asked))
     manifest = msgspec.structs.replace(
         world.plan.manifest,
-        program=msgspec.structs.replace(world.plan.manifest.program, scouted=ASKED),
+        program=msgspec.structs.replace(world.plan.manifest.program, scouted=asked),
         server_rate=1.0,
     )
     blobs = {name: blob.tobytes() for name, blob in world.plan.blobs.items()}
@@ -56,6 +59,23 @@ def test_shares_are_those_of_the_mean_direction_within_the_stated_error(tmp_path
     # Near 1, were there no rounding of the mean of two directions: the three batches' lengths differ a little.
     assert 0.85 < math.sqrt(np.mean(np.square(off))) < 1.15
     assert abs(np.mean(off)) < 0.1
+
+
+@given(st.lists(st.floats(1.0, 9.0), min_size=2, max_size=3))
+def test_an_error_is_what_noise_in_every_value_does_to_a_share(world_of: Callable[[int], Plan], values: list[float]):
+    plan, x, tiny = world_of(len(values)), np.array(values, np.float32).astype(float), 1e-6
+    found = list(read_scouted(plan, encode_snapshot(x.astype(np.float32))).values())
+    moved = x + tiny * np.eye(len(x))
+    slopes = (moved / moved.sum(axis=1, keepdims=True) - x / x.sum()) / tiny  # by value, of each share
+
+    right = noise_of_sums(plan.manifest) * np.sqrt((slopes**2).sum(axis=0))
+    assert [one.error for one in found] == pytest.approx(right, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def world_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Plan]:
+    plans = {n: scouting(tmp_path_factory.mktemp(f"{n}"), ASKED[:n]) for n in (2, 3)}
+    return plans.__getitem__
 
 
 def test_more_and_larger_batches_leave_less_noise_behind(tmp_path):

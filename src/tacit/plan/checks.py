@@ -93,7 +93,8 @@ def _scouted(program: Program) -> Iterator[str]:
         count = len(set(program.scouted))
         yield f"it asks for {count} statistics of gradients and a visit's delta has {program.d} values"
     for stretch in program.scouted:
-        if (stretch.start, stretch.stop) != (None, None) and not (stretch.start or 0) < (stretch.stop or 0):
+        ends = (stretch.start, stretch.stop)
+        if ends != (None, None) and (None in ends or (stretch.start or 0) >= (stretch.stop or 0)):
             yield f"it asks for the gradients of {stretch}, which is no range"
     if program.logit_bias is not None or program.cut is not None or program.kept:
         yield "it asks for statistics of gradients and says what only a Plan that trains can have"
