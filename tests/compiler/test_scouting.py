@@ -14,12 +14,10 @@ import tacit
 from tacit.compiler.assemble_scouting import CLIP, Scouting, assemble_scout, budget_of
 from tacit.compiler.compile import Compiled
 from tacit.compiler.errors import NothingFits, WrongSubset
-from tacit.compiler.ir import Graph, Step, Value
-from tacit.compiler.rules import check
 from tacit.compiler.scouting import compile_scout, every_group
 from tacit.plan.bundle import build_plan, parse_plan
 from tacit.plan.program import Stretch
-from tacit.plan.tape import Accumulate, Kind, Op, Region, float_bits
+from tacit.plan.tape import Kind, Region
 from tests.compiled import AUTHOR, parties
 from tests.compiler.families import (
     FAMILIES,
@@ -173,20 +171,6 @@ def test_what_is_scouted_is_frozen_and_its_gradients_do_not_outlive_their_use() 
     # The largest gradient and what else is alive then, not the gradients of all.
     assert 4 * 256 * 256 <= program.resources.arena < 1.2 * 4 * 256 * 256
     assert Region.STATE not in made.tapes[Kind.TRAIN].regions
-
-
-def test_nothing_but_gradients_may_be_made_of_what_examples_have_met_in() -> None:
-    x = Value("x", (2, 1, 1, 4), Region.X, offset=0)
-    met = Value("gradient of w", (4,), Region.ARENA, batched=False, tensor="w")
-    y = Value("y", (2, 1, 1, 4), Region.ARENA)
-    into = Value("g", (4,), Region.GRADIENT, batched=False, tensor="s", offset=0)
-    summed = Step(Op.SUM, (met,), (x,), (1, 2, 4, float_bits(1.0)))
-    box = (1, 1, 1, 4, 0, 0, 0, 1, 0, 0, 0, 1)
-    given = Step(Op.COPY, (y,), (met,), box)
-    learnt = Step(Op.SUM, (into,), (y,), (1, 2, 4, float_bits(1.0)), Accumulate.UNLESS_FIRST)
-
-    with pytest.raises(Exception, match=r"goes into gradients alone.*gradient of w"):
-        check(Graph(Kind.TRAIN, (summed, given, learnt), (into,), 2), "a test")
 
 
 @pytest.mark.parametrize(
