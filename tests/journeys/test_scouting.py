@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from tacit.compiler import open_plan
+from tacit.errors import InputError
 from tests.journeys.site import flowers, site
 
 TASK = """
@@ -60,6 +62,8 @@ def test_four_devices_are_scouted_and_the_groups_rank_as_their_data_say(tmp_path
         by_file = tacit("scout", "--read", path, str(tmp_path / "snapshot.bin"), "--json")
         table = tacit("scout", "--read", path, here.link)
         found = here.audit()
+        with pytest.raises(InputError, match="trains nothing"):
+            open_plan(path)
 
     assert (found.lost, found.doubled, found.unknown, found.too_old) == (0, 0, 0, 0)
     assert "asks       for 39 statistics of gradients" in asked.stdout and "trains nothing" in asked.stdout
