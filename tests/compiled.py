@@ -11,10 +11,14 @@ SMALL = tacit.Privacy(noise=0.1, devices=4, batch=2, threshold=2)
 AUTHOR, OTHER, KEYHOLDER = (SigningKey.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
 
 
-def assembled(task: tacit.Task) -> Assembled:
+def parties() -> Parties:
     hpke = SealingKey.from_seed(bytes(32)).public
     card = KeyholderCard(KEYHOLDER.public, hpke, key_id(hpke, KEYHOLDER.public), "embedded:")
-    return assemble(task, Parties(AUTHOR.public, OTHER.public, OTHER.public, (card,)), now=0)
+    return Parties(AUTHOR.public, OTHER.public, OTHER.public, (card,))
+
+
+def assembled(task: tacit.Task) -> Assembled:
+    return assemble(task, parties(), now=0)
 
 
 def plan_of(task: tacit.Task) -> Plan:

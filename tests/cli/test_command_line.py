@@ -65,6 +65,9 @@ def test_every_command_explains_itself_with_an_example(command, capsys):
         ["join", "http://h/join/00?author=11", "--data", "nowhere.npz"],
         ["device", "status", "--home", "nowhere"],
         ["fetch", "nowhere"],
+        ["scout"],
+        ["scout", "nowhere.py"],
+        ["scout", "--read", "nowhere.tacit", "nowhere.bin"],
         ["demo", "--devices", "2"],
     ],
 )

@@ -195,6 +195,7 @@ class SlowPlayer:
                 block.numbers[:] = np.nan
                 block.bytes[:] = 255
         self.ops = [record.op for record in tape.records]
+        self.adds = [record.accumulate is Accumulate.YES for record in tape.records]
         for number, record in enumerate(tape.records):
             check_record(tape, record)
             self.run(number, record)
@@ -227,7 +228,7 @@ class SlowPlayer:
         span = slice(operand.offset, operand.offset + operand.extent)
         writers = set(block.writer[span].tolist())
         assert UNWRITTEN not in writers, f"record {number} reads bytes of {operand.region.name} nobody wrote"
-        copied = {Op.COPY, Op.ZERO} >= {self.ops[writer] for writer in writers if writer >= 0}
+        copied = {Op.COPY, Op.ZERO} >= {self.ops[writer] for writer in writers if writer >= 0 and not self.adds[writer]}
         if operand.region in (Region.ARENA, Region.KEPT) and not copied:
             assert len(writers) == 1, f"record {number} reads {name}, written in part by records {sorted(writers)}"
         if as_bytes:

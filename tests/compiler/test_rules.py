@@ -118,6 +118,20 @@ def summed_over_examples(_: Graph) -> Graph:
     return multiplying(1, 1, 16, 1, 4, 0, 0, 1, 16, 0, 0, 16, 1, 0, 0, 1, 1)
 
 
+MET = Value("gradient of w", (16,), Region.ARENA, batched=False, tensor="w")
+
+
+def given_back_to_examples(_: Graph) -> Graph:
+    met = Step(Op.SUM, (MET,), (X,), (1, 4, 16, float_bits(1.0)))
+    back = Step(Op.COPY, (Y,), (MET,), (1, 1, 4, 16, 0, 0, 0, 1, 0, 0, 16, 1))
+    return Graph(Kind.TRAIN, (met, back), (), 4)
+
+
+def added_to_nothing(_: Graph) -> Graph:
+    met = Step(Op.SUM, (MET,), (X,), (1, 4, 16, float_bits(1.0)), Accumulate.YES)
+    return Graph(Kind.TRAIN, (met,), (), 4)
+
+
 GATE_TOO_EARLY = (MapInstruction(Fn.GATE, 1, 0, 5),)
 BROKEN: list[tuple[str, Callable[[Graph], Graph]]] = [
     ("operation has the operands", changed(Op.MAX_POOL, inputs=())),
@@ -127,6 +141,7 @@ BROKEN: list[tuple[str, Callable[[Graph], Graph]]] = [
     ("a value is written once", twice(Op.MAX_POOL)),
     ("a value is written once", twice(Op.CROSS_ENTROPY)),
     ("a value is written once", changed(Op.CONV_WEIGHT_GRADIENT, accumulate=Accumulate.YES)),
+    ("a value is written once", added_to_nothing),
     ("every result is written", without(Op.CONV_WEIGHT_GRADIENT)),
     ("a tape writes only the regions", other_value(Op.MAX_POOL, region=Region.STATE)),
     ("an operand has the size", other_value(Op.MAX_POOL, shape=(4, 1, 1, 1))),
@@ -139,6 +154,7 @@ BROKEN: list[tuple[str, Callable[[Graph], Graph]]] = [
     ("scratch has the size", sharing_scratch),
     ("examples meet only in gradients", other_value(Op.MAX_POOL, batched=False)),
     ("examples meet only in gradients", one_example_for_all),
+    ("what examples have met in goes into gradients alone", given_back_to_examples),
     ("stays with its example", an_example_later),
     ("stays with its example", across_examples),
     ("stays with its example", each_example_with_each),

@@ -123,10 +123,18 @@ class Site:
             raise AssertionError(f"{error}\n{logs}") from error
 
 
-def compile_task(folder: Path, text: str) -> Path:
-    """`tacit compile`, as a person runs it."""
+def compile_task(folder: Path, text: str, command_name: str = "compile") -> Path:
+    """`tacit compile`, as a person runs it; or `tacit scout`."""
     (folder / "mine.py").write_text(text)
-    command = [sys.executable, "-m", "tacit.cli", "compile", str(folder / "mine.py"), "-o", str(folder / "mine.tacit")]
+    command = [
+        sys.executable,
+        "-m",
+        "tacit.cli",
+        command_name,
+        str(folder / "mine.py"),
+        "-o",
+        str(folder / "mine.tacit"),
+    ]
     done = subprocess.run([*command, "--home", str(folder / "home")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "mine.tacit"
@@ -142,12 +150,12 @@ def readme_compiled() -> Path:
 
 
 @contextlib.contextmanager
-def site(folder: Path, text: str | None = None) -> Iterator[Site]:
+def site(folder: Path, text: str | None = None, command: str = "compile") -> Iterator[Site]:
     """Everything up; nothing left running."""
     if text is None:
         shutil.copytree(readme_compiled(), folder, dirs_exist_ok=True)
     else:
-        compile_task(folder, text)
+        compile_task(folder, text, command)
     path = folder / "mine.tacit"
     processes: list[subprocess.Popen[str]] = []
     try:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tacit.plan import manifest as canonical
 from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
 from tacit.plan.manifest import FORMAT
-from tacit.plan.program import KeptTensor, Optimizer, Resources
+from tacit.plan.program import KeptTensor, Optimizer, Resources, Stretch
 from tacit.plan.tape import Number
 from tacit.wire.keys import SigningKey
 from tests.factory import World, make_world
@@ -188,6 +188,10 @@ NUMBERS = {
         local=change(m.local, balance=True),
         program=change(m.program, logit_bias=0, label=change(m.program.label, classes=None, dtype="float32")),
     ),
+    "asks for 1 statistics": with_program(scouted=(Stretch("head.bias"),)),
+    "head.bias[9:3], which is no range": with_program(scouted=tuple(Stretch("head.bias", 9, 3 + i) for i in range(32))),
+    "the gradients of 7, which": with_program(scouted=tuple(Stretch(f"{i}", stop=9) for i in range(7, 39))),
+    "only a Plan that trains": with_program(scouted=tuple(Stretch(f"{i}") for i in range(32)), logit_bias=0),
     "- at `$.batch.max_age`": with_batch(max_age=-1, weights=()),
     "- at `$.participation.landings`": lambda m: change(m, participation=change(m.participation, landings=2**60)),
     "- at `$.noise.snapshots`": with_noise(snapshots=2**70),

@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": "start a coordinator with an embedded keyholder for a Plan",
     "join": "train a Plan on this device's data",
     "export": "write a Plan as flat parts, for programs that embed the engine",
+    "scout": "ask devices how large gradients are, before a subset is chosen",
     "fetch": "get the newest Snapshot of a Plan, for PyTorch",
     "device": "what this device has done: status, receipts, forget",
     "demo": "train handwritten digits on twelve device processes, here and now",

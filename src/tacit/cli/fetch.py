@@ -3,6 +3,13 @@
 import argparse
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tacit.plan.bundle import Plan
+    from tacit.wire.messages import Head
+
+MOST_LOG = 64 << 20  # bytes of a coordinator's log
 
 EXAMPLE = """\
 example:
@@ -21,26 +28,56 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    plan, head, data = fetched(arguments.link)
+    arguments.output.write_bytes(data)
+    print(f"wrote {arguments.output}: Snapshot {head.version} of {plan.name}, {len(data):,} bytes")
+
+
+def fetched(text: str) -> "tuple[Plan, Head, bytes]":
+    """The Plan behind a join link, its newest HEAD and that Snapshot, all signatures checked."""
     from tacit.device.client import Client
     from tacit.device.link import parse_link
     from tacit.device.trust import Seen, verified_head
     from tacit.errors import TacitError
-    from tacit.plan.bundle import read_plan
+    from tacit.plan.bundle import parse_plan
     from tacit.wire.ids import PlanId
 
-    link = parse_link(arguments.link)
+    link = parse_link(text)
     client = Client(link)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan"
         client.fetch_plan(path)
-        plan = read_plan(path)
-        if plan.plan_id != link.plan_id or plan.author != link.author:
-            raise TacitError("the coordinator sent another Plan than the link names")
-        offered = client.head()
-        if offered is None:
-            raise TacitError("the coordinator has published no Snapshot yet")
-        head = offered.head
-        verified_head(head, PlanId(plan.plan_id), plan.manifest, Seen(None, None))
-        data = client.snapshot(head.snapshot_hash, 4 * plan.manifest.program.d)
-    arguments.output.write_bytes(data)
-    print(f"wrote {arguments.output}: Snapshot {head.version} of {plan.name}, {len(data):,} bytes")
+        plan = parse_plan(path.read_bytes())
+    if plan.plan_id != link.plan_id or plan.author != link.author:
+        raise TacitError("the coordinator sent another Plan than the link names")
+    offered = client.head()
+    if offered is None:
+        raise TacitError("the coordinator has published no Snapshot yet")
+    head = offered.head
+    verified_head(head, PlanId(plan.plan_id), plan.manifest, Seen(None, None))
+    return plan, head, client.snapshot(head.snapshot_hash, 4 * plan.manifest.program.d)
+
+
+def opened_batches(text: str, plan: "Plan") -> dict[int, int]:
+    """How many Updates each batch had that was opened, by the coordinator's signed log."""
+    import urllib.error
+    import urllib.request
+
+    import msgspec
+
+    from tacit.device.client import Client
+    from tacit.device.link import parse_link
+    from tacit.errors import TacitError
+    from tacit.wire.log import verify_chain
+    from tacit.wire.messages import LogEntry, LoggedOpened, LogKind, decode
+
+    link = parse_link(text)
+    try:
+        with urllib.request.urlopen(link.server + Client(link).path("log"), timeout=30) as answer:  # noqa: S310 - a join link
+            lines = answer.read(MOST_LOG).splitlines()
+    except (urllib.error.URLError, OSError) as error:
+        raise TacitError(f"the coordinator's log cannot be read: {error}") from error
+    entries = [msgspec.json.decode(line, type=LogEntry) for line in lines]
+    verify_chain(entries, plan.manifest.coordinator)
+    marks = [decode(LoggedOpened, entry.body) for entry in entries if entry.kind is LogKind.OPENED]
+    return {mark.t: mark.count for mark in marks}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
+from tacit.plan.scouted import asks
 from tacit.privacy.account import Statement, statement
 from tacit.privacy.trust import Trust, sentence, trust_of
 
@@ -32,6 +33,7 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
     return {
         "plan_bytes": size,
         "trained_values": program.d,
+        "scouted": [str(stretch) for stretch in program.scouted],
         "subset": [place.name for place in program.places if place.place == "state"],
         "arena_bytes": resources.arena,
         "arena_bound_bytes": resources.arena_bound,
@@ -74,7 +76,9 @@ def summary(plan: Plan, size: int) -> str:
     return "\n".join(
         [
             f"Plan       {plan.name}   {bytes_text(size)}   signed by {plan.author.hex()[:16]}",
-            f"trains     {program.d:,} values: "
+            f"asks       {asking.removeprefix('asks ')}"
+            if (asking := asks(plan))
+            else f"trains     {program.d:,} values: "
             + ", ".join(f"{place.name} {'x'.join(map(str, place.shape))}" for place in subset),
             f"memory     {bytes_text(resources.training_bytes)} to train: arena {bytes_text(resources.arena)}, state "
             f"{bytes_text(resources.state)}, in and out {bytes_text(resources.io)}, frozen "

@@ -33,6 +33,7 @@ from tacit.compiler.public import public_examples
 from tacit.compiler.trace import model_of, rehearse
 from tacit.compiler.whole import Whole
 from tacit.plan.bundle import playable_blobs
+from tacit.plan.estimate import CODEC_BYTES_PER_VALUE
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
@@ -41,7 +42,6 @@ from tacit.plan.program import Optimizer, Program
 from tacit.task import Label, Local, Precision, Projected, Sign, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
-CODEC_BYTES_PER_VALUE = 24  # delta in float64, integers in int64, words and masks in uint32, while one Update is made
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def assemble(
     own = build_module(task)
     inputs, (label, labelled) = task.inputs, task.label
     classes = labelled.classes if isinstance(labelled, Label) else 0
-    _check_label(task, own, classes)
+    check_label(task, own, classes)
     local = task.local
     optimizer = plan_optimizer(local)
     whole = Whole(own, inputs, classes, label, task.loss_named, local.dropout, local.batch_statistics)
@@ -109,6 +109,37 @@ def assemble(
     )
     if task.local.balance:
         program = msgspec.structs.replace(program, logit_bias=_logit_bias(module, task, program.places))
+    numbers, charter, manifest = manifest_of(task, parties, program, days=days, now=now)
+    return Assembled(
+        manifest,
+        charter,
+        playable_blobs(compiled.playable),
+        compiled,
+        numbers,
+        tuple(decided.reasons),
+        tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
+        _comparison(
+            task,
+            whole,
+            decided.subset,
+            program,
+            numbers,
+            len(parties.keyholders),
+            public=min(map(len, public.values()), default=0),
+            say=compare,
+        )
+        if compare and decided.found is None
+        else None,
+        recognise(whole.module),
+        tuple(_proposals(task, whole, numbers)),
+        decided.found,
+    )
+
+
+def manifest_of(
+    task: Task, parties: Parties, program: Program, *, days: int, now: int | None
+) -> tuple[Numbers, Charter, Manifest]:
+    """A program with its numbers and limits, if it is within the Task's budget."""
     numbers = _numbers(task, program.d, len(parties.keyholders))
     upload = upload_size(program.d, numbers.quantisation.bits, len(parties.keyholders))
     resources = program.resources
@@ -155,30 +186,7 @@ def assemble(
         ),
         blobs=(),
     )
-    return Assembled(
-        manifest,
-        charter,
-        playable_blobs(compiled.playable),
-        compiled,
-        numbers,
-        tuple(decided.reasons),
-        tuple(_warnings(task, numbers, program.d, len(parties.keyholders))),
-        _comparison(
-            task,
-            whole,
-            decided.subset,
-            program,
-            numbers,
-            len(parties.keyholders),
-            public=min(map(len, public.values()), default=0),
-            say=compare,
-        )
-        if compare and decided.found is None
-        else None,
-        recognise(whole.module),
-        tuple(_proposals(task, whole, numbers)),
-        decided.found,
-    )
+    return numbers, charter, manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,7 +370,7 @@ def build_module(task: Task) -> nn.Module:
     return module.float().eval()
 
 
-def _check_label(task: Task, module: nn.Module, classes: int) -> None:
+def check_label(task: Task, module: nn.Module, classes: int) -> None:
     """The label has the shape that the loss needs for what the module returns."""
     name, part = task.label
     if task.loss_named.function is not None:

@@ -130,25 +130,41 @@ def compile_program(
     >>> compiled.playable.program.d, [kept.example_bytes for kept in compiled.playable.program.kept]
     (27, [32])
     """
-    model = _model(module, inputs, label, classes, loss, microbatch)
-    _check_subset(model, subset)
+    model = checked_model(module, inputs, label, classes, loss, microbatch)
+    check_names(model, subset)
     weights = Weights({**model.parameters, **model.buffers}, subset, Number[precision.frozen.upper()])
     traced = traced or trace_step(model)
-    predict, evaluate = (
-        _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY), hurried=hurried)
-        for kind in (Kind.PREDICT, Kind.EVALUATE)
-    )
+    forward = lay_forward(model, traced, weights, microbatch, hurried)
     trained = in_training(model, dropout, batch_statistics)
     if trained is not model:
         traced = trace_step(trained)
     training = plan_training(
         trained, traced, weights, microbatch, optimizer, split_prefix, precision, recompute, hurried
     )
-    laid = [training.prefix, training.train, training.apply, evaluate, predict]
+    full = 0 if hurried else full_training_bytes(trained, traced, optimizer)
+    return finished(trained, training, forward, microbatch, optimizer, full)
+
+
+def lay_forward(model: Model, traced: Traced, weights: Weights, microbatch: int, hurried: bool = False) -> list[Laid]:
+    """The predict and evaluate graphs, laid out."""
+    return [
+        _lay(_passed(lower_forward(traced, model, weights, microbatch, kind), "lower", SIMPLIFY), hurried=hurried)
+        for kind in (Kind.PREDICT, Kind.EVALUATE)
+    ]
+
+
+def finished(
+    model: Model, training: Training, forward: Sequence[Laid], microbatch: int, optimizer: Optimizer, full: int
+) -> Compiled:
+    """All tapes as bytes, and the program that goes with them. The model is as local training sees it.
+
+    `full` is what training the whole model would take, for comparison.
+    """
+    weights = training.weights
+    laid = [training.prefix, training.train, training.apply, *forward]
     sizes = _sizes(model, training, microbatch)
     tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
-    full = 0 if hurried else full_training_bytes(trained, traced, optimizer)
-    resources = _resources(trained, training, tapes, full)
+    resources = _resources(model, training, tapes, full)
     program = Program(
         runtime=RUNTIME,
         microbatch=microbatch,
@@ -157,16 +173,16 @@ def compile_program(
         inputs=tuple(
             Field(name, tuple(shape), dtype, value.offset or 0, channels_last=len(shape) == 3)
             for (name, (shape, dtype)), value in zip(
-                inputs.items(), input_values(model, microbatch).values(), strict=True
+                model.inputs.items(), input_values(model, microbatch).values(), strict=True
             )
         ),
-        label=_label_field(model, label),
+        label=_label_field(model, model.label),
         kept=training.split.kept,
         output_shape=model.output,
         optimizer=optimizer,
         resources=resources,
         score="accuracy" if model.loss.name in OF_RIGHT_OR_WRONG else "loss",
-        whole=trained.meets,
+        whole=model.meets,
     )
     playable = Playable(
         program,
@@ -174,7 +190,7 @@ def compile_program(
         weights.frozen_bytes(),
         weights.initial(),
     )
-    return Compiled(playable, _explanation(trained, training), tapes)
+    return Compiled(playable, _explanation(model, training), tapes)
 
 
 def plan_training(
@@ -189,7 +205,21 @@ def plan_training(
     hurried: bool = False,
 ) -> Training:
     """The prefix, train and apply graphs, laid out."""
-    graph = _passed(lower_training(traced, model, weights, microbatch), "lower", [*SIMPLIFY, *REDRAW])
+    graph = lower_training(traced, model, weights, microbatch)
+    return lay_training(graph, weights, optimizer, split, precision, recompute, hurried)
+
+
+def lay_training(
+    graph: Graph,
+    weights: Weights,
+    optimizer: Optimizer,
+    split: bool,
+    precision: Precision,
+    recompute: bool,
+    hurried: bool = False,
+) -> Training:
+    """The same from a train graph as it was lowered."""
+    graph = _passed(graph, "lower", [*SIMPLIFY, *REDRAW])
     cut = split_prefix(graph, Number[precision.kept.upper()]) if split else whole_step(graph)
     check(cut.train, "split the prefix")
     prefix = _lay(check(cut.prefix, "split the prefix"), hurried=hurried) if cut.prefix is not None else None
@@ -218,7 +248,8 @@ def _label_field(model: Model, name: str) -> Field:
     return Field(name, shape, "float32", 0, channels_last=len(shape) == 3, probability=probability)
 
 
-def _model(module: nn.Module, inputs: Inputs, label: str, classes: int, loss: Any, microbatch: int) -> Model:
+def checked_model(module: nn.Module, inputs: Inputs, label: str, classes: int, loss: Any, microbatch: int) -> Model:
+    """The module in eval form, rehearsed; refused where it or its inputs cannot be compiled."""
     loss = named_loss(loss)
     if microbatch < 1 or (classes < 2 and loss.name in OF_CLASSES):
         raise InputError(f"a micro-batch of {microbatch} with {classes} classes cannot be compiled")
@@ -233,7 +264,8 @@ def _model(module: nn.Module, inputs: Inputs, label: str, classes: int, loss: An
     return rehearse(model_of(module, inputs, classes, label, loss))
 
 
-def _check_subset(model: Model, subset: Sequence[str]) -> None:
+def check_names(model: Model, subset: Sequence[str]) -> None:
+    """Refuses names that are no parameters, with those that were meant."""
     known = list(model.parameters)
     for name in subset:
         if name not in known:

@@ -128,4 +128,7 @@ def open_plan(path: str | Path) -> DeveloperPlan:
         ...
     tacit.plan.bundle.PlanRefused: there is no file nowhere.tacit; `tacit compile TASK.py -o PLAN.tacit` makes one
     """
-    return DeveloperPlan(read_plan(Path(path)))
+    plan = read_plan(Path(path))
+    if plan.manifest.program.scouted:
+        raise InputError(f"Plan {plan.name} trains nothing: `tacit scout --read` says what its devices have answered")
+    return DeveloperPlan(plan)

@@ -74,6 +74,15 @@ class Value:
         return tape.up(self.bytes, tape.ALIGNMENT)
 
     @property
+    def gathered(self) -> bool:
+        """Whether it is a gradient that ends with its tape, or made of one: examples have met in it.
+
+        >>> Value("gradient of w", (4,), Region.ARENA, batched=False, tensor="w").gathered
+        True
+        """
+        return self.region is Region.ARENA and not self.batched and self.tensor != ""
+
+    @property
     def root(self) -> "Value":
         """The whole value."""
         return self if self.of is None else self.of

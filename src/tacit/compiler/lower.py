@@ -86,16 +86,36 @@ def lower_training(traced: Traced, model: Model, weights: Weights, microbatch: i
     """The loss into LOSS and the subset's gradients into GRADIENT."""
     work = _walk(traced, model, weights, microbatch, [LOSS, *weights.subset])
     for name in weights.subset:
-        node = traced.outputs[name]
-        view = work.known.get(node) if node is not None else None
-        if node is None or not isinstance(view, View):
-            raise WrongSubset(f"{name} does not influence the loss, so it cannot be trained; leave it out")
-        work.node = node
-        if view.value not in work.pending:
-            raise work.refuse(f"The gradient of {name} is not a sum over examples that a kernel computes.")
-        work.settle(name, view)
+        work.settle(name, _sum_of(work, traced, name), weights.gradient(name))
     results = (work.sources["loss"], *(weights.gradient(name) for name in weights.subset))
     return Graph(Kind.TRAIN, tuple(work.steps), results, microbatch, meets=model.meets)
+
+
+def lower_gradients(traced: Traced, model: Model, weights: Weights, microbatch: int) -> tuple[Lowering, list[Value]]:
+    """The loss into LOSS, and into the arena the gradients of the tensors that are asked for, in the model's order.
+
+    What is made of them is the caller's, who goes on where this ends. A gradient of nothing has no value.
+    """
+    names = [name for name in model.parameters if name in weights.asked]
+    work = _walk(traced, model, weights, microbatch, [LOSS, *names])
+    gradients: list[Value] = []
+    for name in names:
+        view, gradient = _sum_of(work, traced, name), weights.passing_gradient(name)
+        if work.settle(name, view, gradient):
+            gradients.append(gradient)
+    return work, gradients
+
+
+def _sum_of(work: Lowering, traced: Traced, name: str) -> View:
+    """What PyTorch's gradient of a tensor has become: a sum over examples that is not written yet."""
+    node = traced.outputs[name]
+    view = work.known.get(node) if node is not None else None
+    if node is None or not isinstance(view, View):
+        raise WrongSubset(f"{name} does not influence the loss, so it cannot be trained; leave it out")
+    work.node = node
+    if view.value not in work.pending:
+        raise work.refuse(f"The gradient of {name} is not a sum over examples that a kernel computes.")
+    return view
 
 
 def input_values(model: Model, microbatch: int) -> dict[str, Value]:
@@ -141,7 +161,7 @@ def _walk(traced: Traced, model: Model, weights: Weights, microbatch: int, outpu
     for node, (role, name) in traced.sources.items():
         if role == "tensor":
             work.known[node] = whole(weights.undecided(name, name.rpartition(".")[0]))
-            if name not in weights.subset:
+            if name not in weights.subset and name not in weights.asked:
                 work.constants[node] = weights.tensors[name]
         elif role == "input":
             work.known[node] = view_of(inputs[name], USUAL[len(model.inputs[name][0]) + 1])

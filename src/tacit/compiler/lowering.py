@@ -485,28 +485,37 @@ class Lowering:
                                for view in views for one in self.pending[view.value]]  # fmt: skip
         return whole(value)
 
-    def settle(self, name: str, view: View) -> None:
-        """The pending sum is this tensor's gradient: its steps are written.
+    def settle(self, name: str, view: View, gradient: Value) -> bool:
+        """The pending sum is this tensor's gradient: its steps are written. False where nothing was ever added.
 
-        What is added to elements that nothing was added to yet begins a minibatch anew; unused elements stay 0.
+        In GRADIENT, what is added to elements that nothing was added to yet begins a minibatch anew; unused elements
+        stay 0. In the arena they are made 0 first, where there may be any.
         """
         if not (_runs_on(view) or is_turned(view)):
             raise self.refuse(f"The gradient of {name} comes in another order than {name} stands in.")
-        gradient = self.weights.gradient(name)
-        begun = np.zeros(view.shape, np.bool_)
+        passing = gradient.region is Region.ARENA
+        begins = Accumulate.NO if passing else Accumulate.UNLESS_FIRST
         # The largest first, so that a part of them meets what is begun.
-        for one in sorted(
-            self.pending[view.value], key=lambda one: begun.size if one.mask is None else one.mask.sum(), reverse=True
-        ):
+        sums = sorted(
+            self.pending[view.value],
+            key=lambda one: math.prod(view.shape) if one.mask is None else one.mask.sum(),
+            reverse=True,
+        )
+        begun, before = np.zeros(view.shape, np.bool_), len(self.steps)
+        if passing and sums and (sums[0].mask is not None or gradient.form == "table"):
+            self.step(Op.ZERO, [gradient], [], [gradient.bytes])
+            begun |= True
+        for one in sums:
             mask = _mask_of(one, view)
             known = begun if mask is None else begun[mask]
             if known.any() and not known.all():
                 raise self.refuse(f"Parts of {name} overlap; use parts that are apart, or the same.")
-            how = Accumulate.YES if known.size and known.all() else Accumulate.UNLESS_FIRST
+            how = Accumulate.YES if known.size and known.all() else begins
             made = one.add(gradient, how, is_turned(view) != one.turned)
             self.steps += made
             if made:
                 begun |= True if mask is None else mask
+        return len(self.steps) > before
 
 
 def _mask_of(one: Sum, view: View) -> Mask | None:

@@ -17,11 +17,11 @@ MOST_MOVES = 3000
 
 
 def gradients_soon(graph: Graph) -> Graph:
-    """Each step that only adds to a gradient stands right after what it needs."""
+    """Each step that only adds to a gradient, or makes something of one, stands right after what it needs."""
     before = _needed(graph.steps)
     ordered: list[Step] = []
     for step in graph.steps:
-        if all(value.region is not Region.GRADIENT for value in step.written()):
+        if not any(value.region is Region.GRADIENT or value.gathered for value in step.written()):
             ordered.append(step)
             continue
         after = max((ordered.index(other) for other in before[step]), default=-1)
@@ -84,7 +84,9 @@ class _Demand:
                     self._sizes.append(up(value.bytes, ALIGNMENT))
             read = [number[value] for value in in_arena(step.read())]
             pairs = [(number[operand], number[result]) for operand, result in step.heirs]
-            self._steps[step] = (read, [number[value] for value in in_arena(step.written())], pairs)
+            adds = step.accumulate is Accumulate.YES  # to what another step has begun
+            written = [number[value] for value in in_arena(step.written()) if not (adds and value.gathered)]
+            self._steps[step] = (read, written, pairs)
         self.order = list(steps)
         self.place = {step: at for at, step in enumerate(steps)}
         self._last = [-1] * len(number)  # where each value is read for the last time
@@ -159,7 +161,7 @@ def _needed(steps: Sequence[Step]) -> dict[Step, list[Step]]:
             if value.region in (Region.GRADIENT, Region.LOSS):
                 # Addends may come in any order, but for those that begin the sum.
                 found[step] += [other for other in before if other.accumulate is Accumulate.UNLESS_FIRST]
-            elif before and before[0].op is Op.ZERO:
+            elif before and (before[0].op is Op.ZERO or step.accumulate is Accumulate.YES):
                 found[step].append(before[0])
             before.append(step)
     return found

@@ -66,8 +66,9 @@ def _written_once(graph: Graph) -> Iterator[str]:
                 continue
             value, adds = value.root, step.accumulate
             again = value in written
-            if value.region in SUMS:
-                first = Accumulate.YES if again else Accumulate.UNLESS_FIRST
+            if value.region in SUMS or value.gathered:
+                begins = Accumulate.NO if value.gathered else Accumulate.UNLESS_FIRST
+                first = Accumulate.YES if again else begins
                 wrong = (adds is not first and not _apart(step)) or place >= SUMMED.get(step.op, 1)
             else:
                 wrong = (again and step.op is not Op.COPY) or (adds is not Accumulate.NO and place == 0)
@@ -194,7 +195,7 @@ def _examples_apart(graph: Graph) -> Iterator[str]:
             continue
         for value in step.written():
             is_scratch = value.dtype == "uint8" and not value.batched
-            if not value.batched and value.region not in SUMS and not is_scratch:
+            if not value.batched and value.region not in SUMS and not value.gathered and not is_scratch:
                 yield f"step {number}: {value.name} belongs to no example"
         program = step.program
         if program is not None:
@@ -220,6 +221,13 @@ def _examples_apart(graph: Graph) -> Iterator[str]:
             yield f"step {number}: {step.parameters[0]} rows"
         elif step.op is Op.SUM and step.written()[0].batched and step.named["S"] % graph.microbatch:
             yield f"step {number}: a sum runs over examples"
+
+
+def _gathered_stays_apart(graph: Graph) -> Iterator[str]:
+    for number, step in enumerate(graph.steps):
+        for value in step.read():
+            if value.gathered and not all(made.gathered or made.region in SUMS for made in step.written()):
+                yield f"step {number} makes something else of {value.name}"
 
 
 BY_EXAMPLE = frozenset(
@@ -296,6 +304,7 @@ GRAPH: list[tuple[str, Check]] = [
     ("a map's registers are set before they are read, and fit", _maps),
     ("scratch has the size the kernel asks for and serves one step", _scratch),
     ("examples meet only in gradients and in the loss, so padding is exact", _examples_apart),
+    ("what examples have met in goes into gradients alone, so padding is exact", _gathered_stays_apart),
     ("what is copied or multiplied stays with its example, so padding is exact", _element_by_element),
     ("every tensor of the subset has one gradient", _one_gradient_each),
 ]

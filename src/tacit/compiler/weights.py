@@ -5,7 +5,7 @@ of a program uses the same. The subset stands in STATE in its own order; everyth
 FROZEN, in the order it is asked for, among it what folding made of frozen tensors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -27,13 +27,21 @@ class Weights:
     """Gathers tensors while graphs are lowered; `state_places` and `frozen_places` are final when all are.
 
     `number` is how frozen weights are held, those of layers that mix channels and too large to be left alone. What
-    int8 holds exactly is held in it whatever `number` says.
+    int8 holds exactly is held in it whatever `number` says. Gradients of the `asked` are looked at, so these are folded
+    into nothing, and stay frozen.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], subset: Sequence[str], number: Number = Number.FLOAT32):
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        subset: Sequence[str],
+        number: Number = Number.FLOAT32,
+        asked: Collection[str] = (),
+    ):
         self.tensors = dict(tensors)
         self.number = number
         self.subset = tuple(subset)
+        self.asked = frozenset(asked)
         self._values: dict[str, Value] = {}
         self._gradients: dict[str, Value] = {}
         self._frozen_end = 0
@@ -100,6 +108,15 @@ class Weights:
             value = self._values[name]
             self._gradients[name] = replace(value, name=f"gradient of {name}", region=Region.GRADIENT)
         return self._gradients[name]
+
+    def passing_gradient(self, name: str) -> Value:
+        """The gradient of a frozen tensor, in the arena; it stands as the tensor would if it were trained."""
+        if name not in self._values:
+            raise WrongSubset(f"{name} does not influence the loss, so its gradient says nothing; leave it out")
+        value = self._values[name]
+        return replace(
+            value, name=f"gradient of {name}", region=Region.ARENA, offset=None, number=Number.FLOAT32, tensor=name
+        )
 
     def state_offsets(self) -> dict[str, int]:
         """Where each tensor of the subset begins in STATE, GRADIENT and MOMENT."""

@@ -8,6 +8,7 @@ import shlex
 
 from tacit.coordinator.status import promise
 from tacit.plan.bundle import Plan
+from tacit.plan.scouted import asks
 from tacit.privacy.trust import sentence
 
 _STYLE = """
@@ -30,7 +31,8 @@ def join_page(plan: Plan, scheme: str, host: str, author: str | None) -> str:
     """The page as HTML. `host` and `author` come from whoever asked, and are believed for nothing."""
     manifest, text = plan.manifest, html.escape
     sources = "".join(f"<li>{text(source)}</li>" for source in plan.charter.data_sources) or "<li>none named</li>"
-    said = promise(plan)
+    said, asking = promise(plan), asks(plan)
+    invited = "to help train this model" if asking is None else f"to answer a question: this Plan {text(asking)};"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -43,7 +45,7 @@ def join_page(plan: Plan, scheme: str, host: str, author: str | None) -> str:
 <main>
 <h1>{text(manifest.title)}</h1>
 <p>Its purpose: {text(plan.charter.purpose)}</p>
-<p>You are invited to help train this model with data on your own device. The data stay there. What leaves is
+<p>You are invited {invited} with data on your own device. The data stay there. What leaves is
 one Update at a time: clipped, rounded and masked, {manifest.limits.max_upload_bytes} bytes at most.</p>
 {_command(plan, scheme, host, author)}
 <h2>What it asks of your device</h2>

@@ -12,6 +12,7 @@ from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
 from tacit.plan.manifest import Charter, Manifest
+from tacit.plan.program import Program
 from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.wire.ids import key_id
 
@@ -74,6 +75,8 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
         yield f"its trained tensors hold {state} values and it says d = {program.d}"
     if blobs.get("initial") != 4 * program.d:
         yield f"Snapshot 0 has {blobs.get('initial')} bytes where d = {program.d} needs {4 * program.d}"
+    if program.scouted:
+        yield from _scouted(program)
     if program.cut is not None and not 0 < sum(program.cut.widths) <= MOST_VALUES:
         yield f"a projected head with {sum(program.cut.widths)} features is not possible"
     bias, classes = program.logit_bias, program.label.classes
@@ -83,6 +86,18 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
         yield "a visit has no step (epochs and minibatch must be at least 1)"
     if program.whole and not (manifest.local.whole and manifest.local.minibatch == program.microbatch):
         yield "its norms use the statistics of whole minibatches, and it trains on others"
+
+
+def _scouted(program: Program) -> Iterator[str]:
+    if len(program.scouted) != program.d or len(set(program.scouted)) != program.d:
+        count = len(set(program.scouted))
+        yield f"it asks for {count} statistics of gradients and a visit's delta has {program.d} values"
+    for stretch in program.scouted:
+        ends = (stretch.start, stretch.stop)
+        if ends != (None, None) and (None in ends or (stretch.start or 0) >= (stretch.stop or 0)):
+            yield f"it asks for the gradients of {stretch}, which is no range"
+    if program.logit_bias is not None or program.cut is not None or program.kept:
+        yield "it asks for statistics of gradients and says what only a Plan that trains can have"
 
 
 def _misplaced(place: TensorPlace) -> str | None:

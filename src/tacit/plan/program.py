@@ -125,6 +125,21 @@ def rate_at(optimizer: Optimizer, version: int) -> float:
             return rate / (1 + version / over)
 
 
+class Stretch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A group of gradients: of a whole parameter, or of its input features (dimension 1) from `start` to `stop`.
+
+    >>> str(Stretch("fc.weight", 0, 16)), str(Stretch("fc.bias"))
+    ('fc.weight[0:16]', 'fc.bias')
+    """
+
+    parameter: str
+    start: Count | None = None
+    stop: Count | None = None
+
+    def __str__(self) -> str:
+        return self.parameter if self.start is None else f"{self.parameter}[{self.start}:{self.stop}]"
+
+
 class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The tapes' data: everything but the bytes."""
 
@@ -145,6 +160,9 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     score: Literal["accuracy", "loss"] = "accuracy"  # what tells people how good a Snapshot is
     # Examples of a micro-batch meet in the statistics of its norms: it is trained full or not at all.
     whole: bool = False
+    # Set where nothing is trained: value i of a visit's delta is the sum, over its minibatches, of the squared length
+    # of the loss's gradient with respect to the i-th of these (docs/explanation/scouting.md).
+    scouted: tuple[Stretch, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

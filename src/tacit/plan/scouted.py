@@ -1,0 +1,79 @@
+"""What a scouting Plan has found: the Snapshot of its vector read as shares of the squared gradient.
+
+Each device's delta is clipped to a length that it always reaches, so a Snapshot is a sum of mean directions and noise,
+and only the proportions in it say anything. A share may come out below 0: it is not biased, and its error says why.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tacit.codec.quantise import sigma_total
+from tacit.errors import InputError
+from tacit.plan.bundle import Plan, decode_snapshot
+from tacit.plan.manifest import Manifest
+from tacit.plan.program import Stretch
+
+DROWNED = 4.0  # standard errors that the total must be away from 0 for shares of it to mean anything
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A group's share of the squared gradient, and the standard error that noise and rounding give it.
+
+    How much devices differ from one another is not in the error.
+    """
+
+    share: float
+    error: float
+
+
+def read_scouted(plan: Plan, snapshot: bytes, opened: Sequence[int] | None = None) -> Mapping[Stretch, Measured]:
+    """Each group's share, in the Plan's order.
+
+    `opened` holds how many Updates each batch had that was opened. Without it the Plan is taken to have run to its
+    end in full batches.
+    """
+    manifest = plan.manifest
+    asked = manifest.program.scouted
+    if not asked:
+        raise InputError(f"Plan {plan.name} trains and asks for no statistics; `tacit scout` makes a Plan that does")
+    values = decode_snapshot(snapshot, manifest.program.d).astype(float)
+    if not values.any():
+        raise InputError("no batch of this Plan has been opened yet: its Snapshot holds nothing but zeros")
+    total, one = float(values.sum()), noise_of_sums(manifest, opened)
+    count = len(asked)
+    away = total / (one * math.sqrt(count))
+    if away < DROWNED:
+        raise InputError(
+            f"what the devices said is lost in the noise: the total of {count} groups is {away:.1f} times its standard "
+            "error. Ask for fewer groups, or use larger batches, more Snapshots, or a larger epsilon"
+        )
+    return {
+        # To first order, of a quotient whose parts have independent errors of one size.
+        stretch: Measured(share, one / total * math.sqrt(max(0.0, 1 - 2 * share + count * share**2)))
+        for stretch, share in zip(asked, (values / total).tolist(), strict=True)
+    }
+
+
+def noise_of_sums(manifest: Manifest, opened: Sequence[int] | None = None) -> float:
+    """The standard deviation, in one value of a Snapshot, of the noise and rounding in all batches behind it."""
+    quant, noise, batch = manifest.quantisation, manifest.noise, manifest.batch
+    counts = [batch.target] * noise.snapshots if opened is None else opened
+    each = sigma_total(len(manifest.keyholders), noise.sigma, noise.sensitivity, batch.weight_most, quant.q)
+    # A value rounded up or down at random is off by a half at most; the keyholders' noise is rounded too.
+    spread = sum((each**2 + count / 4 + 1 / 12) / count**2 for count in counts)
+    return manifest.server_rate * quant.clip / quant.q_in * math.sqrt(spread)
+
+
+def asks(plan: Plan) -> str | None:
+    """What a scouting Plan wants of a device, in words; nothing where a Plan trains."""
+    scouted = plan.manifest.program.scouted
+    if not scouted:
+        return None
+    names = list(dict.fromkeys(stretch.parameter for stretch in scouted))
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return (
+        f"asks for {len(scouted)} statistics of gradients: the squared length of the loss's gradient for parts of "
+        f"{shown}; trains nothing"
+    )
