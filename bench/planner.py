@@ -1,0 +1,235 @@
+"""How well the planner chooses: accuracy after the same local steps, of its subset and of others that fit the memory.
+
+512 steps of 16 examples each, by the engine, on images that neither the backbone nor the choice has seen; what is said
+of learning rates, proxies and parts of the data is at the head of the modules in `choice/`. Memory is training_bytes at
+micro-batch 1. Four memories, so that one more family fits at each: heads and narrow slices at 32 KiB, wider ones and
+low-rank additions at 128, the last convolutions at 512, everything at 2 MiB. Data sets are taken from TACIT_DATA.
+
+Seconds and joules are of a visit of 60 examples in one pass, from the examples and from the kept prefix; seconds are of
+the processor's work on one thread, joules those times 5 W: a coefficient to compare by, not a meter.
+
+Names of data sets, starts or contestants after the command, as in `planner.py scratch head`, play those alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from choice.backbone import STARTS
+from choice.contestants import Contest
+from choice.contribution import contributions
+from choice.data import CIFAR, FASHION, Data, NoData, Parts
+from choice.prices import Prices, Subset
+from choice.settings import setting
+from choice.training import Learnt, learnt, said, visits
+from harness import Row, interleaved, run
+
+DATA = {data.name: data for data in (FASHION, CIFAR)}
+MEMORIES = tuple(size * 1024 for size in (32, 128, 512, 2048))
+STEPS, SEEDS, DRAWS = 512, 2, 3
+QUICK_STEPS = 128
+FAMILIES = ("planner", "last layers", "head", "biases and norms", "low-rank", "input slices", "projected head")
+SEARCHES = ("evolution", "random")
+FULL = "full training"
+GOAL = 1.0  # points behind the best
+WATTS = 5.0  # of one core at work: a coefficient to compare by, not a meter
+
+
+@dataclass(frozen=True)
+class Result:
+    """A contestant in a setting at a memory; 0 bytes of it stand for no limit."""
+
+    data: str
+    start: str
+    memory: int
+    contestant: str
+    subset: str
+    training_bytes: int
+    chosen_in: float  # seconds
+    learnt: Learnt
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Milliseconds of the processor for a visit. `kept` is NaN where there is no prefix."""
+
+    data: str
+    subset: str
+    without: float
+    kept: float
+
+
+def say(sentence: str) -> None:
+    print(time.strftime("%H:%M:%S"), sentence, file=sys.stderr, flush=True)
+
+
+def compared(
+    data: Data, starts: Sequence[str], memories: Sequence[int], contestants: Sequence[str], steps: int, seeds: int
+) -> tuple[list[Result], dict[Subset, str]]:
+    """Every contestant of a data set in every start, and the subsets that took part."""
+    parts = data.parts()
+    prices = Prices(data.make().eval(), parts.own.x.shape[1:])
+    found: list[Result] = []
+    subsets: dict[Subset, str] = {}
+    for start in starts:
+        here = setting(data, start, parts, say)
+        contest = Contest(here, prices, contributions(here))
+
+        def play(memory: int, name: str, subset: Subset, chosen_in: float) -> None:
+            subsets.setdefault(subset, name)
+            result = learnt(here, subset, steps, seeds, lambda sentence: say(f"{here.name}: {name} {sentence}"))
+            found.append(Result(data.name, start, memory, name, said(subset), prices.of(subset), chosen_in, result))
+
+        if FULL in contestants:
+            play(0, FULL, contest.everything(), 0.0)
+        for memory in memories:
+            for name, choose in contest.all(memory, DRAWS).items():
+                if name.rstrip(" 123") in contestants:
+                    began = time.perf_counter()
+                    subset = choose()
+                    if subset is not None:
+                        play(memory, name, subset, time.perf_counter() - began)
+    return found, subsets
+
+
+def goals(results: Sequence[Result]) -> list[Row]:
+    """How far the planner is behind the best that fits; a random choice counts by the mean of its draws."""
+    rows: list[Row] = []
+    for key in dict.fromkeys((one.data, one.start, one.memory) for one in results if one.memory):
+        here = [one for one in results if (one.data, one.start, one.memory) == key]
+        scores = by_contestant(here)
+        data, start, memory = key
+        what = f"{data}, {start}, {memory // 1024} KiB"
+        rows += [Row(f"{what}: {name}", score, "%", "", None) for name, score in scores.items()]
+        others = {name: score for name, score in scores.items() if name != "planner"}
+        if "planner" in scores and others:
+            best = max(others, key=lambda name: others[name])
+            behind = others[best] - scores["planner"]
+            rows.append(Row(f"{what}: behind {best}", behind, "points", f"at most {GOAL:g}", behind <= GOAL))
+    return rows
+
+
+def by_contestant(results: Sequence[Result]) -> dict[str, float]:
+    """Test accuracy by contestant, draws of random subsets together."""
+    found: dict[str, list[float]] = {}
+    for one in results:
+        found.setdefault("random" if one.contestant.startswith("random") else one.contestant, []).append(one.learnt.test)
+    return {name: statistics.mean(scores) for name, scores in found.items()}
+
+
+def noise(results: Sequence[Result]) -> float:
+    """Standard deviation of one accuracy over the order of the examples; NaN where each was played once."""
+    squares = {(one.data, one.start, one.subset): one.learnt.tests for one in results if len(one.learnt.tests) > 1}
+    found = [statistics.variance(tests) for tests in squares.values()]
+    return math.sqrt(statistics.mean(found)) if found else math.nan
+
+
+def text(results: Sequence[Result], timed: Sequence[Visit]) -> str:
+    """The tables."""
+    lines: list[str] = []
+    for data, start in dict.fromkeys((one.data, one.start) for one in results):
+        here = [one for one in results if (one.data, one.start) == (data, start)]
+        memories = [memory for memory in dict.fromkeys(one.memory for one in here) if memory]
+        full = next((one for one in here if not one.memory), None)
+        begin = next((one.learnt.begin for one in here if one.contestant != "projected head"), math.nan)
+        lines += [f"{data}, {start}: {begin:.1f} % before", ""]
+        lines.append("  " + "contestant".ljust(18) + "".join(f"{memory // 1024:>10,} KiB" for memory in memories))
+        scores = {memory: by_contestant([one for one in here if one.memory == memory]) for memory in memories}
+        names = dict.fromkeys(name for memory in memories for name in scores[memory])
+        for name in names:
+            cells = [f"{scores[memory][name]:14.1f}" if name in scores[memory] else " " * 13 + "–" for memory in memories]
+            lines.append("  " + name.ljust(18) + "".join(cells))
+        if full:
+            lines.append(f"  {FULL}: {full.learnt.test:.1f} % in {full.training_bytes / 1024:,.0f} KiB")
+        lines.append("")
+        for one in here:
+            if one.memory:
+                lines.append(
+                    f"  {one.memory // 1024:>5,} KiB  {one.contestant:<17} {one.learnt.test:5.1f} %  "
+                    f"{one.training_bytes / 1024:7,.0f} KiB  {one.learnt.values:7,} values  rate {one.learnt.rate:<6g}  "
+                    f"chosen in {one.chosen_in:5.1f} s  {one.subset}"
+                )
+        lines.append("")
+    lines.append(f"Over the order of the examples one figure has a standard deviation of {noise(results):.2f} points.")
+    if timed:
+        lines += ["", "A visit of 60 examples, ms and mJ at 5 W: from the examples, and from the kept prefix", ""]
+        for one in timed:
+            kept = f"{one.kept:8.2f} ms {WATTS * one.kept:8.1f} mJ" if not math.isnan(one.kept) else "no prefix"
+            lines.append(f"  {one.data:<14} {one.without:8.2f} ms {WATTS * one.without:8.1f} mJ  {kept:<23}  {one.subset}")
+    return "\n".join(lines) + "\n"
+
+
+def timed(data: Data, parts: Parts, subsets: Sequence[Subset], rounds: int) -> list[Visit]:
+    """What a visit takes; weights do not matter, so it is of the start from scratch."""
+    here = setting(data, "scratch", parts, say)
+    found: list[Visit] = []
+    for subset in subsets:
+        say(f"{data.name}: timing {said(subset)}")
+        timings = interleaved(visits(here, subset), rounds=rounds, clock=time.process_time)
+        without = 1000 * timings["without"].median_s
+        kept = without * timings["kept"].ratio if "kept" in timings else math.nan
+        found.append(Visit(data.name, said(subset), without, kept))
+    return found
+
+
+def visit_rows(found: Sequence[Visit]) -> list[Row]:
+    rows: list[Row] = []
+    for one in found:
+        for how, ms in (("from the examples", one.without), ("from what was kept", one.kept)):
+            if not math.isnan(ms):
+                what = f"{one.data}, {one.subset}: visit {how}"
+                rows += [Row(what, ms, "ms", "", None), Row(what, WATTS * ms, "mJ at 5 W", "", None)]
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--text", type=Path, help="also write the tables here")
+    own.add_argument("--seeds", type=int, default=SEEDS, help="orders of the examples")
+    own.add_argument("--no-visits", action="store_true", help="leave out time and energy")
+    asked, words = own.parse_known_args(argv)
+    known = {*DATA, *STARTS, *FAMILIES, *SEARCHES, FULL}
+    names, rest = [word for word in words if word in known], [word for word in words if word not in known]
+    results: list[Result] = []
+    visited: list[Visit] = []
+
+    def some(of: Sequence[str]) -> list[str]:
+        return [word for word in of if word in names] or list(of)
+
+    def bench(quick: bool) -> Sequence[Row]:
+        data_names, starts, memories = some(list(DATA)), some(STARTS), MEMORIES
+        contestants = some([*FAMILIES, *SEARCHES, FULL])
+        steps, seeds = STEPS, asked.seeds
+        if quick:
+            data_names, starts, memories = data_names[:1], starts[1:2] or starts, MEMORIES[1:3]
+            steps, seeds = QUICK_STEPS, 1
+        for name in data_names:
+            found, subsets = compared(DATA[name], starts, memories, contestants, steps, seeds)
+            results.extend(found)
+            if not asked.no_visits:
+                chosen = [subset for subset, by in subsets.items() if by in (*FAMILIES, FULL)]
+                visited.extend(timed(DATA[name], DATA[name].parts(), chosen[:4] if quick else chosen, 3 if quick else 7))
+            if asked.text:
+                asked.text.write_text(text(results, visited))
+        print(text(results, visited))
+        return [*goals(results), *visit_rows(visited)]
+
+    bench.__doc__ = __doc__
+    try:
+        return run(bench, rest, more=lambda: {"results": [asdict(one) for one in results]})
+    except NoData as missing:
+        print(f"nothing was measured: {missing}", file=sys.stderr)
+        return 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())
