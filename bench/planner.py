@@ -1,9 +1,10 @@
 """How well the planner chooses: accuracy after the same local steps, of its subset and of others that fit the memory.
 
-512 steps of 16 examples each, by the engine, on images that neither the backbone nor the choice has seen; what is said
-of learning rates, proxies and parts of the data is at the head of the modules in `choice/`. Memory is training_bytes at
-micro-batch 1. Four memories, so that one more family fits at each: heads and narrow slices at 32 KiB, wider ones and
-low-rank additions at 128, the last convolutions at 512, everything at 2 MiB. Data sets are taken from TACIT_DATA.
+512 steps of 16 examples each (2,048 for CIFAR-10), by the engine, on images that neither the backbone nor the choice
+has seen; what is done about learning rates, proxies and parts of the data is said at the head of the modules in
+`choice/`. Memory is training_bytes at micro-batch 1. Four memories, so that more families fit at each: heads on 64 to
+128 features at 32 KiB, heads on 512 and input slices at 128, low-rank additions and the last convolutions at 512,
+everything at 2 MiB. Data sets are taken from TACIT_DATA.
 
 Seconds and joules are of a visit of 60 examples in one pass, from the examples and from the kept prefix; seconds are of
 the processor's work on one thread, joules those times 5 W: a coefficient to compare by, not a meter.
@@ -18,8 +19,9 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +36,7 @@ from harness import Row, interleaved, run
 
 DATA = {data.name: data for data in (FASHION, CIFAR)}
 MEMORIES = tuple(size * 1024 for size in (32, 128, 512, 2048))
-STEPS, SEEDS, DRAWS = 512, 2, 3
+SEEDS, DRAWS = 2, 3
 QUICK_STEPS = 128
 FAMILIES = ("planner", "last layers", "head", "biases and norms", "low-rank", "input slices", "projected head")
 SEARCHES = ("evolution", "random")
@@ -71,33 +73,60 @@ def say(sentence: str) -> None:
     print(time.strftime("%H:%M:%S"), sentence, file=sys.stderr, flush=True)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """Who takes part with what. It was chosen in so many seconds."""
+
+    memory: int
+    contestant: str
+    subset: Subset
+    seconds: float
+
+
+def entries(contest: Contest, memories: Sequence[int], contestants: Sequence[str]) -> Iterator[Entry]:
+    if FULL in contestants:
+        yield Entry(0, FULL, contest.everything(), 0.0)
+    for memory in memories:
+        for name, choose in contest.all(memory, DRAWS).items():
+            if family(name) in contestants:
+                began = time.perf_counter()
+                subset = choose()
+                if subset is not None:
+                    yield Entry(memory, name, subset, time.perf_counter() - began)
+
+
+def family(contestant: str) -> str:
+    return "random" if contestant.startswith("random") else contestant
+
+
 def compared(
     data: Data, starts: Sequence[str], memories: Sequence[int], contestants: Sequence[str], steps: int, seeds: int
-) -> tuple[list[Result], dict[Subset, str]]:
-    """Every contestant of a data set in every start, and the subsets that took part."""
+) -> Iterator[tuple[Entry, Result]]:
+    """Every contestant of a data set in every start."""
     parts = data.parts()
     prices = Prices(data.make().eval(), parts.own.x.shape[1:])
-    found: list[Result] = []
-    subsets: dict[Subset, str] = {}
     for start in starts:
         here = setting(data, start, parts, say)
-        contest = Contest(here, prices, contributions(here))
+        for entry in entries(Contest(here, prices, contributions(here)), memories, contestants):
+            progress = partial(announced, f"{here.name}: {entry.contestant}")
+            result = learnt(here, entry.subset, steps, seeds, progress)
+            yield (
+                entry,
+                Result(
+                    data.name,
+                    start,
+                    entry.memory,
+                    entry.contestant,
+                    said(entry.subset),
+                    prices.of(entry.subset),
+                    entry.seconds,
+                    result,
+                ),
+            )
 
-        def play(memory: int, name: str, subset: Subset, chosen_in: float) -> None:
-            subsets.setdefault(subset, name)
-            result = learnt(here, subset, steps, seeds, lambda sentence: say(f"{here.name}: {name} {sentence}"))
-            found.append(Result(data.name, start, memory, name, said(subset), prices.of(subset), chosen_in, result))
 
-        if FULL in contestants:
-            play(0, FULL, contest.everything(), 0.0)
-        for memory in memories:
-            for name, choose in contest.all(memory, DRAWS).items():
-                if name.rstrip(" 123") in contestants:
-                    began = time.perf_counter()
-                    subset = choose()
-                    if subset is not None:
-                        play(memory, name, subset, time.perf_counter() - began)
-    return found, subsets
+def announced(who: str, what: str) -> None:
+    say(f"{who} {what}")
 
 
 def goals(results: Sequence[Result]) -> list[Row]:
@@ -121,7 +150,7 @@ def by_contestant(results: Sequence[Result]) -> dict[str, float]:
     """Test accuracy by contestant, draws of random subsets together."""
     found: dict[str, list[float]] = {}
     for one in results:
-        found.setdefault("random" if one.contestant.startswith("random") else one.contestant, []).append(one.learnt.test)
+        found.setdefault(family(one.contestant), []).append(one.learnt.test)
     return {name: statistics.mean(scores) for name, scores in found.items()}
 
 
@@ -132,7 +161,7 @@ def noise(results: Sequence[Result]) -> float:
     return math.sqrt(statistics.mean(found)) if found else math.nan
 
 
-def text(results: Sequence[Result], timed: Sequence[Visit]) -> str:
+def text(results: Sequence[Result], visited: Sequence[Visit]) -> str:
     """The tables."""
     lines: list[str] = []
     for data, start in dict.fromkeys((one.data, one.start) for one in results):
@@ -145,7 +174,9 @@ def text(results: Sequence[Result], timed: Sequence[Visit]) -> str:
         scores = {memory: by_contestant([one for one in here if one.memory == memory]) for memory in memories}
         names = dict.fromkeys(name for memory in memories for name in scores[memory])
         for name in names:
-            cells = [f"{scores[memory][name]:14.1f}" if name in scores[memory] else " " * 13 + "–" for memory in memories]
+            cells = [
+                f"{scores[memory][name]:14.1f}" if name in scores[memory] else " " * 13 + "–" for memory in memories
+            ]
             lines.append("  " + name.ljust(18) + "".join(cells))
         if full:
             lines.append(f"  {FULL}: {full.learnt.test:.1f} % in {full.training_bytes / 1024:,.0f} KiB")
@@ -154,16 +185,17 @@ def text(results: Sequence[Result], timed: Sequence[Visit]) -> str:
             if one.memory:
                 lines.append(
                     f"  {one.memory // 1024:>5,} KiB  {one.contestant:<17} {one.learnt.test:5.1f} %  "
-                    f"{one.training_bytes / 1024:7,.0f} KiB  {one.learnt.values:7,} values  rate {one.learnt.rate:<6g}  "
-                    f"chosen in {one.chosen_in:5.1f} s  {one.subset}"
+                    f"{one.training_bytes / 1024:7,.0f} KiB  {one.learnt.values:7,} values  rate {one.learnt.rate:<6g} "
+                    f" chosen in {one.chosen_in:5.1f} s  {one.subset}"
                 )
         lines.append("")
     lines.append(f"Over the order of the examples one figure has a standard deviation of {noise(results):.2f} points.")
-    if timed:
+    if visited:
         lines += ["", "A visit of 60 examples, ms and mJ at 5 W: from the examples, and from the kept prefix", ""]
-        for one in timed:
-            kept = f"{one.kept:8.2f} ms {WATTS * one.kept:8.1f} mJ" if not math.isnan(one.kept) else "no prefix"
-            lines.append(f"  {one.data:<14} {one.without:8.2f} ms {WATTS * one.without:8.1f} mJ  {kept:<23}  {one.subset}")
+        for one in visited:
+            kept = "no prefix" if math.isnan(one.kept) else f"{one.kept:8.2f} ms {WATTS * one.kept:8.1f} mJ"
+            without = f"{one.without:8.2f} ms {WATTS * one.without:8.1f} mJ"
+            lines.append(f"  {one.data:<14} {without}  {kept:<23}  {one.subset}")
     return "\n".join(lines) + "\n"
 
 
@@ -206,17 +238,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def bench(quick: bool) -> Sequence[Row]:
         data_names, starts, memories = some(list(DATA)), some(STARTS), MEMORIES
-        contestants = some([*FAMILIES, *SEARCHES, FULL])
-        steps, seeds = STEPS, asked.seeds
+        contestants, seeds = some([*FAMILIES, *SEARCHES, FULL]), asked.seeds
         if quick:
             data_names, starts, memories = data_names[:1], starts[1:2] or starts, MEMORIES[1:3]
-            steps, seeds = QUICK_STEPS, 1
+            seeds = 1
         for name in data_names:
-            found, subsets = compared(DATA[name], starts, memories, contestants, steps, seeds)
-            results.extend(found)
+            steps = QUICK_STEPS if quick else DATA[name].steps
+            subsets: dict[Subset, None] = {}
+            for entry, result in compared(DATA[name], starts, memories, contestants, steps, seeds):
+                results.append(result)
+                if family(entry.contestant) not in SEARCHES:
+                    subsets[entry.subset] = None
+                if asked.text:
+                    asked.text.write_text(text(results, visited))
             if not asked.no_visits:
-                chosen = [subset for subset, by in subsets.items() if by in (*FAMILIES, FULL)]
-                visited.extend(timed(DATA[name], DATA[name].parts(), chosen[:4] if quick else chosen, 3 if quick else 7))
+                chosen = list(subsets)
+                visited.extend(
+                    timed(DATA[name], DATA[name].parts(), chosen[:4] if quick else chosen, 3 if quick else 7)
+                )
             if asked.text:
                 asked.text.write_text(text(results, visited))
         print(text(results, visited))

@@ -36,8 +36,8 @@ DESCENT = 60  # steps that fit a head to half of the proxies; the other half jud
 def planned(task: tacit.Task, memory: int) -> Subset:
     """What the planner would train within so many bytes."""
     task = replace(task, budget=replace(task.budget, memory=memory))
-    (name, label), module = task.label, build_module(task)
-    model = rehearse(model_of(module, task.inputs, label.classes, name, task.loss_named))
+    name, module = task.label[0], build_module(task)
+    model = rehearse(model_of(module, task.inputs, CLASSES, name, task.loss_named))
     return choose_subset(
         model,
         trace_step(model),
@@ -61,7 +61,7 @@ class Contest:
     def genes(self) -> Genes:
         return Genes(self.prices, self.contributions)
 
-    def layers(self) -> Iterator[tuple[str, nn.Module]]:
+    def layers(self) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
         """Convolutions and dense layers before the head, the first one first."""
         *paths, _ = self.prices.layers
         for path in paths:
@@ -134,7 +134,9 @@ class Contest:
             "projected head": lambda: self.projected_head(memory),
             "evolution": lambda: evolved(self.genes, memory),
         }
-        return named | {f"random {seed}": partial(random_subset, self.genes, memory, seed) for seed in range(1, draws + 1)}
+        return named | {
+            f"random {seed}": partial(random_subset, self.genes, memory, seed) for seed in range(1, draws + 1)
+        }
 
     @property
     def _head(self) -> tuple[str, ...]:
@@ -149,7 +151,9 @@ class Contest:
     def _runs(self, wanted: Callable[[str], bool]) -> list[Subset]:
         """The parameters of all layers, of all but the first, and so on, as far as they are wanted."""
         layers = list(self.prices.layers.values())
-        runs = [tuple(name for layer in layers[start:] for name in layer if wanted(name)) for start in range(len(layers))]
+        runs = [
+            tuple(name for layer in layers[start:] for name in layer if wanted(name)) for start in range(len(layers))
+        ]
         return [run for run in runs if run]
 
     def _known(self, cut: str, features: int) -> float:

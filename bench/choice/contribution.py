@@ -1,4 +1,4 @@
-"""What each part of a model would contribute: the squared gradient of a minibatch of proxies, at the weights it starts from."""
+"""What each part of a model contributes: the squared gradient of a minibatch of proxies, where training starts."""
 
 from __future__ import annotations
 

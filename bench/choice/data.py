@@ -64,7 +64,10 @@ def strided_cnn() -> nn.Module:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with its model. `cuts` are where a projected head may stand; `public` is of the backbone's training."""
+    """A data set with its model. `public` and `epochs` are of the backbone's training, `steps` of local training.
+
+    `cuts` are where a projected head may stand.
+    """
 
     name: str
     file: str
@@ -74,6 +77,7 @@ class Data:
     public: int
     epochs: int
     mirrored: bool
+    steps: int
     cuts: tuple[str, ...]
 
     def parts(self) -> Parts:
@@ -107,6 +111,7 @@ FASHION = Data(
     public=12_000,
     epochs=8,
     mirrored=False,
+    steps=512,
     cuts=("relu1", "relu2", "relu3", "relu4"),
 )
 CIFAR = Data(
@@ -118,5 +123,6 @@ CIFAR = Data(
     public=6_000,
     epochs=12,
     mirrored=True,
+    steps=2048,  # after 512 full training of ResNet-8 has learnt next to nothing
     cuts=("norm", "block1", "block2", "block3"),
 )

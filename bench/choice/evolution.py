@@ -2,10 +2,11 @@
 
 What is searched follows FTTE, MCUNetV3 and TinyTrain as far as they say it: a population of subsets, each layer left
 out or trained with a share of its features, the fittest the one with the largest summed contribution within the memory.
-Assumed, where they do not say it or differ: a contribution is the squared gradient of a minibatch of proxies (MCUNetV3
-measures accuracy after training each layer alone, TinyTrain the Fisher information of activations); shares are ranges of
-neighbouring input features, the best of each width, for that is what the compiler can train apart; what does not fit has
-no chance; the search goes by an additive estimate of memory, and its results are laid out exactly before one is taken.
+Assumed, where they do not say it or differ: a contribution is the squared gradient of a minibatch of proxies
+(MCUNetV3 measures accuracy after training each layer alone, TinyTrain the Fisher information of activations); shares
+are ranges of neighbouring input features, the best of each width, for that is what the compiler can train apart; what
+does not fit loses layers until it does; the search goes by an additive estimate of memory, and what it finds is laid
+out exactly before it is taken.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Genome = NDArray[np.int64]  # an index of SHARES for each layer
 
 @dataclass(frozen=True, eq=False)
 class Genes:
-    """Each layer's shares with contribution and memory. A layer that cannot be sliced is trained whole or not at all."""
+    """Each layer's shares, with contribution and memory. What cannot be sliced is trained whole or not at all."""
 
     prices: Prices
     contributions: Contributions
@@ -74,7 +75,7 @@ class Genes:
 
     @cached_property
     def more(self) -> NDArray[np.float64]:
-        """[layers, shares]: what a part adds, its gradient, its value unless that was there as frozen, and its input."""
+        """[layers, shares]: what a part adds: its gradient, its value (or it stays as frozen), and its input."""
         sizes = self._input_sizes()
         whole = [
             8 * sum(self.prices.model.parameters[name].numel() for name in self.prices.layers[path]) + 4 * sizes[path]

@@ -2,9 +2,10 @@
 
 Each subset is given the best of a ladder of learning rates, by the accuracy on a holdout that serves nothing else after
 a quarter of the steps: three neighbouring rates are tried, and further ones while the best stands at an edge; all
-subsets get the same. The test images are looked at once for each order of the examples, at the rate that was chosen. A minibatch is computed at
-once, because that is the quickest and the micro-batch does not change what is learnt but by rounding; memory and the
-time of a visit are of micro-batch 1. What was measured is kept in a file, so that a second run trains only what is new.
+subsets get the same. The test images are looked at once for each order of the examples, at the rate that was chosen.
+A minibatch is computed at once, because that is the quickest and the micro-batch does not change what is learnt but by
+rounding; memory and the time of a visit are of micro-batch 1. What was measured is kept in a file, so that a second run
+trains only what is new.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ TRIED = 4  # a rate is tried for one in so many steps
 
 # What a measurement depends on besides the subset: of these sources, not of the engine's.
 _NAMES = ("data", "backbone", "settings", "training")
-SOURCES = hashlib.sha256(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _NAMES)).hexdigest()[:12]
+_TEXTS = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in _NAMES]
+SOURCES = hashlib.sha256(b"".join(_TEXTS)).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,7 @@ def learnt(setting: Setting, subset: Subset, steps: int, seeds: int, say: Callab
         found = known[key] = asdict(measured)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(known, indent=1))
-        say(
-            f"{measured.test:5.1f} % (rate {measured.rate:g}, {time.perf_counter() - began:.0f} s)  {said(subset)}"
-        )
+        say(f"{measured.test:5.1f} % (rate {measured.rate:g}, {time.perf_counter() - began:.0f} s)  {said(subset)}")
     return Learnt(**{**found, "tests": tuple(found["tests"][:seeds])})
 
 

@@ -36,7 +36,7 @@ def data(tmp_path, monkeypatch) -> Data:
     x = draw.integers(0, 100, (count, 8, 8)).astype(np.uint8)
     x[np.arange(count), y // 4 * 3 + 1, y % 4 * 2] = 255
     np.savez(tmp_path / "small.npz", x_train=x, y_train=y, x_test=x[:200], y_test=y[:200])
-    return Data("small", "small.npz", small, (0.2,), (0.3,), PUBLIC, 1, False, ("1", "3"))
+    return Data("small", "small.npz", small, (0.2,), (0.3,), PUBLIC, 1, False, 96, ("1", "3"))
 
 
 @pytest.fixture
@@ -101,12 +101,12 @@ def test_contributions_are_squared_gradients_by_input_feature(contest):
     loss.backward()
 
     assert one.of["2.weight"] == pytest.approx((module[2].weight.grad.double() ** 2).sum((0, 2, 3)).numpy())
-    assert one.of["5.bias"] == pytest.approx([(module[5].bias.grad.double() ** 2).sum()])
+    assert one.of["5.bias"] == pytest.approx([(module[5].bias.grad.double() ** 2).sum().item()])
 
 
-@pytest.mark.parametrize("memory", [4_000, 12_000, 40_000])
+@pytest.mark.parametrize("memory", [9_000, 41_000])
 def test_whoever_takes_part_fits_the_memory(contest, memory):
-    chosen = {name: choose() for name, choose in contest.all(memory, draws=2).items()}
+    chosen = {name: choose() for name, choose in contest.all(memory, draws=1).items()}
 
     assert chosen["planner"] == planned(contest.setting.task, memory)
     assert {name for name, subset in chosen.items() if subset is not None} >= {"planner", "head", "random 1"}
@@ -114,13 +114,13 @@ def test_whoever_takes_part_fits_the_memory(contest, memory):
         assert subset is None or contest.prices.of(subset) <= memory, name
 
 
-def test_a_larger_memory_takes_more_features_and_the_range_that_contributes_most(contest):
+def test_a_larger_memory_takes_more_layers_and_slices_are_where_most_is_contributed(contest):
     weighty = np.zeros(64)
     weighty[40:48] = 1.0
     given = Contest(contest.setting, contest.prices, Contributions({**contest.contributions.of, "5.weight": weighty}))
 
     assert given.contributions.best_range("5", 8) == range(40, 48)
-    assert len(given.last_layers(5_500) or ()) < len(given.last_layers(40_000) or ()) == 6
+    assert len(given.last_layers(9_000) or ()) < len(given.last_layers(41_000) or ()) == 6
 
 
 def test_the_search_finds_nearly_the_best_there_is(contest):
