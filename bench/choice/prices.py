@@ -60,5 +60,7 @@ class Prices:
         return costs(model, trace_step(model, names), names, MICROBATCH, SGD)[0]
 
     def best(self, subsets: Sequence[Subset], memory: int) -> Subset | None:
-        """The first of them that fits."""
-        return next((subset for subset in subsets if self.of(subset) <= memory), None)
+        """The first of them that fits. The last is the smallest: where it does not fit, none is looked at."""
+        if not subsets or self.of(subsets[-1]) > memory:
+            return None
+        return next(subset for subset in subsets if self.of(subset) <= memory)
