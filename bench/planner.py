@@ -28,16 +28,16 @@ import torch
 from choice.backbone import STARTS
 from choice.contestants import Contest
 from choice.contribution import contributions
-from choice.data import CIFAR, FASHION, Data, NoData, Parts
+from choice.data import CIFAR, FASHION, Data, NoData
 from choice.prices import Prices, Subset
-from choice.settings import setting
+from choice.settings import Setting, setting
 from choice.training import Learnt, learnt, said, visits
 from harness import Row, interleaved, run
 
 DATA = {data.name: data for data in (FASHION, CIFAR)}
 MEMORIES = tuple(size * 1024 for size in (32, 128, 512, 2048))
 SEEDS, DRAWS = 2, 3
-QUICK_STEPS = 128
+QUICK_STEPS, QUICK_VISITS = 128, 4
 FAMILIES = ("planner", "last layers", "head", "biases and norms", "low-rank", "input slices", "projected head")
 SEARCHES = ("evolution", "random")
 FULL = "full training"
@@ -87,6 +87,7 @@ def entries(contest: Contest, memories: Sequence[int], contestants: Sequence[str
     if FULL in contestants:
         yield Entry(0, FULL, contest.everything(), 0.0)
     for memory in memories:
+        say(f"{contest.setting.name}: choosing for {memory // 1024:,} KiB")
         for name, choose in contest.all(memory, DRAWS).items():
             if family(name) in contestants:
                 began = time.perf_counter()
@@ -101,7 +102,7 @@ def family(contestant: str) -> str:
 
 def compared(
     data: Data, starts: Sequence[str], memories: Sequence[int], contestants: Sequence[str], steps: int, seeds: int
-) -> Iterator[tuple[Entry, Result]]:
+) -> Iterator[tuple[Setting, Entry, Result]]:
     """Every contestant of a data set in every start."""
     parts = data.parts()
     prices = Prices(data.make().eval(), parts.own.x.shape[1:])
@@ -110,19 +111,9 @@ def compared(
         for entry in entries(Contest(here, prices, contributions(here)), memories, contestants):
             progress = partial(announced, f"{here.name}: {entry.contestant}")
             result = learnt(here, entry.subset, steps, seeds, progress)
-            yield (
-                entry,
-                Result(
-                    data.name,
-                    start,
-                    entry.memory,
-                    entry.contestant,
-                    said(entry.subset),
-                    prices.of(entry.subset),
-                    entry.seconds,
-                    result,
-                ),
-            )
+            words, price = said(entry.subset), prices.of(entry.subset)
+            row = Result(data.name, start, entry.memory, entry.contestant, words, price, entry.seconds, result)
+            yield here, entry, row
 
 
 def announced(who: str, what: str) -> None:
@@ -155,7 +146,7 @@ def by_contestant(results: Sequence[Result]) -> dict[str, float]:
 
 
 def noise(results: Sequence[Result]) -> float:
-    """Standard deviation of one accuracy over the order of the examples; NaN where each was played once."""
+    """The standard deviation over the order of the examples, of one accuracy; NaN where each was played once."""
     squares = {(one.data, one.start, one.subset): one.learnt.tests for one in results if len(one.learnt.tests) > 1}
     found = [statistics.variance(tests) for tests in squares.values()]
     return math.sqrt(statistics.mean(found)) if found else math.nan
@@ -189,7 +180,8 @@ def text(results: Sequence[Result], visited: Sequence[Visit]) -> str:
                     f" chosen in {one.chosen_in:5.1f} s  {one.subset}"
                 )
         lines.append("")
-    lines.append(f"Over the order of the examples one figure has a standard deviation of {noise(results):.2f} points.")
+    if not math.isnan(sd := noise(results)):
+        lines.append(f"Over the order of the examples one accuracy has a standard deviation of {sd:.2f} points.")
     if visited:
         lines += ["", "A visit of 60 examples, ms and mJ at 5 W: from the examples, and from the kept prefix", ""]
         for one in visited:
@@ -199,17 +191,13 @@ def text(results: Sequence[Result], visited: Sequence[Visit]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def timed(data: Data, parts: Parts, subsets: Sequence[Subset], rounds: int) -> list[Visit]:
-    """What a visit takes; weights do not matter, so it is of the start from scratch."""
-    here = setting(data, "scratch", parts, say)
-    found: list[Visit] = []
-    for subset in subsets:
-        say(f"{data.name}: timing {said(subset)}")
-        timings = interleaved(visits(here, subset), rounds=rounds, clock=time.process_time)
-        without = 1000 * timings["without"].median_s
-        kept = without * timings["kept"].ratio if "kept" in timings else math.nan
-        found.append(Visit(data.name, said(subset), without, kept))
-    return found
+def timed(here: Setting, subset: Subset, rounds: int) -> Visit:
+    """What a visit takes: both ways in turn."""
+    say(f"{here.data.name}: timing {said(subset)}")
+    timings = interleaved(visits(here, subset), rounds=rounds, clock=time.process_time)
+    without = 1000 * timings["without"].median_s
+    kept = without * timings["kept"].ratio if "kept" in timings else math.nan
+    return Visit(here.data.name, said(subset), without, kept)
 
 
 def visit_rows(found: Sequence[Visit]) -> list[Row]:
@@ -244,18 +232,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             seeds = 1
         for name in data_names:
             steps = QUICK_STEPS if quick else DATA[name].steps
-            subsets: dict[Subset, None] = {}
-            for entry, result in compared(DATA[name], starts, memories, contestants, steps, seeds):
+            # A visit's time is of the shapes, which other starts share.
+            timing: dict[Subset, Setting] = {}
+            for here, entry, result in compared(DATA[name], starts, memories, contestants, steps, seeds):
                 results.append(result)
-                if family(entry.contestant) not in SEARCHES:
-                    subsets[entry.subset] = None
+                if here.start == starts[0] and family(entry.contestant) not in SEARCHES:
+                    timing[entry.subset] = here
                 if asked.text:
                     asked.text.write_text(text(results, visited))
-            if not asked.no_visits:
-                chosen = list(subsets)
-                visited.extend(
-                    timed(DATA[name], DATA[name].parts(), chosen[:4] if quick else chosen, 3 if quick else 7)
-                )
+            for subset, here in [] if asked.no_visits else list(timing.items())[: QUICK_VISITS if quick else None]:
+                visited.append(timed(here, subset, 3 if quick else 7))
             if asked.text:
                 asked.text.write_text(text(results, visited))
         print(text(results, visited))
