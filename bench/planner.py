@@ -38,7 +38,8 @@ DATA = {data.name: data for data in (FASHION, CIFAR)}
 MEMORIES = tuple(size * 1024 for size in (32, 128, 512, 2048))
 SEEDS, DRAWS = 2, 3
 QUICK_STEPS, QUICK_VISITS = 128, 4
-FAMILIES = ("planner", "last layers", "head", "biases and norms", "low-rank", "input slices", "projected head")
+HEADS = ("projected head", "projected, public start")
+FAMILIES = ("planner", "last layers", "head", "biases and norms", "low-rank", "input slices", *HEADS)
 SEARCHES = ("evolution", "random")
 FULL = "full training"
 GOAL = 1.0  # points behind the best
@@ -159,29 +160,29 @@ def text(results: Sequence[Result], visited: Sequence[Visit]) -> str:
         here = [one for one in results if (one.data, one.start) == (data, start)]
         memories = [memory for memory in dict.fromkeys(one.memory for one in here) if memory]
         full = next((one for one in here if not one.memory), None)
-        begin = next((one.learnt.begin for one in here if one.contestant != "projected head"), math.nan)
+        begin = next((one.learnt.begin for one in here if one.contestant not in HEADS), math.nan)
         lines += [f"{data}, {start}: {begin:.1f} % before", ""]
-        lines.append("  " + "contestant".ljust(18) + "".join(f"{memory // 1024:>10,} KiB" for memory in memories))
+        lines.append("  " + "contestant".ljust(24) + "".join(f"{memory // 1024:>10,} KiB" for memory in memories))
         scores = {memory: by_contestant([one for one in here if one.memory == memory]) for memory in memories}
         names = dict.fromkeys(name for memory in memories for name in scores[memory])
         for name in names:
             cells = [
                 f"{scores[memory][name]:14.1f}" if name in scores[memory] else " " * 13 + "–" for memory in memories
             ]
-            lines.append("  " + name.ljust(18) + "".join(cells))
+            lines.append("  " + name.ljust(24) + "".join(cells))
+        if not math.isnan(sd := noise(here)):
+            lines.append(f"  over the order of the examples: a standard deviation of {sd:.2f} points")
         if full:
             lines.append(f"  {FULL}: {full.learnt.test:.1f} % in {full.training_bytes / 1024:,.0f} KiB")
         lines.append("")
         for one in here:
             if one.memory:
                 lines.append(
-                    f"  {one.memory // 1024:>5,} KiB  {one.contestant:<17} {one.learnt.test:5.1f} %  "
+                    f"  {one.memory // 1024:>5,} KiB  {one.contestant:<23} {one.learnt.test:5.1f} %  "
                     f"{one.training_bytes / 1024:7,.0f} KiB  {one.learnt.values:7,} values  rate {one.learnt.rate:<6g} "
                     f" chosen in {one.chosen_in:5.1f} s  {one.subset}"
                 )
         lines.append("")
-    if not math.isnan(sd := noise(results)):
-        lines.append(f"Over the order of the examples one accuracy has a standard deviation of {sd:.2f} points.")
     if visited:
         lines += ["", "A visit of 60 examples, ms and mJ at 5 W: from the examples, and from the kept prefix", ""]
         for one in visited:

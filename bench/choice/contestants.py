@@ -103,13 +103,13 @@ class Contest:
                 found[best] = float(self.contributions.of[f"{path}.weight"][chosen.start : chosen.stop].sum())
         return max(found, key=lambda subset: found[subset], default=None)
 
-    def projected_head(self, memory: int) -> Subset | None:
+    def projected_head(self, memory: int, start: str = "zero") -> Subset | None:
         """As many features as fit, at the cut whose head knows most of the proxies that it was not fitted to."""
         found: dict[Subset, float] = {}
         for cut in self.setting.data.cuts:
             for features in FEATURES:
                 try:
-                    subset = (tacit.projected(cut, features),)
+                    subset = (tacit.projected(cut, features, start),)
                     if self.prices.of(subset) <= memory:
                         if (cut, features) not in self.judged:
                             self.judged[cut, features] = self._known(cut, features)
@@ -132,6 +132,7 @@ class Contest:
             "low-rank": lambda: self.low_rank(memory),
             "input slices": lambda: self.input_slices(memory),
             "projected head": lambda: self.projected_head(memory),
+            "projected, public start": lambda: self.projected_head(memory, "public"),
             "evolution": lambda: evolved(self.genes, memory),
         }
         return named | {

@@ -1,5 +1,6 @@
 """The benchmark of choice: who is compared, with what, and what is concluded."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -26,20 +27,22 @@ def small() -> nn.Module:
     )
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch) -> Data:
-    """Images of 8 × 8 of which each is bright where its class says."""
-    monkeypatch.setenv("TACIT_DATA", str(tmp_path))
-    monkeypatch.setattr("choice.training.BUILD", tmp_path)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Iterator[Data]:
+    """Images of 8 × 8, each bright where its class says."""
+    folder = tmp_path_factory.mktemp("data")
     draw, count = np.random.default_rng(0), PROXIES + HOLDOUT + OWN + PUBLIC
     y = draw.integers(0, CLASSES, count).astype(np.uint8)
     x = draw.integers(0, 100, (count, 8, 8)).astype(np.uint8)
     x[np.arange(count), y // 4 * 3 + 1, y % 4 * 2] = 255
-    np.savez(tmp_path / "small.npz", x_train=x, y_train=y, x_test=x[:200], y_test=y[:200])
-    return Data("small", "small.npz", small, (0.2,), (0.3,), PUBLIC, 1, False, 96, ("1", "3"))
+    np.savez(folder / "small.npz", x_train=x, y_train=y, x_test=x[:200], y_test=y[:200])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TACIT_DATA", str(folder))
+        patched.setattr("choice.training.BUILD", folder)
+        yield Data("small", "small.npz", small, (0.2,), (0.3,), PUBLIC, 1, False, 96, ("1", "3"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def contest(data) -> Contest:
     torch.manual_seed(0)
     setting = Setting(data, "scratch", data.parts(), small().state_dict())
@@ -71,7 +74,7 @@ def test_the_table_says_what_does_not_fit_and_how_large_noise_is():
     found = [result("planner", 80.0, 2048), result("planner", 70.0), result("low-rank", 75.0, 2048)]
     twice = replace(found[0], learnt=replace(found[0].learnt, tests=(80.0, 82.0)))
 
-    assert "low-rank                    75.0             –" in text(found, [])
+    assert "low-rank                          75.0             –" in text(found, [])
     assert noise([twice]) == pytest.approx(2**0.5)
 
 
