@@ -21,10 +21,11 @@ from torch import nn
 
 import tacit
 from tacit.compiler.assemble import build_module, plan_optimizer
-from tacit.compiler.choose import choose_subset
 from tacit.compiler.errors import NothingFits, WrongSubset
+from tacit.compiler.planner.choice import Asked, choose
 from tacit.compiler.projected import project, reached
-from tacit.compiler.trace import model_of, rehearse, trace_step
+from tacit.compiler.public import public_examples
+from tacit.compiler.whole import Whole
 from tacit.task import TaskInvalid
 
 SHARES = (2, 4, 8, 16)  # input slices are one in so many of a layer's input features
@@ -33,19 +34,16 @@ FEATURES = (512, 256, 128, 64, 32)  # of a projected head
 DESCENT = 60  # steps that fit a head to half of the proxies; the other half judges it
 
 
-def planned(task: tacit.Task, memory: int) -> Subset:
-    """What the planner would train within so many bytes."""
+def planned(task: tacit.Task, memory: int, say: Callable[[str], None] = lambda line: None) -> Subset:
+    """What the planner would train within so many bytes; it may look at the proxies as everybody may."""
     task = replace(task, budget=replace(task.budget, memory=memory))
-    name, module = task.label[0], build_module(task)
-    model = rehearse(model_of(module, task.inputs, CLASSES, name, task.loss_named))
-    return choose_subset(
-        model,
-        trace_step(model),
-        memory=task.budget.memory_bytes,
-        most_values=sum(parameter.numel() for parameter in module.parameters()),
-        microbatch=task.local.microbatch or 1,
-        optimizer=plan_optimizer(task.local),
-    ).names
+    module = build_module(task)
+    whole = Whole(module, task.inputs, CLASSES, task.label[0], task.loss_named)
+    # Neither noise nor the size of an Update decides here.
+    asked = Asked(lambda values: 0, lambda values: 0.0, sum(parameter.numel() for parameter in module.parameters()))
+    optimizer = plan_optimizer(task.local)
+    found = choose(task, whole, public_examples(task) or {}, asked, (), optimizer, None, say)
+    return found.chosen.fitted.candidate.subset
 
 
 @dataclass(frozen=True, eq=False)

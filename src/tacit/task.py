@@ -385,8 +385,8 @@ def parse_share(text: str | float, name: str = "share") -> float:
     >>> parse_share("0.1 %"), parse_share(0.02)
     (0.001, 0.02)
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", str(text))
-    value = float(found.group(1)) / (100 if found.group(2) else 1) if found else 0.0
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text) if isinstance(text, str) else None
+    value = text if not isinstance(text, str) else float(found[1]) / (100 if found[2] else 1) if found else 0.0
     if not 0 < value <= 1:
         raise TaskInvalid(name, text, "it is above 0 and at most 100 %", 'write e.g. "0.1 %"')
     return value
@@ -412,6 +412,9 @@ def parse_bytes(text: str | int, name: str = "size") -> int:
 @dataclass(frozen=True)
 class Budget:
     """What a device gives at most, for one visit.
+
+    Where the compiler chooses the subset, a memory of 512 KiB or more holds for all that a step touches, which is a
+    little more than training_bytes: tapes, the ends of pages, the examples at hand.
 
     | example | meaning |
     |---|---|

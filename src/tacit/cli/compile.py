@@ -6,6 +6,13 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tacit.compiler.planner.benefit import Valued
+    from tacit.compiler.planner.groups import Layer
 
 EXAMPLE = """\
 example:
@@ -35,6 +42,12 @@ def describe(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="a profile on which seconds and battery must hold, or its file; may be repeated",
+    )
+    parser.add_argument(
+        "--scouted",
+        nargs=2,
+        metavar=("PLAN", "SNAPSHOT"),
+        help="what a scouting Plan found, by its Snapshot (a file, or a join link), instead of public examples",
     )
     parser.add_argument("--explain", action="store_true", help="say why, and show the arena and other subsets")
     parser.add_argument("--front", type=Path, metavar="FILE", help="draw what was found: a .html, .svg or .png")
@@ -70,7 +83,8 @@ def run(arguments: argparse.Namespace) -> None:
     # "embedded" instead of an address: whoever serves the Plan starts this keyholder beside the coordinator.
     card = new_card(place / "keyholder", "embedded:", os.urandom)
     parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
-    made = assemble(task, parties, compare=_progress if arguments.explain else None, say=_progress)
+    scouted = _scouted(Path(arguments.scouted[0]), arguments.scouted[1]) if arguments.scouted else None
+    made = assemble(task, parties, compare=_progress if arguments.explain else None, say=_progress, scouted=scouted)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     if arguments.picture is not None:
         from tacit.compiler.picture import svg
@@ -110,6 +124,20 @@ def run(arguments: argparse.Namespace) -> None:
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"\nwrote {output}   next: tacit serve {output}")
+
+
+def _scouted(path: Path, source: str) -> "Callable[[Sequence[Layer]], Valued]":
+    """What each way of training a layer gains by what devices reported."""
+    from tacit.cli.figures import promise
+    from tacit.cli.scout import snapshot_of
+    from tacit.compiler.planner.benefit import by_scouting
+    from tacit.plan.bundle import read_plan
+    from tacit.plan.scouted import read_scouted
+
+    plan = read_plan(path)
+    found = read_scouted(plan, *snapshot_of(plan, source))
+    said = f"what devices reported to {plan.name} ({promise(plan).sentence})"
+    return lambda layers: by_scouting(layers, found, said)
 
 
 def _progress(line: str) -> None:

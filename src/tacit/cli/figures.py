@@ -101,6 +101,7 @@ def compared(made: "Assembled") -> dict[str, Any]:
     """The subset among others, for machines."""
     from tacit.compiler.planner.front import front_json
 
+    assert made.family is not None, "a subset is trained"
     family = {"family": made.family.value, "proposals": [asdict(proposal) for proposal in made.proposals]}
     if made.found is not None:
         return family | {"front": front_json(made.found)}
@@ -112,6 +113,7 @@ def comparison_lines(made: "Assembled") -> list[str]:
     from tacit.compiler.candidates import table
     from tacit.compiler.planner.front import front_lines
 
+    assert made.family is not None, "a subset is trained"
     head = [
         f"family     {made.family.value}",
         *(f"proposed   {proposal.setting}: {proposal.reason}" for proposal in made.proposals),

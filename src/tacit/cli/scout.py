@@ -135,16 +135,19 @@ def _read(path: Path, source: str, as_json: bool) -> None:
     from tacit.plan.scouted import read_scouted
 
     plan = read_plan(path)
-    opened: list[int] | None = None
-    if source.startswith(("http://", "https://")):
-        data, opened = _fetched(plan, source)
-    else:
-        try:
-            data = Path(source).read_bytes()
-        except OSError as error:
-            raise InputError(f"{source} cannot be read: {error.strerror}; `tacit fetch` writes a Snapshot") from error
+    data, opened = snapshot_of(plan, source)
     found = read_scouted(plan, data, opened)
     print(json.dumps(_record(plan, found, opened)) if as_json else "\n".join(_lines(plan, found, opened)))
+
+
+def snapshot_of(plan: "Plan", source: str) -> tuple[bytes, list[int] | None]:
+    """A Snapshot from a file, or from a join link and then with how many Updates each batch behind it had."""
+    if source.startswith(("http://", "https://")):
+        return _fetched(plan, source)
+    try:
+        return Path(source).read_bytes(), None
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}; `tacit fetch` writes a Snapshot") from error
 
 
 def _fetched(plan: "Plan", link: str) -> tuple[bytes, list[int]]:

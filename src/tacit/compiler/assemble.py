@@ -65,10 +65,10 @@ class Assembled:
     numbers: Numbers
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
-    comparison: Comparison | None
-    family: Family
-    proposals: tuple[Proposal, ...]
-    found: Found | None  # where the Task left the subset to the compiler
+    comparison: Comparison | None = None
+    family: Family | None = None  # where a subset is trained
+    proposals: tuple[Proposal, ...] = ()
+    found: Found | None = None  # where the Task left the subset to the compiler
 
 
 def assemble(

@@ -13,7 +13,7 @@ from tacit.plan.bundle import playable_blobs
 from tacit.plan.numbers import choose_numbers
 from tacit.plan.program import Stretch
 from tacit.plan.scouted import noise_of_sums
-from tacit.task import Label, Local, Privacy, Task, Weight, sgd
+from tacit.task import Label, Local, Precision, Privacy, Task, Weight, sgd
 
 PREFIX = "scouting "
 SNAPSHOTS = 8
@@ -64,7 +64,7 @@ def assemble_scout(
             loss=task.loss_named,
             memory=task.budget.memory_bytes,
             microbatch=how.microbatch,
-            precision=task.precision,
+            precision=task.precision or Precision(),
             recompute=task.recompute,
             ranges=groups == "auto",
         )
@@ -77,7 +77,7 @@ def assemble_scout(
         loss=task.loss_named,
         groups=groups,
         microbatch=how.microbatch,
-        precision=task.precision,
+        precision=task.precision or Precision(),
         recompute=task.recompute,
     )
     program = msgspec.structs.replace(

@@ -268,8 +268,8 @@ def _answers(model: Model) -> bool:
     return len(model.output) == 1
 
 
-def projected_heads(model: Model, traced: Traced, public: int) -> list[Candidate]:
-    """Projected heads behind a few layers; none without public examples.
+def projected_heads(model: Model, traced: Traced, public: int, most: int = FEATURES) -> list[Candidate]:
+    """Projected heads behind a few layers, of at most so many features; none without public examples.
 
     >>> from tacit.compiler.trace import model_of, rehearse, trace_step
     >>> net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
@@ -281,7 +281,7 @@ def projected_heads(model: Model, traced: Traced, public: int) -> list[Candidate
         return []
     layers = set(used_layers(model, traced))
     calls = _calls(model)
-    return [_projected(cut, public) for cut in _cuts(model, calls, layers, PLACES)]
+    return [_projected(cut, public, most) for cut in _cuts(model, calls, layers, PLACES)]
 
 
 def _cuts(model: Model, calls: _Calls, layers: set[str], places: Sequence[float] = (1 / 3, 2 / 3)) -> list[_Call]:
@@ -303,9 +303,9 @@ def _cuts(model: Model, calls: _Calls, layers: set[str], places: Sequence[float]
     return list(found.values())
 
 
-def _projected(cut: _Call, public: int) -> Candidate:
+def _projected(cut: _Call, public: int, most: int = FEATURES) -> Candidate:
     # Not all of the directions: some channels never move.
-    features = max(1, min(FEATURES, math.prod(cut.shape) * 3 // 4, public * FEATURES_PER_EXAMPLE))
+    features = max(1, min(most, math.prod(cut.shape) * 3 // 4, public * FEATURES_PER_EXAMPLE))
     shape = "×".join(map(str, cut.shape))
     return Candidate(
         f"projected head behind {cut.path}",

@@ -7,7 +7,7 @@ moved, g²/2F at most.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,8 @@ from torch import Tensor
 from tacit.compiler.planner.groups import Layer, Option, Way
 from tacit.compiler.presets import Family
 from tacit.compiler.trace import Model
+from tacit.plan.program import Stretch
+from tacit.plan.scouted import Measured
 from tacit.task import Loss, LowRank, Slices, slices
 
 BATCHES, MOST_BATCH = 32, 32  # gradients that are taken, and examples of each
@@ -99,7 +101,8 @@ def _worth(
         for number, part in enumerate(parts):
             given = [torch.from_numpy(np.ascontiguousarray(values[part])) for values in inputs]
             loss = loss_of(model.loss, module(*given), torch.from_numpy(np.ascontiguousarray(labels[part])))
-            found: Sequence[Tensor | None] = torch.autograd.grad(loss, tensors, allow_unused=True)
+            # PyTorch's types forget that what has no influence has no gradient.
+            found = list[Tensor | None](torch.autograd.grad(loss, tensors, allow_unused=True))
             for total, square, gradient in zip(halves[number % 2], squares, found, strict=True):
                 if gradient is not None:
                     total += gradient
@@ -151,20 +154,56 @@ def weight_of(layer: str) -> str:
     return f"{layer}.weight".removeprefix(".")
 
 
-def by_scouting(layers: Sequence[Layer], share: Callable[[str, int | None, int | None], float], words: str) -> Valued:
-    """Gains by shares of the squared gradient that devices reported, of a tensor or a range of its input features."""
+def by_scouting(layers: Sequence[Layer], found: Mapping[Stretch, Measured], words: str) -> Valued:
+    """Gains by the shares of the squared gradient that devices reported, of tensors or of ranges of input features."""
     gains: dict[Option, float] = {}
+    moved: list[Layer] = []
     for layer in layers:
+        options: list[Option] = []
         for option in layer.options:
-            part = option.parts[0]
-            match part:
-                case Slices(of="inputs"):
-                    gains[option] = share(weight_of(part.layer), part.start, part.stop)
-                case Slices() | LowRank():
-                    gains[option] = _USUAL[option.way] * share(weight_of(part.layer), None, None)
-                case _:
-                    gains[option] = sum(share(name, None, None) for name in option.parts if isinstance(name, str))
-    return Valued(tuple(layers), gains, words)
+            best, gain = _reported(option, found)
+            options.append(best)
+            gains[best] = max(0.0, gain)
+        moved.append(replace(layer, options=tuple(options)))
+    return Valued(tuple(moved), gains, words)
+
+
+def _reported(option: Option, found: Mapping[Stretch, Measured]) -> tuple[Option, float]:
+    """The option, its range where most was reported, and its share."""
+    part = option.parts[0]
+    if isinstance(part, str):
+        return option, sum(share_of(found, name) for name in option.parts if isinstance(name, str))
+    weight = weight_of(part.layer)
+    if not isinstance(part, Slices) or part.of == "outputs":
+        return option, _USUAL[option.way] * share_of(found, weight)
+    count = part.stop - part.start
+    ranges = sorted((one for one in found if one.parameter == weight and one.stop), key=lambda one: one.start or 0)
+    if not ranges:
+        return option, _USUAL[option.way] * share_of(found, weight)
+    most = max(one.stop or 0 for one in ranges)
+    starts = [one.start or 0 for one in ranges if (one.start or 0) + count <= most] or [0]
+    best = max(starts, key=lambda start: share_of(found, weight, start, start + count))
+    moved = slices(part.layer, inputs=range(best, best + count))
+    return replace(option, parts=(moved,)), share_of(found, weight, best, best + count)
+
+
+def share_of(found: Mapping[Stretch, Measured], parameter: str, start: int = 0, stop: int | None = None) -> float:
+    """The share of a tensor, or of a range of its input features: what was reported of parts counts in proportion.
+
+    >>> found = {Stretch("w", 0, 4): Measured(0.4, 0.0), Stretch("w", 4, 8): Measured(0.2, 0.0)}
+    >>> share_of(found, "w"), round(share_of(found, "w", 2, 6), 3)
+    (0.6000000000000001, 0.3)
+    """
+    total = 0.0
+    for one, measured in found.items():
+        if one.parameter != parameter:
+            continue
+        if one.start is None or one.stop is None or stop is None:
+            total += measured.share
+            continue
+        shared = min(stop, one.stop) - max(start, one.start)
+        total += measured.share * max(0, shared) / (one.stop - one.start)
+    return total
 
 
 # What a way usually reaches of what training the whole layer does.

@@ -1,5 +1,6 @@
 """From a Task that names no subset to the one that is chosen: what the search is given, and what it answers."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,13 +16,14 @@ from tacit.compiler.planner.fitting import Bench, Fitted, Room, settings_of
 from tacit.compiler.planner.groups import Layer, layers_of
 from tacit.compiler.planner.rehearsal import LEAST, Learnt, rehearse
 from tacit.compiler.planner.search import Found, search
-from tacit.compiler.presets import FEATURES, Candidate, projected_heads, propose, recognise
+from tacit.compiler.presets import FEATURES, LEAST_FEATURES, Candidate, projected_heads, propose, recognise
 from tacit.compiler.projected import project
 from tacit.compiler.trace import Model, Traced
 from tacit.compiler.whole import Whole
 from tacit.plan.manifest import LocalTraining
 from tacit.plan.profile import Profile
 from tacit.plan.program import Optimizer
+from tacit.plan.tape import PANEL, up
 from tacit.task import Projected, Task
 
 SIZES = (64, 640)  # of a projected head, besides the usual
@@ -67,7 +69,10 @@ def choose(
     else:
         valued = by_custom(layers, recognise(whole.module))
     count = min(map(len, public.values()), default=0)
-    usual = [*propose(model, traced, count), *projected_heads(model, traced, count)]
+    # Values, gradients and the optimizer's memory of a head on so many features take nearly all of its training.
+    each = 4 * (3 if optimizer.momentum else 2) * up(max(1, math.prod(model.output)), PANEL)
+    features = max(LEAST_FEATURES, min(FEATURES, int(0.9 * budget.memory_bytes / each) // PANEL * PANEL))
+    usual = [*propose(model, traced, count), *projected_heads(model, traced, count, features)]
     room = Room(
         budget.memory_bytes,
         budget.upload_bytes,
@@ -137,10 +142,11 @@ def resized(candidate: Candidate) -> list[Candidate]:
     ['head behind 3, 64 features', 'head behind 3, 640 features']
     """
     match candidate.subset:
-        case [Projected() as part] if part.features == FEATURES:
+        case [Projected() as part]:
             return [
                 Candidate(f"{candidate.name}, {size} features", (replace(part, features=size),), candidate.reason)
                 for size in SIZES
+                if size != part.features
             ]
         case _:
             return []

@@ -21,12 +21,13 @@ from tacit.plan.estimate import steps_of
 from tacit.plan.manifest import LocalTraining
 from tacit.plan.profile import Profile
 from tacit.plan.program import Optimizer
-from tacit.plan.tape import RECORD_SIZE, Kind, Number, Tape
+from tacit.plan.tape import RECORD_SIZE, Kind, Number, Region, Tape
 from tacit.task import Precision, TaskInvalid
 
 BOUND = 0.03  # how far a hurried layout's memory may be above the careful one's
 EXACT = Precision()
 PAGE, HELD = 4096, 64 << 10  # of whatever plays: its stack and tables
+WORKING_FROM = 512 << 10  # bytes of a limit, from which it holds for all that a step touches
 HOPELESS = 6  # times the memory there is, beyond which neither computing again nor fewer bits will help
 
 
@@ -74,7 +75,7 @@ class Room:
 class Cost:
     """What a subset takes, played in one way. Seconds and the share of a battery are the worst device's.
 
-    `memory` is training_bytes, and what holding the tapes and whole pages adds.
+    `memory` is training_bytes, and where the limit is not tiny all that a step touches.
     """
 
     values: int
@@ -210,7 +211,7 @@ def cost_of(model: Model, traced: Traced, names: Sequence[str], setting: Setting
     return Cost(
         values,
         bench.room.upload_of(values),
-        training_bytes(tapes) + _held(tapes),
+        training_bytes(tapes) + (_held(tapes) if bench.room.memory >= WORKING_FROM else 0),
         weights.state_bytes * (3 if bench.optimizer.momentum else 2),
         kept,
         sum(count * tapes[kind].operations for kind, count in counts.items()),
@@ -222,10 +223,13 @@ def cost_of(model: Model, traced: Traced, names: Sequence[str], setting: Setting
 
 
 def _held(tapes: Mapping[Kind, Tape]) -> int:
-    """What a visit touches besides training_bytes: its tapes as the engine holds them, ends of pages, a stack."""
+    """What a step touches besides training_bytes: tapes as the engine holds them, a micro-batch's examples where a
+    device keeps them, ends of pages, a stack.
+    """
     playing = [tapes[kind] for kind in (Kind.TRAIN, Kind.APPLY)]
+    given = sum(tapes[Kind.TRAIN].regions.get(region, 0) for region in (Region.X, Region.KEPT))
     regions = {region for tape in playing for region in tape.regions}
-    return HELD + sum(2 * RECORD_SIZE * len(tape.records) for tape in playing) + PAGE * len(regions)
+    return HELD + given + sum(2 * RECORD_SIZE * len(tape.records) for tape in playing) + PAGE * len(regions)
 
 
 def _seconds(tapes: Mapping[Kind, Sequence[Step]], counts: Mapping[Kind, int], device: Profile) -> float:
