@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tacit.compiler.errors import NothingFits
+from tacit.compiler.errors import NothingFits, RuleBroken, WrongSubset
 from tacit.compiler.planner.benefit import Valued
 from tacit.compiler.planner.fitting import Bench, Cost, Fitted, Setting, Stopped, cost_of, fit
 from tacit.compiler.planner.groups import Layer, Option, Way
@@ -23,7 +23,7 @@ from tacit.compiler.planner.rehearsal import Learnt
 from tacit.compiler.presets import Candidate
 from tacit.compiler.trace import Model, Traced
 from tacit.plan.tape import Number, number_bytes
-from tacit.task import Projected
+from tacit.task import Projected, TaskInvalid
 
 MOST_CUTS = 10  # layers that are tried as the first to be trained
 SHARES_OF_VALUES = (1.0, 0.25, 0.06)  # of the most that an Update holds: under noise fewer may learn more
@@ -127,17 +127,24 @@ def search(
 
         def rehearse(point: Point) -> None:
             say(f"rehearsing {len(tried) + 1}: {point.fitted.candidate.name} …")
-            tried.append(replace(point, learnt=rehearsed(point.fitted)))
+            try:
+                tried.append(replace(point, learnt=rehearsed(point.fitted)))
+            except (WrongSubset, TaskInvalid, RuleBroken) as error:
+                # Public examples show fewer directions of a layer than its size lets hope for.
+                stopped.append(Stopped(point.fitted.candidate, str(error)))
 
         for point in _finalists(fitting, usual):
             rehearse(point)
-        for candidate in resized(max(tried, key=lambda point: point.progress).fitted.candidate):
+        best = max(tried, key=lambda point: point.progress, default=None)
+        for candidate in resized(best.fitted.candidate) if best is not None else ():
             if (one := look(candidate)) is not None and one.fits:
                 points.append(Point(one, 0.0, None, noise(one.cost.values)))
                 rehearse(points[-1])
         done = {point.fitted.candidate: point for point in tried}
-        points = [done.get(point.fitted.candidate, point) for point in points]
-        judged, fitting = _judged(tried, points, valued)
+        failed = {one.candidate for one in stopped}
+        points = [done.get(one.fitted.candidate, one) for one in points if one.fitted.candidate not in failed]
+        if tried:
+            judged, fitting = _judged(tried, points, valued)
     chosen = max(fitting, key=lambda point: (point.progress, -point.fitted.cost.values))
     if rehearsed is not None and chosen.learnt is not None:
         chosen = _cheapest_as_good(chosen, fitting)
