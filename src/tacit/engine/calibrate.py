@@ -49,7 +49,9 @@ INDICES = {(Op.CROSS_ENTROPY, 3), (Op.CROSS_ENTROPY_SCORE, 2), (Op.GATHER, 2), (
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 USUAL = {1: 32 << 10, 2: 512 << 10, 3: 16 << 20}  # bytes of caches, where the system does not say
 SIDES = (96, 192, 384)  # of the matrices whose product is the peak
-MOST_PLACES = 100  # of a record that is timed far from the nearest caches
+LARGE = 300 << 10  # bytes of a record that is timed from memory
+MOST_CACHE = 64 << 20  # what is to come from memory takes half as much again, and there may be little
+MOST_PLACES = 200  # of a record that is timed far from the nearest caches
 ROUNDS = 25
 PLAY_S = 4e-4  # a play of one record, repeated
 PRIOR = 0.03  # how far the reference holds a cost, against one measured record
@@ -84,6 +86,7 @@ def calibrated(say: Callable[[str], object] = lambda _: None, *, quick: bool = F
     sizes = levels_of(cache_sizes())
     found = list(sizes.values())
     records = [*((record,) for record in design()), *far(design(), found[min(1, len(found) - 1)])]
+    records += far(design(), found[-1], LARGE) if found[-1] <= MOST_CACHE else ()
     contestants = [*products(), *(stream for size in probes(found) for stream in streams(size))]
     seconds = timed([*contestants, *map(Contestant, records)], 4 if quick else ROUNDS, say)
     rates = [one.amount / took for one, took in zip(contestants, seconds, strict=False)]
@@ -307,12 +310,16 @@ def placed(op: Op, parameters: tuple[int, ...], accumulate: Accumulate = Accumul
     return Record(op, tuple(operands), parameters, accumulate)
 
 
-def far(records: Sequence[Record], size: int) -> Iterator[tuple[Record, ...]]:
-    """Records in so many places, one after the other, that a cache of this size does not hold them all."""
+def far(records: Sequence[Record], size: int, least: int = 0) -> Iterator[tuple[Record, ...]]:
+    """Records in so many places, one after the other, that a cache of this size does not hold them all.
+
+    Of those that take at least so many bytes.
+    """
     for record in records:
         step = _regions([record])
-        copies = -(-3 * size // 2 // sum(step.values()))
-        if 1 < copies <= MOST_PLACES:
+        taken = sum(step.values())
+        copies = -(-3 * size // 2 // taken)
+        if taken >= least and 1 < copies <= MOST_PLACES:
             yield tuple(_moved(record, step, i) for i in range(copies))
 
 
@@ -375,7 +382,14 @@ def _convolutions() -> Iterator[Record]:
         *(_linear(64, 128, 65), _linear(1, 64, 10), _linear(4, 64, 10), _linear(32, 64, 6), _linear(1, 128, 128)),
         *(_linear(2, 128, 384), _linear(3, 64, 64), _linear(8, 128, 384), _linear(5, 300, 20), _linear(1, 1280, 10)),
         *(_linear(256, 128, 4), _linear(256, 4, 128), _linear(12, 256, 32), _linear(1, 561, 128), _linear(4, 9, 384)),
-        *(_linear(16, 16, 16), _linear(1, 16, 40)),
+        *(
+            _linear(16, 16, 16),
+            _linear(1, 16, 40),
+            _linear(512, 512, 64),
+            _linear(256, 128, 256),
+            _linear(1, 2048, 256),
+        ),
+        *(_conv(1, 16, 144, 1, 1, 32), _conv(1, 4, 320, 1, 1, 1280), _linear(8, 1024, 128)),
         *(_conv(2, 8, 32, 3, 1, 32, g=4), _conv(2, 12, 16, 3, 1, 16, d=2)),
     ]
     narrow = [
@@ -398,7 +412,15 @@ def _convolutions() -> Iterator[Record]:
 def _depthwise() -> Iterator[Record]:
     for n, side, c, k, s in (
         *((1, 32, 32, 3, 1), (1, 16, 96, 3, 2), (1, 8, 192, 3, 1), (1, 4, 576, 3, 1), (4, 4, 384, 3, 2)),
-        *((1, 2, 960, 3, 1), (2, 8, 24, 3, 1), (1, 14, 48, 5, 1), (1, 7, 16, 3, 1), (8, 8, 64, 3, 1)),
+        *(
+            (1, 16, 192, 3, 1),
+            (1, 32, 144, 3, 2),
+            (1, 2, 960, 3, 1),
+            (2, 8, 24, 3, 1),
+            (1, 14, 48, 5, 1),
+            (1, 7, 16, 3, 1),
+            (8, 8, 64, 3, 1),
+        ),
     ):
         for op in (Op.CONV, Op.CONV_INPUT_GRADIENT, Op.CONV_WEIGHT_GRADIENT):
             yield placed(op, _conv(n, side, c, k, s, c, g=c))
@@ -440,7 +462,7 @@ def _map(
 
 def _maps() -> Iterator[Record]:
     simple = (Fn.ADD, Fn.MUL, Fn.RELU, Fn.MADD, Fn.MULI, Fn.SUB, Fn.GATE, Fn.ADDI)
-    for total in (10, 64, 240, 1024, 16384):
+    for total in (10, 64, 240, 1024, 16384, 65536):
         yield placed(Op.MAP, _map(total, simple[:1], 2))
         yield placed(Op.MAP, _map(total, simple[2:3]))
         yield placed(Op.MAP, _map(total, simple, 3))
@@ -520,6 +542,8 @@ def _products() -> Iterator[Record]:
         turned = (j * k * n, k * n, 1, k)
         yield placed(Op.MATMUL, (i, j, m, n, k, *a, *b, *y, one))
         yield placed(Op.MATMUL, (i, j, m, n, k, *a, *turned, *y, one))
+        wide = j * n * 3  # heads side by side in rows, as attention reads them
+        yield placed(Op.MATMUL, (i, j, m, n, k, *(m * j * k, k, j * k, 1), *(k * wide, n, wide, 1), *y, one))
         yield placed(Op.MATMUL, (i, j, m, n, k, *(j * m * k, m * k, 1, m), *b, *(j * m * n, m * n, 1, m), one))
 
 
@@ -531,6 +555,10 @@ def _moves() -> Iterator[Record]:
         *(((1, 1, 1, 64), (0, 0, 0, 1), (0, 0, 0, 1)), ((1, 1, 1, 16384), (0, 0, 0, 1), (0, 0, 0, 1))),
         *(((1, 4, 64, 16), (0, 4096, 64, 1), (0, 1024, 16, 1)), ((1, 1, 64, 128), (0, 0, 384, 1), (0, 0, 128, 1))),
         *(((1, 1, 32, 9), (0, 0, 9, 1), (0, 0, 9, 1)), ((4, 3, 16, 16), (768, 1, 48, 3), (768, 256, 16, 1))),
+        *(
+            ((1, 8, 64, 128), (0, 8192, 1, 64), (0, 24576, 384, 1)),
+            ((8, 64, 4, 32), (8192, 32, 2048, 1), (24576, 384, 32, 1)),
+        ),
         *(((1, 1, 4, 128), (0, 0, 4096, 1), (0, 0, 128, 1)), ((1, 1, 64, 64), (0, 0, 1, 64), (0, 0, 64, 1))),
     ):
         yield placed(Op.COPY, (*d, *s, *t))

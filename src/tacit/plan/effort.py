@@ -6,6 +6,7 @@ elements. A layer of 24 outputs does the work of 32, and fewer than four sums un
 each waits for the one before it.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ PIXELS = 8 * AT_ONCE  # of a block
 NEAR = 128  # outputs whose weight gradients are taken together; rows of a narrow panel that are widened at a time
 ELEMENTS = 256  # of a map's block
 LINE = 64  # bytes that a cache fetches together
+WAY = 4096  # bytes after which two lines stand in the same place of the nearest cache
 CHANNELS = 256  # of a norm's block
 
 # Instructions of a map by what they cost; the others are as quick as an addition.
@@ -91,6 +93,17 @@ def _named(record: Record) -> dict[str, int]:
 
 def _parts(value: int, size: int) -> int:
     return -(-value // size)
+
+
+def _crowded(rows: int, step: int) -> float:
+    """How much a cache must hold for so many lines, `step` values apart, to be there again.
+
+    Where steps are a large power of two, lines stand in few of the places that a cache has: it holds far fewer.
+
+    >>> _crowded(100, 24), _crowded(100, 512), _crowded(100, 4)
+    (6400.0, 204800.0, 1600.0)
+    """
+    return float(rows * (max(LINE, math.gcd(4 * step, WAY)) if 4 * step >= LINE else 4 * step))
 
 
 # ---- Convolution ----------------------------------------------------------------------------------------------
@@ -274,7 +287,18 @@ def _weight_gradient(record: Record) -> Effort:
     if padded and not by_tap:
         things["copied"] = n * (high + 2 * p["PH"]) * (wide + 2 * p["PW"]) * p["C"]
     gradient = 4.0 * panels * PANEL * strips * in_a_row
-    return Effort(things, ((2 * gradient * (blocks - 1), gradient),))
+    # Each tile goes through the pixels of a block, a line of x in each; each panel through all of the block.
+    near, step = min(NEAR, oh * ow), p["C"] * p["SW"]
+    lines_of_x = float(LINE) * panels * n * oh * ow * strips * tiles
+    x = 4.0 * n * high * wide * p["C"]
+    return Effort(
+        things,
+        (
+            (2 * gradient * (blocks - 1), gradient),
+            (lines_of_x, _crowded(near, step)),
+            ((panels - 1) * x, 4.0 * near * step),
+        ),
+    )
 
 
 def _depthwise(record: Record) -> Effort:
@@ -358,7 +382,7 @@ def _depthwise_weight_gradient(record: Record) -> Effort:
     }
     # Of 32 channels, as many pixels of x as of g are gone through for tap after tap.
     pixels = 2 * p["OH"] * p["OW"]
-    return Effort(things, (((taps - 1) * 4.0 * p["N"] * pixels * p["C"], 4.0 * 2 * PANEL * pixels),))
+    return Effort(things, (((taps - 1) * 4.0 * p["N"] * pixels * p["C"], 2 * _crowded(pixels, p["C"])),))
 
 
 # ---- Element by element -----------------------------------------------------------------------------------------
@@ -414,7 +438,7 @@ def _norm(record: Record) -> Effort:
     # Sums go down the channels, a vector of them at a time, before all rows are gone through once more.
     values, part = 4.0 * n * rows * channels, 4.0 * rows * min(channels, CHANNELS)
     again = (2 * values, part) if record.op is Op.NORM else (3 * values, 2 * part)
-    return Effort(things, (again, (2 * values, float(LINE * rows))))
+    return Effort(things, (again, (2 * values, _crowded(rows, channels))))
 
 
 def _sum(record: Record) -> Effort:
@@ -427,7 +451,7 @@ def _sum(record: Record) -> Effort:
         "channel": float(p["S"] * _parts(p["C"], LANES)),
     }
     # A vector of channels at a time: what one line of a cache holds is read twice.
-    return Effort(things, ((4.0 * p["S"] * p["R"] * p["C"], float(LINE * p["R"])),))
+    return Effort(things, ((4.0 * p["S"] * p["R"] * p["C"], _crowded(p["R"], p["C"])),))
 
 
 def _pool(record: Record) -> Effort:
@@ -479,7 +503,12 @@ def _matmul(record: Record) -> Effort:
         "single": float(products * p["M"] * single),
         "matrix": float(products),
     }
-    return Effort(things)
+    # Each tile goes through k: a line of b, and of a where its values lie apart.
+    every = float(LINE * products * panels * tiles * p["K"])
+    again = [(every, _crowded(p["K"], p["AK"]))] if p["AK"] > 1 else []
+    if packed < p["N"]:
+        again.append((every, _crowded(p["K"], p["BK"])))
+    return Effort(things, tuple(again))
 
 
 # ---- What only moves ---------------------------------------------------------------------------------------------
@@ -500,7 +529,8 @@ def _copy(record: Record) -> Effort:
             "run": float(runs),
             "value": float(along * runs * p["D3"]),
             "single": float((not along) * runs * p["D3"]),
-        }
+        },
+        tuple((4.0 * runs * p["D3"], _crowded(p["D3"], p[step])) for step in ("S3", "T3") if p[step] > 1),
     )
 
 
