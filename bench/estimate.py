@@ -46,7 +46,7 @@ QUICK = {
 }
 # Of one timing: a shorter tape is played several times over, a longer one in parts, so that each has its quiet moment.
 PLAY_S = 1e-3
-SECONDS, PATIENCE, ROUNDS = 0.3, 4.0, 8  # of timing one tape, and while it is disturbed
+SECONDS, PATIENCE, ROUNDS = 0.3, 3.0, 6  # of timing one tape, and while it is disturbed
 DISTURBED = 1.06  # of what the core took for the probe when it was calibrated
 
 

@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 
 from tacit.engine.memory import allocate, largest
 from tacit.engine.tape import Playing, VerifiedTape
-from tacit.plan.compute import WAIT, Compute, Level, Step, Work, reference, steps, tape_seconds
+from tacit.plan.compute import (
+    WAIT,
+    WAIT_FAR,
+    Compute,
+    Level,
+    Step,
+    Work,
+    reference,
+    steps,
+    tape_seconds,
+    waiting_seconds,
+)
 from tacit.plan.tape import (
     SIGNATURES,
     Accumulate,
@@ -45,10 +56,13 @@ from tacit.plan.tape import (
     up,
 )
 
-INDICES = {(Op.CROSS_ENTROPY, 3), (Op.CROSS_ENTROPY_SCORE, 2), (Op.GATHER, 2), (Op.SCATTER_ADD, 2)}
+# Where labels and indices stand in Y.
+INDICES = {(Op.CROSS_ENTROPY, 3): 0, (Op.CROSS_ENTROPY_SCORE, 2): 0, (Op.GATHER, 2): 1024, (Op.SCATTER_ADD, 2): 1024}
+ROWS = 65  # of the tables of the design
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 USUAL = {1: 32 << 10, 2: 512 << 10, 3: 16 << 20}  # bytes of caches, where the system does not say
 SIDES = (96, 192, 384)  # of the matrices whose product is the peak
+WAITS = (WAIT, WAIT_FAR)
 LARGE = 300 << 10  # bytes of a record that is timed from memory
 MOST_CACHE = 64 << 20  # what is to come from memory takes half as much again, and there may be little
 MOST_PLACES = 200  # of a record that is timed far from the nearest caches
@@ -117,11 +131,14 @@ def fitted(
 
 def _costs(bare: Compute, measured: Sequence[tuple[list[Step], float]], prior: Mapping[str, float]) -> dict[str, float]:
     """The costs of one class of work."""
-    names = sorted({name for found, _ in measured for name in found[0].effort.things} | {WAIT} | set(prior))
+    names = sorted({name for found, _ in measured for name in found[0].effort.things} | {*WAITS, *prior})
     seconds = np.array([took for _, took in measured])
     counts = np.array([[found[0].effort.things.get(name, 0) for name in names] for found, _ in measured]) / bare.peak
-    waiting = msgspec.structs.replace(bare, work={measured[0][0][0].kind: {WAIT: 1.0}})
-    counts[:, names.index(WAIT)] = [tape_seconds(waiting, found) / len(found) for found, _ in measured]
+    for wait in WAITS:
+        waiting = msgspec.structs.replace(bare, work={measured[0][0][0].kind: {wait: 1.0}})
+        counts[:, names.index(wait)] = [
+            sum(waiting_seconds(waiting, step) for step in found) / len(found) for found, _ in measured
+        ]
     stream = np.array([tape_seconds(bare, found) / len(found) for found, _ in measured])
     busy = stream < 0.8 * seconds  # what does nothing but wait says nothing about arithmetic
     if not busy.any():
@@ -200,13 +217,16 @@ def timed(contestants: Sequence[Contestant], rounds: int, say: Callable[[str], o
 
 
 def filled(sizes: Mapping[Region, int]) -> dict[Region, NDArray[np.uint8]]:
-    """Memory full of numbers as they are in training: around zero, some below it. Labels and indices are zero."""
+    """Memory full of numbers as they are in training: around zero, some below it. Labels are zero."""
     memory = allocate(sizes)
     some = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32)
     for region in (Region.ARENA, Region.FROZEN):
         if region in memory:
             values = memory[region].view(np.float32)
             values[:] = np.resize(some, len(values))
+    if Region.Y in memory:
+        indices = memory[Region.Y].view(np.int32)[INDICES[Op.GATHER, 2] // 4 :]
+        indices[:] = np.arange(len(indices)) * 7 % ROWS
     return memory
 
 
@@ -302,7 +322,7 @@ def placed(op: Op, parameters: tuple[int, ...], accumulate: Accumulate = Accumul
         if size == 0 or str(number) in absent:
             operands.append(None)
         elif (op, number) in INDICES:
-            operands.append(Operand(Region.Y, 0, size))
+            operands.append(Operand(Region.Y, INDICES[op, number], size))
         else:
             region = Region.ARENA if number < written else Region.FROZEN
             operands.append(Operand(region, ends[region], up(size, 4)))
@@ -549,8 +569,8 @@ def _products() -> Iterator[Record]:
 
 def _moves() -> Iterator[Record]:
     for rows, c in ((64, 128), (4, 32), (16, 10), (256, 64)):
-        yield placed(Op.GATHER, (rows, 65, c, 1, c))
-        yield placed(Op.SCATTER_ADD, (rows, 65, c, 1, c), Accumulate.YES)
+        yield placed(Op.GATHER, (rows, ROWS, c, 1, c))
+        yield placed(Op.SCATTER_ADD, (rows, ROWS, c, 1, c), Accumulate.YES)
     for d, s, t in (
         *(((1, 1, 1, 64), (0, 0, 0, 1), (0, 0, 0, 1)), ((1, 1, 1, 16384), (0, 0, 0, 1), (0, 0, 0, 1))),
         *(((1, 4, 64, 16), (0, 4096, 64, 1), (0, 1024, 16, 1)), ((1, 1, 64, 128), (0, 0, 384, 1), (0, 0, 128, 1))),

@@ -47,10 +47,12 @@ class Effort:
 
 
 def work_class(record: Record) -> str:
-    """Which class of work a record is: its operation, and a convolution of single channels by itself.
+    """Which class of work a record is: its operation, but for convolutions that have another kernel.
 
     >>> work_class(Record(Op.CONV, (), (1, 8, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 32, 8, 8, 32, 0, 0)))
     'depthwise'
+    >>> work_class(Record(Op.CONV_INPUT_GRADIENT, (), (4, 1, 1, 64, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 10, 0, 0)))
+    'input gradient of few pixels'
     >>> work_class(Record(Op.MAX_POOL, (), ()))
     'max pool'
     """
@@ -58,9 +60,18 @@ def work_class(record: Record) -> str:
         p = _named(record)
         if is_depthwise(p["C"], p["O"], p["G"]):
             return DEPTHWISE[record.op]
+        if record.op is Op.CONV_INPUT_GRADIENT and _few_pixels(p):
+            return FEW
     return CLASSES[record.op]
 
 
+def _few_pixels(p: Mapping[str, int]) -> bool:
+    """Whether weights are read as they stand, because turning them would cost more than multiplying by them."""
+    plain = p["KH"] == p["KW"] == p["SH"] == p["SW"] == p["G"] == 1 and p["NUMBER"] == Number.FLOAT32
+    return plain and p["N"] * p["H"] * p["W"] <= UNDER_WAY <= p["C"]
+
+
+FEW = "input gradient of few pixels"
 DEPTHWISE: Mapping[Op, str] = {
     Op.CONV: "depthwise",
     Op.CONV_INPUT_GRADIENT: "depthwise input gradient",
@@ -198,20 +209,23 @@ def _phases(kernel: int, stride: int, dilation: int, padding: int, side: int) ->
     ]
 
 
+def _input_gradient_of_few(record: Record) -> Effort:
+    p = _named(record)
+    panels = _parts(p["O"], PANEL)
+    passes = {1: [1], 2: [2], 3: [2, 1], 4: [4]}[p["N"] * p["H"] * p["W"]]
+    tiles = {at_once: _parts(p["C"], UNDER_WAY // at_once) for at_once in passes}
+    things = {f"tile of {at_once}": float(count) for at_once, count in tiles.items()}
+    things |= {"record": 1.0, "product": float(sum(tiles.values()) * panels * UNDER_WAY * PANEL)}
+    weights = 4.0 * p["C"] * panels * PANEL
+    return Effort(things, ((weights * (len(passes) - 1), weights),))
+
+
 def _input_gradient(record: Record) -> Effort:
     p = _named(record)
     groups, outputs, channels = p["G"], p["O"] // p["G"], p["C"] // p["G"]
     pixels, narrow = p["N"] * p["H"] * p["W"], p["NUMBER"] != Number.FLOAT32
     one = p["KH"] == p["KW"] == 1
     plain = one and p["SH"] == p["SW"] == 1
-    panels = _parts(outputs, PANEL)
-    if plain and groups == 1 and not narrow and pixels <= UNDER_WAY and channels >= UNDER_WAY:
-        passes = {1: [1], 2: [2], 3: [2, 1], 4: [4]}[pixels]
-        tiles = {at_once: _parts(channels, UNDER_WAY // at_once) for at_once in passes}
-        things = {f"tile of {at_once}": float(count) for at_once, count in tiles.items()}
-        things |= {"record": 1.0, "folded product": float(sum(tiles.values()) * panels * UNDER_WAY * PANEL)}
-        weights = 4.0 * channels * panels * PANEL
-        return Effort(things, ((weights * (len(passes) - 1), weights),))
     things: Counter[str] = Counter(record=1)
     again = 0.0
     most = (4 if one else 2) * PANEL
@@ -557,6 +571,7 @@ def _values(record: Record) -> Effort:
 _EFFORTS: Mapping[str, Callable[[Record], Effort]] = {
     "convolution": _conv,
     "input gradient": _input_gradient,
+    FEW: _input_gradient_of_few,
     "weight gradient": _weight_gradient,
     "depthwise": _depthwise,
     "depthwise input gradient": _depthwise_input_gradient,
