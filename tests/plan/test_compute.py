@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.engine.calibrate import design, placed
-from tacit.plan.compute import Compute, Level, reference, steps, tape_seconds
+from tacit.plan.compute import WAIT, WAIT_FAR, Compute, Level, reference, steps, tape_seconds
 from tacit.plan.effort import effort, work_class
 from tacit.plan.reuse import distances
 from tacit.plan.tape import Kind, Op, Operand, Record, Region, Tape, loss_parameters, record_cost
@@ -44,7 +44,7 @@ def test_every_operation_has_a_class_with_costs():
 def test_every_thing_that_costs_is_a_thing_that_some_kernel_does():
     done = {(work_class(record), thing) for record in DESIGN for thing in effort(record).things}
 
-    costs = {(kind, thing) for kind, costs in reference().items() for thing in costs if thing != "wait"}
+    costs = {(kind, thing) for kind, costs in reference().items() for thing in costs if thing not in (WAIT, WAIT_FAR)}
 
     assert costs <= done
 
@@ -119,6 +119,13 @@ def test_a_record_takes_its_arithmetic_and_what_it_waits_for():
 
     # 10 values: 25 multiply-adds, and half of what 40 bytes take from the cache
     assert tape_seconds(core, steps([zero(0, 40)])) == 25 / 50 + 0.5 * 40 / 100
+
+
+def test_memory_is_waited_for_by_a_share_of_its_own():
+    levels = (Level("cache", 10, 100.0), Level("memory", None, 10.0))
+    core = Compute(50.0, levels, {"zero": {"wait": 0.5, "wait for memory": 3.0}})
+
+    assert tape_seconds(core, steps([zero(0, 40)])) == 3 * 40 / 10
 
 
 def test_a_record_takes_at_least_its_bytes():

@@ -7,7 +7,7 @@ each waits for the one before it.
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -179,7 +179,7 @@ def _conv(record: Record) -> Effort:
     groups, outputs, channels = p["G"], p["O"] // p["G"], p["C"] // p["G"]
     taps, narrow = p["KH"] * p["KW"], p["NUMBER"] != Number.FLOAT32
     plain = p["KH"] == p["KW"] == p["SH"] == p["SW"] == 1
-    things: Counter[str] = Counter(record=1)
+    things = defaultdict[str, float](float, record=1)
     if plain:
         strip, strips, values = _strip(p["N"] * p["H"] * p["W"], outputs, 1 if narrow else None), groups, channels
         all_values = groups * channels
@@ -226,7 +226,7 @@ def _input_gradient(record: Record) -> Effort:
     pixels, narrow = p["N"] * p["H"] * p["W"], p["NUMBER"] != Number.FLOAT32
     one = p["KH"] == p["KW"] == 1
     plain = one and p["SH"] == p["SW"] == 1
-    things: Counter[str] = Counter(record=1)
+    things = defaultdict[str, float](float, record=1)
     again = 0.0
     most = (4 if one else 2) * PANEL
     high = _phases(p["KH"], p["SH"], p["DH"], p["PH"], p["H"])
@@ -291,7 +291,7 @@ def _weight_gradient(record: Record) -> Effort:
     else:
         seen, lines = oh * ow * p["KH"], oh * p["KH"]
     full = outputs // PANEL * PANEL
-    things: Counter[str] = Counter(record=1)
+    things = defaultdict[str, float](float, record=1)
     things["product"] = float(n * panels * PANEL * sums * seen)
     things["tile"] = blocks * panels * strips * tiles
     things["held"] = blocks * panels * PANEL * strips * in_a_row
@@ -418,7 +418,7 @@ def _map(record: Record) -> Effort:
     else:
         blocks = segments * _parts(segment, block)
         elements = segments * (segment // block * up(block, LANES) + up(segment % block, LANES))
-    things: Counter[str] = Counter(record=1, block=blocks * (1 + len(m.inputs)))
+    things = defaultdict[str, float](float, record=1, block=blocks * (1 + len(m.inputs)))
     steps = [step for step in m.instructions if step.fn is not Fn.SET]
     for step in steps:
         things[SLOW.get(step.fn, "simple")] += elements
