@@ -66,7 +66,7 @@ WAITS = (WAIT, WAIT_FAR)
 LARGE = 300 << 10  # bytes of a record that is timed from memory
 MOST_CACHE = 64 << 20  # what is to come from memory takes half as much again, and there may be little
 MOST_PLACES = 200  # of a record that is timed far from the nearest caches
-ROUNDS = 25
+ROUNDS, QUICK_ROUNDS = 25, 8
 PLAY_S = 4e-4  # a play of one record, repeated
 PRIOR = 0.03  # how far the reference holds a cost, against one measured record
 FINEST = 2e-7  # seconds: what a timing may be wrong by, whatever it times
@@ -102,7 +102,7 @@ def calibrated(say: Callable[[str], object] = lambda _: None, *, quick: bool = F
     records = [*((record,) for record in design()), *far(design(), found[min(1, len(found) - 1)])]
     records += far(design(), found[-1], LARGE) if found[-1] <= MOST_CACHE else ()
     contestants = [*products(), *(stream for size in probes(found) for stream in streams(size))]
-    seconds = timed([*contestants, *map(Contestant, records)], 4 if quick else ROUNDS, say)
+    seconds = timed([*contestants, *map(Contestant, records)], QUICK_ROUNDS if quick else ROUNDS, say)
     rates = [one.amount / took for one, took in zip(contestants, seconds, strict=False)]
     peak, bandwidths = max(rates[: len(SIDES)]), [max(rates[i : i + 3]) for i in range(len(SIDES), len(rates), 3)]
     names = zip([*sizes, "memory"], [*sizes.values(), None], bandwidths, strict=True)
