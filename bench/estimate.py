@@ -1,10 +1,11 @@
 """What is foretold against what is measured: seconds of a step, and what a process holds, of every model and subset.
 
-The core is calibrated first, in the same run (`tacit.engine.calibrate`); then each train and prefix tape is estimated
-from its records alone (`tacit.plan.compute`) and played, the same micro-batch over and over, and the shortest play
-counts. Seconds are of the processor's work, so that others on the machine count for little; plays while the core is
-slower than it was when it was calibrated are made again. The peak of a process is what `memory.py` measures, against
-its base and `training_bytes`. Rank correlation says whether the subsets of a model come out in the right order.
+The core is calibrated first, in the same run (`tacit.engine.calibrate`). Then each train and prefix tape is estimated
+from its records alone (`tacit.plan.compute`) and played, the same micro-batch over and over, in parts of a millisecond;
+the shortest play of each part counts. Seconds are of the processor's work, so that others on the machine count for
+little; plays while the core is slower than it was when it was calibrated are made again. The peak of a process is what
+`memory.py` measures, against its base and `training_bytes`. Rank correlation says whether the subsets of a model come
+out in the right order.
 
 Names of models after the command measure those alone; `--cache DIR` keeps what is compiled; `--no-processes` leaves the
 processes out.
@@ -13,6 +14,7 @@ processes out.
 from __future__ import annotations
 
 import gc
+import itertools
 import statistics
 import sys
 import time
@@ -30,10 +32,10 @@ from tapes import Compiled, compiled
 from where import ready
 
 from tacit.compiler.errors import NotLowered
-from tacit.engine.calibrate import Calibration, calibrated, clock, playing, products
+from tacit.engine.calibrate import Calibration, calibrated, clock, placed, playing, products
 from tacit.engine.tape import Playing, VerifiedTape
 from tacit.plan.compute import Compute, tape_seconds
-from tacit.plan.tape import Kind, Tape, counted, encode
+from tacit.plan.tape import Kind, Op, Tape, counted, encode
 
 QUICK = {
     "LeNet": (("full", 4), ("full", 32), ("last blocks", 4), ("head", 8), ("bias and norm", 1)),
@@ -42,8 +44,9 @@ QUICK = {
     "McMahan CNN": (("full", 4), ("last blocks", 4), ("head", 8)),
     "Transformer-128": (("full", 1), ("last blocks", 4), ("head", 4)),
 }
-PLAY_S = 1e-3  # of one timing: a shorter tape is played several times over
-SECONDS, PATIENCE = 0.3, 4.0  # of timing one tape, and while it is disturbed
+# Of one timing: a shorter tape is played several times over, a longer one in parts, so that each has its quiet moment.
+PLAY_S = 1e-3
+SECONDS, PATIENCE, ROUNDS = 0.3, 3.0, 6  # of timing one tape, and while it is disturbed
 DISTURBED = 1.06  # of what the core took for the probe when it was calibrated
 
 
@@ -80,13 +83,17 @@ class Core:
     compute: Compute
     probe: Playing
     probe_s: float
+    call_s: float  # of playing next to nothing
 
     @classmethod
     def calibrated_by(cls, found: Calibration) -> Core:
         *_, product = (one for one in products() if one.amount < 1e7)
-        return cls(found.compute, playing(product.records), product.amount / found.compute.peak)
+        nothing = playing([placed(Op.ZERO, (4,))])
+        call = min(seconds(nothing) for _ in range(100))
+        return cls(found.compute, playing(product.records), product.amount / found.compute.peak, call)
 
     def undisturbed(self) -> bool:
+        """Now."""
         return seconds(self.probe) <= DISTURBED * self.probe_s
 
 
@@ -96,17 +103,24 @@ def seconds(work: Callable[[], object]) -> float:
     return clock() - start
 
 
-def shortest(play: Callable[[], object], core: Core) -> float:
-    """The shortest of many plays between two probes that were as fast as they can be; of all, if none was."""
-    every, clean = float("inf"), float("inf")
-    begun = time.perf_counter()
-    while (spent := time.perf_counter() - begun) < SECONDS or (clean == float("inf") and spent < PATIENCE):
+def shortest(plays: Sequence[Callable[[], object]], core: Core) -> float:
+    """The shortest of many plays of each, in turn, and all of them together: of those between two probes that were as
+    fast as they can be, or of all where there was none."""
+    every, clean = [float("inf")] * len(plays), [float("inf")] * len(plays)
+    begun, rounds = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begun) < SECONDS or (
+        spent < PATIENCE and (rounds < ROUNDS or float("inf") in clean)
+    ):
+        rounds += 1
         before = core.undisturbed()
-        took = seconds(play)
-        every = min(every, took)
-        if before and core.undisturbed():
-            clean = min(clean, took)
-    return every if clean == float("inf") else clean
+        for number, play in enumerate(plays):
+            took = seconds(play)
+            every[number] = min(every[number], took)
+            if before and (before := core.undisturbed()):
+                clean[number] = min(clean[number], took)
+            else:
+                before = core.undisturbed()
+    return sum(least if one == float("inf") else one for one, least in zip(clean, every, strict=True))
 
 
 def timed(made: Compiled, name: str, kind: Kind, core: Core) -> Pair | None:
@@ -117,10 +131,15 @@ def timed(made: Compiled, name: str, kind: Kind, core: Core) -> Pair | None:
     player, *_ = ready(made.playable, name)
     once = player._playing[kind]
     once()
-    times = max(1, round(PLAY_S / max(min(seconds(once) for _ in range(3)), 1e-7)))
-    several = counted(Tape(tape.kind, tape.regions, tape.records * times))
-    play = VerifiedTape.load(encode(several)).on(player._memory)
-    return Pair(tape_seconds(core.compute, tape), shortest(play, core) / times)
+    took = max(min(seconds(once) for _ in range(3)), 1e-7)
+    times, parts = max(1, round(PLAY_S / took)), max(1, min(len(tape.records), round(took / PLAY_S)))
+    records = tape.records * times
+    cuts = [len(records) * part // parts for part in range(parts + 1)]
+    plays = [
+        VerifiedTape.load(encode(counted(Tape(tape.kind, tape.regions, records[i:j])))).on(player._memory)
+        for i, j in itertools.pairwise(cuts)
+    ]
+    return Pair(tape_seconds(core.compute, tape), (shortest(plays, core) - parts * core.call_s) / times)
 
 
 def measured(name: str, subset: str, microbatch: int, core: Core, cache: Path | None, processes: bool) -> Case:
@@ -210,8 +229,8 @@ def _row(measure: str, value: float, unit: str, most: float | None) -> Row:
 
 
 HEAD = (
-    f"{'model':16} {'subset':16} {'at once':>7} {'train us':>10} {'was':>10} {'off %':>6} {'prefix us':>10} {'was':>10} "
-    f"{'off %':>6} {'peak MiB':>8} {'was':>8} {'off %':>6}"
+    f"{'model':16} {'subset':16} {'at once':>7} {'train us':>10} {'was':>10} {'off %':>6} {'prefix us':>10} "
+    f"{'was':>10} {'off %':>6} {'peak MiB':>8} {'was':>8} {'off %':>6}"
 )
 
 

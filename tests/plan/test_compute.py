@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.engine.calibrate import design, placed
-from tacit.plan.compute import Compute, Level, reference, steps, tape_seconds
+from tacit.plan.compute import WAIT, WAIT_FAR, Compute, Level, reference, steps, tape_seconds
 from tacit.plan.effort import effort, work_class
 from tacit.plan.reuse import distances
 from tacit.plan.tape import Kind, Op, Operand, Record, Region, Tape, loss_parameters, record_cost
@@ -44,7 +44,7 @@ def test_every_operation_has_a_class_with_costs():
 def test_every_thing_that_costs_is_a_thing_that_some_kernel_does():
     done = {(work_class(record), thing) for record in DESIGN for thing in effort(record).things}
 
-    costs = {(kind, thing) for kind, costs in reference().items() for thing in costs if thing != "wait"}
+    costs = {(kind, thing) for kind, costs in reference().items() for thing in costs if thing not in (WAIT, WAIT_FAR)}
 
     assert costs <= done
 
@@ -83,11 +83,16 @@ def test_kernels_do_at_least_the_operations_of_their_record(rows: int, channels:
     assert products(record) >= record_cost(record)[0]
 
 
-@given(st.sampled_from([r for r in DESIGN if r.op not in (Op.COPY, Op.MAP)]), st.integers(2, 5))
-def test_more_examples_never_take_less(record: Record, times: int):
-    more = placed(record.op, (record.parameters[0] * times, *record.parameters[1:]), record.accumulate)
+@pytest.mark.parametrize("times", [2, 3, 5])
+def test_more_examples_never_take_less(times: int):
+    for record in DESIGN:
+        if record.op in (Op.COPY, Op.MAP):  # their first parameter is no count of examples
+            continue
+        more = placed(record.op, (record.parameters[0] * times, *record.parameters[1:]), record.accumulate)
 
-    assert tape_seconds(CORE, steps([more])) >= tape_seconds(CORE, steps([record]))
+        # Four pixels have another kernel than eight, and that one may well be quicker.
+        if work_class(more) == work_class(record):
+            assert tape_seconds(CORE, steps([more])) >= tape_seconds(CORE, steps([record])), record
 
 
 @given(st.lists(st.sampled_from(DESIGN), min_size=1, max_size=5), st.integers(0, 2))
@@ -119,6 +124,13 @@ def test_a_record_takes_its_arithmetic_and_what_it_waits_for():
 
     # 10 values: 25 multiply-adds, and half of what 40 bytes take from the cache
     assert tape_seconds(core, steps([zero(0, 40)])) == 25 / 50 + 0.5 * 40 / 100
+
+
+def test_memory_is_waited_for_by_a_share_of_its_own():
+    levels = (Level("cache", 10, 100.0), Level("memory", None, 10.0))
+    core = Compute(50.0, levels, {"zero": {"wait": 0.5, "wait for memory": 3.0}})
+
+    assert tape_seconds(core, steps([zero(0, 40)])) == 3 * 40 / 10
 
 
 def test_a_record_takes_at_least_its_bytes():

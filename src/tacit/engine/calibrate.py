@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 
 from tacit.engine.memory import allocate, largest
 from tacit.engine.tape import Playing, VerifiedTape
-from tacit.plan.compute import WAIT, Compute, Level, Step, Work, reference, steps, tape_seconds
+from tacit.plan.compute import (
+    WAIT,
+    WAIT_FAR,
+    Compute,
+    Level,
+    Step,
+    Work,
+    reference,
+    steps,
+    tape_seconds,
+    waiting_seconds,
+)
 from tacit.plan.tape import (
     SIGNATURES,
     Accumulate,
@@ -45,12 +56,17 @@ from tacit.plan.tape import (
     up,
 )
 
-INDICES = {(Op.CROSS_ENTROPY, 3), (Op.CROSS_ENTROPY_SCORE, 2), (Op.GATHER, 2), (Op.SCATTER_ADD, 2)}
+# Where labels and indices stand in Y.
+INDICES = {(Op.CROSS_ENTROPY, 3): 0, (Op.CROSS_ENTROPY_SCORE, 2): 0, (Op.GATHER, 2): 1024, (Op.SCATTER_ADD, 2): 1024}
+ROWS = 65  # of the tables of the design
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 USUAL = {1: 32 << 10, 2: 512 << 10, 3: 16 << 20}  # bytes of caches, where the system does not say
 SIDES = (96, 192, 384)  # of the matrices whose product is the peak
-MOST_PLACES = 100  # of a record that is timed far from the nearest caches
-ROUNDS = 25
+WAITS = (WAIT, WAIT_FAR)
+LARGE = 300 << 10  # bytes of a record that is timed from memory
+MOST_CACHE = 64 << 20  # what is to come from memory takes half as much again, and there may be little
+MOST_PLACES = 200  # of a record that is timed far from the nearest caches
+ROUNDS, QUICK_ROUNDS = 25, 8
 PLAY_S = 4e-4  # a play of one record, repeated
 PRIOR = 0.03  # how far the reference holds a cost, against one measured record
 FINEST = 2e-7  # seconds: what a timing may be wrong by, whatever it times
@@ -84,8 +100,9 @@ def calibrated(say: Callable[[str], object] = lambda _: None, *, quick: bool = F
     sizes = levels_of(cache_sizes())
     found = list(sizes.values())
     records = [*((record,) for record in design()), *far(design(), found[min(1, len(found) - 1)])]
+    records += far(design(), found[-1], LARGE) if found[-1] <= MOST_CACHE else ()
     contestants = [*products(), *(stream for size in probes(found) for stream in streams(size))]
-    seconds = timed([*contestants, *map(Contestant, records)], 4 if quick else ROUNDS, say)
+    seconds = timed([*contestants, *map(Contestant, records)], QUICK_ROUNDS if quick else ROUNDS, say)
     rates = [one.amount / took for one, took in zip(contestants, seconds, strict=False)]
     peak, bandwidths = max(rates[: len(SIDES)]), [max(rates[i : i + 3]) for i in range(len(SIDES), len(rates), 3)]
     names = zip([*sizes, "memory"], [*sizes.values(), None], bandwidths, strict=True)
@@ -114,11 +131,14 @@ def fitted(
 
 def _costs(bare: Compute, measured: Sequence[tuple[list[Step], float]], prior: Mapping[str, float]) -> dict[str, float]:
     """The costs of one class of work."""
-    names = sorted({name for found, _ in measured for name in found[0].effort.things} | {WAIT} | set(prior))
+    names = sorted({name for found, _ in measured for name in found[0].effort.things} | {*WAITS, *prior})
     seconds = np.array([took for _, took in measured])
     counts = np.array([[found[0].effort.things.get(name, 0) for name in names] for found, _ in measured]) / bare.peak
-    waiting = msgspec.structs.replace(bare, work={measured[0][0][0].kind: {WAIT: 1.0}})
-    counts[:, names.index(WAIT)] = [tape_seconds(waiting, found) / len(found) for found, _ in measured]
+    for wait in WAITS:
+        waiting = msgspec.structs.replace(bare, work={measured[0][0][0].kind: {wait: 1.0}})
+        counts[:, names.index(wait)] = [
+            sum(waiting_seconds(waiting, step) for step in found) / len(found) for found, _ in measured
+        ]
     stream = np.array([tape_seconds(bare, found) / len(found) for found, _ in measured])
     busy = stream < 0.8 * seconds  # what does nothing but wait says nothing about arithmetic
     if not busy.any():
@@ -197,13 +217,16 @@ def timed(contestants: Sequence[Contestant], rounds: int, say: Callable[[str], o
 
 
 def filled(sizes: Mapping[Region, int]) -> dict[Region, NDArray[np.uint8]]:
-    """Memory full of numbers as they are in training: around zero, some below it. Labels and indices are zero."""
+    """Memory full of numbers as they are in training: around zero, some below it. Labels are zero."""
     memory = allocate(sizes)
     some = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32)
     for region in (Region.ARENA, Region.FROZEN):
         if region in memory:
             values = memory[region].view(np.float32)
             values[:] = np.resize(some, len(values))
+    if Region.Y in memory:
+        indices = memory[Region.Y].view(np.int32)[INDICES[Op.GATHER, 2] // 4 :]
+        indices[:] = np.arange(len(indices)) * 7 % ROWS
     return memory
 
 
@@ -299,7 +322,7 @@ def placed(op: Op, parameters: tuple[int, ...], accumulate: Accumulate = Accumul
         if size == 0 or str(number) in absent:
             operands.append(None)
         elif (op, number) in INDICES:
-            operands.append(Operand(Region.Y, 0, size))
+            operands.append(Operand(Region.Y, INDICES[op, number], size))
         else:
             region = Region.ARENA if number < written else Region.FROZEN
             operands.append(Operand(region, ends[region], up(size, 4)))
@@ -307,12 +330,16 @@ def placed(op: Op, parameters: tuple[int, ...], accumulate: Accumulate = Accumul
     return Record(op, tuple(operands), parameters, accumulate)
 
 
-def far(records: Sequence[Record], size: int) -> Iterator[tuple[Record, ...]]:
-    """Records in so many places, one after the other, that a cache of this size does not hold them all."""
+def far(records: Sequence[Record], size: int, least: int = 0) -> Iterator[tuple[Record, ...]]:
+    """Records in so many places, one after the other, that a cache of this size does not hold them all.
+
+    Of those that take at least so many bytes.
+    """
     for record in records:
         step = _regions([record])
-        copies = -(-3 * size // 2 // sum(step.values()))
-        if 1 < copies <= MOST_PLACES:
+        taken = sum(step.values())
+        copies = -(-3 * size // 2 // taken)
+        if taken >= least and 1 < copies <= MOST_PLACES:
             yield tuple(_moved(record, step, i) for i in range(copies))
 
 
@@ -375,7 +402,14 @@ def _convolutions() -> Iterator[Record]:
         *(_linear(64, 128, 65), _linear(1, 64, 10), _linear(4, 64, 10), _linear(32, 64, 6), _linear(1, 128, 128)),
         *(_linear(2, 128, 384), _linear(3, 64, 64), _linear(8, 128, 384), _linear(5, 300, 20), _linear(1, 1280, 10)),
         *(_linear(256, 128, 4), _linear(256, 4, 128), _linear(12, 256, 32), _linear(1, 561, 128), _linear(4, 9, 384)),
-        *(_linear(16, 16, 16), _linear(1, 16, 40)),
+        *(
+            _linear(16, 16, 16),
+            _linear(1, 16, 40),
+            _linear(512, 512, 64),
+            _linear(256, 128, 256),
+            _linear(1, 2048, 256),
+        ),
+        *(_conv(1, 16, 144, 1, 1, 32), _conv(1, 4, 320, 1, 1, 1280), _linear(8, 1024, 128)),
         *(_conv(2, 8, 32, 3, 1, 32, g=4), _conv(2, 12, 16, 3, 1, 16, d=2)),
     ]
     narrow = [
@@ -398,7 +432,15 @@ def _convolutions() -> Iterator[Record]:
 def _depthwise() -> Iterator[Record]:
     for n, side, c, k, s in (
         *((1, 32, 32, 3, 1), (1, 16, 96, 3, 2), (1, 8, 192, 3, 1), (1, 4, 576, 3, 1), (4, 4, 384, 3, 2)),
-        *((1, 2, 960, 3, 1), (2, 8, 24, 3, 1), (1, 14, 48, 5, 1), (1, 7, 16, 3, 1), (8, 8, 64, 3, 1)),
+        *(
+            (1, 16, 192, 3, 1),
+            (1, 32, 144, 3, 2),
+            (1, 2, 960, 3, 1),
+            (2, 8, 24, 3, 1),
+            (1, 14, 48, 5, 1),
+            (1, 7, 16, 3, 1),
+            (8, 8, 64, 3, 1),
+        ),
     ):
         for op in (Op.CONV, Op.CONV_INPUT_GRADIENT, Op.CONV_WEIGHT_GRADIENT):
             yield placed(op, _conv(n, side, c, k, s, c, g=c))
@@ -440,7 +482,7 @@ def _map(
 
 def _maps() -> Iterator[Record]:
     simple = (Fn.ADD, Fn.MUL, Fn.RELU, Fn.MADD, Fn.MULI, Fn.SUB, Fn.GATE, Fn.ADDI)
-    for total in (10, 64, 240, 1024, 16384):
+    for total in (10, 64, 240, 1024, 16384, 65536):
         yield placed(Op.MAP, _map(total, simple[:1], 2))
         yield placed(Op.MAP, _map(total, simple[2:3]))
         yield placed(Op.MAP, _map(total, simple, 3))
@@ -520,17 +562,23 @@ def _products() -> Iterator[Record]:
         turned = (j * k * n, k * n, 1, k)
         yield placed(Op.MATMUL, (i, j, m, n, k, *a, *b, *y, one))
         yield placed(Op.MATMUL, (i, j, m, n, k, *a, *turned, *y, one))
+        wide = j * n * 3  # heads side by side in rows, as attention reads them
+        yield placed(Op.MATMUL, (i, j, m, n, k, *(m * j * k, k, j * k, 1), *(k * wide, n, wide, 1), *y, one))
         yield placed(Op.MATMUL, (i, j, m, n, k, *(j * m * k, m * k, 1, m), *b, *(j * m * n, m * n, 1, m), one))
 
 
 def _moves() -> Iterator[Record]:
     for rows, c in ((64, 128), (4, 32), (16, 10), (256, 64)):
-        yield placed(Op.GATHER, (rows, 65, c, 1, c))
-        yield placed(Op.SCATTER_ADD, (rows, 65, c, 1, c), Accumulate.YES)
+        yield placed(Op.GATHER, (rows, ROWS, c, 1, c))
+        yield placed(Op.SCATTER_ADD, (rows, ROWS, c, 1, c), Accumulate.YES)
     for d, s, t in (
         *(((1, 1, 1, 64), (0, 0, 0, 1), (0, 0, 0, 1)), ((1, 1, 1, 16384), (0, 0, 0, 1), (0, 0, 0, 1))),
         *(((1, 4, 64, 16), (0, 4096, 64, 1), (0, 1024, 16, 1)), ((1, 1, 64, 128), (0, 0, 384, 1), (0, 0, 128, 1))),
         *(((1, 1, 32, 9), (0, 0, 9, 1), (0, 0, 9, 1)), ((4, 3, 16, 16), (768, 1, 48, 3), (768, 256, 16, 1))),
+        *(
+            ((1, 8, 64, 128), (0, 8192, 1, 64), (0, 24576, 384, 1)),
+            ((8, 64, 4, 32), (8192, 32, 2048, 1), (24576, 384, 32, 1)),
+        ),
         *(((1, 1, 4, 128), (0, 0, 4096, 1), (0, 0, 128, 1)), ((1, 1, 64, 64), (0, 0, 1, 64), (0, 0, 64, 1))),
     ):
         yield placed(Op.COPY, (*d, *s, *t))

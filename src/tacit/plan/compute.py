@@ -19,7 +19,8 @@ from tacit.plan.tape import Record, Tape
 
 Positive = Annotated[float, Meta(gt=0, le=1e18)]
 Cost = Annotated[float, Meta(ge=0, le=1e12)]  # multiply-adds at the peak
-WAIT = "wait"  # not a thing: the share of the time its bytes take that a kernel cannot compute meanwhile
+# Not things, but shares of the time that bytes take from a cache, and from memory, in which a kernel cannot compute.
+WAIT, WAIT_FAR = "wait", "wait for memory"
 Work = Mapping[str, Mapping[str, Cost]]  # class of records -> thing that its kernel does -> cost of one
 
 
@@ -62,12 +63,17 @@ def tape_seconds(compute: Compute, tape: Tape | Sequence[Step]) -> float:
 
 def step_seconds(compute: Compute, step: Step) -> float:
     """As long as its arithmetic and what it waits for, or as its bytes, whichever is more."""
-    stream = stream_seconds(compute, step.pieces)
+    return max(work_seconds(compute, step) + waiting_seconds(compute, step), sum(stream_seconds(compute, step.pieces)))
+
+
+def waiting_seconds(compute: Compute, step: Step) -> float:
+    """How long a kernel waits for bytes and cannot compute."""
     # What the nearest level still holds when it is read again costs nothing beyond the arithmetic.
     nearest = compute.levels[0].size or 0
-    again = stream_seconds(compute, [piece for piece in step.effort.again if piece[1] > nearest])
-    waits = compute.work.get(step.kind, {}).get(WAIT, 0.0)
-    return max(work_seconds(compute, step) + waits * (stream + again), stream)
+    again = [piece for piece in step.effort.again if piece[1] > nearest]
+    cache, memory = stream_seconds(compute, [*step.pieces, *again])
+    costs = compute.work.get(step.kind, {})
+    return costs.get(WAIT, 0.0) * cache + costs.get(WAIT_FAR, 0.0) * memory
 
 
 def work_seconds(compute: Compute, step: Step) -> float:
@@ -76,22 +82,23 @@ def work_seconds(compute: Compute, step: Step) -> float:
     return sum(count * costs.get(thing, 0.0) for thing, count in step.effort.things.items()) / compute.peak
 
 
-def stream_seconds(compute: Compute, pieces: Iterable[Piece]) -> float:
-    """What bytes take to come: of each piece its size, and how many bytes were touched since it was.
+def stream_seconds(compute: Compute, pieces: Iterable[Piece]) -> tuple[float, float]:
+    """What bytes take to come from caches, and from memory; of each piece its size, and how many were touched since.
 
     >>> levels = (Level("cache", 1000, 50e9), Level("memory", None, 10e9))
     >>> stream_seconds(Compute(1e9, levels, {}), [(500, 1000), (500, 1001)])
-    6e-08
+    (1e-08, 5e-08)
     """
-    return sum(size / _level(compute, distance).bandwidth for size, distance in pieces)
-
-
-def _level(compute: Compute, distance: float) -> Level:
-    """The nearest level that still holds what was touched so long ago."""
-    for level in compute.levels:
-        if level.size is None or distance <= level.size:
-            return level
-    return compute.levels[-1]
+    *caches, memory = compute.levels
+    near = far = 0.0
+    for size, distance in pieces:
+        for level in caches:
+            if level.size is not None and distance <= level.size:
+                near += size / level.bandwidth
+                break
+        else:
+            far += size / memory.bandwidth
+    return near, far
 
 
 def reference() -> Work:

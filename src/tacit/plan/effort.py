@@ -6,7 +6,8 @@ elements. A layer of 24 outputs does the work of 32, and fewer than four sums un
 each waits for the one before it.
 """
 
-from collections import Counter
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,6 +22,7 @@ PIXELS = 8 * AT_ONCE  # of a block
 NEAR = 128  # outputs whose weight gradients are taken together; rows of a narrow panel that are widened at a time
 ELEMENTS = 256  # of a map's block
 LINE = 64  # bytes that a cache fetches together
+WAY = 4096  # bytes after which two lines stand in the same place of the nearest cache
 CHANNELS = 256  # of a norm's block
 
 # Instructions of a map by what they cost; the others are as quick as an addition.
@@ -45,10 +47,12 @@ class Effort:
 
 
 def work_class(record: Record) -> str:
-    """Which class of work a record is: its operation, and a convolution of single channels by itself.
+    """Which class of work a record is: its operation, but for convolutions that have another kernel.
 
     >>> work_class(Record(Op.CONV, (), (1, 8, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 32, 8, 8, 32, 0, 0)))
     'depthwise'
+    >>> work_class(Record(Op.CONV_INPUT_GRADIENT, (), (4, 1, 1, 64, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 10, 0, 0)))
+    'input gradient of few pixels'
     >>> work_class(Record(Op.MAX_POOL, (), ()))
     'max pool'
     """
@@ -56,9 +60,18 @@ def work_class(record: Record) -> str:
         p = _named(record)
         if is_depthwise(p["C"], p["O"], p["G"]):
             return DEPTHWISE[record.op]
+        if record.op is Op.CONV_INPUT_GRADIENT and _few_pixels(p):
+            return FEW
     return CLASSES[record.op]
 
 
+def _few_pixels(p: Mapping[str, int]) -> bool:
+    """Whether weights are read as they stand, because turning them would cost more than multiplying by them."""
+    plain = p["KH"] == p["KW"] == p["SH"] == p["SW"] == p["G"] == 1 and p["NUMBER"] == Number.FLOAT32
+    return plain and p["N"] * p["H"] * p["W"] <= UNDER_WAY <= p["C"]
+
+
+FEW = "input gradient of few pixels"
 DEPTHWISE: Mapping[Op, str] = {
     Op.CONV: "depthwise",
     Op.CONV_INPUT_GRADIENT: "depthwise input gradient",
@@ -91,6 +104,17 @@ def _named(record: Record) -> dict[str, int]:
 
 def _parts(value: int, size: int) -> int:
     return -(-value // size)
+
+
+def _crowded(rows: int, step: int) -> float:
+    """How much a cache must hold for so many lines, `step` values apart, to be there again.
+
+    Where steps are a large power of two, lines stand in few of the places that a cache has: it holds far fewer.
+
+    >>> _crowded(100, 24), _crowded(100, 512), _crowded(100, 4)
+    (6400.0, 204800.0, 1600.0)
+    """
+    return float(rows * (max(LINE, math.gcd(4 * step, WAY)) if 4 * step >= LINE else 4 * step))
 
 
 # ---- Convolution ----------------------------------------------------------------------------------------------
@@ -155,7 +179,7 @@ def _conv(record: Record) -> Effort:
     groups, outputs, channels = p["G"], p["O"] // p["G"], p["C"] // p["G"]
     taps, narrow = p["KH"] * p["KW"], p["NUMBER"] != Number.FLOAT32
     plain = p["KH"] == p["KW"] == p["SH"] == p["SW"] == 1
-    things: Counter[str] = Counter(record=1)
+    things = defaultdict[str, float](float, record=1)
     if plain:
         strip, strips, values = _strip(p["N"] * p["H"] * p["W"], outputs, 1 if narrow else None), groups, channels
         all_values = groups * channels
@@ -185,21 +209,24 @@ def _phases(kernel: int, stride: int, dilation: int, padding: int, side: int) ->
     ]
 
 
+def _input_gradient_of_few(record: Record) -> Effort:
+    p = _named(record)
+    panels = _parts(p["O"], PANEL)
+    passes = {1: [1], 2: [2], 3: [2, 1], 4: [4]}[p["N"] * p["H"] * p["W"]]
+    tiles = {at_once: _parts(p["C"], UNDER_WAY // at_once) for at_once in passes}
+    things = {f"tile of {at_once}": float(count) for at_once, count in tiles.items()}
+    things |= {"record": 1.0, "product": float(sum(tiles.values()) * panels * UNDER_WAY * PANEL)}
+    weights = 4.0 * p["C"] * panels * PANEL
+    return Effort(things, ((weights * (len(passes) - 1), weights),))
+
+
 def _input_gradient(record: Record) -> Effort:
     p = _named(record)
     groups, outputs, channels = p["G"], p["O"] // p["G"], p["C"] // p["G"]
     pixels, narrow = p["N"] * p["H"] * p["W"], p["NUMBER"] != Number.FLOAT32
     one = p["KH"] == p["KW"] == 1
     plain = one and p["SH"] == p["SW"] == 1
-    panels = _parts(outputs, PANEL)
-    if plain and groups == 1 and not narrow and pixels <= UNDER_WAY and channels >= UNDER_WAY:
-        passes = {1: [1], 2: [2], 3: [2, 1], 4: [4]}[pixels]
-        tiles = {at_once: _parts(channels, UNDER_WAY // at_once) for at_once in passes}
-        things = {f"tile of {at_once}": float(count) for at_once, count in tiles.items()}
-        things |= {"record": 1.0, "folded product": float(sum(tiles.values()) * panels * UNDER_WAY * PANEL)}
-        weights = 4.0 * channels * panels * PANEL
-        return Effort(things, ((weights * (len(passes) - 1), weights),))
-    things: Counter[str] = Counter(record=1)
+    things = defaultdict[str, float](float, record=1)
     again = 0.0
     most = (4 if one else 2) * PANEL
     high = _phases(p["KH"], p["SH"], p["DH"], p["PH"], p["H"])
@@ -264,7 +291,7 @@ def _weight_gradient(record: Record) -> Effort:
     else:
         seen, lines = oh * ow * p["KH"], oh * p["KH"]
     full = outputs // PANEL * PANEL
-    things: Counter[str] = Counter(record=1)
+    things = defaultdict[str, float](float, record=1)
     things["product"] = float(n * panels * PANEL * sums * seen)
     things["tile"] = blocks * panels * strips * tiles
     things["held"] = blocks * panels * PANEL * strips * in_a_row
@@ -274,7 +301,18 @@ def _weight_gradient(record: Record) -> Effort:
     if padded and not by_tap:
         things["copied"] = n * (high + 2 * p["PH"]) * (wide + 2 * p["PW"]) * p["C"]
     gradient = 4.0 * panels * PANEL * strips * in_a_row
-    return Effort(things, ((2 * gradient * (blocks - 1), gradient),))
+    # Each tile goes through the pixels of a block, a line of x in each; each panel through all of the block.
+    near, step = min(NEAR, oh * ow), p["C"] * p["SW"]
+    lines_of_x = float(LINE) * panels * n * oh * ow * strips * tiles
+    x = 4.0 * n * high * wide * p["C"]
+    return Effort(
+        things,
+        (
+            (2 * gradient * (blocks - 1), gradient),
+            (lines_of_x, _crowded(near, step)),
+            ((panels - 1) * x, 4.0 * near * step),
+        ),
+    )
 
 
 def _depthwise(record: Record) -> Effort:
@@ -358,7 +396,7 @@ def _depthwise_weight_gradient(record: Record) -> Effort:
     }
     # Of 32 channels, as many pixels of x as of g are gone through for tap after tap.
     pixels = 2 * p["OH"] * p["OW"]
-    return Effort(things, (((taps - 1) * 4.0 * p["N"] * pixels * p["C"], 4.0 * 2 * PANEL * pixels),))
+    return Effort(things, (((taps - 1) * 4.0 * p["N"] * pixels * p["C"], 2 * _crowded(pixels, p["C"])),))
 
 
 # ---- Element by element -----------------------------------------------------------------------------------------
@@ -380,7 +418,7 @@ def _map(record: Record) -> Effort:
     else:
         blocks = segments * _parts(segment, block)
         elements = segments * (segment // block * up(block, LANES) + up(segment % block, LANES))
-    things: Counter[str] = Counter(record=1, block=blocks * (1 + len(m.inputs)))
+    things = defaultdict[str, float](float, record=1, block=blocks * (1 + len(m.inputs)))
     steps = [step for step in m.instructions if step.fn is not Fn.SET]
     for step in steps:
         things[SLOW.get(step.fn, "simple")] += elements
@@ -414,7 +452,7 @@ def _norm(record: Record) -> Effort:
     # Sums go down the channels, a vector of them at a time, before all rows are gone through once more.
     values, part = 4.0 * n * rows * channels, 4.0 * rows * min(channels, CHANNELS)
     again = (2 * values, part) if record.op is Op.NORM else (3 * values, 2 * part)
-    return Effort(things, (again, (2 * values, float(LINE * rows))))
+    return Effort(things, (again, (2 * values, _crowded(rows, channels))))
 
 
 def _sum(record: Record) -> Effort:
@@ -427,7 +465,7 @@ def _sum(record: Record) -> Effort:
         "channel": float(p["S"] * _parts(p["C"], LANES)),
     }
     # A vector of channels at a time: what one line of a cache holds is read twice.
-    return Effort(things, ((4.0 * p["S"] * p["R"] * p["C"], float(LINE * p["R"])),))
+    return Effort(things, ((4.0 * p["S"] * p["R"] * p["C"], _crowded(p["R"], p["C"])),))
 
 
 def _pool(record: Record) -> Effort:
@@ -479,7 +517,12 @@ def _matmul(record: Record) -> Effort:
         "single": float(products * p["M"] * single),
         "matrix": float(products),
     }
-    return Effort(things)
+    # Each tile goes through k: a line of b, and of a where its values lie apart.
+    every = float(LINE * products * panels * tiles * p["K"])
+    again = [(every, _crowded(p["K"], p["AK"]))] if p["AK"] > 1 else []
+    if packed < p["N"]:
+        again.append((every, _crowded(p["K"], p["BK"])))
+    return Effort(things, tuple(again))
 
 
 # ---- What only moves ---------------------------------------------------------------------------------------------
@@ -500,7 +543,8 @@ def _copy(record: Record) -> Effort:
             "run": float(runs),
             "value": float(along * runs * p["D3"]),
             "single": float((not along) * runs * p["D3"]),
-        }
+        },
+        tuple((4.0 * runs * p["D3"], _crowded(p["D3"], p[step])) for step in ("S3", "T3") if p[step] > 1),
     )
 
 
@@ -527,6 +571,7 @@ def _values(record: Record) -> Effort:
 _EFFORTS: Mapping[str, Callable[[Record], Effort]] = {
     "convolution": _conv,
     "input gradient": _input_gradient,
+    FEW: _input_gradient_of_few,
     "weight gradient": _weight_gradient,
     "depthwise": _depthwise,
     "depthwise input gradient": _depthwise_input_gradient,

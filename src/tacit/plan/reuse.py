@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tacit.plan.tape import PANEL, Mode, Op, Operand, Record, Region, operand_bytes, read_map
+from tacit.plan.effort import FEW, work_class
+from tacit.plan.tape import PANEL, Mode, Op, Operand, Record, Region, operand_bytes, read_map, up
 
 Piece = tuple[float, float]  # bytes, and how many bytes were touched since they were, themselves included
 
@@ -76,6 +77,8 @@ def _share(record: Record, number: int, need: int) -> float:
     match record.op:
         case Op.COPY:
             touched = math.prod(p[:4])
+        case Op.CONV_INPUT_GRADIENT if number == 1 and work_class(record) == FEW:
+            touched = math.prod(p[:3]) * up(p[15], PANEL)  # nothing is turned
         case Op.MATMUL:
             outer, inner, m, n, k = p[:5]
             touched = outer * inner * {0: m * n, 1: PANEL * k, 2: m * k, 3: k * n}[number]
