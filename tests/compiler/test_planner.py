@@ -273,7 +273,7 @@ def test_limits_that_exclude_one_another_are_named() -> None:
 @pytest.mark.parametrize("share", ["0 %", "101 %", "much", -0.1])
 def test_a_share_of_a_battery_is_a_share(share: object) -> None:
     with pytest.raises(TaskInvalid, match="budget battery"):
-        tacit.Budget(battery=share)  # pyright: ignore[reportArgumentType]
+        tacit.Budget(battery=share)
 
 
 def test_a_small_share_of_a_battery_leaves_what_takes_less() -> None:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from tacit.compiler.choose import choose_subset
-from tacit.compiler.errors import NothingFits
+from tacit.compiler.choose import used_layers
 from tacit.compiler.explain import report
 from tacit.compiler.picture import NAMED, at_peak, in_letters, svg
 from tacit.compiler.trace import model_of, rehearse, trace_step
@@ -112,51 +111,6 @@ def test_the_report_and_the_pictures_show_the_arena_and_its_peak() -> None:
     assert explanation.boundary in report(explanation)[2]
 
 
-# --- Choosing -------------------------------------------------------------------------------------------
-
-
-def choice(**limits: Any) -> Any:
-    settings: dict[str, Any] = {
-        "memory": 1 << 24,
-        "most_values": 1 << 20,
-        "microbatch": 4,
-        "optimizer": MOMENTUM,
-        **limits,
-    }
-    return chosen_of(build("lenet"), SHAPES["lenet"], **settings)
-
-
-def chosen_of(net: nn.Module, shape: tuple[int, ...], **settings: Any) -> Any:
-    model = rehearse(model_of(net, {"x": (shape, "float32")}, CLASSES))
-    return choose_subset(model, trace_step(model), **settings)
-
-
-def test_without_tight_limits_everything_is_trained() -> None:
-    assert list(choice().names) == [name for name, _ in build("lenet").named_parameters()]
-
-
-def test_the_upload_limit_ends_the_run_of_layers() -> None:
-    chosen = choice(most_values=24 * CLASSES + CLASSES + 68 * 24 + 24)
-
-    assert chosen.names == ("7.weight", "7.bias", "9.weight", "9.bias")
-    assert chosen.reasons == (
-        "trained: the last 2 of 4 layers, from 7 (Linear) on: 1,781 values, 34,604 bytes of training",
-        "with 3 (Conv2d) it would be 2,716 values, and 1,781 are allowed",
-    )
-
-
-def test_the_memory_limit_is_kept_to_the_byte() -> None:
-    figures = compiled(build("lenet"), SHAPES["lenet"], head(build("lenet"), 2)).playable.program.resources
-
-    assert len(choice(memory=figures.training_bytes).names) == 4
-    assert len(choice(memory=figures.training_bytes - 1).names) == 2
-
-
-def test_where_nothing_fits_the_reason_and_the_ways_out_are_said() -> None:
-    with pytest.raises(NothingFits, match=r"with 9 \(Linear\) training takes .* 10 are allowed.*smaller micro-batch"):
-        choice(memory=10)
-
-
 def test_layers_count_in_the_order_in_which_they_are_used() -> None:
     class Backwards(nn.Module):
         def __init__(self) -> None:
@@ -167,9 +121,9 @@ def test_layers_count_in_the_order_in_which_they_are_used() -> None:
         def forward(self, x: Any) -> Any:
             return self.head(self.body(x))
 
-    chosen = chosen_of(Backwards(), (4,), memory=1 << 20, most_values=36, microbatch=1, optimizer=MOMENTUM)
+    model = rehearse(model_of(Backwards(), {"x": ((4,), "float32")}, CLASSES))
 
-    assert chosen.names == ("head.weight", "head.bias")
+    assert list(used_layers(model, trace_step(model))) == ["body", "head"]
 
 
 if __name__ == "__main__":

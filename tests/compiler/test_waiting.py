@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from torch import nn
 
+from tacit.compiler.choose import parameters_of
 from tacit.compiler.compile import Compiled, compile_program
+from tacit.compiler.parts import rewritten
 from tacit.plan.program import Optimizer
 from tacit.plan.tape import Kind, Op
-from tacit.task import Precision
+from tacit.task import Precision, slices
 from tests.compiler.families import mobilenet, resnet8
 from tests.compiler.models import (
     CLASSES,
@@ -97,6 +99,18 @@ def test_activations_that_wait_take_fewer_bits(name: str, number: str, share: fl
     for make in (Engine, SlowPlayer):
         error = np.linalg.norm(gradient(narrow, make) - right) / np.linalg.norm(right)
         assert 0 < error < most, make
+
+
+@pytest.mark.parametrize("number", ["bfloat16", "int8"])
+def test_a_gradient_put_together_from_parts_waits_only_once_it_is_whole(number: str) -> None:
+    # The gradient of what a slice of inputs reads is added into zeros: between the two nothing may be exchanged.
+    net, names = rewritten(mobile(), [slices("5.body.0", inputs=range(2, 4)), "3.body.0.weight"])
+    exact = made(net, parameters_of(net, names))
+
+    smaller = made(net, parameters_of(net, names), precision=Precision(saved=number), recompute=True)
+
+    apart = np.linalg.norm(gradient(smaller) - gradient(exact)) / np.linalg.norm(gradient(exact))
+    assert apart < 0.05
 
 
 def test_what_only_gates_a_gradient_waits_as_bits() -> None:

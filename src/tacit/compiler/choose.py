@@ -1,84 +1,15 @@
-"""Which parameters to train: the longest run of last layers that fits the limits.
-
-A layer is a module with parameters of its own, taken whole; layers are in the order in which the forward pass
-first uses them. What fits is known exactly, because every candidate is compiled.
-"""
+"""The layers of a module in the order in which its forward pass uses them, and what training some of them takes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from torch import nn
 
 from tacit.compiler.compile import EXACT, plan_training, training_bytes, training_tapes
-from tacit.compiler.errors import NothingFits, NotLowered
 from tacit.compiler.trace import Model, Traced
 from tacit.compiler.weights import Weights
 from tacit.plan.program import Optimizer
 from tacit.plan.tape import Number
 from tacit.task import Precision
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The subset, and why it is that one."""
-
-    names: tuple[str, ...]
-    reasons: tuple[str, ...]
-
-
-def choose_subset(
-    model: Model,
-    traced: Traced,
-    *,
-    memory: int,
-    most_values: int,
-    microbatch: int,
-    optimizer: Optimizer,
-    precision: Precision = EXACT,
-    recompute: bool = False,
-) -> Choice:
-    """The longest run of last layers with at most `most_values` values and `memory` bytes of training.
-
-    >>> from tacit.compiler.trace import model_of, rehearse, trace_step
-    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> model = rehearse(model_of(net, {"x": ((4,), "float32")}, 3))
-    >>> choose_subset(model, trace_step(model), memory=1 << 20, most_values=30, microbatch=2,
-    ...     optimizer=Optimizer(0.1)).names
-    ('2.weight', '2.bias')
-    """
-    layers = used_layers(model, traced)
-    if not layers:
-        raise NothingFits("the module has no parameters; there is nothing to train")
-    chosen: tuple[str, ...] = ()
-    reasons: list[str] = []
-    paths = list(layers)
-    for count in range(1, len(paths) + 1):
-        names = tuple(name for path in paths[-count:] for name in layers[path])
-        here = model.kind(paths[-count])
-        values = sum(model.parameters[name].numel() for name in names)
-        if values > most_values:
-            reasons.append(f"with {here} it would be {values:,} values, and {most_values:,} are allowed")
-            break
-        try:
-            needed, _ = costs(model, traced, names, microbatch, optimizer, precision, recompute)
-        except NotLowered as error:
-            if count == 1:
-                # Not a matter of limits: no subset of this module can be trained, and this says why.
-                raise
-            reasons.append(f"{here} cannot be reached: {error}")
-            break
-        if needed > memory:
-            reasons.append(f"with {here} training takes {needed:,} bytes, and {memory:,} are allowed")
-            continue
-        chosen = names
-        every = f"all {count} layers" if count == len(paths) else f"the last {count} of {len(paths)} layers"
-        reasons = [f"trained: {every}, from {here} on: {values:,} values, {needed:,} bytes of training"]
-    if not chosen:
-        raise NothingFits(
-            f"not even the last layer fits: {'; '.join(reasons)}. Allow more memory or upload, a smaller "
-            "micro-batch, or give the module a smaller last layer."
-        )
-    return Choice(chosen, tuple(reasons))
 
 
 def used_layers(model: Model, traced: Traced) -> Mapping[str, list[str]]:

@@ -161,7 +161,7 @@ def finished(
     `full` is what training the whole model would take, for comparison.
     """
     weights = training.weights
-    laid = [training.prefix, training.train, training.apply, *forward]
+    laid = [training.prefix, training.train, training.apply, *reversed(forward)]
     sizes = _sizes(model, training, microbatch)
     tapes = {one.graph.kind: emit(one.graph, one.placement, sizes) for one in laid if one is not None}
     resources = _resources(model, training, tapes, full)
