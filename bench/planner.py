@@ -65,6 +65,7 @@ class Visit:
     """Milliseconds of the processor for a visit. `kept` is NaN where there is no prefix."""
 
     data: str
+    contestant: str  # the first that chose it
     subset: str
     without: float
     kept: float
@@ -188,17 +189,17 @@ def text(results: Sequence[Result], visited: Sequence[Visit]) -> str:
         for one in visited:
             kept = "no prefix" if math.isnan(one.kept) else f"{one.kept:8.2f} ms {WATTS * one.kept:8.1f} mJ"
             without = f"{one.without:8.2f} ms {WATTS * one.without:8.1f} mJ"
-            lines.append(f"  {one.data:<14} {without}  {kept:<23}  {one.subset}")
+            lines.append(f"  {one.data:<14} {one.contestant:<23} {without}  {kept:<23}  {one.subset}")
     return "\n".join(lines) + "\n"
 
 
-def timed(here: Setting, subset: Subset, rounds: int) -> Visit:
+def timed(here: Setting, contestant: str, subset: Subset, rounds: int) -> Visit:
     """What a visit takes: both ways in turn."""
     say(f"{here.data.name}: timing {said(subset)}")
     timings = interleaved(visits(here, subset), rounds=rounds, clock=time.process_time)
     without = 1000 * timings["without"].median_s
     kept = without * timings["kept"].ratio if "kept" in timings else math.nan
-    return Visit(here.data.name, said(subset), without, kept)
+    return Visit(here.data.name, contestant, said(subset), without, kept)
 
 
 def visit_rows(found: Sequence[Visit]) -> list[Row]:
@@ -234,15 +235,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in data_names:
             steps = QUICK_STEPS if quick else DATA[name].steps
             # A visit's time is of the shapes, which other starts share.
-            timing: dict[Subset, Setting] = {}
+            timing: dict[Subset, tuple[Setting, str]] = {}
             for here, entry, result in compared(DATA[name], starts, memories, contestants, steps, seeds):
                 results.append(result)
                 if here.start == starts[0] and family(entry.contestant) not in SEARCHES:
-                    timing[entry.subset] = here
+                    timing.setdefault(entry.subset, (here, entry.contestant))
                 if asked.text:
                     asked.text.write_text(text(results, visited))
-            for subset, here in [] if asked.no_visits else list(timing.items())[: QUICK_VISITS if quick else None]:
-                visited.append(timed(here, subset, 3 if quick else 7))
+            most = 0 if asked.no_visits else QUICK_VISITS if quick else len(timing)
+            for subset, (here, who) in list(timing.items())[:most]:
+                visited.append(timed(here, who, subset, 3 if quick else 7))
             if asked.text:
                 asked.text.write_text(text(results, visited))
         print(text(results, visited))
