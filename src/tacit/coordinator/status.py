@@ -139,7 +139,7 @@ def spent(plan: Plan, mu2: float) -> Statement:
 
 
 def promise(plan: Plan) -> Statement:
-    """What the whole life of the Plan, and of those before it, costs a device at most, against one keyholder's noise."""
+    """What the Plan, with those before it, costs a device at most in its whole life, against one keyholder's noise."""
     noise = plan.manifest.noise
     return statement(sqrt(plan.manifest.mu2_life), noise.delta, trust=_trust(plan), unit=noise.unit)
 

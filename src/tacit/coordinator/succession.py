@@ -7,6 +7,7 @@ from its next Snapshot boundary on, and only then does its successor begin.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ def chain_of(plan: Plan, known: Mapping[bytes, Plan]) -> list[Plan]:
         chain.insert(0, known[continues.plan_id])
     while following := _successors(chain[-1], known):
         chain.append(following[0])
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in pairwise(chain):
         if reason := broken_succession(before, after):
             raise SuccessionRefused(f"Plan {after.name} does not continue {before.name}: {reason}")
         if others := [one.name for one in _successors(before, known) if one.plan_id != after.plan_id]:
@@ -53,8 +54,8 @@ def check_start(before: Store, after: Plan) -> None:
     head = before.head(continues.version)
     if head is None or head.snapshot_hash != continues.snapshot_hash:
         raise SuccessionRefused(
-            f"Plan {after.name} starts from a Snapshot {continues.version} of Plan {continues.plan_id.hex()[:8]} that was "
-            "not published here; compile it with --continues and this --home, or from a Snapshot that `tacit fetch` wrote"
+            f"Plan {after.name} starts from a Snapshot {continues.version} of Plan {continues.plan_id.hex()[:8]} that "
+            "was not published here; compile it with --continues and this --home"
         )
 
 

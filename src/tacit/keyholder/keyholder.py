@@ -307,7 +307,7 @@ class Keyholder:
         found: dict[DeviceKey, Landings] = {}
         for one, began in self._chain(plan):
             for dpk, landed in self._store.landings(PlanId(one.plan_id), devices).items():
-                # A Plan may go on after the Snapshot from which the next starts; its batches lie before it all the same.
+                # A Plan may go on after the Snapshot from which the next starts; its batches lie before all the same.
                 last_t = landed.last_t if one is plan else min(landed.last_t - began, -1)
                 known = found.get(dpk, Landings(0, last_t))
                 spent = known.mu2 + landed.count * one.manifest.debit

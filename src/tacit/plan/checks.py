@@ -46,8 +46,8 @@ def _charter(manifest: Manifest, charter: Charter, author: bytes) -> Iterator[st
     if manifest.limits.expires_at > charter.expires_at:
         yield "it outlives its charter"
     if manifest.device_class not in (charter.classes or ("",)):
-        classes = ", ".join(charter.classes)
-        yield f"it is of class {manifest.device_class!r} and its charter has {f'classes {classes}' if classes else 'none'}"
+        known = ", ".join(charter.classes) or "none"
+        yield f"it is of class {manifest.device_class!r} and the classes of its charter are {known}"
     if (continues := manifest.continues) is not None:
         names = (continues.plan_id, continues.snapshot_hash, continues.lineage)
         if any(len(name) != 32 for name in names) or continues.before < 1:
