@@ -7,10 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from tacit.cli.chain import assembled, describe_chain
+
 EXAMPLE = """\
 example:
   tacit compile mine.py -o mine.tacit
   tacit compile mine.py --memory 2MiB --explain
+  tacit compile next.py --continues mine.tacit
 
 The Plan is signed with the developer's key in --home (made at the first compile). It names the
 coordinator's key and an embedded keyholder's from the same folder, so `tacit serve` finds them there.
@@ -26,6 +29,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--explain", action="store_true", help="say why, and show the arena")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the arena: time across, offset up")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
+    describe_chain(parser)
     parser.add_argument("--home", help="where keys live (default: TACIT_HOME or ~/.tacit)")
 
 
@@ -38,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = {name: value for name in ("memory", "upload") if (value := getattr(arguments, name))}
     task = replace(task, budget=replace(task.budget, **given))
 
-    from tacit.compiler.assemble import Parties, assemble
+    from tacit.compiler.assemble import Parties
     from tacit.coordinator.keys import load_or_make
     from tacit.keyholder.keys import new_card
     from tacit.plan.bundle import build_plan, parse_plan
@@ -50,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     # "embedded" instead of an address: whoever serves the Plan starts this keyholder beside the coordinator.
     card = new_card(place / "keyholder", "embedded:", os.urandom)
     parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
-    made = assemble(task, parties, compare=_progress if arguments.explain else None)
+    made = assembled(arguments, task, parties, place, _progress if arguments.explain else None)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     if arguments.picture is not None:
         from tacit.compiler.picture import svg

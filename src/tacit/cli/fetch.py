@@ -4,6 +4,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+HEAD = ".head"  # the signed HEAD of a Snapshot is written beside it, under its name and this
+
 EXAMPLE = """\
 example:
   tacit fetch 'http://127.0.0.1:8750/join/…?author=…' -o snapshot.bin
@@ -27,6 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from tacit.errors import TacitError
     from tacit.plan.bundle import read_plan
     from tacit.wire.ids import PlanId
+    from tacit.wire.messages import encode
 
     link = parse_link(arguments.link)
     client = Client(link)
@@ -43,4 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
         verified_head(head, PlanId(plan.plan_id), plan.manifest, Seen(None, None))
         data = client.snapshot(head.snapshot_hash, 4 * plan.manifest.program.d)
     arguments.output.write_bytes(data)
+    # Beside it what the keyholders signed, so that a Plan can be compiled that starts from here.
+    arguments.output.with_name(arguments.output.name + HEAD).write_bytes(encode(head))
     print(f"wrote {arguments.output}: Snapshot {head.version} of {plan.name}, {len(data):,} bytes")

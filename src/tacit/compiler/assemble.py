@@ -27,6 +27,7 @@ from tacit.compiler.public import public_examples
 from tacit.compiler.trace import model_of, rehearse
 from tacit.compiler.whole import Whole
 from tacit.plan.bundle import playable_blobs
+from tacit.plan.chain import MOST_PLANS
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
@@ -140,7 +141,7 @@ def assemble(
         data_sources=tuple(task.data_sources) or ("the file or folder its owner names",),
         author=parties.author,
         keyholders=tuple(card.sig_pk for card in parties.keyholders),
-        most_plans=1,
+        most_plans=MOST_PLANS,
         mu2_total=numbers.noise.mu2_total,
         unit="device",
         expires_at=now + days * DAY,

@@ -28,6 +28,16 @@ class Joined:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """This device goes on in the Plan that continues the one it was in; `Joined` says what that asks for."""
+
+    plan_id: bytes
+    title: str
+    before: bytes
+    version: int  # the Snapshot of the Plan before from which this one starts
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The frozen part of the model was computed for every example; `reused` if it was there from before."""
 
@@ -126,7 +136,7 @@ class Ended:
     accepted: int
 
 
-Event = Joined | Prepared | Training | Trained | Dropped | Sent | Received | Settled | Expired | Waiting | Ended
+Event = Joined | Moved | Prepared | Training | Trained | Dropped | Sent | Received | Settled | Expired | Waiting | Ended
 
 
 def line(event: Event) -> str:
@@ -147,6 +157,11 @@ def line(event: Event) -> str:
                 f"  purpose: {_plain(event.purpose) or 'its author states none'}\n"
                 f"  data: {sources or 'its author states none'}\n"
                 f"  {event.privacy_sentence}\n  {event.trust_sentence}"
+            )
+        case Moved():
+            return (
+                f"moved: to Plan {event.plan_id.hex()[:8]} ({_plain(event.title)}), which continues Plan "
+                f"{event.before.hex()[:8]} from its Snapshot {event.version}"
             )
         case Prepared():
             how = "found" if event.reused else "computed once"

@@ -8,6 +8,7 @@ a coordinator says about a successor is believed, because the author signs which
 from collections.abc import Collection
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tacit.plan.bundle import Plan
 from tacit.plan.manifest import Charter, Continues
@@ -18,7 +19,7 @@ from tacit.wire.ids import Digest, sha256
 MOST_PLANS = 8  # of a chain, where the developer says nothing: they share one budget, so their number costs nobody
 
 
-def continuation(before: Plan, version: int, snapshot_hash: Digest) -> Continues:
+def continuation(before: Plan, version: int, snapshot_hash: bytes) -> Continues:
     """What a successor of `before` says of it, when it starts from that Snapshot."""
     older = before.manifest.continues
     return Continues(before.plan_id, version, snapshot_hash, before.lineage, 1 if older is None else older.before + 1)
@@ -33,7 +34,7 @@ def broken_succession(before: Plan, after: Plan) -> str | None:
         return f"it is signed by {after.author.hex()[:8]} and the Plan before it by {before.author.hex()[:8]}"
     if after.manifest.charter_id != before.manifest.charter_id:
         return "its charter is another"
-    if continues != continuation(before, continues.version, Digest(continues.snapshot_hash)):
+    if continues != continuation(before, continues.version, continues.snapshot_hash):
         return "it misstates the chain that it continues"
     if after.manifest.device_class != before.manifest.device_class:
         return f"it is of class {after.manifest.device_class!r} and the Plan before it of another"
@@ -44,18 +45,15 @@ def broken_succession(before: Plan, after: Plan) -> str | None:
         )
     if continues.version > before.manifest.noise.snapshots:
         return f"it starts from Snapshot {continues.version}, and the Plan before it ends with batches before that"
-    same = trains_the_same(before, after)
+    same = trains_the_same(before, after.manifest.program, after.blobs["frozen"])
     if same and sha256(after.initial_snapshot) != continues.snapshot_hash:
         return "it trains the same values and does not start from the Snapshot that it names"
     return None
 
 
-def trains_the_same(before: Plan, after: Plan) -> bool:
-    """Whether a Snapshot of one says the same in the other: the same tensors in the same places, on the same frozen
-    weights."""
-    return _fixed(before.manifest.program) == _fixed(after.manifest.program) and np.array_equal(
-        before.blobs["frozen"], after.blobs["frozen"]
-    )
+def trains_the_same(before: Plan, program: Program, frozen: NDArray[np.uint8]) -> bool:
+    """Whether a Snapshot of a Plan says the same in another: tensors of the same places on the same frozen weights."""
+    return _fixed(before.manifest.program) == _fixed(program) and np.array_equal(before.blobs["frozen"], frozen)
 
 
 def _fixed(program: Program) -> object:

@@ -57,7 +57,7 @@ def gather(
     made = made_by({device.role.name: device.home for device in devices}, plan)
     openings = openings_of(f"http://127.0.0.1:{keyholder_port}", plan)
     counted = audit(made, openings, claims_for(made, openings, link), max_age=manifest.batch.max_age, ended=True)
-    cost = spent(plan, counted.landings * manifest.debit)
+    cost = spent(plan, counted.landings)
     resources = manifest.program.resources
     sends = sum(device.sent for device in devices)
     alone = yardstick["alone"]
