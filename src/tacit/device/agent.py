@@ -157,9 +157,9 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
         continues=manifest.continues,
         now=patience.world.second(),
     )
-    crash_point("device.move.committed")
     before = ledger.before(member.plan_id)
     if before is not None and manifest.continues is not None:
+        crash_point("device.move.committed")
         leave_behind(settings.home, plan, ledger)
         if before != known:
             patience.report(events.Moved(plan.plan_id, manifest.title, before, manifest.continues.version))
