@@ -185,9 +185,10 @@ class Client:
                 answer = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise self._silent(error) from error
-            if answer.status not in (200, 201, 304):
-                raise self._refusal(answer)
-            yield answer
+            with answer:  # a refusal may be kept for long, and must not keep the socket
+                if answer.status not in (200, 201, 304):
+                    raise self._refusal(answer)
+                yield answer
         finally:
             connection.close()
 
