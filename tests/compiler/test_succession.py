@@ -181,7 +181,7 @@ def test_a_module_into_which_nothing_can_be_carried_is_refused(subset: list[str]
 def test_a_head_on_projected_features_is_continued_by_the_same_head_only():
     draw = np.random.default_rng(0)
     public = {"x": draw.normal(size=(40, 6)).astype(np.float32), "y": draw.integers(0, 3, 40).astype(np.int32)}
-    task = replace(TASK, subset=tacit.projected("middle", features=4), public=lambda: public)
+    task = replace(TASK, subset=[tacit.projected("middle", features=4)], public=lambda: public)
     learnt = trained(plan_of(task))
 
     assert follow(learnt, task).initial_snapshot == learnt.snapshot
