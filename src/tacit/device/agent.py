@@ -178,6 +178,7 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
             training_bytes=program.resources.training_bytes,
             landings_used=ledger.standing(member.plan_id).landings_used,
             landings=landings,
+            device_class=manifest.device_class,
         )
     )
     outbox = Outbox(member, ledger, client, patience.world.second)

@@ -25,6 +25,7 @@ class Joined:
     training_bytes: int
     landings_used: int
     landings: int
+    device_class: str = ""  # which everybody knows who sees what is sent
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def line(event: Event) -> str:
                 f"{event.landings_used} of {event.landings} landings used\n"
                 f"  purpose: {_plain(event.purpose) or 'its author states none'}\n"
                 f"  data: {sources or 'its author states none'}\n"
+                f"{_class(event.device_class)}"
                 f"  {event.privacy_sentence}\n  {event.trust_sentence}"
             )
         case Moved():
@@ -194,6 +196,14 @@ def line(event: Event) -> str:
             return f"ended: {event.reason}; {event.accepted} {updates} accepted"
         case _:
             assert_never(event)
+
+
+def _class(name: str) -> str:
+    """
+    >>> _class(""), _class("phone")
+    ('', '  class: phone; whoever sees what is sent knows that this device is one\\n')
+    """
+    return f"  class: {_plain(name)}; whoever sees what is sent knows that this device is one\n" if name else ""
 
 
 def _held_back(version: int, held: HeldBack) -> str:
