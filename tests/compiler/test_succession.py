@@ -15,7 +15,7 @@ from tacit.compiler.assemble import Parties
 from tacit.compiler.developer import DeveloperPlan
 from tacit.compiler.succession import CharterFull, Learnt, NotContinued, succeed, within
 from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan
-from tacit.plan.chain import MOST_PLANS, broken_succession
+from tacit.plan.chain import MOST_PLANS, broken_succession, prefix_digest
 from tacit.plan.manifest import KeyholderCard
 from tacit.wire.ids import key_id
 from tacit.wire.keys import SealingKey, SigningKey
@@ -208,3 +208,13 @@ def test_a_successor_keeps_its_class():
     learnt = trained(parse_plan(build_plan(manifest, charter, made.blobs, AUTHOR)))
 
     assert follow(learnt, replace(TASK, subset=["middle"])).manifest.device_class == "phone"
+
+
+def test_what_a_prefix_makes_of_an_example_is_another_thing_once_its_weights_have_learnt():
+    head = plan_of(TASK)
+    same = follow(trained(head), replace(TASK, local=tacit.Local(epochs=3)))
+    learnt_before = follow(trained(plan_of(replace(TASK, subset=["first"]))), TASK)
+
+    assert prefix_digest(head) == prefix_digest(same) is not None
+    assert head.blobs["tape/prefix"].tobytes() == learnt_before.blobs["tape/prefix"].tobytes()
+    assert prefix_digest(learnt_before) not in (None, prefix_digest(head))

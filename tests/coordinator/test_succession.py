@@ -66,7 +66,7 @@ def test_a_batch_that_nobody_has_opened_ends_with_its_plan(tmp_path: Path, state
     assert ended == Ended(0, Code.E_SUCCEEDED, f"Plan {after.plan_id.hex()} continues it")
     assert {bench.fate(one) for one in uploads} == {Fate.EXPIRED}
     assert not bench.opener.step(bench.store, int(bench.now[0]))
-    (answer,) = bench.receive(Device(bench.world).update(0, bench.world.hash_of(bench.store.head(0))))  # type: ignore[arg-type]
+    (answer,) = bench.receive(Device(bench.world).update(0, bench.world.hash_of(bench.store.head(0))))
     assert isinstance(answer, Refusal) and answer.code is Code.E_SUCCEEDED and after.plan_id.hex() in answer.reason
 
 
