@@ -13,7 +13,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -26,11 +26,13 @@ from tacit.codec.ring import pack
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.keyholder.keys import load_identity, new_card
 from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan
+from tacit.plan.chain import continuation
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import (
     FORMAT,
     BatchRule,
     Charter,
+    Continues,
     KeyholderCard,
     Limits,
     LocalTraining,
@@ -44,7 +46,7 @@ from tacit.privacy.mask import mask_key, masked
 from tacit.privacy.seal import seal
 from tacit.wire import preimage
 from tacit.wire.codes import Code
-from tacit.wire.ids import DeviceKey, Digest, KeyId, Lineage, PlanId, UpdateId, sha256
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey
 from tacit.wire.messages import Credential, ErrorReply, Head, Message, Receipt, Upload, decode, encode
 from tacit.wire.signed import sign_credential, sign_upload
@@ -75,12 +77,16 @@ def make_plan(
     max_upload_bytes: int = 4096,
     title: str = "numbers",
     charter_keyholders: Sequence[bytes] | None = None,
+    charter: Charter | None = None,
+    continues: Continues | None = None,
+    initial: bytes | None = None,
+    device_class: str = "",
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
     expires_at = int(time.time()) + 30 * 24 * 3600 if expires_at is None else expires_at
     mu2_total = 1 / sigma**2
-    charter = Charter(
+    charter = charter or Charter(
         title=title,
         purpose="to test <sums> & nothing else",
         data_sources=("integers <1..9>",),
@@ -126,10 +132,12 @@ def make_plan(
         coordinator=coordinator.sig.public,
         limits=Limits(max_upload_bytes=max_upload_bytes, max_memory=1 << 20, max_seconds=60, expires_at=expires_at),
         blobs=(),
+        continues=continues,
+        device_class=device_class,
     )
     blobs = {f"tape/{name}": b"tape" for name in ("train", "apply", "evaluate", "predict")}
-    initial = np.arange(d, dtype=np.float32) / np.float32(8)
-    return build_plan(manifest, charter, {**blobs, "frozen": b"", "initial": encode_snapshot(initial)}, author)
+    initial = initial or encode_snapshot(np.arange(d, dtype=np.float32) / np.float32(8))
+    return build_plan(manifest, charter, {**blobs, "frozen": b"", "initial": initial}, author)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +148,7 @@ class World:
     author: SigningKey
     coordinator: CoordinatorKeys
     plan: Plan
+    file: str = "plan.tacit"
 
     @property
     def plan_id(self) -> PlanId:
@@ -154,11 +163,11 @@ class World:
 
     @property
     def plan_file(self) -> Path:
-        return self.folder / "plan.tacit"
+        return self.folder / self.file
 
     def credential(self, dpk: bytes, hours: int = 24) -> Credential:
         hour = int(time.time()) // 3600 + hours
-        return sign_credential(self.coordinator.enrolment, DeviceKey(dpk), Lineage(self.plan_id), hour)
+        return sign_credential(self.coordinator.enrolment, DeviceKey(dpk), self.plan.lineage, hour)
 
     def head_hash(self, version: int, snapshot_hash: Digest) -> Digest:
         key_ids = [KeyId(card.key_id) for card in self.plan.manifest.keyholders]
@@ -180,6 +189,23 @@ def make_world(folder: Path, keyholders: int = 1, **rules: Any) -> World:
     data = make_plan(author, coordinator, cards, **rules)
     (folder / "plan.tacit").write_bytes(data)
     return World(folder, author, coordinator, parse_plan(data))
+
+
+def following(world: World, version: int, snapshot: bytes | None = None, **rules: Any) -> World:
+    """The same keys with the next Plan of the chain, which starts from this Snapshot of the Plan before: its own
+    first one, if none is given."""
+    before = world.plan
+    snapshot = before.initial_snapshot if snapshot is None else snapshot
+    cards = [
+        new_card(world.keyholder_home(j), card.url, os.urandom) for j, card in enumerate(before.manifest.keyholders, 1)
+    ]
+    continues = continuation(before, version, sha256(snapshot))
+    fixed = {"charter": before.charter, "continues": continues, "expires_at": before.charter.expires_at}
+    fixed |= {"initial": None if "d" in rules else snapshot, "device_class": before.manifest.device_class}
+    data = make_plan(world.author, world.coordinator, cards, **{**fixed, **rules})
+    file = f"plan{continues.before + 1}.tacit"
+    (world.folder / file).write_bytes(data)
+    return replace(world, plan=parse_plan(data), file=file)
 
 
 def identity(world: World, j: int = 1) -> SigningKey:

@@ -51,7 +51,7 @@ export type Plan = {
 
 export class PlanRefused extends Error {}
 
-const FORMAT = 2;
+const FORMAT = 3;
 const HEADER = 192;
 const ALIGNMENT = 64;
 

@@ -33,6 +33,7 @@ _STATUS = {
     Code.E_PLAN: 404,
     Code.E_EXPIRED: 410,
     Code.E_BUDGET: 410,
+    Code.E_SUCCEEDED: 410,
     Code.E_VERSION_FUTURE: 503,
     Code.E_CRED: 403,
     Code.E_SIG: 403,

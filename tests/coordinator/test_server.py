@@ -541,7 +541,7 @@ def test_a_plan_with_numbers_that_nobody_foresaw_is_refused(
     monkeypatch.setattr(process, "read_plan", read)
 
     with pytest.raises(PlanRefused, match="a number"):
-        process.coordinator_of(process.parse(words))
+        process.coordinators_of(process.parse(words))
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path):

@@ -263,9 +263,9 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path: Path):
 
 def test_a_ledger_of_a_later_format_is_refused(tmp_path: Path):
     with opened(tmp_path) as ledger:
-        ledger._run("UPDATE device SET format = 2")
+        ledger._run("UPDATE device SET format = 3")
 
-    with pytest.raises(LedgerBroken, match=r"format 2 .* update tacit"):
+    with pytest.raises(LedgerBroken, match=r"format 3 .* update tacit"):
         Ledger.open(tmp_path, os.urandom)
 
 

@@ -27,6 +27,7 @@ from tacit.wire.messages import (
     OUTCOMES,
     LoggedOpened,
     LoggedPlan,
+    LoggedSuccession,
     LogKind,
     Message,
     encode,
@@ -311,6 +312,8 @@ def messages() -> Json:
     first = log.append(coordinator, log.GENESIS, LogKind.PLAN, encode(LoggedPlan(plan_id=PLAN)))
     body = encode(LoggedOpened(plan_id=PLAN, t=0, root=root, count=1, marks=(mark,)))
     second = log.append(coordinator, log.digest(first), LogKind.OPENED, body)
+    succession = LoggedSuccession(plan_id=PLAN, version=1, successor=PlanId(sha256(b"next plan")), started_from=1)
+    third = log.append(coordinator, log.digest(second), LogKind.SUCCESSION, encode(succession))
     all_of_them: dict[str, Message] = {
         "enrol": sign_enrol(device, Lineage(PLAN), "häuser-7"),
         "credential": credential,
@@ -326,6 +329,7 @@ def messages() -> Json:
         "proof_refused": sign_proof(coordinator, PLAN, upload.update_id, "refused", 0),
         "log_1": first,
         "log_2": second,
+        "log_3": third,
     }
     return {
         "seeds": {"device": 1, "authority": 2, "coordinator": 3, "keyholder": 4, "sealing": 5},

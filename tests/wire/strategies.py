@@ -18,6 +18,7 @@ from tacit.wire.messages import (
     LoggedHalt,
     LoggedOpened,
     LoggedPlan,
+    LoggedSuccession,
     LogKind,
     Opened,
     OpenedMark,
@@ -127,6 +128,7 @@ messages = st.one_of(
     ),
     st.builds(LoggedPlan, plan_id=plan_ids),
     st.builds(LoggedOpened, plan_id=plan_ids, t=integers, root=digests, count=integers, marks=several(marks, 1)),
+    st.builds(LoggedSuccession, plan_id=plan_ids, version=integers, successor=plan_ids, started_from=integers),
     st.builds(LoggedHalt, plan_id=plan_ids, key_id=key_ids, code=codes),
     st.builds(ErrorReply, code=codes, reason=sentences, retry_after=st.none() | integers),
 )

@@ -9,8 +9,8 @@ OF_THE_PROTOCOL = """E_PLAN E_EXPIRED E_VERSION_FUTURE E_STALE E_DUP_ID E_DUP_DE
 E_SEAL_HASH E_UNSEAL E_HEAD E_BELOW_T E_T_ORDER E_CHANGED E_BUDGET E_STATE_LOST E_HALTED E_RATE E_TOO_LARGE""".split()
 
 
-def test_every_code_of_the_protocol_is_there_and_one_for_bytes_that_are_no_message():
-    assert {code.value for code in Code} == {*OF_THE_PROTOCOL, "E_MALFORMED"}
+def test_every_code_of_the_protocol_is_there_and_two_of_our_own():
+    assert {code.value for code in Code} == {*OF_THE_PROTOCOL, "E_MALFORMED", "E_SUCCEEDED"}
 
 
 @pytest.mark.parametrize("code", Code)
@@ -29,7 +29,7 @@ def test_only_a_busy_or_a_lagging_party_is_asked_again():
 def test_what_concerns_the_whole_request_never_rejects_one_entry():
     whole = {
         Code.E_BELOW_T, Code.E_T_ORDER, Code.E_CHANGED, Code.E_BUDGET, Code.E_STATE_LOST, Code.E_HALTED,
-        Code.E_RATE, Code.E_TOO_LARGE, Code.E_MALFORMED, Code.E_EXPIRED,
+        Code.E_RATE, Code.E_TOO_LARGE, Code.E_MALFORMED, Code.E_EXPIRED, Code.E_SUCCEEDED,
     }  # fmt: skip
 
     assert not any(code.per_entry for code in whole)

@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from tacit.cli.chain import assembled, describe_chain
 
-    from tacit.compiler.planner.benefit import Valued
-    from tacit.compiler.planner.groups import Layer
+if TYPE_CHECKING:
+    from tacit.compiler.assemble import Scouted
 
 EXAMPLE = """\
 example:
   tacit compile mine.py -o mine.tacit
   tacit compile mine.py --memory 2MiB --explain
   tacit compile mine.py --memory cache-2MiB --device pi-4b --battery 0.1% --front front.html
+  tacit compile next.py --continues mine.tacit
 
 Where the Task names no subset, the one that should learn most within the budget is looked for, on the devices that
 are named (all of `tacit estimate --device all`, if none is); --explain and --front show it among the others.
@@ -53,6 +53,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--front", type=Path, metavar="FILE", help="draw what was found: a .html, .svg or .png")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the arena: time across, offset up")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
+    describe_chain(parser)
     parser.add_argument("--home", help="where keys live (default: TACIT_HOME or ~/.tacit)")
 
 
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.front is not None and task.subset is not None:
         raise InputError("--front draws what was found, and this Task names its subset: take `subset` out of it")
 
-    from tacit.compiler.assemble import Parties, assemble
+    from tacit.compiler.assemble import Parties
     from tacit.coordinator.keys import load_or_make
     from tacit.keyholder.keys import new_card
     from tacit.plan.bundle import build_plan, parse_plan
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     card = new_card(place / "keyholder", "embedded:", os.urandom)
     parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
     scouted = _scouted(Path(arguments.scouted[0]), arguments.scouted[1]) if arguments.scouted else None
-    made = assemble(task, parties, compare=_progress if arguments.explain else None, say=_progress, scouted=scouted)
+    made = assembled(arguments, task, parties, place, _progress, scouted)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     if arguments.picture is not None:
         from tacit.compiler.picture import svg
@@ -126,7 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"\nwrote {output}   next: tacit serve {output}")
 
 
-def _scouted(path: Path, source: str) -> "Callable[[Sequence[Layer]], Valued]":
+def _scouted(path: Path, source: str) -> "Scouted":
     """What each way of training a layer gains by what devices reported."""
     from tacit.cli.figures import promise
     from tacit.cli.scout import snapshot_of

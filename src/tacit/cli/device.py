@@ -61,6 +61,10 @@ def _status(plan: Any, as_json: bool) -> str:
                 "settled": plan.settled,
                 "expired": plan.expired,
                 "forgotten": plan.forgotten,
+                "updates": plan.updates,
+                "device_class": plan.device_class,
+                "continues": plan.continues and plan.continues.hex(),
+                "succeeded_by": plan.succeeded_by and plan.succeeded_by.hex(),
             }
         )
     from tacit.privacy.account import statement
@@ -68,10 +72,20 @@ def _status(plan: Any, as_json: bool) -> str:
 
     # The ledger holds no directory of operators, so nobody counts as independent here.
     said = statement(standing.mu2_spent**0.5, plan.delta, trust=Trust.SINGLE_OPERATOR)
+    name = f"{plan.title} {plan.plan_id.hex()[:8]} at {plan.server}"
+    if plan.device_class:
+        name += f", for devices of the class {plan.device_class}"
+    fates = f"{plan.settled} opened within sums, {plan.expired} expired"
+    if plan.succeeded_by:
+        # What a device lands and spends is counted along the chain, and said once: with the last Plan.
+        return f"{name}: continued by {plan.succeeded_by.hex()[:8]}; {plan.updates} Updates, {fates}"
     state = "forgotten" if plan.forgotten else f"Snapshot {plan.newest_version}"
+    if plan.continues:
+        state = f"continues {plan.continues.hex()[:8]} from its Snapshot {plan.began}; {state}"
+    chain = f" with the Plans before it, {plan.updates} here" if standing.landings_used != plan.updates else ""
     return (
-        f"{plan.title} {plan.plan_id.hex()[:8]} at {plan.server}: {state}; {standing.landings_used} of {plan.landings} "
-        f"Updates, {plan.settled} opened within sums, {plan.expired} expired, {standing.unanswered} in the outbox\n"
+        f"{name}: {state}; {standing.landings_used} of {plan.landings} Updates{chain}, {fates}, "
+        f"{standing.unanswered} in the outbox\n"
         f"  spent so far: {said.sentence}"
     )
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 MOST_LOG = 64 << 20  # bytes of a coordinator's log
 
+HEAD = ".head"  # the signed HEAD of a Snapshot is written beside it, under its name and this
+
 EXAMPLE = """\
 example:
   tacit fetch 'http://127.0.0.1:8750/join/…?author=…' -o snapshot.bin
@@ -28,8 +30,12 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from tacit.wire.messages import encode
+
     plan, head, data = fetched(arguments.link)
     arguments.output.write_bytes(data)
+    # Beside it what the keyholders signed, so that a Plan can be compiled that starts from here.
+    arguments.output.with_name(arguments.output.name + HEAD).write_bytes(encode(head))
     print(f"wrote {arguments.output}: Snapshot {head.version} of {plan.name}, {len(data):,} bytes")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
 from tacit.plan.scouted import asks
-from tacit.privacy.account import Statement, statement
+from tacit.privacy.account import Statement, epsilon_text, statement
 from tacit.privacy.trust import Trust, sentence, trust_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 def promise(plan: Plan) -> Statement:
     """What the Plan promises over its whole life, as seen by somebody who knows no keyholder."""
     noise = plan.manifest.noise
-    return statement(1 / noise.sigma, noise.delta, unit=noise.unit, trust=trust(plan))
+    return statement(plan.manifest.mu2_life**0.5, noise.delta, unit=noise.unit, trust=trust(plan))
+
+
+def charter_promise(plan: Plan) -> Statement:
+    """The same over every Plan of its charter together, which share one budget for a device."""
+    noise = plan.manifest.noise
+    return statement(plan.charter.mu2_total**0.5, noise.delta, unit=noise.unit, trust=trust(plan))
 
 
 def trust(plan: Plan) -> Trust:
@@ -50,6 +56,10 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "snapshots": noise.snapshots,
         "landings": manifest.participation.landings,
         "epsilon": said.epsilon,
+        "charter_epsilon": charter_promise(plan).epsilon,
+        "most_plans": plan.charter.most_plans,
+        "continues": None if manifest.continues is None else manifest.continues.plan_id.hex(),
+        "device_class": manifest.device_class,
         "delta": said.delta,
         "relation": said.relation,
         "trust": trust(plan).value,
@@ -92,8 +102,24 @@ def summary(plan: Plan, size: int) -> str:
             f"{batch.max_age} Snapshots old",
             f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device",
             f"privacy    over the Plan's whole life, at most: {promise(plan).sentence}",
+            f"charter    {_charter(plan)}",
             f"trust      {sentence(trust(plan))}",
         ]
+    )
+
+
+def _charter(plan: Plan) -> str:
+    manifest, charter = plan.manifest, plan.charter
+    number = 1
+    text = ""
+    if (continues := manifest.continues) is not None:
+        number = continues.before + 1
+        text = f"continues Plan {continues.plan_id.hex()[:8]} from its Snapshot {continues.version}; "
+    if manifest.device_class:
+        text += f"for the class {manifest.device_class} of {', '.join(charter.classes)}; "
+    return (
+        f"{text}Plan {number} of at most {charter.most_plans}; for one device, over all of them, at most "
+        f"ε = {epsilon_text(charter_promise(plan).epsilon)}"
     )
 
 

@@ -56,6 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"serving    {plan.name}")
             print(f"trust      {sentence(trust(plan))}")
             print(f"privacy    over the Plan's whole life, at most: {promise(plan).sentence}")
+            if (continues := plan.manifest.continues) is not None:
+                print(
+                    f"continues  Plan {continues.plan_id.hex()[:8]}, which takes no more Updates; its devices move over"
+                )
             if reached_at(arguments.host) != arguments.host and not arguments.public_url:
                 print("note       other machines need another address in this link: say --public-url")
             print(f"join       tacit join '{link}' --data FILE")

@@ -33,6 +33,7 @@ from tacit.compiler.public import public_examples
 from tacit.compiler.trace import model_of, rehearse
 from tacit.compiler.whole import Whole
 from tacit.plan.bundle import playable_blobs
+from tacit.plan.chain import MOST_PLANS
 from tacit.plan.estimate import CODEC_BYTES_PER_VALUE
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
@@ -42,6 +43,7 @@ from tacit.plan.program import Optimizer, Program
 from tacit.task import Label, Local, Precision, Projected, Sign, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
+Scouted = Callable[[Sequence[Layer]], Valued]  # layers as devices have valued them
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def assemble(
     now: int | None = None,
     compare: Callable[[str], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
-    scouted: Callable[[Sequence[Layer]], Valued] | None = None,
+    scouted: Scouted | None = None,
 ) -> Assembled:
     """Compile a Task for its budget; where it names no subset, the one that should learn most is chosen.
 
@@ -158,7 +160,7 @@ def manifest_of(
         data_sources=tuple(task.data_sources) or ("the file or folder its owner names",),
         author=parties.author,
         keyholders=tuple(card.sig_pk for card in parties.keyholders),
-        most_plans=1,
+        most_plans=MOST_PLANS,
         mu2_total=numbers.noise.mu2_total,
         unit="device",
         expires_at=now + days * DAY,
@@ -207,7 +209,7 @@ def _decided(
     public: Mapping[str, NDArray[np.generic]],
     optimizer: Optimizer,
     keyholders: int,
-    scouted: Callable[[Sequence[Layer]], Valued] | None,
+    scouted: Scouted | None,
     say: Callable[[str], None],
 ) -> Decided:
     """The Task as it is, or with the subset that is chosen for it."""
@@ -230,20 +232,25 @@ def _decided(
         narrowed = replace(task, budget=replace(task.budget, memory=room))
         found = choose(narrowed, whole, public, asked, devices, optimizer, scouted, say)
         fitted = found.chosen.fitted
-        settled = replace(
-            task,
-            subset=list(fitted.candidate.subset),
-            local=replace(task.local, microbatch=fitted.setting.microbatch),
-            precision=fitted.setting.precision,
-            recompute=fitted.setting.recompute,
-        )
         say(f"compiling {fitted.candidate.name} …")
-        decided = with_subset(settled, found)
+        decided = with_subset(settled(task, found), found)
         taken = decided.compiled.playable.program.resources.training_bytes
         if taken <= task.budget.memory_bytes or room < task.budget.memory_bytes // 2:
             return decided
         say(f"it takes {taken:,} bytes, {fitted.cost.memory:,} were thought: looking again with less room …")
         room = int(room / (1 + BOUND))
+
+
+def settled(task: Task, found: Found) -> Task:
+    """The Task as if it had named what was found."""
+    fitted = found.chosen.fitted
+    return replace(
+        task,
+        subset=list(fitted.candidate.subset),
+        local=replace(task.local, microbatch=fitted.setting.microbatch),
+        precision=fitted.setting.precision,
+        recompute=fitted.setting.recompute,
+    )
 
 
 def _compiled(

@@ -5,15 +5,18 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tacit.codec.errors import CodecError
 from tacit.coordinator.keyholders import HttpKeyholder
-from tacit.coordinator.keys import load_or_make
+from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
 from tacit.coordinator.sqlite_store import SqliteStore, process_name
+from tacit.coordinator.store import Store
+from tacit.coordinator.succession import begin_after, chain_of, check_start, plans_in
 from tacit.durable import make_folder, write_file
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
@@ -29,7 +32,7 @@ class Settings:
     | setting | example | |
     |---|---|---|
     | home | `~/coordinator` | its keys, and a folder of records for each Plan |
-    | plan | `digits.tacit` | the Plan it serves |
+    | plan | `digits.tacit` | the Plan it serves, with those before and after it that it has served |
     | keyholders | `("http://127.0.0.1:9000",)` | where they are, in the Plan's order; what the Plan says if empty |
     | host | `127.0.0.1` | where it listens |
     | port | `8080` | 0 takes any free one |
@@ -68,42 +71,82 @@ def parse(arguments: list[str]) -> Settings:
     return Settings(given.home, given.plan, tuple(given.keyholder), given.host, given.port, given.deadline)
 
 
-def coordinator_of(settings: Settings) -> Coordinator:
-    """Everything a coordinator consists of, nothing of it started."""
+def coordinators_of(settings: Settings) -> list[Coordinator]:
+    """Everything that serves a Plan and the chain it belongs to, the newest last; nothing of it is started."""
     keys = load_or_make(settings.home, os.urandom)
     plan = _plan(settings.plan)
-    manifest = plan.manifest
-    if manifest.coordinator != keys.sig.public:
+    if plan.manifest.coordinator != keys.sig.public:
         raise InputError(
-            f"{settings.plan} was made for the coordinator {manifest.coordinator.hex()[:16]}… and the key in "
+            f"{settings.plan} was made for the coordinator {plan.manifest.coordinator.hex()[:16]}… and the key in "
             f"{settings.home} is {keys.sig.public.hex()[:16]}…; compile the Task with this home's keys"
         )
-    urls = settings.keyholders or tuple(card.url for card in manifest.keyholders)
-    if len(urls) != len(manifest.keyholders):
-        raise InputError(f"the Plan has {len(manifest.keyholders)} keyholders and {len(urls)} addresses were given")
-    folder = make_folder(settings.home / "plans" / plan.plan_id.hex())
-    plan_file = folder / "plan.tacit"
-    if not plan_file.exists():
-        write_file(plan_file, plan.raw)
-    plan = _plan(plan_file)  # our own copy: nobody else writes to it
+    cards = plan.manifest.keyholders
+    if settings.keyholders and len(settings.keyholders) != len(cards):
+        given = len(settings.keyholders)
+        raise InputError(f"the Plan has {len(cards)} keyholders and {given} addresses were given")
+    addresses = {card.sig_pk: url for card, url in zip(cards, settings.keyholders, strict=False)}
+    folder = make_folder(settings.home / "plans")
+    known = plans_in(folder)
+    # What does not continue what was served here is refused before it is kept: a home follows one successor.
+    chain_of(plan, known)
+    continues = plan.manifest.continues
+    if continues is not None and continues.plan_id in known:
+        before = SqliteStore(_folder(folder, known[continues.plan_id]), known[continues.plan_id], keys.sig)
+        try:
+            check_start(before, plan)
+        finally:
+            before.close()
+    own = make_folder(_folder(folder, plan)) / "plan.tacit"
+    if not own.exists():
+        write_file(own, plan.raw)
+    chain = chain_of(_plan(own), known)  # our own copies: nobody else writes to them
+    pairs = zip([None, *chain], chain, [*chain[1:], None], strict=False)
+    return [_coordinator(settings.deadline_s, keys, folder, addresses, *three) for three in pairs]
+
+
+def _coordinator(
+    deadline_s: int,
+    keys: CoordinatorKeys,
+    plans: Path,
+    addresses: Mapping[bytes, str],
+    before: Plan | None,
+    plan: Plan,
+    successor: Plan | None,
+) -> Coordinator:
+    """`addresses` are of keyholders by their signing keys; another one is where its card says."""
+    urls = tuple(addresses.get(card.sig_pk, card.url) for card in plan.manifest.keyholders)
+    folder = _folder(plans, plan)
 
     def open_store() -> SqliteStore:
         return SqliteStore(folder, plan, keys.sig)
 
-    opener = Opener(
-        plan, keys.sig, [HttpKeyholder(url) for url in urls], settings.deadline_s, Trouble([None] * len(urls))
-    )
-    thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause)
+    def begins(store: Store) -> bool:
+        if before is None or plan.manifest.continues is None:
+            return True
+        older = SqliteStore(_folder(plans, before), before, keys.sig)
+        try:
+            return begin_after(older, store, plan.manifest.continues.version)
+        finally:
+            older.close()
+
+    keyholders = [HttpKeyholder(url) for url in urls]
+    opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor)
+    thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins)
     return Coordinator(
         plan=plan,
-        plan_file=plan_file,
+        plan_file=folder / "plan.tacit",
         keys=keys,
         store=open_store(),
         intake=IntakeThread(open_store, thread.arrived.set),
         opener=thread,
         urls=urls,
-        deadline_s=settings.deadline_s,
+        deadline_s=deadline_s,
+        successor=successor,
     )
+
+
+def _folder(plans: Path, plan: Plan) -> Path:
+    return plans / plan.plan_id.hex()
 
 
 def _plan(path: Path) -> Plan:
@@ -123,7 +166,7 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         settings = parse(sys.argv[1:])
-        serve(make_app(coordinator_of(settings)), settings.host, settings.port)
+        serve(make_app(*coordinators_of(settings)), settings.host, settings.port)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -122,10 +122,11 @@ class Moved(State, frozen=True):
 
 
 class Landing(State, frozen=True):
-    """How often a device key is in an opened batch, and when last."""
+    """How often a device key is in an opened batch of the chain, and when last, counted in this Plan's batches."""
 
     count: int
-    last_t: int
+    last_t: int  # below 0: in a Plan before this one
+    mu2: float = 0.0  # what that cost, in the Plans before this one too
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,13 @@ def on_headed(batch: Headed, queued: Iterable[Member], now: int, manifest: Manif
     old = [member for member in queued if member.base_version + manifest.batch.max_age < t]
     moved = tuple(Moved(member.update_id, Fate.EXPIRED) for member in old)
     return Transition(batch, Collecting(t, now), moved)
+
+
+def on_succeeded(batch: Collecting | Closed | Ended, queued: Iterable[Member], reason: str) -> Transition:
+    """At a Snapshot boundary: another Plan goes on from here, or from where this one had ended already."""
+    if isinstance(batch, Ended):
+        return Transition(batch, Ended(batch.version, Code.E_SUCCEEDED, reason))
+    return on_end(batch, queued, Code.E_SUCCEEDED, reason)
 
 
 def on_end(batch: Batch, queued: Iterable[Member], code: Code, reason: str) -> Transition:

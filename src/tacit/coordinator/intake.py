@@ -13,7 +13,7 @@ from tacit.coordinator.batch import Batch, Ended, Member, earliest
 from tacit.plan.bundle import Plan
 from tacit.plan.manifest import Manifest
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import DeviceKey, Digest, Lineage, PlanId, UpdateId, sha256
+from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
 from tacit.wire.messages import Credential, Entry, Upload, update_hash
 from tacit.wire.signed import check_credential, check_update
 
@@ -90,7 +90,7 @@ def check_upload(upload: Upload, plan: Plan, head_hash: Digest | None, hour: int
         unpack(upload.payload, d, bits)
     except CodecError as error:
         raise Refusal(Code.E_MALFORMED, f"the payload cannot be read: {error}") from error
-    check_credential(upload.credential, upload.dpk, manifest.enrolment, lineage=Lineage(plan_id), hour=hour)
+    check_credential(upload.credential, upload.dpk, manifest.enrolment, lineage=plan.lineage, hour=hour)
     check_update(upload)
     kept = Kept(
         base_version=upload.base_version,

@@ -31,6 +31,7 @@ from tacit.coordinator.batch import (
     on_opened,
     on_prepared,
     on_signed,
+    on_succeeded,
     on_summed,
     on_void,
     root_of,
@@ -48,6 +49,7 @@ from tacit.wire.messages import (
     Entry,
     LoggedHalt,
     LoggedOpened,
+    LoggedSuccession,
     LogKind,
     encode,
     mark_of,
@@ -62,7 +64,9 @@ LEASE_S = 30.0
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
-_FINAL = frozenset({Code.E_BUDGET, Code.E_EXPIRED, Code.E_HALTED, Code.E_STATE_LOST})
+_FINAL = frozenset({Code.E_BUDGET, Code.E_EXPIRED, Code.E_HALTED, Code.E_STATE_LOST, Code.E_SUCCEEDED})
+# So often in a row a step may fail before a Plan that another continues ends without it: about a minute.
+_PATIENCE = 8
 
 
 class Stalled(TacitError):
@@ -80,13 +84,14 @@ class Trouble:
 
 @dataclass(frozen=True, eq=False)
 class Opener:
-    """What the steps of one Plan need, besides the store."""
+    """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on."""
 
     plan: Plan
     key: SigningKey
     keyholders: Sequence[Keyholder]
     deadline_s: int
     trouble: Trouble
+    successor: Plan | None = None
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
     @property
@@ -96,14 +101,28 @@ class Opener:
     def step(self, store: Store, now: int) -> bool:
         """One step, if there is one to take. `Unreachable` and `Stalled` say why there is none yet."""
         before = store.batch()
-        transition = self._ended(before, store, now) or self._next(before, store, now)
+        transition = self._succeeded(before, store) or self._ended(before, store, now) or self._next(before, store, now)
         if transition is None:
             return False
+        self._commit(store, transition)
+        return True
+
+    def give_up(self, store: Store, failures: int) -> bool:
+        """Ends a Plan that another continues where its keyholders do not let its last batch go on."""
+        batch = store.batch()
+        if self.successor is None or failures < _PATIENCE or isinstance(batch, Ended):
+            return False
+        log.warning(
+            "%s: batch %d is given up, because its keyholders do not answer", self.plan.name, batch_number(batch)
+        )
+        self._commit(store, on_end(batch, store.queued(), Code.E_SUCCEEDED, self._succession(self.successor)))
+        return True
+
+    def _commit(self, store: Store, transition: Transition) -> None:
         store.commit(transition, self._logged(transition))
         name = type(transition.after).__name__.lower()
         log.info("%s: batch %d is %s", self.plan.name, batch_number(transition.after), name)
         crash_point(f"coordinator.{name}")
-        return True
 
     def pause(self, store: Store, now: int) -> float:
         """How long until a step may be possible that no Update has to arrive for."""
@@ -111,6 +130,16 @@ class Opener:
         if isinstance(batch, Collecting) and now < batch.since + self.deadline_s:
             return min(batch.since + self.deadline_s - now, LONGEST_PAUSE_S)
         return LONGEST_PAUSE_S
+
+    def _succeeded(self, batch: Batch, store: Store) -> Transition | None:
+        if self.successor is None or (isinstance(batch, Ended) and batch.code is Code.E_SUCCEEDED):
+            return None
+        if not isinstance(batch, Collecting | Closed | Ended):
+            return None  # a batch that may have been opened is finished first
+        return on_succeeded(batch, store.queued(), self._succession(self.successor))
+
+    def _succession(self, successor: Plan) -> str:
+        return f"Plan {successor.plan_id.hex()} continues it"
 
     def _ended(self, batch: Batch, store: Store, now: int) -> Transition | None:
         if isinstance(batch, Ended) or now < self.plan.manifest.limits.expires_at:
@@ -284,6 +313,16 @@ class Opener:
                 return [(LogKind.OPENED, encode(body))]
             case Transition(after=Headed(), head=head) if head is not None:
                 return [(LogKind.HEAD, encode(head))]
+            case Transition(after=Ended(version, Code.E_SUCCEEDED)) if self.successor is not None:
+                continues = self.successor.manifest.continues
+                assert continues is not None, "a successor continues a Plan"
+                body = LoggedSuccession(
+                    plan_id=self.plan_id,
+                    version=version or 0,
+                    successor=PlanId(self.successor.plan_id),
+                    started_from=continues.version,
+                )
+                return [(LogKind.SUCCESSION, encode(body))]
             case Transition(after=Ended(_, code)):
                 ids = (KeyId(card.key_id) for card in self.plan.manifest.keyholders)
                 bodies = (LoggedHalt(plan_id=self.plan_id, key_id=key_id, code=code) for key_id in ids)
@@ -296,7 +335,8 @@ class Opener:
 class OpenerThread:
     """Takes steps as long as there are any, then waits for an Update, for a deadline, or for the end.
 
-    `open_store` makes the thread's own store. `backoff` gives the seconds to wait after so many failures.
+    `open_store` makes the thread's own store. `backoff` gives the seconds to wait after so many failures. Nothing is
+    done before `begins` says so.
     """
 
     opener: Opener
@@ -304,6 +344,7 @@ class OpenerThread:
     owner: str
     clock: Callable[[], float]
     backoff: Callable[[int], float]
+    begins: Callable[[Store], bool] = lambda store: True
     arrived: threading.Event = field(default_factory=threading.Event)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -322,7 +363,7 @@ class OpenerThread:
     def _run(self) -> None:
         store = self.open_store()
         failures = 0
-        swept = False
+        begun = swept = False
         try:
             while not self._stopped.is_set():
                 self.arrived.clear()
@@ -330,6 +371,10 @@ class OpenerThread:
                     break  # asked to stop between the two lines above
                 if not store.lease(self.owner, self.clock(), LEASE_S):
                     self.arrived.wait(1.0)
+                    continue
+                begun = begun or self.begins(store)
+                if not begun:
+                    self.arrived.wait(0.2)
                     continue
                 if not swept:
                     store.sweep()
@@ -345,6 +390,8 @@ class OpenerThread:
                 except TacitError as error:
                     failures += 1
                     pause = self.backoff(failures)
+                    if self.opener.give_up(store, failures):
+                        continue
                     log.warning("%s; it is tried again in %.1f s", error, pause)
                     self._stopped.wait(pause)
                 except Exception:

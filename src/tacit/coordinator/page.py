@@ -27,8 +27,11 @@ _HOST = re.compile(r"[A-Za-z0-9.:\-\[\]]{1,253}")
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
 
 
-def join_page(plan: Plan, scheme: str, host: str, author: str | None) -> str:
-    """The page as HTML. `host` and `author` come from whoever asked, and are believed for nothing."""
+def join_page(plan: Plan, scheme: str, host: str, author: str | None, newest: Plan) -> str:
+    """The page as HTML. `host` and `author` come from whoever asked, and are believed for nothing.
+
+    `newest` is the last Plan of the chain: it is the one to join.
+    """
     manifest, text = plan.manifest, html.escape
     sources = "".join(f"<li>{text(source)}</li>" for source in plan.charter.data_sources) or "<li>none named</li>"
     said, asking = promise(plan), asks(plan)
@@ -47,7 +50,7 @@ def join_page(plan: Plan, scheme: str, host: str, author: str | None) -> str:
 <p>Its purpose: {text(plan.charter.purpose)}</p>
 <p>You are invited {invited} with data on your own device. The data stay there. What leaves is
 one Update at a time: clipped, rounded and masked, {manifest.limits.max_upload_bytes} bytes at most.</p>
-{_command(plan, scheme, host, author)}
+{_command(plan, scheme, host, author, newest)}
 <h2>What it asks of your device</h2>
 <dl>
 <dt>Data it may read</dt><dd><ul>{sources}</ul></dd>
@@ -64,14 +67,23 @@ who fills a batch with Updates of their own knows all of its sum but yours, and 
 protects you.</p>
 <h2>What the noise promises</h2>
 <p>Over the Plan's whole life, at most: {text(said.sentence)}</p>
-<p>Plan <code>{plan.plan_id.hex()}</code></p>
+{_class(plan)}<p>Plan <code>{plan.plan_id.hex()}</code></p>
 </main>
 </body>
 </html>
 """
 
 
-def _command(plan: Plan, scheme: str, host: str, author: str | None) -> str:
+def _class(plan: Plan) -> str:
+    if not plan.manifest.device_class:
+        return ""
+    return (
+        f"<p>This Plan is for devices of the class {html.escape(plan.manifest.device_class)}. Everybody who sees what "
+        "you send knows that yours is one.</p>\n"
+    )
+
+
+def _command(plan: Plan, scheme: str, host: str, author: str | None, newest: Plan) -> str:
     if author is None or not _KEY.fullmatch(author):
         return (
             '<p class="warning">This address lacks the key of the Plan\'s author, so it is not a whole join link. '
@@ -84,6 +96,14 @@ def _command(plan: Plan, scheme: str, host: str, author: str | None) -> str:
         )
     if not _HOST.fullmatch(host):
         return '<p class="warning">This server was asked for under a name that cannot be part of a link.</p>'
-    link = f"{scheme}://{host}/join/{plan.plan_id.hex()}?author={plan.author.hex()}"
+    link = f"{scheme}://{host}/join/{newest.plan_id.hex()}?author={plan.author.hex()}"
     command = f"tacit join {shlex.quote(link)} --data FOLDER"
-    return f"<h2>How to join</h2>\n<pre><code>{html.escape(command)}</code></pre>"
+    ended = (
+        ""
+        if newest is plan
+        else (
+            "<p>This Plan has ended, and another by the same author continues it. A device that is in it moves over by "
+            "itself.</p>\n"
+        )
+    )
+    return f"{ended}<h2>How to join</h2>\n<pre><code>{html.escape(command)}</code></pre>"

@@ -1,7 +1,7 @@
 """The coordinator's routes. Devices read immutable files and one small HEAD, and write one thing: an Update.
 
 GET  /v1/plans/ID                    the Plan's bytes; ranges, immutable
-GET  /v1/plans/ID/head               the newest HEAD; ETag
+GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` names the Plan that continues this one
 GET  /v1/plans/ID/heads/V            an older one; immutable
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
@@ -30,7 +30,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from tacit.coordinator.batch import Fate
+from tacit.coordinator.batch import Ended, Fate
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
@@ -144,7 +144,10 @@ def _settle(answer: "asyncio.Future[Receipt]", result: Receipt | Exception) -> N
 
 @dataclass(frozen=True, eq=False)
 class Coordinator:
-    """One Plan, served. `store` belongs to the thread of the event loop; the two threads have their own."""
+    """One Plan, served. `store` belongs to the thread of the event loop; the two threads have their own.
+
+    `successor` continues it: then it takes no more Updates, and everything else is served on.
+    """
 
     plan: Plan
     plan_file: Path
@@ -154,10 +157,16 @@ class Coordinator:
     opener: OpenerThread
     urls: tuple[str, ...]
     deadline_s: int
+    successor: Plan | None = None
 
     @property
     def plan_id(self) -> PlanId:
         return PlanId(self.plan.plan_id)
+
+    @property
+    def most_body(self) -> int:
+        """A Plan may say what it likes; a message that is an Upload is never longer than that."""
+        return min(self.plan.manifest.limits.max_upload_bytes, Upload.max_bytes)
 
     def status(self) -> Status:
         head = self.store.newest()
@@ -170,6 +179,7 @@ class Coordinator:
             self.deadline_s,
             self.urls,
             opener.trouble.reasons,
+            self.successor,
         )
 
     def head_hash(self, version: int) -> Digest | None:
@@ -194,7 +204,7 @@ class Coordinator:
         check_enrol(enrol)
         if self.keys.enrolment.public != self.plan.manifest.enrolment:
             raise Refusal(Code.E_CRED, "this Plan's devices are enrolled by another authority")
-        if enrol.lineage != self.plan_id:
+        if enrol.lineage != self.plan.lineage:
             raise Refusal(Code.E_CRED, "devices are enrolled here for the lineage of this Plan only")
         expires_hour = -(-self.plan.manifest.limits.expires_at // 3600)
         return sign_credential(self.keys.enrolment, enrol.dpk, enrol.lineage, expires_hour)
@@ -213,39 +223,47 @@ class Coordinator:
         return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, known.t, members)
 
 
-def make_app(coordinator: Coordinator) -> Starlette:
-    """The application around one coordinator; its threads live as long as the application does."""
+def make_app(*coordinators: Coordinator) -> Starlette:
+    """The application around the Plans of one chain; their threads live as long as the application does."""
     uploading = asyncio.Semaphore(MOST_AT_ONCE)
-    # A Plan may say what it likes; a message that is an Upload is never longer than that.
-    most_body = min(coordinator.plan.manifest.limits.max_upload_bytes, Upload.max_bytes)
+    by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
-        coordinator.intake.start()
-        coordinator.opener.start()
+        for coordinator in coordinators:
+            coordinator.intake.start()
+            coordinator.opener.start()
         yield
-        coordinator.opener.stop()
-        coordinator.intake.stop()
-        coordinator.store.close()
+        for coordinator in coordinators:
+            coordinator.opener.stop()
+            coordinator.intake.stop()
+            coordinator.store.close()
 
-    def check_id(request: Request) -> None:
-        if request.path_params["plan_id"] != coordinator.plan_id.hex():
+    def asked(request: Request) -> Coordinator:
+        found = by_id.get(request.path_params["plan_id"])
+        if found is None:
             raise Refusal(Code.E_PLAN, "this Plan is not served here")
+        return found
 
     async def plan(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         return _file(request, coordinator.plan_file, coordinator.plan_id)
 
     async def head(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         newest = coordinator.store.newest()
         if newest is None:
             return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
         tag = f'"{newest.version}-{newest.snapshot_hash.hex()[:16]}"'
-        return _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+        if coordinator.successor is None or not isinstance(coordinator.store.batch(), Ended):
+            return _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+        # This was the last one. Whoever has it already has to hear all the same that another Plan goes on from here.
+        answer = _head(newest, tag, "no-cache")
+        answer.headers["Tacit-Successor"] = coordinator.successor.plan_id.hex()
+        return answer
 
     async def head_of_version(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         version = natural(request.path_params["version"])
         if version is None:
             raise Refusal(Code.E_MALFORMED, "a version is a number of at most 15 digits")
@@ -256,7 +274,7 @@ def make_app(coordinator: Coordinator) -> Starlette:
         return _tagged(request, tag, IMMUTABLE) or _head(found, tag, IMMUTABLE)
 
     async def snapshot(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         try:
             name = Digest(bytes.fromhex(request.path_params["name"]))
         except ValueError:
@@ -267,12 +285,12 @@ def make_app(coordinator: Coordinator) -> Starlette:
         return _file(request, path, name)
 
     async def updates(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         try:
             if uploading.locked():
                 raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again in a second")
             async with uploading:
-                body = await read_body(request, most_body)
+                body = await read_body(request, coordinator.most_body)
                 receipt = await coordinator.take(body)
         except Refusal as refusal:
             coordinator.intake.count(refusal.code)
@@ -280,15 +298,15 @@ def make_app(coordinator: Coordinator) -> Starlette:
         return _message(receipt)
 
     async def enrol(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         return _message(coordinator.enrol(await read_body(request, Enrol.max_bytes)))
 
     async def proof(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         return _message(coordinator.proof(await read_body(request, 64)))
 
     async def log(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         after = natural(request.query_params.get("after", "0"))
         if after is None:
             raise Refusal(Code.E_MALFORMED, "`after` is the number of entries that were seen already")
@@ -296,13 +314,16 @@ def make_app(coordinator: Coordinator) -> Starlette:
         return Response(b"".join(lines), media_type="application/jsonl")
 
     async def status(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         return Response(msgspec.json.encode(coordinator.status()), media_type="application/json")
 
     async def join(request: Request) -> Response:
-        check_id(request)
+        coordinator = asked(request)
         host, author = request.headers.get("host", ""), request.query_params.get("author")
-        text = join_page(coordinator.plan, request.url.scheme, host, author)
+        last = coordinator
+        while last.successor is not None:
+            last = by_id[last.successor.plan_id.hex()]
+        text = join_page(coordinator.plan, request.url.scheme, host, author, last.plan)
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
     async def healthz(request: Request) -> Response:

@@ -92,7 +92,14 @@ MIGRATIONS = (
         until REAL NOT NULL                     -- seconds of Unix time
     );
     """,
+    # 2
+    """
+    ALTER TABLE landings ADD COLUMN older INTEGER NOT NULL DEFAULT 0;    -- of `count`: in the Plans before this one
+    ALTER TABLE landings ADD COLUMN older_mu2 REAL NOT NULL DEFAULT 0;   -- and what they cost
+    """,
 )
+# Every landing of this Plan costs the same, and those in the Plans before it are counted apart.
+_LANDING = "count, last_t, older_mu2 + (count - older) * ?"
 
 
 class SqliteStore:
@@ -206,10 +213,27 @@ class SqliteStore:
     def landings(self, devices: Iterable[DeviceKey]) -> dict[DeviceKey, Landing]:
         found: dict[DeviceKey, Landing] = {}
         for dpk in devices:
-            row = self._db.execute("SELECT count, last_t FROM landings WHERE dpk = ?", (dpk,)).fetchone()
+            row = self._db.execute(
+                f"SELECT {_LANDING} FROM landings WHERE dpk = ?",  # noqa: S608 - a constant of this file
+                (self._plan.manifest.debit, dpk),
+            ).fetchone()
             if row is not None:
                 found[dpk] = Landing(*row)
         return found
+
+    def all_landings(self) -> dict[DeviceKey, Landing]:
+        rows = self._db.execute(
+            f"SELECT dpk, {_LANDING} FROM landings",  # noqa: S608 - as above
+            (self._plan.manifest.debit,),
+        )
+        return {DeviceKey(dpk): Landing(*landing) for dpk, *landing in rows}
+
+    def inherit(self, landings: Mapping[DeviceKey, Landing]) -> None:
+        with transaction(self._db):
+            self._db.executemany(
+                "INSERT OR IGNORE INTO landings (dpk, count, last_t, older, older_mu2) VALUES (?, ?, ?, ?, ?)",
+                [(dpk, one.count, one.last_t, one.count, one.mu2) for dpk, one in landings.items()],
+            )
 
     def members(self, t: int) -> list[Digest]:
         rows = self._db.execute(
@@ -225,11 +249,14 @@ class SqliteStore:
     def counts(self) -> Counts:
         fates = self._db.execute("SELECT fate, count(*) FROM updates GROUP BY fate").fetchall()
         refused = self._db.execute("SELECT code, count FROM refusals ORDER BY code").fetchall()
-        most = self._db.execute("SELECT max(count) FROM landings").fetchone()[0]
+        most, spent = self._db.execute(
+            "SELECT max(count), max(older_mu2 + (count - older) * ?) FROM landings", (self._plan.manifest.debit,)
+        ).fetchone()
         return Counts(
             {Fate(fate): count for fate, count in fates},
             {Code(code): count for code, count in refused},
             most or 0,
+            spent or 0.0,
         )
 
     # What is published
@@ -343,7 +370,7 @@ class SqliteStore:
     def _land(self, transition: Transition) -> None:
         t = batch_number(transition.before)
         self._db.executemany(
-            "INSERT INTO landings VALUES (?, 1, ?) "
+            "INSERT INTO landings (dpk, count, last_t) VALUES (?, 1, ?) "
             "ON CONFLICT (dpk) DO UPDATE SET count = count + 1, last_t = excluded.last_t",
             [(dpk, t) for dpk in transition.landed],
         )

@@ -1,14 +1,14 @@
 """How a Plan is doing, as a value: what the status route answers and the command line prints."""
 
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, sqrt
 
 import msgspec
 
 from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Ended, Fate, Opened, batch_number
 from tacit.coordinator.store import Counts
 from tacit.plan.bundle import Plan
-from tacit.privacy.account import Statement, plain_mu, statement
+from tacit.privacy.account import Statement, statement
 from tacit.privacy.trust import Trust, sentence, trust_of
 
 
@@ -73,6 +73,8 @@ class Status(msgspec.Struct, frozen=True):
     keyholders: list[KeyholderStatus]
     ended: str | None
     ended_code: str | None
+    continues: str | None = None  # the Plan before this one, and the one that follows it
+    succeeded_by: str | None = None
 
 
 def status_of(
@@ -83,6 +85,7 @@ def status_of(
     deadline_s: int,
     urls: Sequence[str],
     troubles: Sequence[str | None],
+    successor: Plan | None = None,
 ) -> Status:
     """The status that these numbers are."""
     fates, manifest = counts.fates, plan.manifest
@@ -113,31 +116,32 @@ def status_of(
             closes_at=batch.since + deadline_s if isinstance(batch, Collecting) else None,
             most_batches=manifest.noise.snapshots,
         ),
-        privacy=_privacy(spent(plan, counts.most_landings), plan, counts.most_landings),
+        privacy=_privacy(spent(plan, counts.most_mu2), plan, counts.most_landings),
         keyholders=[
             KeyholderStatus(card.key_id.hex(), url, trouble)
             for card, url, trouble in zip(manifest.keyholders, urls, troubles, strict=True)
         ],
         ended=batch.reason if isinstance(batch, Ended) else None,
         ended_code=batch.code.value if isinstance(batch, Ended) else None,
+        continues=None if manifest.continues is None else manifest.continues.plan_id.hex(),
+        succeeded_by=None if successor is None else successor.plan_id.hex(),
     )
 
 
-def spent(plan: Plan, landings: int) -> Statement:
-    """What this many landings of one device have cost, against one keyholder's noise.
+def spent(plan: Plan, mu2: float) -> Statement:
+    """What one device has spent, against one keyholder's noise.
 
     The coordinator knows no operator directory, so it can vouch for nobody: its trust is single-operator.
     Who is independent is for each device to say.
     """
     noise = plan.manifest.noise
-    mu = plain_mu(landings, noise.sigma * noise.sensitivity)
-    return statement(mu, noise.delta, trust=_trust(plan), unit=noise.unit)
+    return statement(sqrt(mu2), noise.delta, trust=_trust(plan), unit=noise.unit)
 
 
 def promise(plan: Plan) -> Statement:
-    """What the whole life of the Plan costs a device at most, against one keyholder's noise."""
+    """What the Plan, with those before it, costs a device at most in its whole life, against one keyholder's noise."""
     noise = plan.manifest.noise
-    return statement(1 / noise.sigma, noise.delta, trust=_trust(plan), unit=noise.unit)
+    return statement(sqrt(plan.manifest.mu2_life), noise.delta, trust=_trust(plan), unit=noise.unit)
 
 
 def _trust(plan: Plan) -> Trust:

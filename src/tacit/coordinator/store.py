@@ -39,7 +39,8 @@ class Counts:
 
     fates: Mapping[Fate, int]
     refused: Mapping[Code, int]
-    most_landings: int
+    most_landings: int  # of one device, over the chain of Plans
+    most_mu2: float  # as is what one has spent
 
 
 class Store(Protocol):
@@ -82,6 +83,12 @@ class Store(Protocol):
     def payload(self, member: Member) -> bytes: ...
 
     def landings(self, devices: Iterable[DeviceKey]) -> dict[DeviceKey, Landing]: ...
+
+    def all_landings(self) -> dict[DeviceKey, Landing]: ...
+
+    def inherit(self, landings: Mapping[DeviceKey, Landing]) -> None:
+        """What devices landed in the Plans before this one, before its first batch. Again: nothing more."""
+        ...
 
     def members(self, t: int) -> list[Digest]:
         """The SHA-256(H_UPD) of what was opened in batch t."""

@@ -1,8 +1,9 @@
-"""The agent: one device in one Plan, from the join link to the end of the Plan.
+"""The agent: one device in one Plan and those that continue it, from the join link to the end.
 
 A round is: deliver what is in the outbox, look at HEAD, ask what became of earlier Updates, decide, and
-perhaps train. Everything that must survive a kill is in the ledger before the next step begins, so a
-round that is cut off anywhere is simply begun again.
+perhaps train. Where another Plan goes on from here, the device moves over once no Update of this one is open.
+Everything that must survive a kill is in the ledger before the next step begins, so a round that is cut off
+anywhere is simply begun again.
 """
 
 import hashlib
@@ -13,11 +14,19 @@ from typing import TYPE_CHECKING, TypeVar
 from tacit.device import events, participation
 from tacit.device.backoff import backoff_seconds
 from tacit.device.client import AnswerBroken, Client, Refused, Unreachable
-from tacit.device.decision import Go, Never, NotNow, send_now, train_now
+from tacit.device.decision import A_MINUTE, Go, Never, NotNow, send_now, train_now
 from tacit.device.events import Event
 from tacit.device.examples import Examples, read_examples, split
 from tacit.device.home import agent_lock
-from tacit.device.joining import Membership, branch, fetched_plan, member_of, promise
+from tacit.device.joining import (
+    Membership,
+    branch,
+    fetched_plan,
+    fetched_successor,
+    leave_behind,
+    member_of,
+    promise,
+)
 from tacit.device.ledger import Ledger
 from tacit.device.link import JoinLink, parse_link
 from tacit.device.outbox import OF_THE_RUN, Outbox
@@ -25,10 +34,11 @@ from tacit.device.settings import JoinSettings
 from tacit.device.trust import Seen, verified_head
 from tacit.device.world import AskedToStop, World
 from tacit.errors import TacitError
-from tacit.plan.bundle import Plan
+from tacit.faults import crash_point
+from tacit.plan.bundle import Plan, PlanRefused
 from tacit.privacy.trust import sentence
 from tacit.wire.codes import Code
-from tacit.wire.ids import Digest
+from tacit.wire.ids import Digest, PlanId
 from tacit.wire.messages import Head
 
 if TYPE_CHECKING:  # delivering an Update needs no engine, and loads none
@@ -36,7 +46,7 @@ if TYPE_CHECKING:  # delivering an Update needs no engine, and loads none
     from tacit.engine.player import Player
 
 # After these another Update may be accepted; after all others it would meet the same answer.
-_ONLY_THIS_UPDATE = frozenset({Code.E_STALE, Code.E_DUP_DEVICE})
+_ONLY_THIS_UPDATE = frozenset({Code.E_STALE, Code.E_DUP_DEVICE, Code.E_SUCCEEDED})
 _RUN_OVER = OF_THE_RUN | {Code.E_PARTICIPATION}
 
 T = TypeVar("T")
@@ -60,11 +70,21 @@ def run(
     with agent_lock(settings.home), Ledger.open(settings.home, world.random) as ledger:
         patience = _Patience(report, world)
         try:
-            ended = _join(settings, link, ledger, patience).run()
+            ended = _through_the_chain(settings, link, ledger, patience)
         except AskedToStop:
             ended = events.Ended("asked to stop", patience.accepted)
     report(ended)
     return ended
+
+
+def _through_the_chain(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: "_Patience") -> events.Ended:
+    """From the Plan of the link, or where this device has moved to from there, to the end of the last one."""
+    plan_id = ledger.last_of_chain(PlanId(link.plan_id))
+    while True:
+        answer = _join(settings, replace(link, plan_id=plan_id), ledger, patience).run()
+        if isinstance(answer, events.Ended):
+            return answer
+        plan_id = answer.plan_id
 
 
 class _Patience:
@@ -96,6 +116,13 @@ class _Patience:
 
 
 @dataclass(frozen=True)
+class _Moving:
+    """Nothing is left to do in this Plan, and that one was fetched, verified, and continues it."""
+
+    plan_id: PlanId
+
+
+@dataclass(frozen=True)
 class _Latest:
     """The newest verified HEAD."""
 
@@ -115,6 +142,7 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
     player = None if ledger.unanswered(member.plan_id) else _player(member, settings)
     examples = read_examples(settings.data, program.inputs, program.label, program.weight).counted()
     training, validation = split(len(examples), branch(ledger.root_secret, "split"), settings.validation)
+    known = ledger.before(member.plan_id)
     ledger.pin(
         member.plan_id,
         author=plan.author,
@@ -123,7 +151,18 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
         server=link.server,
         landings=landings,
         delta=manifest.noise.delta,
+        charter=manifest.charter_id,
+        device_class=manifest.device_class,
+        mu2_life=manifest.mu2_life,
+        continues=manifest.continues,
+        now=patience.world.second(),
     )
+    before = ledger.before(member.plan_id)
+    if before is not None and manifest.continues is not None:
+        crash_point("device.move.committed")
+        leave_behind(settings.home, plan, ledger)
+        if before != known:
+            patience.report(events.Moved(plan.plan_id, manifest.title, before, manifest.continues.version))
     patience.report(
         events.Joined(
             plan_id=plan.plan_id,
@@ -139,12 +178,12 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
             training_bytes=program.resources.training_bytes,
             landings_used=ledger.standing(member.plan_id).landings_used,
             landings=landings,
+            device_class=manifest.device_class,
         )
     )
     outbox = Outbox(member, ledger, client, patience.world.second)
-    return _Agent(
-        settings, member, ledger, client, outbox, patience, player, examples.take(training), examples.take(validation)
-    )
+    split_examples = examples.take(training), examples.take(validation)
+    return _Agent(settings, link, member, ledger, client, outbox, patience, player, *split_examples)
 
 
 def _player(member: Membership, settings: JoinSettings) -> "Player":
@@ -157,6 +196,7 @@ class _Agent:
     def __init__(
         self,
         settings: JoinSettings,
+        link: JoinLink,
         member: Membership,
         ledger: Ledger,
         client: Client,
@@ -166,7 +206,7 @@ class _Agent:
         training: Examples,
         validation: Examples,
     ):
-        self.settings, self.member, self.manifest = settings, member, member.manifest
+        self.settings, self.link, self.member, self.manifest = settings, link, member, member.manifest
         self.ledger, self.client, self.outbox = ledger, client, outbox
         self.patience, self.report, self.world = patience, patience.report, patience.world
         self.player = player
@@ -175,21 +215,24 @@ class _Agent:
         self.trainer: Trainer | None = None
         self.etag: str | None = None
         self.latest: _Latest | None = None
+        self.successor: PlanId | None = None  # what the coordinator says goes on from here
         self.given_up: int | None = None  # the version whose visit failed here and would fail again
 
-    def run(self) -> events.Ended:
+    def run(self) -> "events.Ended | _Moving":
         while True:
             answer = self.patience.until_answered(self._round)
-            if isinstance(answer, events.Ended):
+            if isinstance(answer, events.Ended | _Moving):
                 return answer
             self.patience.wait(answer)
 
-    def _round(self) -> events.Ended | NotNow:
+    def _round(self) -> "events.Ended | _Moving | NotNow":
         self.world.wait(0)  # the owner's wish to stop comes before everything
         answer = self._deliver()
         if answer is not None:
             return answer
         self._settle(self._look().head.version)
+        if self.successor is not None:
+            return self._move(self.successor)
         latest = self._newest()
         version = latest.head.version
         decision = train_now(
@@ -271,6 +314,7 @@ class _Agent:
         offered = self.client.head(self.etag)
         if offered is None:
             return self._newest()
+        self.successor = offered.successor
         head, plan_id = offered.head, self.member.plan_id
         seen = Seen(self.ledger.newest_version(plan_id), self.ledger.snapshot_seen(plan_id, head.version))
         head_hash = verified_head(head, plan_id, self.manifest, seen)
@@ -294,6 +338,18 @@ class _Agent:
                         self.report(events.Expired(state.debt.update_id, reason))
                     case None:
                         pass
+
+    def _move(self, successor: PlanId) -> "_Moving | NotNow":
+        """On to what continues this Plan, at its last Snapshot. Nothing is trained here any more."""
+        self._settle(self._newest().head.version, over=True)
+        if self.ledger.unsettled(self.member.plan_id):
+            return NotNow("the last Update of this Plan waits for its batch", self.settings.poll)
+        link = replace(self.link, plan_id=successor)
+        try:
+            fetched_successor(self.settings.home, self.member.plan, link, Client(link))
+        except PlanRefused as refused:
+            return NotNow(str(refused), max(self.settings.poll, 10 * A_MINUTE))
+        return _Moving(successor)
 
     def _visit(self, latest: _Latest) -> NotNow:
         from tacit.device.trainer import Dropped

@@ -19,7 +19,7 @@ import msgspec
 from tacit.device.link import JoinLink
 from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, UpdateId, sha256
+from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
 from tacit.wire.messages import (
     Credential,
     Enrol,
@@ -70,9 +70,10 @@ class AnswerBroken(TacitError):
 
 
 class _Status(msgspec.Struct):
-    """The one thing in the coordinator's status that a device looks at."""
+    """What a device looks at in the coordinator's status."""
 
     ended: Any = None
+    succeeded_by: Any = None
 
 
 class PlanNotKept(TacitError):
@@ -85,6 +86,7 @@ class Offered:
 
     head: Head
     etag: str | None
+    successor: PlanId | None = None  # the Plan that goes on from here, as the coordinator says
 
 
 class Client:
@@ -120,7 +122,8 @@ class Client:
         with self._answer("GET", self.path("head"), headers=headers) as answer:
             if answer.status == 304:
                 return None
-            return Offered(self._message(Head, answer), answer.getheader("ETag"))
+            successor = _plan_id(answer.getheader("Tacit-Successor"))
+            return Offered(self._message(Head, answer), answer.getheader("ETag"), successor)
 
     def snapshot(self, digest: Digest, size: int) -> bytes:
         """The bytes of a Snapshot: `size` of them, with this SHA-256."""
@@ -148,14 +151,17 @@ class Client:
             return self._message(Proof, answer)
 
     def ended(self) -> str | None:
-        """Why the run is over, if the coordinator says so. It is believed: it could as well be silent."""
+        """Why the run is over, if the coordinator says so. It is believed: it could as well be silent.
+
+        None where another Plan goes on from here: HEAD names it.
+        """
         with self._answer("GET", self.path("status")) as answer:
             data = self._body(answer, MOST_STATUS_BYTES)
         try:
-            ended = msgspec.json.decode(data, type=_Status).ended
+            status = msgspec.json.decode(data, type=_Status)
         except msgspec.MsgspecError as error:
             raise AnswerBroken(f"{self._link.server} sent a status that cannot be read: {error}") from error
-        return None if ended is None else str(ended)[:500]
+        return None if status.ended is None or status.succeeded_by is not None else str(status.ended)[:500]
 
     # -- Inside ---------------------------------------------------------------------------------------
 
@@ -179,9 +185,10 @@ class Client:
                 answer = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise self._silent(error) from error
-            if answer.status not in (200, 201, 304):
-                raise self._refusal(answer)
-            yield answer
+            with answer:  # a refusal may be kept for long, and must not keep the socket
+                if answer.status not in (200, 201, 304):
+                    raise self._refusal(answer)
+                yield answer
         finally:
             connection.close()
 
@@ -247,6 +254,19 @@ class Client:
                 raise Unreachable(self._link.server, f"the answer took more than {self._patience:.0f} s")
         if answer.length:
             raise Unreachable(self._link.server, f"the answer broke off {answer.length} bytes early")
+
+
+def _plan_id(header: str | None) -> PlanId | None:
+    """A Plan's id in a header; None for everything else that may stand there.
+
+    >>> _plan_id("ab" * 32) == bytes.fromhex("ab" * 32), _plan_id("soon")
+    (True, None)
+    """
+    try:
+        name = bytes.fromhex(header or "")
+    except ValueError:
+        return None
+    return PlanId(name) if len(name) == 32 else None
 
 
 def _seconds(header: str | None) -> float | None:

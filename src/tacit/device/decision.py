@@ -116,6 +116,11 @@ def plan_over(manifest: Manifest, version: int, standing: Standing, now: float, 
         return Never(f"all {landings} landings that this Plan gives a device are used")
     if version >= batches:
         return Never(f"all {batches} batches of this Plan are opened")
+    if standing.mu2_spent + debit_of(manifest) > manifest.mu2_life * (1 + 1e-9):
+        return Never(
+            f"one more Update costs μ² = {debit_of(manifest):.4g}, and of the {manifest.mu2_life:.4g} that a device "
+            f"may spend in this chain of Plans {standing.mu2_spent:.4g} are spent"
+        )
     if standing.mu2_device + debit_of(manifest) > mu2_most * (1 + 1e-9):
         return Never(
             f"one more Update costs μ² = {debit_of(manifest):.4g}, and of the {mu2_most:.4g} that this "
@@ -125,8 +130,8 @@ def plan_over(manifest: Manifest, version: int, standing: Standing, now: float, 
 
 
 def debit_of(manifest: Manifest) -> float:
-    """μ² of one landing of `plain/1`: every landing costs the same part of 1/σ²."""
-    return 1.0 / (manifest.participation.landings * manifest.noise.sigma**2)
+    """μ² of one landing."""
+    return manifest.debit
 
 
 def next_ok_version(manifest: Manifest, version: int) -> int:

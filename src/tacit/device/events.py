@@ -25,6 +25,17 @@ class Joined:
     training_bytes: int
     landings_used: int
     landings: int
+    device_class: str = ""  # which everybody knows who sees what is sent
+
+
+@dataclass(frozen=True)
+class Moved:
+    """This device goes on in the Plan that continues the one it was in; `Joined` says what that asks for."""
+
+    plan_id: bytes
+    title: str
+    before: bytes
+    version: int  # the Snapshot of the Plan before from which this one starts
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ class Ended:
     accepted: int
 
 
-Event = Joined | Prepared | Training | Trained | Dropped | Sent | Received | Settled | Expired | Waiting | Ended
+Event = Joined | Moved | Prepared | Training | Trained | Dropped | Sent | Received | Settled | Expired | Waiting | Ended
 
 
 def line(event: Event) -> str:
@@ -146,7 +157,13 @@ def line(event: Event) -> str:
                 f"{event.landings_used} of {event.landings} landings used\n"
                 f"  purpose: {_plain(event.purpose) or 'its author states none'}\n"
                 f"  data: {sources or 'its author states none'}\n"
+                f"{_class(event.device_class)}"
                 f"  {event.privacy_sentence}\n  {event.trust_sentence}"
+            )
+        case Moved():
+            return (
+                f"moved: to Plan {event.plan_id.hex()[:8]} ({_plain(event.title)}), which continues Plan "
+                f"{event.before.hex()[:8]} from its Snapshot {event.version}"
             )
         case Prepared():
             how = "found" if event.reused else "computed once"
@@ -179,6 +196,14 @@ def line(event: Event) -> str:
             return f"ended: {event.reason}; {event.accepted} {updates} accepted"
         case _:
             assert_never(event)
+
+
+def _class(name: str) -> str:
+    """
+    >>> _class(""), _class("phone")
+    ('', '  class: phone; whoever sees what is sent knows that this device is one\\n')
+    """
+    return f"  class: {_plain(name)}; whoever sees what is sent knows that this device is one\n" if name else ""
 
 
 def _held_back(version: int, held: HeldBack) -> str:

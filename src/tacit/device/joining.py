@@ -12,12 +12,15 @@ from pathlib import Path
 
 from tacit.device.client import Client
 from tacit.device.home import plan_file
+from tacit.device.kept import erase_kept, move_kept
 from tacit.device.ledger import DELTA, MU2_DEVICE_MAX, Ledger
 from tacit.device.link import JoinLink
 from tacit.device.settings import JoinSettings
 from tacit.durable import make_folder
 from tacit.errors import InputError
+from tacit.faults import crash_point
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
+from tacit.plan.chain import broken_succession, prefix_digest
 from tacit.plan.manifest import Manifest
 from tacit.privacy.account import Statement, epsilon_of_mu, epsilon_text, statement
 from tacit.privacy.trust import Trust, trust_of
@@ -57,6 +60,17 @@ class PlanOverBudget(InputError):
         )
 
 
+class AnotherCharter(InputError):
+    """What goes on from here is under another charter, so the owner is asked again."""
+
+    def __init__(self, before: Plan, after: Plan, link: JoinLink):
+        super().__init__(
+            f"Plan {before.name} has ended and its coordinator offers {after.name}, by the same author and under "
+            f"another charter: {after.charter.purpose}. Nothing was run. If you agree, join it: tacit join '{link}' "
+            "--data FILE"
+        )
+
+
 class EnrolmentRefused(InputError):
     """The coordinator's credential is not one that this Plan's keyholders would accept."""
 
@@ -84,7 +98,7 @@ class Membership:
     @property
     def lineage(self) -> Lineage:
         """The first Plan of the chain; a Plan that continues none is its own."""
-        return Lineage(self.plan.plan_id)
+        return self.plan.lineage
 
 
 def promise(said: Statement) -> str:
@@ -121,6 +135,42 @@ def fetched_plan(home: Path, link: JoinLink, client: Client) -> Plan:
     return _checked_plan(path, link)
 
 
+def fetched_successor(home: Path, before: Plan, link: JoinLink, client: Client) -> Plan:
+    """The Plan of the link, if it continues `before`: its author says so, whoever offers it."""
+    plan = fetched_plan(home, link, client)
+    reason = broken_succession(before, plan)
+    if reason is not None:
+        plan_file(home, plan.plan_id).unlink()
+        if plan.manifest.charter_id != before.manifest.charter_id:
+            raise AnotherCharter(before, plan, link)
+        raise PlanRefused(
+            f"the coordinator offers Plan {plan.name} as what continues {before.name}, and {reason}; it was not used"
+        )
+    crash_point("device.move.fetched")
+    return plan
+
+
+def leave_behind(home: Path, plan: Plan, ledger: Ledger) -> None:
+    """What is on the disk of the Plans before this one goes, but for results of a prefix that is the same here."""
+    before = ledger.before(PlanId(plan.plan_id))
+    while before is not None:
+        copy = plan_file(home, before)
+        if copy.exists():
+            if _prefix_of(copy) == prefix_digest(plan):
+                move_kept(home, before, plan.plan_id)
+            crash_point("device.move.kept")
+            erase_kept(home, before)
+            copy.unlink()
+        before = ledger.before(before)
+
+
+def _prefix_of(path: Path) -> bytes:
+    try:
+        return prefix_digest(read_plan(path)) or b""
+    except PlanRefused:
+        return b""  # of a format that is not read any more
+
+
 def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) -> Membership:
     """What this device is in a Plan, if its owner's limits allow it to take part."""
     manifest = plan.manifest
@@ -132,11 +182,9 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
     needs = max(manifest.program.resources.training_bytes, manifest.limits.max_memory)
     if needs > settings.memory:
         raise PlanOverMemory(plan.name, needs, settings.memory)
-    plan_id = PlanId(plan.plan_id)
     mu2_most = MU2_DEVICE_MAX if settings.allow_mu2 is None else settings.allow_mu2
-    standing = ledger.standing(plan_id)
-    elsewhere = standing.mu2_device - standing.mu2_spent
-    wants = 1.0 / manifest.noise.sigma**2
+    elsewhere = ledger.mu2_spent() - ledger.spent_in(plan.lineage)
+    wants = manifest.mu2_life
     trust = trust_of([card.sig_pk for card in manifest.keyholders], settings.operators)
     said = statement(wants**0.5, manifest.noise.delta, trust=trust, unit=manifest.noise.unit)
     if elsewhere + wants > mu2_most * (1 + 1e-9):
@@ -144,7 +192,7 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
     secret = ledger.root_secret
     return Membership(
         plan,
-        SigningKey.from_seed(device_seed(secret, plan.plan_id)),
+        SigningKey.from_seed(device_seed(secret, plan.lineage)),
         hedge_key(secret),
         branch(secret, "order", plan.plan_id),
         mu2_most,
@@ -159,23 +207,27 @@ def current_credential(member: Membership, ledger: Ledger, client: Client, invit
     kept = ledger.credential(member.lineage)
     if kept is not None:
         credential = decode(Credential, kept)
-        if credential.expires_hour > hour + RENEW_HOURS:
+        # A Plan that continues another may name another authority.
+        if _refused(credential, member, hour + RENEW_HOURS) is None:
             return credential
     credential = client.enrol(sign_enrol(member.key, member.lineage, invitation))
-    try:
-        check_credential(
-            credential,
-            DeviceKey(member.key.public),
-            member.manifest.enrolment,
-            lineage=member.lineage,
-            hour=hour,
-        )
-    except Refusal as refusal:
+    refusal = _refused(credential, member, hour)
+    if refusal is not None:
         raise EnrolmentRefused(
             f"the coordinator's credential cannot be used: {refusal.reason}; nothing was trained"
         ) from refusal
     ledger.keep_credential(member.lineage, encode(credential))
     return credential
+
+
+def _refused(credential: Credential, member: Membership, hour: int) -> Refusal | None:
+    """Why a Credential is not one for this Plan at this hour."""
+    key, authority = DeviceKey(member.key.public), member.manifest.enrolment
+    try:
+        check_credential(credential, key, authority, lineage=member.lineage, hour=hour)
+    except Refusal as refusal:
+        return refusal
+    return None
 
 
 def _rounded_up(value: float) -> str:

@@ -56,6 +56,12 @@ def kept_bytes(home: Path, plan_id: bytes) -> int:
     return _bytes_under(_folder(home, plan_id))
 
 
+def move_kept(home: Path, before: bytes, after: bytes) -> None:
+    """What was kept for one Plan is kept for another from here on: their prefixes make the same of an example."""
+    if _folder(home, before).exists() and not _folder(home, after).exists():
+        _folder(home, before).rename(_folder(home, after))
+
+
 def erase_kept(home: Path, plan_id: bytes) -> None:
     """Nothing is kept for this Plan any more."""
     shutil.rmtree(_folder(home, plan_id), ignore_errors=True)

@@ -3,7 +3,9 @@
 One SQLite file in the device's home (`ledger.sqlite`, readable by its owner alone), written through:
 a step that returned has survived a power cut. The rules that protect the owner are checked here, inside
 the transaction that debits, and not only where the decision is made: an Update costs budget before it
-leaves, a Plan gets no more landings than it states, no version is used twice, the device's cap holds.
+leaves, a Plan gets no more landings than it states, no version is used twice, the device's cap holds. What a
+device lands and spends is counted over the chain of Plans that continue one another, and of one charter it takes
+part in one chain only.
 
 The file holds the device's root secret, ids, hashes, counts, receipts, and the bytes of Updates that are
 still on their way: masked and sealed, as they will leave. It never holds a delta, an example or a loss, nor
@@ -35,9 +37,11 @@ from tacit.device.participation import (
 )
 from tacit.durable import make_folder
 from tacit.errors import InputError, TacitError
+from tacit.faults import crash_point
+from tacit.plan.manifest import Continues
 from tacit.wire.ids import Digest, PlanId, UpdateId
 
-FORMAT = 1
+FORMAT = 2
 FILE = "ledger.sqlite"
 MU2_DEVICE_MAX = 2.03  # over all Plans of this device, for its life: ε = 8 at this δ
 DELTA = 1e-7
@@ -49,6 +53,7 @@ CREATE TABLE device (
 CREATE TABLE plan (
     plan_id BLOB PRIMARY KEY, author BLOB NOT NULL, lineage BLOB NOT NULL, title TEXT NOT NULL,
     server TEXT NOT NULL, landings INTEGER NOT NULL, delta REAL NOT NULL, forgotten INTEGER NOT NULL DEFAULT 0
+    {chain}
 );
 CREATE TABLE seen (
     plan_id BLOB NOT NULL REFERENCES plan, version INTEGER NOT NULL, snapshot_hash BLOB NOT NULL,
@@ -68,6 +73,17 @@ CREATE TABLE outbox (
     number INTEGER PRIMARY KEY REFERENCES participation, upload BLOB NOT NULL
 );
 """
+
+# Of a Plan, since format 2: its charter and class, what a device may have spent when it is over, the Plan before it
+# with the version of its Snapshot that this one starts from, and the Plan to which this device has moved on.
+_CHAIN = (
+    "charter BLOB NOT NULL DEFAULT x''",
+    "device_class TEXT NOT NULL DEFAULT ''",
+    "mu2_life REAL",
+    "continues BLOB",
+    "began INTEGER NOT NULL DEFAULT 0",
+    "succeeded_by BLOB",
+)
 
 # Which states may come directly before a state. A step that finds another one is refused.
 _BEFORE: dict[str, tuple[str, ...]] = {
@@ -96,6 +112,10 @@ class StepRefused(TacitError):
     """A step does not fit what the ledger holds; nothing was changed."""
 
 
+class SecondOfACharter(InputError):
+    """This device takes part in another chain of Plans of the same charter."""
+
+
 class BudgetRefused(TacitError):
     """The debit would exceed what the owner allows this device to spend in its life; nothing was spent."""
 
@@ -111,8 +131,8 @@ class BudgetRefused(TacitError):
 class Standing:
     """What the ledger says about one Plan: all that decisions may look at."""
 
-    landings_used: int
-    mu2_spent: float  # by this Plan
+    landings_used: int  # in its chain of Plans
+    mu2_spent: float  # by its chain
     mu2_device: float  # by all Plans
     next_ok_version: int
     unanswered: int  # in the outbox
@@ -131,9 +151,14 @@ class PlanStatus:
     delta: float
     newest_version: int | None
     standing: Standing
+    updates: int  # made in this Plan itself, as are settled and expired
     settled: int
     expired: int
     forgotten: bool
+    device_class: str
+    continues: PlanId | None
+    began: int  # the Snapshot of that Plan from which this one starts
+    succeeded_by: PlanId | None
 
 
 @dataclass(frozen=True)
@@ -219,9 +244,19 @@ class Ledger:
         server: str,
         landings: int,
         delta: float,
+        charter: bytes = b"",
+        device_class: str = "",
+        mu2_life: float | None = None,
+        continues: Continues | None = None,
+        now: int = 0,
     ) -> None:
-        """Remembers a Plan with its author. A Plan once pinned keeps its author."""
+        """Remembers a Plan with its author. A Plan once pinned keeps its author.
+
+        Where it continues one that this device is in, the device moves over to it with this: what was never answered
+        there has expired, and what it cost stays spent.
+        """
         with self._transaction() as run:
+            self._check_chain(run, plan_id, author, lineage, charter, continues)
             before = run("SELECT author FROM plan WHERE plan_id = ?", plan_id).fetchone()
             if before is not None and before[0] != author:
                 raise StepRefused(
@@ -229,9 +264,10 @@ class Ledger:
                     "Ask whoever gave you the link"
                 )
             run(
-                "INSERT INTO plan (plan_id, author, lineage, title, server, landings, delta)"
-                " VALUES (?,?,?,?,?,?,?)"
-                " ON CONFLICT (plan_id) DO UPDATE SET server = excluded.server, forgotten = 0",
+                "INSERT INTO plan (plan_id, author, lineage, title, server, landings, delta,"
+                " charter, device_class, mu2_life, continues, began) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+                " ON CONFLICT (plan_id) DO UPDATE SET server = excluded.server, forgotten = 0,"
+                " charter = excluded.charter, device_class = excluded.device_class, mu2_life = excluded.mu2_life",
                 plan_id,
                 author,
                 lineage,
@@ -239,7 +275,60 @@ class Ledger:
                 server,
                 landings,
                 delta,
+                charter,
+                device_class,
+                mu2_life,
+                None if continues is None else continues.plan_id,
+                0 if continues is None else continues.version,
             )
+            if continues is not None:
+                run("UPDATE plan SET succeeded_by = ? WHERE plan_id = ?", plan_id, continues.plan_id)
+                self._end_unanswered(run, continues.plan_id, f"Plan {plan_id.hex()[:8]} continues its Plan", now)
+                crash_point("device.move.before_commit")
+
+    def _check_chain(
+        self,
+        run: Callable[..., sqlite3.Cursor],
+        plan_id: PlanId,
+        author: bytes,
+        lineage: bytes,
+        charter: bytes,
+        continues: Continues | None,
+    ) -> None:
+        other = run(
+            "SELECT plan_id, title FROM plan WHERE charter = ?1 AND charter != x'' AND lineage != ?2 AND (NOT forgotten"
+            " OR EXISTS (SELECT 1 FROM participation WHERE plan_id = plan.plan_id AND mu2 IS NOT NULL))",
+            charter,
+            lineage,
+        ).fetchone()
+        if other is not None:
+            raise SecondOfACharter(
+                f"this device takes part in Plan {other[0].hex()[:8]} ({other[1]}), and of one charter a device takes "
+                f"part in one Plan and those that continue it; Plan {plan_id.hex()[:8]} was not joined. If nothing was "
+                f"sent there yet, `tacit device forget --plan {other[0].hex()[:8]}` makes room"
+            )
+        if run("SELECT 1 FROM plan WHERE lineage = ? AND author != ?", lineage, author).fetchone() is not None:
+            raise StepRefused(
+                f"Plan {plan_id.hex()[:8]} says that it belongs to a chain of Plans of another author; it was not "
+                "joined. Ask whoever gave you the link"
+            )
+        if continues is not None:
+            older = run("SELECT lineage, succeeded_by FROM plan WHERE plan_id = ?", continues.plan_id).fetchone()
+            if older is not None and (older[0] != lineage or older[1] not in (None, plan_id)):
+                raise StepRefused(
+                    f"Plan {plan_id.hex()[:8]} says that it continues Plan {continues.plan_id.hex()[:8]}, and that is "
+                    "not so by what this device knows of it; it was not joined"
+                )
+
+    def last_of_chain(self, plan_id: PlanId) -> PlanId:
+        """Where this device has moved to from this Plan; the Plan itself if it has not."""
+        row = self._run("SELECT succeeded_by FROM plan WHERE plan_id = ?", plan_id).fetchone()
+        return plan_id if row is None or row[0] is None else self.last_of_chain(PlanId(row[0]))
+
+    def before(self, plan_id: PlanId) -> PlanId | None:
+        """The Plan from which this device moved over to this one."""
+        row = self._run("SELECT plan_id FROM plan WHERE succeeded_by = ?", plan_id).fetchone()
+        return None if row is None else PlanId(row[0])
 
     def newest_version(self, plan_id: PlanId) -> int | None:
         """The highest version of a Snapshot whose HEAD was verified here."""
@@ -286,7 +375,7 @@ class Ledger:
         debt, offer = state.debt, state.offer
         with self._transaction() as run:
             standing = self.standing(offer.plan_id)
-            row = run("SELECT landings FROM plan WHERE plan_id = ?", offer.plan_id).fetchone()
+            row = run("SELECT landings, mu2_life FROM plan WHERE plan_id = ?", offer.plan_id).fetchone()
             if standing.landings_used >= row[0]:
                 raise StepRefused(f"all {row[0]} landings of this Plan are used; no Update was made")
             if offer.version < standing.next_ok_version:
@@ -294,7 +383,9 @@ class Ledger:
                     f"this Plan may be trained again from Snapshot {standing.next_ok_version}, and this is "
                     f"{offer.version}; no Update was made"
                 )
-            # The cap is compared with a hair's room: sums of equal debits round in their last bit.
+            # The caps are compared with a hair's room: sums of equal debits round in their last bit.
+            if row[1] is not None and not standing.mu2_spent + debt.mu2 <= row[1] * (1 + 1e-9):
+                raise BudgetRefused(standing.mu2_spent, debt.mu2, row[1])
             if not standing.mu2_device + debt.mu2 <= mu2_most * (1 + 1e-9):
                 raise BudgetRefused(standing.mu2_device, debt.mu2, mu2_most)
             self._move(run, state, now)
@@ -332,24 +423,51 @@ class Ledger:
 
     def standing(self, plan_id: PlanId) -> Standing:
         """Counts and sums. Whatever has a debt counts, whether it arrived or not."""
-        used, spent, next_ok = self._run(
-            "SELECT count(mu2), total(mu2), coalesce(max(next_ok_version), 0) FROM participation WHERE plan_id = ?",
+        used, spent = self._run(
+            "SELECT count(mu2), total(mu2) FROM participation WHERE plan_id IN (SELECT plan_id FROM plan"
+            " WHERE lineage = (SELECT lineage FROM plan WHERE plan_id = ?))",
             plan_id,
         ).fetchone()
+        next_ok = self._next_ok(plan_id)
         (device,) = self._run("SELECT total(mu2) FROM participation").fetchone()
         counts = dict(self._run("SELECT state, count(*) FROM participation WHERE plan_id = ? GROUP BY state", plan_id))
         unanswered = counts.get("Debited", 0) + counts.get("Sent", 0)
         return Standing(used, spent, device, next_ok, unanswered, unanswered + counts.get("Receipted", 0))
+
+    def spent_in(self, lineage: bytes) -> float:
+        """Σμ² over a chain of Plans."""
+        return self._run(
+            "SELECT total(mu2) FROM participation WHERE plan_id IN (SELECT plan_id FROM plan WHERE lineage = ?)",
+            lineage,
+        ).fetchone()[0]
+
+    def _next_ok(self, plan_id: PlanId) -> int:
+        """The first version of this Plan from which its chain may be trained again."""
+        own = "SELECT coalesce(max(next_ok_version), 0) FROM participation WHERE plan_id = ?"
+        (next_ok,) = self._run(own, plan_id).fetchone()
+        # What landed in a Plan before landed before this one's batch 0, whatever Snapshot this one started from.
+        older = (
+            "SELECT max(min(next_ok_version - ?, next_ok_version - version - 1)) FROM participation WHERE plan_id = ?"
+        )
+        row = self._run("SELECT continues, began FROM plan WHERE plan_id = ?", plan_id).fetchone()
+        distance = 0
+        while row is not None and row[0] is not None:
+            distance += row[1]
+            (there,) = self._run(older, distance, row[0]).fetchone()
+            next_ok = max(next_ok, there or 0)
+            row = self._run("SELECT continues, began FROM plan WHERE plan_id = ?", row[0]).fetchone()
+        return next_ok
 
     # -- For the owner -------------------------------------------------------------------------------
 
     def plans(self) -> list[PlanStatus]:
         """Every Plan this device has joined, in the order of joining."""
         rows = self._run(
-            "SELECT plan_id, title, server, author, landings, delta, forgotten FROM plan ORDER BY rowid"
+            "SELECT plan_id, title, server, author, landings, delta, forgotten, device_class, continues, began,"
+            " succeeded_by FROM plan ORDER BY rowid"
         ).fetchall()
         found: list[PlanStatus] = []
-        for plan_id, title, server, author, landings, delta, forgotten in rows:
+        for plan_id, title, server, author, landings, delta, forgotten, of_class, continues, began, successor in rows:
             counts = dict(
                 self._run("SELECT state, count(*) FROM participation WHERE plan_id = ? GROUP BY state", plan_id)
             )
@@ -363,9 +481,14 @@ class Ledger:
                     delta,
                     self.newest_version(PlanId(plan_id)),
                     self.standing(PlanId(plan_id)),
+                    sum(count for state, count in counts.items() if state not in ("Offered", "Trained")),
                     counts.get("Settled", 0),
                     counts.get("Expired", 0),
                     bool(forgotten),
+                    of_class,
+                    continues,
+                    began,
+                    successor,
                 )
             )
         return found
@@ -387,20 +510,22 @@ class Ledger:
     def forget(self, plan_id: PlanId, now: int) -> int:
         """Ends a Plan: outbox and credential are erased, debits stay. Returns how many Updates were erased."""
         with self._transaction() as run:
-            run(
-                "DELETE FROM outbox WHERE number IN (SELECT number FROM participation WHERE plan_id = ?)",
-                plan_id,
-            )
-            run("DELETE FROM participation WHERE plan_id = ? AND state IN ('Offered','Trained')", plan_id)
-            ended = run(
-                "UPDATE participation SET state = 'Expired', reason = 'forgotten by the owner',"
-                " changed_at = ? WHERE plan_id = ? AND state IN ('Debited','Sent')",
-                now,
-                plan_id,
-            ).rowcount
+            ended = self._end_unanswered(run, plan_id, "forgotten by the owner", now)
             run("DELETE FROM credential WHERE lineage = (SELECT lineage FROM plan WHERE plan_id = ?)", plan_id)
             run("UPDATE plan SET forgotten = 1 WHERE plan_id = ?", plan_id)
         return ended
+
+    def _end_unanswered(self, run: Callable[..., sqlite3.Cursor], plan_id: bytes, reason: str, now: int) -> int:
+        """Nothing more of this Plan leaves. Returns how many Updates that ends."""
+        run("DELETE FROM outbox WHERE number IN (SELECT number FROM participation WHERE plan_id = ?)", plan_id)
+        run("DELETE FROM participation WHERE plan_id = ? AND state IN ('Offered','Trained')", plan_id)
+        return run(
+            "UPDATE participation SET state = 'Expired', reason = ?, changed_at = ?"
+            " WHERE plan_id = ? AND state IN ('Debited','Sent')",
+            reason,
+            now,
+            plan_id,
+        ).rowcount
 
     # -- Inside ---------------------------------------------------------------------------------------
 
@@ -476,12 +601,19 @@ def _prepared(database: sqlite3.Connection, random: Callable[[int], bytes]) -> b
         # One transaction, so that a file with tables always has its secret.
         secret = random(32)
         database.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.split(";"):
+        for statement in _SCHEMA.replace("{chain}", "".join(f", {column}" for column in _CHAIN)).split(";"):
             database.execute(statement)
         database.execute("INSERT INTO device VALUES (1, ?, ?)", (secret, FORMAT))
         database.execute("COMMIT")
     secret, version = database.execute("SELECT root_secret, format FROM device").fetchone()
-    if version != FORMAT:
+    if version == 1:
+        database.execute("BEGIN IMMEDIATE")
+        # Another process may have come first.
+        if database.execute("UPDATE device SET format = ? WHERE format = 1", (FORMAT,)).rowcount:
+            for column in _CHAIN:
+                database.execute(f"ALTER TABLE plan ADD COLUMN {column}")
+        database.execute("COMMIT")
+    elif version != FORMAT:
         raise LedgerBroken(f"this ledger has format {version} and this tacit keeps format {FORMAT}; update tacit")
     return secret
 

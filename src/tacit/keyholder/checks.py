@@ -16,17 +16,18 @@ from tacit.plan.bundle import Plan
 from tacit.privacy.mask import mask_key
 from tacit.privacy.seal import SealBroken, open_seal
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import DeviceKey, Digest, KeyId, Lineage, UpdateId
+from tacit.wire.ids import DeviceKey, Digest, KeyId, UpdateId
 from tacit.wire.messages import Entry, OpenRequest, PrepareRequest, Rejection, entry_seal_info
 from tacit.wire.signed import check_credential, check_seal, check_update
 
 
 @dataclass(frozen=True)
 class Landings:
-    """How often a device key has landed in this Plan, and when last."""
+    """How often a device key has landed in the chain of Plans, when last, and what that cost."""
 
     count: int
-    last_t: int
+    last_t: int  # counted in this Plan's batches: below 0 is in a Plan before it
+    mu2: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +118,13 @@ def check_entry(entry: Entry, known: Knowledge) -> Openable:
             raise Refusal(Code.E_PARTICIPATION, f"this device has landed {landed.count} times, no more are allowed")
         if known.t < landed.last_t + manifest.participation.separation:
             raise Refusal(Code.E_PARTICIPATION, f"this device landed in batch {landed.last_t}, too short a time ago")
+        if landed.mu2 + manifest.debit > manifest.mu2_life * (1 + 1e-9):
+            raise Refusal(
+                Code.E_PARTICIPATION,
+                f"this device has spent mu² = {landed.mu2:g}, and one more costs {manifest.debit:g}",
+            )
     check_seal(entry, known.j)
-    check_credential(entry.credential, entry.dpk, manifest.enrolment, lineage=Lineage(plan_id), hour=known.hour)
+    check_credential(entry.credential, entry.dpk, manifest.enrolment, lineage=known.plan.lineage, hour=known.hour)
     check_update(entry)
     try:
         seed = open_seal(entry.sealed, known.sealing, entry_seal_info(entry, known.j, known.key_id))

@@ -6,24 +6,25 @@ is killed anywhere gives the same request the same bytes, or has not given any.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tacit.codec.errors import CodecError
 from tacit.durable import make_folder, write_file
 from tacit.errors import TacitError
 from tacit.faults import crash_point
-from tacit.keyholder.checks import Knowledge, check_list, examine
+from tacit.keyholder.checks import Knowledge, Landings, check_list, examine
 from tacit.keyholder.keys import erase_card, load_card, load_identity
 from tacit.keyholder.states import Active, Done, Halted, Loaded, active, advance, start
 from tacit.keyholder.store import KeyholderStore, OpenedList, PlanRecord
 from tacit.keyholder.sums import answer
 from tacit.plan.bundle import Plan, PlanRefused, parse_plan, read_plan
+from tacit.plan.chain import broken_succession
 from tacit.plan.manifest import Manifest
 from tacit.privacy.noise import next_key
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import KeyId, PlanId, sha256
+from tacit.wire.ids import DeviceKey, KeyId, PlanId, sha256
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     Head,
@@ -88,6 +89,9 @@ class Keyholder:
         except _NO_PLAN as error:
             raise Refusal(Code.E_PLAN, f"this is not a Plan that may be used: {error}"[:500]) from error
         with self._turn:
+            for other in self._store.plans():  # another process of this keyholder may have loaded some
+                if other.plan_id not in self._plans:
+                    self._wake(other)
             plan_id = PlanId(plan.plan_id)
             j = self._position(plan.manifest)
             key_id = KeyId(plan.manifest.keyholders[j - 1].key_id)
@@ -95,6 +99,7 @@ class Keyholder:
             lost = shown is not None and self._was_forgotten(plan, j, shown)
             if record is None:
                 self._check_approval(plan, key_id)
+                before = self._before(plan)
                 if not lost and load_card(self._home, key_id) is None:
                     raise Refusal(Code.E_PLAN, f"this keyholder has no card {key_id.hex()}; make a new one")
                 self._write_plan(plan)
@@ -109,8 +114,12 @@ class Keyholder:
                         Loaded(),
                         self._random(32),
                     )
+                    if before is not None and isinstance(before.state, Loaded | Active):
+                        self._store.set_state(before.plan_id, Done(Code.E_SUCCEEDED))
                 crash_point("keyholder.load.committed")
                 self._plans[plan_id] = plan
+                if before is not None:
+                    self._erase_secrets(before)
             if lost:
                 self._halt_lost(plan_id, "a HEAD with its signature is unknown to its records")
             record = self._current(plan_id)
@@ -267,15 +276,58 @@ class Keyholder:
             raise Refusal(Code.E_EXPIRED, "this Plan's time is over")
         if self._store.plan_of_card(key_id) is not None:
             raise Refusal(Code.E_PLAN, f"card {key_id.hex()} serves another Plan; every Plan needs a card of its own")
-        plans, mu2 = self._store.spent_of_charter(manifest.charter_id)
-        if plans >= charter.most_plans:
-            raise Refusal(Code.E_PLAN, f"the charter allows {charter.most_plans} Plans and has {plans} here")
-        if mu2 + manifest.noise.mu2_total > charter.mu2_total * (1 + 1e-12):
+        same = [one for one in self._plans.values() if one.manifest.charter_id == manifest.charter_id]
+        if len(same) >= charter.most_plans:
+            raise Refusal(Code.E_PLAN, f"the charter allows {charter.most_plans} Plans and has {len(same)} here")
+        taken = _taken(same, plan)
+        if taken + manifest.noise.mu2_total > charter.mu2_total * (1 + 1e-12):
             raise Refusal(
                 Code.E_BUDGET,
-                f"the charter's budget is mu² = {charter.mu2_total:g}; {mu2:g} is taken and this Plan wants "
-                f"{manifest.noise.mu2_total:g}",
+                f"the charter's budget is mu² = {charter.mu2_total:g}; {taken:g} is taken by other chains of Plans and "
+                f"this one wants {manifest.noise.mu2_total:g}",
             )
+
+    def _before(self, plan: Plan) -> PlanRecord | None:
+        """The Plan that this one continues, if this keyholder serves it. E_PLAN where it cannot be continued so."""
+        continues = plan.manifest.continues
+        older = None if continues is None else self._plans.get(PlanId(continues.plan_id))
+        if continues is None or older is None:
+            return None  # what other keyholders opened is for them to count, and for each device
+        older_id = PlanId(older.plan_id)
+        if reason := broken_succession(older, plan):
+            raise Refusal(Code.E_PLAN, f"this Plan does not continue {older.name}: {reason}"[:500])
+        if self._store.head(older_id, continues.version) != continues.snapshot_hash:
+            raise Refusal(Code.E_PLAN, f"HEAD {continues.version} of {older.name} was not signed for that Snapshot")
+        if any(one.manifest.continues and one.manifest.continues.plan_id == older_id for one in self._plans.values()):
+            raise Refusal(Code.E_PLAN, f"another Plan continues {older.name} already")
+        return self._record(older_id)
+
+    def _landings(self, plan: Plan, devices: list[DeviceKey]) -> dict[DeviceKey, Landings]:
+        """What devices landed in the chain of Plans, as far as it was opened here."""
+        found: dict[DeviceKey, Landings] = {}
+        for one, began in self._chain(plan):
+            for dpk, landed in self._store.landings(PlanId(one.plan_id), devices).items():
+                # A Plan may go on after the Snapshot from which the next starts; its batches lie before all the same.
+                last_t = landed.last_t if one is plan else min(landed.last_t - began, -1)
+                known = found.get(dpk, Landings(0, last_t))
+                spent = known.mu2 + landed.count * one.manifest.debit
+                found[dpk] = Landings(known.count + landed.count, max(known.last_t, last_t), spent)
+        return found
+
+    def _chain(self, plan: Plan) -> Iterator[tuple[Plan, int]]:
+        """The Plans of this one's lineage that were loaded here, and how many batches before it each began.
+
+        Where a Plan between them is not known here that is 0: as if its last batch were the one just before.
+        """
+        began, latest = 0, plan
+        distances = {plan.plan_id: 0}
+        while (continues := latest.manifest.continues) is not None and PlanId(continues.plan_id) in self._plans:
+            latest = self._plans[PlanId(continues.plan_id)]
+            began += continues.version
+            distances[latest.plan_id] = began
+        for one in self._plans.values():
+            if one.lineage == plan.lineage:
+                yield one, distances.get(one.plan_id, 0)
 
     def _knowledge(self, plan: Plan, state: Active, request: PrepareRequest | OpenRequest) -> Knowledge:
         plan_id, manifest = request.plan_id, plan.manifest
@@ -289,7 +341,7 @@ class Keyholder:
             t=state.t,
             head_hashes=self._store.head_hashes(plan_id, state.t - manifest.batch.max_age),
             burnt=self._store.burnt(plan_id, [entry.update_id for entry in request.entries]),
-            landings=self._store.landings(plan_id, [entry.dpk for entry in request.entries]),
+            landings=self._landings(plan, [entry.dpk for entry in request.entries]),
             hour=int(self._clock()) // 3600,
         )
 
@@ -359,6 +411,19 @@ class Keyholder:
         path = self._plan_path(PlanId(plan.plan_id))
         make_folder(path.parent)
         write_file(path, plan.raw)
+
+
+def _taken(same: Iterable[Plan], plan: Plan) -> float:
+    """The μ² that other chains of this charter may cost a device of this Plan's class.
+
+    A chain counts once, with the most of its Plans, because what devices spend is followed along it. Of another class
+    is another device, by that device's own ledger.
+    """
+    chains: dict[bytes, float] = {}
+    for one in same:
+        if one.lineage != plan.lineage and one.manifest.device_class == plan.manifest.device_class:
+            chains[one.lineage] = max(chains.get(one.lineage, 0.0), one.manifest.noise.mu2_total)
+    return sum(chains.values())
 
 
 def describe(record: PlanRecord) -> Mapping[str, str | int | None]:

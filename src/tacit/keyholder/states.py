@@ -31,7 +31,8 @@ class Active:
 
 @dataclass(frozen=True)
 class Done:
-    """Nothing is opened any more, as foreseen: E_BUDGET after the last batch, E_EXPIRED after the last day."""
+    """Nothing is opened any more, as foreseen: E_BUDGET after the last batch, E_EXPIRED after the last day,
+    E_SUCCEEDED once another Plan continues this one."""
 
     code: Code
 
@@ -69,6 +70,8 @@ def active(state: PlanState) -> Active:
             raise Refusal(Code.E_T_ORDER, "HEAD 0 has not been signed, so there is nothing to open")
         case Done(Code.E_EXPIRED):
             raise Refusal(Code.E_EXPIRED, "this Plan's time is over")
+        case Done(Code.E_SUCCEEDED):
+            raise Refusal(Code.E_SUCCEEDED, "another Plan continues this one")
         case Done(code):
             raise Refusal(code, "every batch of this Plan has been opened")
         case Halted(code, reason):

@@ -178,13 +178,6 @@ class KeyholderStore:
         row = self._db.execute("SELECT plan_id FROM plans WHERE key_id = ?", (key_id,)).fetchone()
         return None if row is None else PlanId(row[0])
 
-    def spent_of_charter(self, charter_id: bytes) -> tuple[int, float]:
-        """How many Plans of a charter were approved here, and their budgets together, as μ²."""
-        row = self._db.execute(
-            "SELECT count(*), total(mu2_total) FROM plans WHERE charter_id = ?", (charter_id,)
-        ).fetchone()
-        return int(row[0]), float(row[1])
-
     def noise_key(self, plan_id: PlanId) -> bytes:
         row = self._db.execute("SELECT noise_key FROM plans WHERE plan_id = ?", (plan_id,)).fetchone()
         assert row is not None and row[0] is not None, "asked for in Loaded and Active only, where it exists"

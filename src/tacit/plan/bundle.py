@@ -27,7 +27,7 @@ from tacit.plan.manifest import FORMAT, Blob, Charter, Manifest
 from tacit.plan.program import Playable
 from tacit.plan.tape import ALIGNMENT, Kind, up
 from tacit.wire import preimage
-from tacit.wire.ids import Digest, PlanId
+from tacit.wire.ids import Digest, Lineage, PlanId
 from tacit.wire.keys import SigningKey, verify
 
 MAGIC = b"TACITPLN"
@@ -58,6 +58,12 @@ class Plan:
     def name(self) -> str:
         """How people see it: title and the first bytes of its id."""
         return f"{self.manifest.title} {self.plan_id.hex()[:8]}"
+
+    @property
+    def lineage(self) -> Lineage:
+        """The first Plan of the chain; a Plan that continues none is its own."""
+        continues = self.manifest.continues
+        return Lineage(self.plan_id if continues is None else continues.lineage)
 
     @property
     def initial_snapshot(self) -> bytes:

@@ -46,6 +46,17 @@ def _charter(manifest: Manifest, charter: Charter, author: bytes) -> Iterator[st
         yield "one keyholder is named twice"
     if manifest.limits.expires_at > charter.expires_at:
         yield "it outlives its charter"
+    if manifest.device_class not in (charter.classes or ("",)):
+        known = ", ".join(charter.classes) or "none"
+        yield f"it is of class {manifest.device_class!r} and the classes of its charter are {known}"
+    if (continues := manifest.continues) is not None:
+        names = (continues.plan_id, continues.snapshot_hash, continues.lineage)
+        if any(len(name) != 32 for name in names) or continues.before < 1:
+            yield "what it says of the Plan that it continues cannot be"
+        if (continues.lineage == continues.plan_id) != (continues.before == 1):
+            yield f"a chain that began with another Plan than the last has more than {continues.before} before it"
+        if continues.before >= charter.most_plans:
+            yield f"it is Plan {continues.before + 1} of its chain and the charter allows {charter.most_plans}"
     if len(manifest.enrolment) != 32 or len(manifest.coordinator) != 32:
         yield "the keys of coordinator and enrolment must be 32 bytes each"
 

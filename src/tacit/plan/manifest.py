@@ -15,7 +15,7 @@ from msgspec import Meta
 from tacit.plan.layout import Count
 from tacit.plan.program import Program
 
-FORMAT = 2
+FORMAT = 3
 
 # Floats that are far from where arithmetic with them could overflow or vanish.
 Positive = Annotated[float, Meta(gt=1e-12, lt=1e18)]
@@ -31,7 +31,11 @@ class KeyholderCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Charter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an owner and each keyholder's operator agree to, once per Task. Plans inside it need no further word."""
+    """What an owner and each keyholder's operator agree to, once per Task. Plans inside it need no further word.
+
+    `mu2_total` is for one device and all Plans together. Where it names `classes`, every Plan is of one of them and a
+    device takes part in the Plans of one.
+    """
 
     title: str
     purpose: str
@@ -42,6 +46,20 @@ class Charter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mu2_total: Positive
     unit: Literal["device"]
     expires_at: Count  # seconds since 1970
+    classes: tuple[str, ...] = ()
+
+
+class Continues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which Plan this one follows, and the Snapshot of it that this one starts from.
+
+    `lineage` is the first Plan of the chain and `before` how many come before this one: so a newcomer knows both.
+    """
+
+    plan_id: bytes
+    version: Count
+    snapshot_hash: bytes
+    lineage: bytes
+    before: Count
 
 
 class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +87,7 @@ class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Participation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device spends: at most `landings` Updates in the Plan's life."""
+    """What a device spends: at most `landings` Updates in the Plan's life, those in the Plans before it included."""
 
     landings: Count
     separation: Count = 1
@@ -81,6 +99,7 @@ class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     One sum gets a rounded Gaussian of standard deviation `sigma * sensitivity * W * Q` a coordinate;
     over the Plan's life a device is then protected with mu = 1/sigma (Gaussian differential privacy).
+    `mu2_total` is what a device has spent at most when the Plan is over, in the Plans before it too.
     """
 
     mechanism: Literal["plain/1"]
@@ -138,6 +157,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     coordinator: bytes  # the coordinator's signing key
     limits: Limits
     blobs: tuple[Blob, ...]
+    continues: Continues | None = None
+    device_class: str = ""
+
+    @property
+    def debit(self) -> float:
+        """The mu² of one landing: each of `plain/1` costs the same part of 1/sigma²."""
+        return 1.0 / (self.participation.landings * self.noise.sigma**2)
+
+    @property
+    def mu2_life(self) -> float:
+        """The mu² that a device has spent at most when this Plan is over, since the first Plan of its chain."""
+        return 1.0 / self.noise.sigma**2 if self.continues is None else self.noise.mu2_total
 
 
 def encode(value: Manifest | Charter) -> bytes:

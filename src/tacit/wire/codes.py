@@ -32,6 +32,7 @@ class Code(StrEnum):
     E_BUDGET = "E_BUDGET"
     E_STATE_LOST = "E_STATE_LOST"
     E_HALTED = "E_HALTED"
+    E_SUCCEEDED = "E_SUCCEEDED"  # another Plan continues this one; HEAD's answer names it
 
     @property
     def retryable(self) -> bool:

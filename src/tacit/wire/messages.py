@@ -223,6 +223,7 @@ class LogKind(IntEnum):
     OPENED = 3  # LoggedOpened
     HALT = 4  # LoggedHalt
     AUDIT = 5  # free bytes: hashes and counts of an audit
+    SUCCESSION = 6  # LoggedSuccession
 
 
 class LogEntry(Message, frozen=True, tag="log"):
@@ -256,6 +257,15 @@ class LoggedHalt(Message, frozen=True, tag="logged-halt"):
     plan_id: _PlanId
     key_id: _KeyId
     code: Code
+
+
+class LoggedSuccession(Message, frozen=True, tag="logged-succession"):
+    """`plan_id` ended with Snapshot `version`; `successor` continues it, from `started_from` of its Snapshots."""
+
+    plan_id: _PlanId
+    version: _Count
+    successor: _PlanId
+    started_from: _Count
 
 
 class ErrorReply(Message, frozen=True, tag="error"):

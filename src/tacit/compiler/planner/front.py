@@ -19,7 +19,7 @@ def front_of(points: Sequence[Point]) -> list[Point]:
     return found
 
 
-def found_reasons(found: Found) -> list[str]:
+def found_reasons(found: Found) -> tuple[str, ...]:
     """Why it is this one, in a few sentences."""
     chosen, cost = found.chosen, found.chosen.fitted.cost
     fitting = sum(point.fitted.fits for point in found.points)
@@ -41,7 +41,7 @@ def found_reasons(found: Found) -> list[str]:
         )
     if chosen.noise > 0.1:
         reasons.append(f"the run's noise is about {chosen.noise:.2g} times its signal for {cost.values:,} values")
-    return reasons
+    return tuple(reasons)
 
 
 def _at_rate(rate: float) -> str:
