@@ -36,14 +36,14 @@ DESCENT = 60  # steps that fit a head to half of the proxies; the other half jud
 
 def planned(task: tacit.Task, memory: int, say: Callable[[str], None] = lambda line: None) -> Subset:
     """What the planner would train within so many bytes; it may look at the proxies as everybody may."""
-    task = replace(task, budget=replace(task.budget, memory=memory))
+    task = replace(task, budget=replace(task.budget, memory=memory), precision=tacit.Precision())
     module = build_module(task)
     whole = Whole(module, task.inputs, CLASSES, task.label[0], task.loss_named)
     # Neither noise nor the size of an Update decides here.
     asked = Asked(lambda values: 0, lambda values: 0.0, sum(parameter.numel() for parameter in module.parameters()))
     optimizer = plan_optimizer(task.local)
     found = choose(task, whole, public_examples(task) or {}, asked, (), optimizer, None, say)
-    return found.chosen.fitted.candidate.subset
+    return tuple(found.chosen.fitted.candidate.subset)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 """What a fitted subset learns of public examples in a short training, on the engine that devices have.
 
 Each half of the examples is trained on and the other half is asked, so all of them are asked once; that is done at the
-Task's learning rate and at a few others, and the best counts. The order of examples comes from a seed, and how long is
-trained from their number alone: the same Task is always rehearsed the same way.
+Task's learning rate and, while that teaches more, at lower or higher ones: the best counts. The order of examples
+comes from a seed, and how long is trained from their number alone: the same Task is always rehearsed the same way.
 """
 
 import math
@@ -16,10 +16,10 @@ from tacit.engine.player import Inputs, Kept, Player
 from tacit.engine.visit import NotFinite
 from tacit.plan.program import Playable, rate_at
 
-SEEN = 1500  # examples a half is trained on, counting each as often as it is seen
-MOST_PASSES = 4
+SEEN = 3000  # examples a half is trained on, counting each as often as it is seen
+MOST_PASSES = 6
 LEAST = 64  # public examples, below which chance decides
-RATES = (1.0, 1 / 3, 3.0)  # of the Task's
+STEP, MOST_STEPS = 3.0, 3  # from one learning rate to the next, and how many up or down from the Task's
 
 
 @dataclass(frozen=True)
@@ -40,30 +40,39 @@ class Learnt:
         return math.sqrt(max(self.right * (1 - self.right), 1e-4) / self.examples)
 
 
-def rehearse(
-    playable: Playable, inputs: Inputs, labels: NDArray[np.generic], minibatch: int, rates: Sequence[float] = RATES
-) -> Learnt:
-    """Trains on either half of the examples, and asks the other."""
+def rehearse(playable: Playable, inputs: Inputs, labels: NDArray[np.generic], minibatch: int) -> Learnt:
+    """Trains on either half of the examples, and asks the other; at ever other rates while that teaches more."""
     player = Player(playable)
     halves = _halves(len(labels))
     parts = [({name: values[half] for name, values in inputs.items()}, labels[half]) for half in halves]
     kept = [player.keep(given) or given for given, _ in parts]
     player.load(playable.initial)
     before = _asked(player, parts)
-    found: list[tuple[float, float, float]] = []
-    for rate in rates:
+    # By answers where there are right ones; a loss tells apart what they do not.
+    of_answers = playable.program.score == "accuracy"
+
+    def at(rate: float) -> tuple[tuple[float, float], float, float, float]:
         loss = right = 0.0
         for (_, own), examples, other in zip(parts, kept, reversed(parts), strict=True):
             if not _trained(player, playable, examples, own, minibatch, rate):
-                loss, right = math.inf, 0.0
-                break
+                return (-math.inf, -math.inf), math.inf, 0.0, rate
             told = _asked(player, [other])
             loss, right = loss + told[0] * len(other[1]), right + told[1] * len(other[1])
-        found.append((loss / len(labels), right / len(labels), rate))
-    # By answers where there are right ones; a loss tells apart what they do not.
-    of_answers = playable.program.score == "accuracy"
-    best = max(found, key=lambda one: (one[1], -one[0])) if of_answers else min(found)
-    return Learnt(before[0], best[0], before[1], best[1], best[2], len(labels), of_answers)
+        loss, right = loss / len(labels), right / len(labels)
+        return (right if of_answers else 0.0, -loss), loss, right, rate
+
+    best = at(1.0)
+    for way in (1 / STEP, STEP):
+        rate = 1.0
+        for _ in range(MOST_STEPS):
+            rate *= way
+            found = at(rate)
+            if found[0] <= best[0]:
+                break
+            best = found
+        if best[3] != 1:
+            break  # it lies on this side
+    return Learnt(before[0], best[1], before[1], best[2], best[3], len(labels), of_answers)
 
 
 def _halves(count: int) -> list[NDArray[np.int64]]:

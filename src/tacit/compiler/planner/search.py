@@ -30,6 +30,7 @@ SHARES_OF_VALUES = (1.0, 0.25, 0.06)  # of the most that an Update holds: under 
 REFINED, AGAIN = 4, 3  # packings that are made anew by what fitting showed, and how often
 SLACK = 0.1  # of the memory: more than that left over, and the packing is made anew
 HEADS, USUAL, PACKED = 5, 4, 4  # of each kind are trained for a moment
+ALIKE = 0.25  # standard errors: nearer than that the one with fewer values is taken
 KNOWN = 0.97  # of the public examples right at the start: they have little left to teach
 SPEED = 0.5  # of a core's peak, at which a layer's own gradient is thought to be computed
 
@@ -169,7 +170,7 @@ def _cheapest_as_good(best: Point, fitting: Sequence[Point]) -> Point:
     assert best.learnt is not None
     near = [
         point for point in fitting
-        if point.learnt is not None and point.progress >= best.progress - 0.5 * best.learnt.error
+        if point.learnt is not None and point.progress >= best.progress - ALIKE * best.learnt.error
     ]  # fmt: skip
     return min(near, key=lambda point: (point.fitted.cost.values, -point.progress))
 
