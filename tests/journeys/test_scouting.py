@@ -75,6 +75,14 @@ def test_four_devices_are_scouted_and_the_groups_rank_as_their_data_say(tmp_path
         assert word in table.stdout, table.stdout + table.stderr
     assert (read["unit"], read["relation"], read["trust"]) == ("device", "zero-out", "single-operator")
 
+    # What was reported decides what is trained, where nothing is public.
+    file = tmp_path / "real.py"
+    file.write_text(TASK)
+    words = ["compile", str(file), "--home", str(tmp_path / "other"), "--device", "pi-4b", "--explain"]
+    chosen = tacit(*words, "--scouted", path, str(tmp_path / "snapshot.bin"))
+    assert chosen.returncode == 0, chosen.stderr
+    assert "judged by what devices reported to scouting mine" in chosen.stdout and "ε = " in chosen.stdout
+
     right = squared_gradients()
     total = sum(float(g.sum()) for g in right.values())
     shares = np.array([one["share"] for one in read["groups"]])

@@ -116,6 +116,11 @@ class Player:
         return self._memory[Region.ARENA].nbytes if Region.ARENA in self._memory else 0
 
     @property
+    def addresses(self) -> list[int]:
+        """Where its regions stand in the process."""
+        return [block.ctypes.data for block in self._memory.values()]
+
+    @property
     def training_bytes(self) -> int:
         """What training takes: every region of the train and apply tapes, and the frozen bytes they read."""
         sizes = largest(self._tapes[kind].regions for kind in (Kind.TRAIN, Kind.APPLY))

@@ -1,8 +1,9 @@
-"""How much memory a visit of a Plan really touches: counted by the operating system, in pages.
+"""How much memory a step of a Plan's training really touches: counted by the operating system, in pages.
 
-A process of its own plays a long visit, all of it in the engine. From outside its pages' marks of use are cleared, and
-some steps later the marked ones are counted, but for pages of code: what a step touches is all of it, and nothing
-else. Linux keeps such marks; elsewhere the answer is None.
+A process of its own plays when it is told to. From outside the marks of use of its pages are cleared, it plays a few
+steps, and the marked pages are counted in those areas of its memory that hold what it plays on: regions, frozen weights,
+examples, tapes; not the interpreter's. What is marked there when it does nothing is subtracted. Linux keeps such marks;
+elsewhere the answer is None.
 
     python -m tacit.engine.touched PLAN     plays, for `touched_bytes` to watch
 """
@@ -11,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,58 +23,58 @@ from tacit.engine.visit import Visiting
 from tacit.plan.bundle import read_plan
 from tacit.plan.program import Field
 
-STEPS = 4  # are watched at least
-VISIT_SECONDS, WATCHED_SECONDS = 4.0, 0.03  # of the processor
-PAUSE = 0.01
-_AREA = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S+) ")
+STEPS = 4  # are watched
+NOTHING, PLAY = "nothing", "play"
+_AREA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ")
 
 
 def touched_bytes(path: Path) -> int | None:
-    """Bytes of memory that a step of the Plan's training touches; None where the system does not say."""
+    """Bytes of memory that steps of the Plan's training touch; None where the system does not say."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     # numpy asks for huge pages, of which one touch would count for two million bytes.
     environment = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}
     command = [sys.executable, "-m", "tacit.engine.touched", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         try:
             assert process.stdout is not None
-            told = process.stdout.readline()
-            return _watched(Path(f"/proc/{process.pid}"), float(told)) if told.strip() else None
-        except OSError:
+            places = [int(word) for word in process.stdout.readline().split()]
+            for word in (NOTHING, PLAY):  # what is only done once is done now
+                _marked(process, word, places)
+            idle, playing = (_marked(process, word, places) for word in (NOTHING, PLAY))
+        except (OSError, ValueError):
             return None
         finally:
             process.kill()
+    return max(0, playing - idle)
 
 
-def _watched(process: Path, step: float) -> int | None:
-    """What the process marks in a few steps of so many seconds; None if it ended before."""
-    begun = _used(process)
-    while _used(process) < begun + step:  # until it is in the midst of it
-        time.sleep(PAUSE)
-    (process / "clear_refs").write_text("1")
-    cleared = _used(process)
-    while _used(process) < cleared + max(STEPS * step, WATCHED_SECONDS):
-        time.sleep(PAUSE)
-    found, code = 0, True
-    for line in (process / "smaps").read_text().splitlines():
+def _marked(process: "subprocess.Popen[str]", word: str, places: Sequence[int]) -> int:
+    """Bytes of the pages that the process marks while it does what it is told, in areas with one of these places."""
+    assert process.stdin is not None and process.stdout is not None
+    folder = Path(f"/proc/{process.pid}")
+    (folder / "clear_refs").write_text("1")
+    process.stdin.write(word + "\n")
+    process.stdin.flush()
+    if process.stdout.readline() != word + "\n":
+        raise ValueError("it has ended")
+    found, wanted = 0, False
+    for line in (folder / "smaps").read_text().splitlines():
         if (area := _AREA.match(line)) is not None:
-            code = "x" in area[1]
-        elif not code and line.startswith("Referenced:"):
+            start, end = int(area[1], 16), int(area[2], 16)
+            wanted = any(start <= place < end for place in places)
+        elif wanted and line.startswith("Referenced:"):
             found += 1024 * int(line.split()[1])
-    return found or None
-
-
-def _used(process: Path) -> float:
-    """Seconds of the processor that it has taken."""
-    fields = (process / "stat").read_text().rpartition(")")[2].split()
-    if fields[0] == "Z":
-        raise OSError("it has ended")
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def play(path: Path) -> None:
-    """Says how many seconds a step takes, and plays steps for a while."""
+    """Says where the memory is that it plays on; then plays a few steps for every line that asks for it.
+
+    Each line is answered with itself.
+    """
     plan = read_plan(path)
     playable = plan.playable()
     program = playable.program
@@ -85,17 +86,17 @@ def play(path: Path) -> None:
     given = player.keep(inputs) or inputs
     every = np.arange(count)
 
-    def visit(steps: int) -> Visiting:
+    def visit() -> Visiting:
         # A rate this small changes nothing that matters, whatever was drawn.
-        return player.visit(given, labels, weights, [every] * steps, [1e-9] * steps, playable.initial)
+        # Steps are left over, because the end of a visit is another thing.
+        return player.visit(given, labels, weights, [every] * (4 * STEPS), [1e-9] * (4 * STEPS), playable.initial)
 
-    visit(1).play()
-    short, begun = visit(STEPS), time.process_time()
-    short.play()
-    each = max((time.process_time() - begun) / STEPS, 1e-6)
-    long = visit(max(4 * STEPS, round(VISIT_SECONDS / each)))
-    print(each, flush=True)
-    long.play()
+    visiting = visit()
+    print(*player.addresses, flush=True)
+    for line in sys.stdin:
+        if line.strip() == PLAY:
+            visiting.play(STEPS)
+        print(line, end="", flush=True)
 
 
 def _drawn(field: Field, count: int, draw: np.random.Generator) -> NDArray[np.generic]:

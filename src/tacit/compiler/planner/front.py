@@ -51,6 +51,7 @@ def _at_rate(rate: float) -> str:
 def front_lines(found: Found) -> list[str]:
     """The table: a star is what was chosen, a dot stands before a point of the front."""
     front = front_of(found.points)
+    most = max(point.gain for point in found.points)
     rows = [("subset", "values", "upload", "memory", "kept", "seconds", "played", "expected")]
     shown = sorted(found.points, key=lambda point: (not point.fitted.fits, point.fitted.cost.memory))
     for point in shown:
@@ -64,7 +65,7 @@ def front_lines(found: Found) -> list[str]:
                 f"{cost.kept:,}",
                 f"{cost.seconds:.2g}",
                 str(point.fitted.setting),
-                expected(point),
+                expected(point, most),
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -92,11 +93,11 @@ def front_lines(found: Found) -> list[str]:
     return lines
 
 
-def expected(point: Point) -> str:
-    """What is expected of it, in words."""
+def expected(point: Point, most: float = 0.0) -> str:
+    """What is expected of it, in words; a gain as a share of the most that any subset gains."""
     learnt = point.learnt
     if learnt is None:
-        return f"gain {point.gain:.2g}" if point.gain else "–"
+        return f"gain {point.gain / most:.0%}" if most and point.gain else "–"
     if learnt.of_answers:
         return f"{learnt.right:.1%} right"
     return f"loss {learnt.loss:.3g}"

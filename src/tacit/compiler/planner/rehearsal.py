@@ -16,8 +16,8 @@ from tacit.engine.player import Inputs, Kept, Player
 from tacit.engine.visit import NotFinite
 from tacit.plan.program import Playable, rate_at
 
-SEEN = 3000  # examples a half is trained on, counting each as often as it is seen
-MOST_PASSES = 6
+SEEN = 2000  # examples a half is trained on, counting each as often as it is seen
+MOST_PASSES = 4
 LEAST = 64  # public examples, below which chance decides
 STEP, MOST_STEPS = 3.0, 3  # from one learning rate to the next, and how many up or down from the Task's
 
