@@ -1,9 +1,9 @@
 """How much memory a step of a Plan's training really touches: counted by the operating system, in pages.
 
 A process of its own plays when it is told to. From outside the marks of use of its pages are cleared, it plays a few
-steps, and the marked pages are counted in those areas of its memory that hold what it plays on: regions, frozen weights,
-examples, tapes; not the interpreter's. What is marked there when it does nothing is subtracted. Linux keeps such marks;
-elsewhere the answer is None.
+steps, and the marked pages are counted in those areas of its memory that hold what it plays on (regions, frozen
+weights, examples, tapes), not in the interpreter's. What is marked there when it does nothing is subtracted. Linux
+keeps such marks; elsewhere the answer is None.
 
     python -m tacit.engine.touched PLAN     plays, for `touched_bytes` to watch
 """
