@@ -15,6 +15,7 @@ task = tacit.Task(
     name="gestures",
     model=network,
     example={"x": tacit.array((6,)), "y": tacit.label(5), "weight": tacit.weight()},
+    subset=["0", "3"],
     local=tacit.Local(epochs=4, minibatch=16, microbatch=8, dropout=True, optimizer=tacit.sgd(0.2, momentum=0.9)),
     privacy=tacit.Privacy(noise=0.1, devices=3, batch=2, threshold=2),
 )

@@ -27,6 +27,7 @@ from tests.factory import Device, make_world, running
 def given(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     describe_chain(parser)
+    parser.set_defaults(explain=False)
     return parser.parse_args(list(words))
 
 
@@ -35,7 +36,7 @@ def compiled(folder: Path, name: str, *words: str) -> Path:
     keys = load_or_make(folder / "coordinator", os.urandom)
     card = new_card(folder / "keyholder", "embedded:", os.urandom)
     parties = Parties(AUTHOR.public, keys.sig.public, keys.enrolment.public, (card,))
-    made = assembled(given(*words), TASK, parties, folder, None)
+    made = assembled(given(*words), TASK, parties, folder, lambda line: None, None)
     path = folder / name
     path.write_bytes(build_plan(made.manifest, made.charter, made.blobs, AUTHOR))
     return path

@@ -13,11 +13,12 @@ from torch import nn
 
 import tacit
 from tacit.cli import main
+from tacit.cli.front import draw
 from tacit.compiler.assemble import Assembled, Parties, assemble
 from tacit.compiler.choose import costs
 from tacit.compiler.errors import NothingFits
 from tacit.compiler.planner.benefit import by_custom, by_examples, by_scouting, share_of
-from tacit.compiler.planner.drawing import draw, page, svg
+from tacit.compiler.planner.drawing import page, svg
 from tacit.compiler.planner.fitting import Setting, settings_of
 from tacit.compiler.planner.front import front_json, front_lines, front_of
 from tacit.compiler.planner.groups import Layer, Way, layers_of

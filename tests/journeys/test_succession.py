@@ -94,7 +94,7 @@ def test_twelve_devices_move_over_to_a_plan_with_another_subset_and_go_on_learni
         named = f"{here.base}/snapshots/{new.manifest.continues.snapshot_hash.hex()}"
         (tmp_path / "old.bin").write_bytes(urllib.request.urlopen(named, timeout=30).read())
         tacit("fetch", link, "-o", str(tmp_path / "new.bin"))
-        wait_for(lambda: names[-1] in {one.device for one in there.made()}, "the killed one goes on", 60)
+        wait_for(lambda: {one.device for one in there.made()} == set(names), "all go on, the killed one too", 180)
         old_status, new_status = here.status(), there.status()
         stop(devices)
         chain = tacit("device", "status", "--home", str(here.homes["device0"]))

@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         arguments.picture.write_text(svg(made.compiled.explanation, task.name), encoding="utf-8")
     if arguments.front is not None and made.found is not None:
-        from tacit.compiler.planner.drawing import draw
+        from tacit.cli.front import draw
 
         draw(made.found, task.name, task.budget.memory_bytes, arguments.front)
     output = arguments.output or arguments.task.with_suffix(".tacit")

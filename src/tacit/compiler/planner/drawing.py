@@ -3,27 +3,12 @@
 import json
 import math
 from html import escape
-from pathlib import Path
 
 from tacit.compiler.planner.front import expected, front_json, front_lines, front_of
 from tacit.compiler.planner.search import Found, Point
-from tacit.errors import InputError
 
 WIDE, HIGH, LEFT, TOP, BELOW = 860, 420, 80, 50, 60
 TRIED, GUESSED, OVER, CHOSEN = "#1f6feb", "#8b949e", "#d0d7de", "#cf222e"
-
-
-def draw(found: Found, title: str, limit: int, file: Path) -> None:
-    """Writes the picture as the file's name asks: .svg, .html with the table and figures below it, or .png."""
-    match file.suffix:
-        case ".svg":
-            file.write_text(svg(found, title, limit), encoding="utf-8")
-        case ".html":
-            file.write_text(page(found, title, limit), encoding="utf-8")
-        case ".png":
-            _png(found, title, limit, file)
-        case other:
-            raise InputError(f"a picture of the front is a .html, .svg or .png file, not {other or file.name!r}")
 
 
 def heights(found: Found) -> dict[Point, float]:
@@ -59,7 +44,7 @@ def svg(found: Found, title: str, limit: int) -> str:
         x = LEFT + (power - low) / (high - low) * WIDE
         parts.append(
             f'<path d="M{x:.1f} {TOP + HIGH}v5" stroke="black"/>'
-            f'<text x="{x:.1f}" y="{TOP + HIGH + 20}" text-anchor="middle">{_size(2**power)}</text>'
+            f'<text x="{x:.1f}" y="{TOP + HIGH + 20}" text-anchor="middle">{size_text(2**power)}</text>'
         )
     for step in range(5):
         value = least + room * step / 4
@@ -68,7 +53,7 @@ def svg(found: Found, title: str, limit: int) -> str:
     x = LEFT + (math.log2(limit) - low) / (high - low) * WIDE
     parts.append(
         f'<path d="M{x:.1f} {TOP}V{TOP + HIGH}" stroke="{CHOSEN}" stroke-dasharray="5 4"/>'
-        f'<text x="{x - 6:.1f}" y="{TOP + 12}" text-anchor="end" fill="{CHOSEN}">budget {_size(limit)}</text>'
+        f'<text x="{x - 6:.1f}" y="{TOP + 12}" text-anchor="end" fill="{CHOSEN}">budget {size_text(limit)}</text>'
     )
     drawn = [point for point in front_of(found.points) if point in up]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, drawn))
@@ -85,11 +70,11 @@ def svg(found: Found, title: str, limit: int) -> str:
             side = "end" if x > LEFT + WIDE / 2 else "start"
             parts.append(
                 f'<text x="{x + (-14 if side == "end" else 14):.1f}" y="{y - 12:.1f}" text-anchor="{side}" '
-                f'fill="{CHOSEN}">chosen: {escape(_short(point.fitted.candidate.name))}</text>'
+                f'fill="{CHOSEN}">chosen: {escape(short(point.fitted.candidate.name))}</text>'
             )
     parts += [
         f'<text x="{LEFT + WIDE}" y="{TOP + HIGH + 42}" text-anchor="end">memory of training (logarithmic)</text>',
-        f'<text x="{LEFT}" y="{TOP + HIGH + 42}">upwards: {_upwards(found)}; the line is the front</text>',
+        f'<text x="{LEFT}" y="{TOP + HIGH + 42}">upwards: {upwards(found)}; the line is the front</text>',
         "</svg>\n",
     ]
     return "\n".join(parts)
@@ -109,42 +94,6 @@ def page(found: Found, title: str, limit: int) -> str:
     )
 
 
-def _png(found: Found, title: str, limit: int, file: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise InputError("a .png needs matplotlib: pip install 'tacit[demo]', or write a .html or .svg") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    up = heights(found)
-    figure, axes = pyplot.subplots(figsize=(9, 5.2))
-    for colour, words, points in (
-        (OVER, "over a limit", [p for p in up if not p.fitted.fits]),
-        (GUESSED, "predicted", [p for p in up if p.fitted.fits and p.learnt is None]),
-        (TRIED, "tried", [p for p in up if p.fitted.fits and p.learnt is not None]),
-    ):
-        if points:
-            axes.scatter([p.fitted.cost.memory for p in points], [up[p] for p in points], color=colour, label=words)
-    front = [point for point in front_of(found.points) if point in up]
-    axes.plot([p.fitted.cost.memory for p in front], [up[p] for p in front], color=TRIED, linewidth=1)
-    chosen = next(p for p in up if p.fitted.candidate == found.chosen.fitted.candidate)
-    axes.scatter(
-        [chosen.fitted.cost.memory], [up[chosen]], s=220, facecolors="none", edgecolors=CHOSEN, linewidths=2,
-        label="chosen: " + _short(chosen.fitted.candidate.name),
-    )  # fmt: skip
-    axes.axvline(limit, color=CHOSEN, linestyle="--", linewidth=1, label=f"budget {_size(limit)}")
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: _size(value))
-    axes.set_xlabel("memory of training")
-    axes.set_ylabel(_upwards(found))
-    axes.set_title(title)
-    axes.legend(loc="lower right", fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
-
-
 def _told(point: Point) -> str:
     cost, fitted = point.fitted.cost, point.fitted
     over = "".join(f"; over {name}: {words}" for name, words in fitted.over.items())
@@ -154,7 +103,8 @@ def _told(point: Point) -> str:
     )
 
 
-def _upwards(found: Found) -> str:
+def upwards(found: Found) -> str:
+    """What the picture shows upwards."""
     if found.chosen.learnt is None:
         return "predicted gain, as a share of the largest"
     return "share right after a short training" if found.chosen.learnt.of_answers else "minus the loss after it"
@@ -165,10 +115,10 @@ def _value(value: float, found: Found) -> str:
     return f"{value:.0%}" if learnt is None or learnt.of_answers else f"{value:.3g}"
 
 
-def _size(size: float) -> str:
+def size_text(size: float) -> str:
     """A power of two as people read it.
 
-    >>> _size(1 << 11), _size(1 << 22), _size(512)
+    >>> size_text(1 << 11), size_text(1 << 22), size_text(512)
     ('2 KiB', '4 MiB', '512 B')
     """
     for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
@@ -177,5 +127,6 @@ def _size(size: float) -> str:
     return f"{size:g} B"
 
 
-def _short(name: str, most: int = 60) -> str:
+def short(name: str, most: int = 60) -> str:
+    """A name that fits a line."""
     return name if len(name) <= most else name[: most - 1] + "…"

@@ -119,8 +119,8 @@ def _steps(items: Sequence[Item], weights: Sequence[float]) -> Iterator[tuple[fl
 
     Of each step: slope, what it takes, what it gains, and the items that it goes from and to.
 
-    >>> [step[:3] for step in _steps([Item(4, (2,)), Item(5, (4,)), Item(1, (3,))], [1.0])]
-    [(2.0, 2.0, 4), (0.5, 2.0, 1)]
+    >>> [step[:3] for step in _steps([Item(4.0, (2,)), Item(5.0, (4,)), Item(1.0, (3,))], [1.0])]
+    [(2.0, 2.0, 4.0), (0.5, 2.0, 1.0)]
     """
     nothing = Item(0.0, (0.0,) * len(weights))
     corners: list[tuple[float, Item]] = [(0.0, nothing)]

@@ -330,7 +330,7 @@ def _spread(count: int) -> list[int]:
     """A few places out of so many, the first ones closer together.
 
     >>> _spread(4), _spread(100)
-    ([0, 1, 2, 3], X)
+    ([0, 1, 2, 3], [0, 1, 3, 6, 13, 26, 51, 99])
     """
     if count <= MOST_CUTS:
         return list(range(count))
