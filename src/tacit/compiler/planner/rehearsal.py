@@ -18,6 +18,7 @@ from tacit.plan.program import Playable, rate_at
 
 SEEN = 2000  # examples a half is trained on, counting each as often as it is seen
 MOST_PASSES = 4
+MUCH = 20e9  # operations of a training: one that takes more is tried at the rates next to the Task's alone
 LEAST = 64  # public examples, below which chance decides
 STEP, MOST_STEPS = 3.0, 3  # from one learning rate to the next, and how many up or down from the Task's
 
@@ -62,9 +63,12 @@ def rehearse(playable: Playable, inputs: Inputs, labels: NDArray[np.generic], mi
         return (right if of_answers else 0.0, -loss), loss, right, rate
 
     best = at(1.0)
+    microbatches = sum(len(list(_minibatches(len(half), minibatch, playable.program.whole))) for half in halves)
+    microbatches *= math.ceil(minibatch / playable.program.microbatch)
+    dear = microbatches * playable.program.resources.operations > MUCH
     for way in (1 / STEP, STEP):
         rate = 1.0
-        for _ in range(MOST_STEPS):
+        for _ in range(1 if dear else MOST_STEPS):
             rate *= way
             found = at(rate)
             if found[0] <= best[0]:
