@@ -53,7 +53,7 @@ def svg(found: Found, title: str, limit: int) -> str:
     x = LEFT + (math.log2(limit) - low) / (high - low) * WIDE
     parts.append(
         f'<path d="M{x:.1f} {TOP}V{TOP + HIGH}" stroke="{CHOSEN}" stroke-dasharray="5 4"/>'
-        f'<text x="{x - 6:.1f}" y="{TOP + 12}" text-anchor="end" fill="{CHOSEN}">budget {size_text(limit)}</text>'
+        f'<text x="{x - 6:.1f}" y="{TOP + HIGH - 8}" text-anchor="end" fill="{CHOSEN}">budget {size_text(limit)}</text>'
     )
     drawn = [point for point in front_of(found.points) if point in up]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, drawn))
