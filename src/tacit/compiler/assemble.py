@@ -40,7 +40,7 @@ from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTra
 from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
 from tacit.plan.profile import read_profile, shipped
 from tacit.plan.program import Optimizer, Program
-from tacit.task import Label, Local, Precision, Projected, Sign, Task, TaskInvalid, Weight
+from tacit.task import Label, Local, Precision, Privacy, Projected, Sign, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
 Scouted = Callable[[Sequence[Layer]], Valued]  # layers as devices have valued them
@@ -142,7 +142,7 @@ def manifest_of(
     task: Task, parties: Parties, program: Program, *, days: int, now: int | None
 ) -> tuple[Numbers, Charter, Manifest]:
     """A program with its numbers and limits, if it is within the Task's budget."""
-    numbers = _numbers(task, program.d, len(parties.keyholders))
+    numbers = numbers_of(task.privacy, program.d, len(parties.keyholders))
     upload = upload_size(program.d, numbers.quantisation.bits, len(parties.keyholders))
     resources = program.resources
     _within(
@@ -222,8 +222,8 @@ def _decided(
     if task.subset is not None:
         return with_subset(task, None)
     asked = Asked(
-        lambda values: upload_size(values, _numbers(task, values, keyholders).quantisation.bits, keyholders),
-        lambda values: noise_to_signal(_numbers(task, values, keyholders), values, keyholders),
+        lambda values: upload_size(values, numbers_of(task.privacy, values, keyholders).quantisation.bits, keyholders),
+        lambda values: noise_to_signal(numbers_of(task.privacy, values, keyholders), values, keyholders),
         _most_values(task, sum(p.numel() for p in whole.module.parameters()), keyholders),
     )
     devices = [read_profile(name) for name in task.budget.devices or shipped()]
@@ -316,7 +316,7 @@ def _comparison(
     """What was compiled, among other subsets that such a module could train."""
 
     def upload_of(values: int) -> int:
-        return upload_size(values, _numbers(task, values, keyholders).quantisation.bits, keyholders)
+        return upload_size(values, numbers_of(task.privacy, values, keyholders).quantisation.bits, keyholders)
 
     chosen = Planned(
         "what the Task names",
@@ -425,7 +425,7 @@ def _most_values(task: Task, whole: int, keyholders: int) -> int:
     low, high = 0, whole
     while low < high:
         middle = (low + high + 1) // 2
-        bits = _numbers(task, middle, keyholders).quantisation.bits
+        bits = numbers_of(task.privacy, middle, keyholders).quantisation.bits
         if upload_size(middle, bits, keyholders) <= task.budget.upload_bytes:
             low = middle
         else:
@@ -439,8 +439,12 @@ def _most_values(task: Task, whole: int, keyholders: int) -> int:
     return low
 
 
-def _numbers(task: Task, d: int, keyholders: int) -> Numbers:
-    privacy = task.privacy
+def numbers_of(privacy: Privacy, d: int, keyholders: int) -> Numbers:
+    """What a policy comes to for so many values.
+
+    >>> numbers_of(Privacy(epsilon=8), 1000, 1).batch.target
+    1000
+    """
     return choose_numbers(
         d=d,
         keyholders=keyholders,

@@ -7,10 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from tacit.compiler.assemble import Assembled, Parties, build_module, check_label, manifest_of
+from tacit.compiler.assemble import Assembled, Parties, build_module, check_label, manifest_of, numbers_of
 from tacit.compiler.scouting import compile_scout, every_group
 from tacit.plan.bundle import playable_blobs
-from tacit.plan.numbers import choose_numbers
 from tacit.plan.program import Stretch
 from tacit.plan.scouted import noise_of_sums
 from tacit.task import Label, Local, Precision, Privacy, Task, Weight, sgd
@@ -115,20 +114,7 @@ def budget_of(privacy: Privacy) -> float:
     >>> round(budget_of(Privacy(epsilon=8)), 2)
     2.03
     """
-    numbers = choose_numbers(
-        d=1,
-        keyholders=1,
-        epsilon=privacy.epsilon,
-        noise=privacy.noise,
-        batch=privacy.batch,
-        threshold=privacy.threshold_or_default,
-        snapshots=privacy.snapshots,
-        participations=privacy.participations,
-        max_age=privacy.max_age,
-        clip=privacy.clip,
-        delta=privacy.delta,
-    )
-    return numbers.noise.mu2_total
+    return numbers_of(privacy, 1, 1).noise.mu2_total
 
 
 def _privacy(own: Privacy, how: Scouting) -> Privacy:
