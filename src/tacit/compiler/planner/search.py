@@ -25,11 +25,11 @@ from tacit.compiler.trace import Model, Traced
 from tacit.plan.tape import Number, number_bytes
 from tacit.task import Projected, TaskInvalid
 
-MOST_CUTS = 8  # layers that are tried as the first to be trained
+MOST_CUTS = 10  # layers that are tried as the first to be trained
 SHARES_OF_VALUES = (1.0, 0.25, 0.06)  # of the most that an Update holds: under noise fewer may learn more
-REFINED, AGAIN = 3, 2  # packings that are made anew by what fitting showed, and how often
+REFINED, AGAIN = 4, 3  # packings that are made anew by what fitting showed, and how often
 SLACK = 0.1  # of the memory: more than that left over, and the packing is made anew
-HEADS, USUAL, PACKED = 5, 3, 3  # of each kind are trained for a moment
+HEADS, USUAL, PACKED = 5, 3, 4  # of each kind are trained for a moment
 ALIKE = 0.25  # standard errors: nearer than that the one with fewer values is taken
 KNOWN = 0.97  # of the public examples right at the start: they have little left to teach
 SPEED = 0.5  # of a core's peak, at which a layer's own gradient is thought to be computed
@@ -330,7 +330,7 @@ def _spread(count: int) -> list[int]:
     """A few places out of so many, the first ones closer together.
 
     >>> _spread(4), _spread(100)
-    ([0, 1, 2, 3], [0, 1, 3, 6, 13, 26, 51, 99])
+    ([0, 1, 2, 3], [0, 1, 2, 4, 7, 12, 21, 35, 59, 99])
     """
     if count <= MOST_CUTS:
         return list(range(count))
