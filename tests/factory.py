@@ -37,11 +37,14 @@ from tacit.plan.manifest import (
     Limits,
     LocalTraining,
     Manifest,
+    Mechanism,
     Noise,
     Participation,
+    Plain,
     Quantisation,
 )
 from tacit.plan.program import Field, Optimizer, Program, Resources
+from tacit.privacy.blt import Blt, sensitivity
 from tacit.privacy.mask import mask_key, masked
 from tacit.privacy.seal import seal
 from tacit.wire import preimage
@@ -81,6 +84,7 @@ def make_plan(
     continues: Continues | None = None,
     initial: bytes | None = None,
     device_class: str = "",
+    mechanism: Mechanism = Plain(),  # noqa: B008 - immutable
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
@@ -118,11 +122,11 @@ def make_plan(
         server_rate=0.5,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0),
         batch=BatchRule(target=target, most=most, threshold=threshold, max_age=max_age, weights=(1,) * (max_age + 1)),
-        participation=Participation(landings=landings, separation=separation),
+        participation=Participation(landings=landings, separation=separation, devices=10**6),
         noise=Noise(
-            mechanism="plain/1",
+            mechanism=mechanism,
             sigma=sigma,
-            sensitivity=landings**0.5,
+            sensitivity=worst(mechanism, landings, separation, snapshots),
             snapshots=snapshots,
             mu2_total=mu2_total,
             delta=1e-7,
@@ -138,6 +142,13 @@ def make_plan(
     blobs = {f"tape/{name}": b"tape" for name in ("train", "apply", "evaluate", "predict")}
     initial = initial or encode_snapshot(np.arange(d, dtype=np.float32) / np.float32(8))
     return build_plan(manifest, charter, {**blobs, "frozen": b"", "initial": initial}, author)
+
+
+def worst(mechanism: Mechanism, landings: int, separation: int, snapshots: int) -> float:
+    """S_C of a Plan."""
+    if isinstance(mechanism, Blt):
+        return sensitivity(mechanism, landings, separation, snapshots)
+    return landings**0.5
 
 
 @dataclass(frozen=True, eq=False)

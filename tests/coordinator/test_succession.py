@@ -146,7 +146,7 @@ def test_a_successor_begins_when_the_plan_before_has_ended_and_knows_who_landed(
     bench.until(Ended)
     assert begin_after(bench.store, store, 1) and begin_after(bench.store, store, 1)
 
-    debit = bench.world.plan.manifest.debit
+    debit = bench.world.plan.manifest.debit(1)
     dpk = DeviceKey(uploads[0].dpk)
     assert store.landings([dpk]) == {dpk: Landing(1, -1, debit)}
     assert (store.counts().most_landings, store.counts().most_mu2) == (1, debit)

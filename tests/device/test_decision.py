@@ -24,7 +24,7 @@ from tacit.device.settings import Wishes
 from tacit.plan.manifest import Manifest
 from tests.factory import make_world
 
-FRESH = Standing(0, 0.0, 0.0, 0, 0, 0)
+FRESH = Standing(0, 0, 0.0, 0.0, 0, 0, 0)
 NOON = Clock(1_000_000.0, 12.0)
 MOST = 2.03
 NO_WISHES, NOTHING_KNOWN = Wishes(), Conditions()
@@ -139,7 +139,7 @@ def test_an_update_waits_while_sending_costs_money_and_never_leaves_after_the_pl
 
 
 def test_all_landings_together_cost_what_the_plan_states(manifest: Manifest):
-    assert 3 * debit_of(manifest) == pytest.approx(manifest.noise.mu2_total)
+    assert 3 * debit_of(manifest, FRESH) == pytest.approx(manifest.noise.mu2_total)
 
 
 def test_the_next_version_is_as_far_as_the_plan_separates(manifest: Manifest):

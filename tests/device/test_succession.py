@@ -102,7 +102,7 @@ def check_moved(device: OnTheMove) -> None:
         assert (first.succeeded_by, second.continues, second.began) == (new, old, 1)
         assert ledger.last_of_chain(old) == new and ledger.before(new) == old
         assert second.standing.landings_used == 2 and (first.updates, second.updates) == (1, 1)
-        assert second.standing.mu2_spent == pytest.approx(2 * device.old.plan.manifest.debit)
+        assert second.standing.mu2_spent == pytest.approx(2 * device.old.plan.manifest.debit(1))
         assert [one.state for one in ledger.receipts(old)] == ["Settled"]
     assert not plan_file(device.home, old).exists() and plan_file(device.home, new).exists()
     assert kept_bytes(device.home, old) == 0 < kept_bytes(device.home, new)
@@ -163,7 +163,7 @@ def test_an_update_that_was_never_accepted_expires_with_its_plan_and_stays_paid_
     assert after.plan_id.hex() in gone.reason
     assert [line.state for line in device_receipts(home)] == ["Expired", "Receipted"]
     with device.ledger() as ledger:
-        assert ledger.mu2_spent() == pytest.approx(2 * world.plan.manifest.debit)
+        assert ledger.mu2_spent() == pytest.approx(2 * world.plan.manifest.debit(1))
 
 
 def test_a_device_whose_owner_allows_less_than_the_successor_wants_stays_and_says_so(moving: OnTheMove):

@@ -16,6 +16,7 @@ from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_s
 from tacit.plan.manifest import FORMAT
 from tacit.plan.program import KeptTensor, Optimizer, Resources, Stretch
 from tacit.plan.tape import Number
+from tacit.privacy.trust import Trust
 from tacit.wire.keys import SigningKey
 from tests.factory import World, make_world
 
@@ -156,7 +157,9 @@ NUMBERS = {
     "- at `$.quantisation.clip`": with_quant(clip=0.0),
     "threshold 9": with_batch(threshold=9),
     "age weights for ages": with_batch(weights=(1,)),
-    "age weights other than 1": with_batch(weights=(2, 1, 1)),
+    "its age weights": with_batch(weights=(1, 2, 1)),
+    "in two-party mode": lambda m: change(m, trust=Trust.TWO_PARTY, batch=change(m.batch, weights=(2, 1, 1))),
+    "it claims to be three-party": lambda m: change(m, trust=Trust.THREE_PARTY),
     "- at `$.noise.sigma`": with_noise(sigma=0.0),
     "delta = ": with_noise(delta=0.5),
     "it claims sensitivity": with_noise(sensitivity=1.0),

@@ -81,7 +81,7 @@ def check_upload(upload: Upload, plan: Plan, head_hash: Digest | None, hour: int
         raise Refusal(Code.E_VERSION_FUTURE, f"there is no Snapshot {upload.base_version} yet")
     if upload.head_hash != head_hash:
         raise Refusal(Code.E_HEAD, f"that is not HEAD {upload.base_version} of this Plan")
-    d, bits = manifest.program.d, manifest.quantisation.bits
+    d, bits = manifest.words, manifest.quantisation.bits
     if len(upload.payload) > packed_size(d, bits):
         raise Refusal(
             Code.E_TOO_LARGE, f"a payload of {len(upload.payload)} bytes; {packed_size(d, bits)} were expected"

@@ -203,7 +203,7 @@ class Opener:
 
     def _apply(self, batch: Opened, store: Store) -> Transition:
         manifest = self.plan.manifest
-        d, bits = manifest.program.d, manifest.quantisation.bits
+        d, bits = manifest.words, manifest.quantisation.bits
         weights = [manifest.batch.weights[batch.t - member.base_version] for member in batch.members]
         payloads = (store.payload(member) for member in batch.members)
         total = add_payloads(zip(payloads, weights, strict=True), d, bits)

@@ -98,8 +98,8 @@ MIGRATIONS = (
     ALTER TABLE landings ADD COLUMN older_mu2 REAL NOT NULL DEFAULT 0;   -- and what they cost
     """,
 )
-# Every landing of this Plan costs the same, and those in the Plans before it are counted apart.
-_LANDING = "count, last_t, older_mu2 + (count - older) * ?"
+# Those in the Plans before this one are counted apart.
+_LANDING = "count, last_t, older, older_mu2"
 
 
 class SqliteStore:
@@ -215,18 +215,18 @@ class SqliteStore:
         for dpk in devices:
             row = self._db.execute(
                 f"SELECT {_LANDING} FROM landings WHERE dpk = ?",  # noqa: S608 - a constant of this file
-                (self._plan.manifest.debit, dpk),
+                (dpk,),
             ).fetchone()
             if row is not None:
-                found[dpk] = Landing(*row)
+                found[dpk] = self._landing(*row)
         return found
 
     def all_landings(self) -> dict[DeviceKey, Landing]:
-        rows = self._db.execute(
-            f"SELECT dpk, {_LANDING} FROM landings",  # noqa: S608 - as above
-            (self._plan.manifest.debit,),
-        )
-        return {DeviceKey(dpk): Landing(*landing) for dpk, *landing in rows}
+        rows = self._db.execute(f"SELECT dpk, {_LANDING} FROM landings")  # noqa: S608 - as above
+        return {DeviceKey(dpk): self._landing(*landing) for dpk, *landing in rows}
+
+    def _landing(self, count: int, last_t: int, older: int, older_mu2: float) -> Landing:
+        return Landing(count, last_t, older_mu2 + self._plan.manifest.spent(count - older))
 
     def inherit(self, landings: Mapping[DeviceKey, Landing]) -> None:
         with transaction(self._db):
@@ -249,14 +249,13 @@ class SqliteStore:
     def counts(self) -> Counts:
         fates = self._db.execute("SELECT fate, count(*) FROM updates GROUP BY fate").fetchall()
         refused = self._db.execute("SELECT code, count FROM refusals ORDER BY code").fetchall()
-        most, spent = self._db.execute(
-            "SELECT max(count), max(older_mu2 + (count - older) * ?) FROM landings", (self._plan.manifest.debit,)
-        ).fetchone()
+        (most,) = self._db.execute("SELECT max(count) FROM landings").fetchone()
+        spent = self._db.execute("SELECT max(older_mu2), count - older AS here FROM landings GROUP BY here").fetchall()
         return Counts(
             {Fate(fate): count for fate, count in fates},
             {Code(code): count for code, count in refused},
             most or 0,
-            spent or 0.0,
+            max((older + self._plan.manifest.spent(here) for older, here in spent), default=0.0),
         )
 
     # What is published

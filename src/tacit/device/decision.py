@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tacit.device.ledger import Standing
 from tacit.device.settings import Wishes
 from tacit.plan.manifest import Manifest
+from tacit.privacy.blt import Blt
 
 A_MINUTE = 60.0
 HOUR_S = 3600
@@ -116,30 +117,34 @@ def plan_over(manifest: Manifest, version: int, standing: Standing, now: float, 
         return Never(f"all {landings} landings that this Plan gives a device are used")
     if version >= batches:
         return Never(f"all {batches} batches of this Plan are opened")
-    if standing.mu2_spent + debit_of(manifest) > manifest.mu2_life * (1 + 1e-9):
+    debit = debit_of(manifest, standing)
+    if standing.mu2_spent + debit > manifest.mu2_life * (1 + 1e-9):
         return Never(
-            f"one more Update costs μ² = {debit_of(manifest):.4g}, and of the {manifest.mu2_life:.4g} that a device "
+            f"one more Update costs μ² = {debit:.4g}, and of the {manifest.mu2_life:.4g} that a device "
             f"may spend in this chain of Plans {standing.mu2_spent:.4g} are spent"
         )
-    if standing.mu2_device + debit_of(manifest) > mu2_most * (1 + 1e-9):
+    if standing.mu2_device + debit > mu2_most * (1 + 1e-9):
         return Never(
-            f"one more Update costs μ² = {debit_of(manifest):.4g}, and of the {mu2_most:.4g} that this "
+            f"one more Update costs μ² = {debit:.4g}, and of the {mu2_most:.4g} that this "
             f"device may spend in its life {standing.mu2_device:.4g} are spent"
         )
     return None
 
 
-def debit_of(manifest: Manifest) -> float:
-    """μ² of one landing."""
-    return manifest.debit
+def debit_of(manifest: Manifest, standing: Standing) -> float:
+    """μ² of the next landing, of which the Plan has one more to give."""
+    return manifest.debit(standing.landings_here + 1)
 
 
 def next_ok_version(manifest: Manifest, version: int) -> int:
     """The first Snapshot from which a device may train after an Update from `version`.
 
-    `plain/1` needs distinct batches and no distance between them; a Plan may still ask for some.
+    `plain/1` needs distinct batches and no distance between them; a Plan may still ask for some. Under `blt/1` the
+    worst case counts landings that are `separation` batches apart: this one lands within `max_age` batches, so the
+    next one, which cannot land before its own version, is far enough away whatever a coordinator does.
     """
-    return version + manifest.participation.separation
+    away = version + manifest.participation.separation
+    return away + manifest.batch.max_age if isinstance(manifest.noise.mechanism, Blt) else away
 
 
 def _comfort(wishes: Wishes, conditions: Conditions, clock: Clock) -> NotNow | None:

@@ -132,6 +132,7 @@ class Standing:
     """What the ledger says about one Plan: all that decisions may look at."""
 
     landings_used: int  # in its chain of Plans
+    landings_here: int  # of them in this Plan itself
     mu2_spent: float  # by its chain
     mu2_device: float  # by all Plans
     next_ok_version: int
@@ -428,11 +429,13 @@ class Ledger:
             " WHERE lineage = (SELECT lineage FROM plan WHERE plan_id = ?))",
             plan_id,
         ).fetchone()
+        (here,) = self._run("SELECT count(mu2) FROM participation WHERE plan_id = ?", plan_id).fetchone()
         next_ok = self._next_ok(plan_id)
         (device,) = self._run("SELECT total(mu2) FROM participation").fetchone()
         counts = dict(self._run("SELECT state, count(*) FROM participation WHERE plan_id = ? GROUP BY state", plan_id))
         unanswered = counts.get("Debited", 0) + counts.get("Sent", 0)
-        return Standing(used, spent, device, next_ok, unanswered, unanswered + counts.get("Receipted", 0))
+        unsettled = unanswered + counts.get("Receipted", 0)
+        return Standing(used, here, spent, device, next_ok, unanswered, unsettled)
 
     def spent_in(self, lineage: bytes) -> float:
         """Σμ² over a chain of Plans."""

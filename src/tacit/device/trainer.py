@@ -203,7 +203,7 @@ class Trainer:
         debt = Debt(
             update_id=upload.update_id,
             update_hash=update_hash(upload),
-            mu2=debit_of(manifest),
+            mu2=debit_of(manifest, self._ledger.standing(self._member.plan_id)),
             next_ok_version=next_ok_version(manifest, version),
             size=len(data),
             made_at=second,

@@ -28,6 +28,7 @@ class Landings:
     count: int
     last_t: int  # counted in this Plan's batches: below 0 is in a Plan before it
     mu2: float = 0.0
+    here: int = 0  # how many of them in this Plan itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +119,10 @@ def check_entry(entry: Entry, known: Knowledge) -> Openable:
             raise Refusal(Code.E_PARTICIPATION, f"this device has landed {landed.count} times, no more are allowed")
         if known.t < landed.last_t + manifest.participation.separation:
             raise Refusal(Code.E_PARTICIPATION, f"this device landed in batch {landed.last_t}, too short a time ago")
-        if landed.mu2 + manifest.debit > manifest.mu2_life * (1 + 1e-9):
+        debit = manifest.debit(landed.here + 1)
+        if landed.mu2 + debit > manifest.mu2_life * (1 + 1e-9):
             raise Refusal(
-                Code.E_PARTICIPATION,
-                f"this device has spent mu² = {landed.mu2:g}, and one more costs {manifest.debit:g}",
+                Code.E_PARTICIPATION, f"this device has spent mu² = {landed.mu2:g}, and one more costs {debit:g}"
             )
     check_seal(entry, known.j)
     check_credential(entry.credential, entry.dpk, manifest.enrolment, lineage=known.plan.lineage, hour=known.hour)

@@ -310,8 +310,9 @@ class Keyholder:
                 # A Plan may go on after the Snapshot from which the next starts; its batches lie before all the same.
                 last_t = landed.last_t if one is plan else min(landed.last_t - began, -1)
                 known = found.get(dpk, Landings(0, last_t))
-                spent = known.mu2 + landed.count * one.manifest.debit
-                found[dpk] = Landings(known.count + landed.count, max(known.last_t, last_t), spent)
+                spent = known.mu2 + one.manifest.spent(landed.count)
+                here = landed.count if one is plan else known.here
+                found[dpk] = Landings(known.count + landed.count, max(known.last_t, last_t), spent, here)
         return found
 
     def _chain(self, plan: Plan) -> Iterator[tuple[Plan, int]]:

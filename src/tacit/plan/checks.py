@@ -6,17 +6,22 @@ the first sentence that does not hold, with its values, or nothing.
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 from tacit.codec.errors import CodecError
 from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
-from tacit.plan.manifest import Charter, Manifest
+from tacit.plan.manifest import Charter, Manifest, OnDevice, Plain
 from tacit.plan.program import Program
 from tacit.plan.tape import ALIGNMENT, Kind, Number
+from tacit.privacy.blt import Blt, broken, spread
+from tacit.privacy.trust import Trust
 from tacit.wire.ids import key_id
 
 MOST_VALUES = 1 << 28
+MOST_LANDINGS, MOST_SNAPSHOTS = 1 << 12, 1 << 20
+LEAST_NOISE_UNDER_WEIGHTS = 4.0  # steps of the ring
 
 
 def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: Mapping[str, int]) -> str | None:
@@ -25,6 +30,7 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
         _charter(manifest, charter, author),
         _model(manifest, blobs),
         _sums(manifest),
+        _trust(manifest),
         _privacy(manifest, charter),
     ):
         for sentence in check:
@@ -164,11 +170,8 @@ def _sums(manifest: Manifest) -> Iterator[str]:
         yield f"threshold {batch.threshold} ≤ target {batch.target} ≤ most {batch.most} does not hold"
     if len(batch.weights) != batch.max_age + 1:
         yield f"it has {len(batch.weights)} age weights for ages 0 to {batch.max_age}"
-    if any(w != 1 for w in batch.weights):
-        # Heavier fresh Updates need noise that nobody who sees the sum can take away (PROTOCOL, the W rule).
-        yield "age weights other than 1 are not allowed with this noise"
-    noise = manifest.noise
-    total = sigma_total(len(manifest.keyholders), noise.sigma, noise.sensitivity, batch.weight_most, quant.q)
+    yield from _weights(manifest)
+    total = noise_total(manifest)
     if not ring_fits(quant.bits, batch.most, batch.weight_most, quant.q, total):
         room = batch.most * batch.weight_most * quant.q + 8 * total
         yield (
@@ -177,17 +180,76 @@ def _sums(manifest: Manifest) -> Iterator[str]:
         )
 
 
+def noise_total(manifest: Manifest) -> float:
+    """The standard deviation of all keyholders' noise in one value of one sum, at its largest."""
+    noise, big_q, weight = manifest.noise, manifest.quantisation.q, manifest.batch.weight_most
+    match noise.mechanism:
+        case OnDevice():
+            return 0.0
+        case Plain():
+            amplified = 1.0
+        case Blt() as blt:
+            amplified = spread(blt, noise.snapshots)
+    return sigma_total(len(manifest.keyholders), noise.sigma, noise.sensitivity, weight, big_q, amplified)
+
+
+def _weights(manifest: Manifest) -> Iterator[str]:
+    """Weights by age. Where the noise is known to somebody who sees the sum, unequal ones tell Updates apart."""
+    batch, noise = manifest.batch, manifest.noise
+    if any(after > before for before, after in pairwise(batch.weights)) or min(batch.weights, default=1) < 1:
+        yield f"its age weights {batch.weights} are not positive, or grow with age"
+    if batch.weights and batch.weight_most > 1:
+        single = noise.sigma * noise.sensitivity * manifest.quantisation.q
+        if isinstance(noise.mechanism, OnDevice):
+            yield "age weights other than 1 are not allowed where keyholders add no noise"
+        elif manifest.trust is Trust.TWO_PARTY:
+            yield "age weights other than 1 are not allowed in two-party mode, whose keyholder knows the noise"
+        elif manifest.trust is Trust.THREE_PARTY and single < LEAST_NOISE_UNDER_WEIGHTS:
+            yield (
+                f"age weights other than 1 need noise of at least {LEAST_NOISE_UNDER_WEIGHTS:g} steps: "
+                f"σ·S_C·Q = {single:.3g}"
+            )
+
+
+def _trust(manifest: Manifest) -> Iterator[str]:
+    """What no directory could make true. Who is independent is for each device to say."""
+    operators = {card.operator for card in manifest.keyholders if card.operator}
+    most = (Trust.SINGLE_OPERATOR, Trust.TWO_PARTY, Trust.THREE_PARTY)[min(len(operators), 2)]
+    if not manifest.trust.at_most(most):
+        yield f"it claims to be {manifest.trust} and its keyholders name {len(operators)} operators: {most} at most"
+
+
 def _privacy(manifest: Manifest, charter: Charter) -> Iterator[str]:
-    noise, part = manifest.noise, manifest.participation
+    noise, part, batch = manifest.noise, manifest.participation, manifest.batch
     if not noise.delta < 1e-3:
         yield f"delta = {noise.delta:g} is not below 0.001"
     if part.landings < 1 or part.separation < 1 or noise.snapshots < 1:
         yield "landings, separation and snapshots must be at least 1"
         return
-    sensitivity = math.sqrt(part.landings)
+    if part.landings > MOST_LANDINGS or noise.snapshots > MOST_SNAPSHOTS:
+        yield f"{part.landings} landings in {noise.snapshots} batches are more than can be accounted for"
+        return
+    if isinstance(noise.mechanism, Blt):
+        if reason := broken(noise.mechanism):
+            yield reason
+            return
+        if part.devices < batch.target * (batch.max_age + part.separation):
+            yield (
+                f"correlated noise wants N ≥ n·(τ + sep) devices = {batch.target}·({batch.max_age} + {part.separation})"
+                f" = {batch.target * (batch.max_age + part.separation)}, and it counts on {part.devices}"
+            )
+    if (noise.unit == "device") == isinstance(noise.mechanism, OnDevice) or noise.unit != charter.unit:
+        yield f"its unit is the {noise.unit}, its charter's the {charter.unit}, and its noise protects another"
+    if noise.gate is not None:
+        yield "it has a gate, which this tacit does not know"
+    sensitivity = math.sqrt(manifest.squared_sensitivities[-1])
     if noise.sensitivity < sensitivity * (1 - 1e-12):
         yield f"it claims sensitivity {noise.sensitivity:g}; {part.landings} landings have {sensitivity:g}"
-    if noise.mu2_total < 1 / noise.sigma**2 * (1 - 1e-12):
-        yield f"it claims a budget of mu² = {noise.mu2_total:g}; sigma = {noise.sigma:g} spends {1 / noise.sigma**2:g}"
+        return
+    if noise.mu2_total < manifest.spent(part.landings) * (1 - 1e-12):
+        yield (
+            f"it claims a budget of mu² = {noise.mu2_total:g}; sigma = {noise.sigma:g} spends "
+            f"{manifest.spent(part.landings):g}"
+        )
     if noise.mu2_total > charter.mu2_total * (1 + 1e-12):
         yield f"mu² = {noise.mu2_total:g} is more than the charter's {charter.mu2_total:g}"

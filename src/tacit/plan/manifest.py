@@ -14,20 +14,27 @@ from msgspec import Meta
 
 from tacit.plan.layout import Count
 from tacit.plan.program import Program
+from tacit.privacy.blt import Blt, squared_sensitivities
+from tacit.privacy.trust import Trust
 
-FORMAT = 3
+FORMAT = 4
 
 # Floats that are far from where arithmetic with them could overflow or vanish.
 Positive = Annotated[float, Meta(gt=1e-12, lt=1e18)]
 
 
+Unit = Literal["device", "patient", "record"]
+
+
 class KeyholderCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to reach one keyholder and seal to it. `key_id` names this pair of keys."""
+    """How to reach one keyholder and seal to it. `key_id` names this pair of keys, `operator` who runs it by its own
+    word: whom a device holds for independent stands in that device's directory and nowhere else."""
 
     sig_pk: bytes
     hpke_pk: bytes
     key_id: bytes
     url: str
+    operator: str = ""
 
 
 class Charter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +51,7 @@ class Charter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keyholders: tuple[bytes, ...]  # their signing keys
     most_plans: Count
     mu2_total: Positive
-    unit: Literal["device"]
+    unit: Unit
     expires_at: Count  # seconds since 1970
     classes: tuple[str, ...] = ()
 
@@ -63,13 +70,17 @@ class Continues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PROTOCOL 6.1: a delta of norm `clip` becomes integers with sum of squares at most `q` squared."""
+    """PROTOCOL 6.1: a delta of norm `clip` becomes integers with sum of squares at most `q` squared.
+
+    With `rotation` a public rotation spreads the delta over its coordinates first, so that a smaller ring holds sums.
+    """
 
     bits: Count
     q: Count
     q_in: Count
     clip: Positive
     rounding: Literal["stochastic-cond/1"] = "stochastic-cond/1"
+    rotation: Literal["none", "hadamard/1"] = "none"
 
 
 class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,24 +102,54 @@ class Participation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     landings: Count
     separation: Count = 1
+    devices: Count = 0  # as many its author counts on
     cohort: Literal["train", "eval"] = "train"
+
+
+class Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="plain/1"):
+    """Every sum gets noise of its own, independent of all others."""
+
+
+class OnDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="local/1"):
+    """Each site adds its noise itself, before anything leaves (PROTOCOL 9); keyholders add none.
+
+    The summed gradient of each group (a patient's examples) is clipped to `clip`; every step's sum gets a Gaussian of
+    standard deviation `sigma * sensitivity * clip`. A landing goes over all groups `passes` times.
+    """
+
+    group: str  # the field that says whose an example is; empty where each record counts for itself
+    clip: Positive
+    passes: Count
+
+
+Mechanism = Plain | Blt | OnDevice
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PROTOCOL 8.2: noisy sketches by which an Update that is far too long is left out before a list is opened."""
+
+    rows: Count
+    z: Positive
+    eta: Positive
 
 
 class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every keyholder adds to every sum, and what that is worth.
 
-    One sum gets a rounded Gaussian of standard deviation `sigma * sensitivity * W * Q` a coordinate;
-    over the Plan's life a device is then protected with mu = 1/sigma (Gaussian differential privacy).
+    One sum gets rounded Gaussians that come from `sigma * sensitivity * W * Q` a coordinate (as they are, or
+    correlated over sums); over the Plan's life a device is then protected with mu = 1/sigma (Gaussian differential
+    privacy), and what the gate costs comes on top.
     `mu2_total` is what a device has spent at most when the Plan is over, in the Plans before it too.
     """
 
-    mechanism: Literal["plain/1"]
+    mechanism: Mechanism
     sigma: Positive
-    sensitivity: Positive  # S_C: sqrt(landings) for plain/1
+    sensitivity: Positive  # S_C: sqrt(landings) for plain/1, sqrt(landings * passes) for local/1
     snapshots: Count  # most batches ever opened
     mu2_total: Positive
     delta: Positive
-    unit: Literal["device"] = "device"
+    unit: Unit = "device"
+    gate: Gate | None = None
 
 
 class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,16 +200,39 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blobs: tuple[Blob, ...]
     continues: Continues | None = None
     device_class: str = ""
+    trust: Trust = Trust.SINGLE_OPERATOR  # what its author says of it; a device works out its own and takes no more
 
     @property
-    def debit(self) -> float:
-        """The mu² of one landing: each of `plain/1` costs the same part of 1/sigma²."""
-        return 1.0 / (self.participation.landings * self.noise.sigma**2)
+    def words(self) -> int:
+        """How many words of the ring an Update has."""
+        return self.program.d
+
+    @property
+    def squared_sensitivities(self) -> tuple[float, ...]:
+        """S_C² after 0, 1, ... `landings` landings in this Plan, worst case."""
+        landings, mechanism = self.participation.landings, self.noise.mechanism
+        match mechanism:
+            case Blt():
+                return squared_sensitivities(mechanism, landings, self.participation.separation, self.noise.snapshots)
+            case Plain():
+                return tuple(float(count) for count in range(landings + 1))
+            case OnDevice(passes=passes):
+                return tuple(float(count * passes) for count in range(landings + 1))
+
+    def spent(self, landings: int) -> float:
+        """The mu² that so many landings in this Plan have cost a device."""
+        noise = self.noise
+        gate = 0.0 if noise.gate is None else landings / noise.gate.z**2
+        return self.squared_sensitivities[landings] / (noise.sensitivity * noise.sigma) ** 2 + gate
+
+    def debit(self, landing: int) -> float:
+        """The mu² that landing number `landing` (from 1) in this Plan costs."""
+        return self.spent(landing) - self.spent(landing - 1)
 
     @property
     def mu2_life(self) -> float:
         """The mu² that a device has spent at most when this Plan is over, since the first Plan of its chain."""
-        return 1.0 / self.noise.sigma**2 if self.continues is None else self.noise.mu2_total
+        return self.spent(self.participation.landings) if self.continues is None else self.noise.mu2_total
 
 
 def encode(value: Manifest | Charter) -> bytes:

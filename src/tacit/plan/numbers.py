@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tacit.codec.quantise import MAX_BIG_Q, inner_bound, ring_fits, sigma_total, smallest_ring
 from tacit.codec.ring import packed_size
-from tacit.plan.manifest import BatchRule, Noise, Participation, Quantisation
+from tacit.plan.manifest import BatchRule, Noise, Participation, Plain, Quantisation
 from tacit.privacy.account import mu_of_epsilon
 
 DEFAULT_EPSILON = 8.0
@@ -63,7 +63,7 @@ def choose_numbers(
         Quantisation(bits, q, inner_bound(q, d), clip),
         BatchRule(batch, batch, threshold, max_age, (1,) * (max_age + 1)),
         Participation(participations),
-        Noise("plain/1", sigma, sensitivity, snapshots, 1 / sigma**2, delta),
+        Noise(Plain(), sigma, sensitivity, snapshots, 1 / sigma**2, delta),
     )
 
 

@@ -20,6 +20,15 @@ class Trust(StrEnum):
     TWO_PARTY = "two-party"
     THREE_PARTY = "three-party"
 
+    def at_most(self, other: "Trust") -> bool:
+        """Whether this claims no more than `other`.
+
+        >>> Trust.TWO_PARTY.at_most(Trust.THREE_PARTY), Trust.TWO_PARTY.at_most(Trust.SINGLE_OPERATOR)
+        (True, False)
+        """
+        order = list(Trust)
+        return order.index(self) <= order.index(other)
+
 
 def trust_of(keyholders: Sequence[bytes], directory: Mapping[bytes, str]) -> Trust:
     """The trust that these keyholders' signing keys give to the owner of `directory`.
