@@ -55,6 +55,7 @@ from tacit.wire.messages import Credential, ErrorReply, Head, Message, Receipt, 
 from tacit.wire.signed import sign_credential, sign_upload
 
 D = 32
+BLT = Blt((0.5, 0.9), (0.3, 0.2))
 PATIENCE_S = 30
 M = TypeVar("M", bound=Message)
 
