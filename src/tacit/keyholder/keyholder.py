@@ -16,6 +16,7 @@ from tacit.codec.errors import CodecError
 from tacit.durable import make_folder, write_file
 from tacit.errors import TacitError
 from tacit.faults import crash_point
+from tacit.keyholder.approvals import is_approved
 from tacit.keyholder.checks import Knowledge, Landings, check_list, examine
 from tacit.keyholder.keys import erase_card, load_card, load_identity
 from tacit.keyholder.states import ROOT_OF_NOTHING, Active, Done, Halted, Loaded, active, advance, start
@@ -49,8 +50,8 @@ _NO_PLAN = (PlanRefused, CodecError, ValueError, ArithmeticError)
 class Keyholder:
     """One keyholder with its home folder. Calls come from any thread and are taken one at a time.
 
-    `approved` are the public keys of the authors whose Plans its operator agreed to. `clock` gives seconds of
-    Unix time, `random` fresh bytes of the operating system.
+    `approved` are authors whose every Plan is taken (a keyholder beside its coordinator has one); other Plans need a
+    charter that its operator approved. `clock` gives seconds of Unix time, `random` fresh bytes of the operating system.
     """
 
     def __init__(
@@ -75,14 +76,18 @@ class Keyholder:
     def public(self) -> bytes:
         return self._identity.public
 
+    @property
+    def home(self) -> Path:
+        return self._home
+
     def close(self) -> None:
         with self._turn:
             self._store.close()
 
     # What coordinators ask for
 
-    def load(self, data: bytes, shown: Head | None = None) -> PlanRecord:
-        """Approve a Plan, or say why not. Loading again changes nothing.
+    def load(self, data: bytes, shown: Head | None = None, caller: bytes | None = None) -> PlanRecord:
+        """Take a Plan, or say why not. Loading again changes nothing. `caller` is who shows it, where that is known.
 
         `shown` is the newest HEAD the coordinator has: if it carries this keyholder's signature and its records
         do not, they are lost or were rolled back, and it halts.
@@ -91,6 +96,8 @@ class Keyholder:
             plan = parse_plan(data)
         except _NO_PLAN as error:
             raise Refusal(Code.E_PLAN, f"this is not a Plan that may be used: {error}"[:500]) from error
+        if caller is not None and caller != plan.manifest.coordinator:
+            raise Refusal(Code.E_SIG, "this Plan names another coordinator than the one that shows it")
         with self._turn:
             for other in self._store.plans():  # another process of this keyholder may have loaded some
                 if other.plan_id not in self._plans:
@@ -225,6 +232,20 @@ class Keyholder:
 
     # What anybody may ask for
 
+    @property
+    def coordinators(self) -> frozenset[bytes]:
+        """The keys of those who may speak about some Plan here."""
+        return frozenset(plan.manifest.coordinator for plan in list(self._plans.values()))
+
+    def coordinator_of(self, plan_id: PlanId) -> bytes:
+        """Who alone may speak about a Plan. E_PLAN for one that is not known here."""
+        return self._plan(plan_id).manifest.coordinator
+
+    def has_loaded(self, key_id: KeyId) -> bool:
+        """Whether a Plan came with this card."""
+        with self._turn:
+            return self._store.plan_of_card(key_id) is not None
+
     def records(self) -> list[PlanRecord]:
         """Every Plan with its state; Plans whose time is over are ended by asking."""
         with self._turn:
@@ -281,8 +302,12 @@ class Keyholder:
 
     def _check_approval(self, plan: Plan, key_id: KeyId) -> None:
         manifest, charter = plan.manifest, plan.charter
-        if plan.author not in self._approved:
-            raise Refusal(Code.E_PLAN, f"Plans of the author {plan.author.hex()} were not approved here")
+        if plan.author not in self._approved and not is_approved(self._home, manifest.charter_id):
+            raise Refusal(
+                Code.E_PLAN,
+                f"the charter {manifest.charter_id.hex()[:16]} of {charter.title!r} was not approved here; its operator "
+                "looks at it with: tacit keyholder approve PLAN"[:500],
+            )
         if self._identity.public not in charter.keyholders:
             raise Refusal(Code.E_PLAN, "this Plan's charter does not name this keyholder")
         if self._clock() >= manifest.limits.expires_at:
