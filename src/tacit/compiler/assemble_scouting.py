@@ -120,7 +120,16 @@ def budget_of(privacy: Privacy) -> float:
 def _privacy(own: Privacy, how: Scouting) -> Privacy:
     """The Task's policy, with as few Updates a device as fill the batches."""
     landings = max(1, math.ceil(how.snapshots * own.batch / own.devices))
-    mine = replace(own, snapshots=how.snapshots, participations=landings, max_age=how.snapshots, clip=CLIP, noise=None)
+    mine = replace(
+        own,
+        snapshots=how.snapshots,
+        participations=landings,
+        max_age=how.snapshots,
+        clip=CLIP,
+        noise=None,
+        separation=None,
+        correlated=False,  # only the last Snapshot is read
+    )
     if how.epsilon is not None:
         return replace(mine, epsilon=how.epsilon)
     # Noise in one sum, in units of what one device adds to it at most: mu = sqrt(landings) / noise.
