@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -351,7 +352,7 @@ class Schedule:
         )
         assert len(landed) <= LANDINGS, "more landings than the Plan allows"
         assert all(one.version <= one.t <= one.version + MAX_AGE for one in landed), "opened outside its window"
-        for one, two in zip(landed, landed[1:], strict=False):
+        for one, two in pairwise(landed):
             assert two.t - one.t >= SEPARATION, f"landings at {one.t} and {two.t} are too near"
         assert sum(honest.debts) >= self.manifest.spent(len(landed)) * (1 - 1e-12), "the ledger says too little"
 

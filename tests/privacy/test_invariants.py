@@ -1,29 +1,9 @@
-"""The invariants of PROTOCOL 18: where each is tested, and those that are tested nowhere else.
-
-| | invariant | test |
-|---|---|---|
-| I1 | a quantised delta is bounded, or nothing leaves | `tests/device/test_update.py::test_any_delta_is_bounded_or_nothing_leaves` |
-| I2 | masks come off exactly | `tests/coordinator/test_applying.py::test_the_sum_is_exact_in_every_ring_and_order` |
-| I3 | no byte of an Update can be changed | `tests/privacy/test_invariants.py::test_no_bit_of_an_entry_can_be_changed` |
-| I4 | no id twice, no second answer, never below T | `tests/coordinator/test_model.py::TestCoordinator`, `tests/privacy/test_invariants.py::test_a_lying_coordinator_gets_nothing_that_the_rules_do_not_give` |
-| I5 | landings are far enough apart, and few enough | `tests/privacy/test_invariants.py::test_a_lying_coordinator_gets_nothing_that_the_rules_do_not_give`, `tests/privacy/test_invariants.py::test_windows_alone_keep_landings_apart` |
-| I6 | a ledger never says less than was spent | `tests/device/test_ledger.py::test_whatever_happens_in_whatever_order_the_ledger_never_owes_more_than_it_says`, `tests/privacy/test_invariants.py::test_debits_cover_every_pattern_of_landings` |
-| I7 | lost state halts; noise of another list is unrelated | `tests/keyholder/test_keyholder.py::test_a_keyholder_that_lost_its_records_halts_when_it_sees_its_own_signature`, `tests/keyholder/test_keyholder.py::test_two_lists_for_one_batch_would_have_unrelated_noise` |
-| I8 | weights come from the table | `tests/privacy/test_invariants.py::test_a_weight_is_that_of_its_age` |
-| I9 | noise has the variance and the correlation it should | `tests/privacy/test_invariants.py::test_correlated_noise_has_the_covariance_of_the_inverse` |
-| I10 | a sum does not wrap | `tests/privacy/test_invariants.py::test_the_largest_sum_of_any_plan_does_not_wrap` |
-| I11 | k - 1 keyholders see nothing | `tests/privacy/test_round.py::test_the_answer_of_one_keyholder_alone_opens_nothing` |
-| I12 | errors never depend on what was sealed | `tests/privacy/test_invariants.py::test_what_is_said_of_a_bad_entry_does_not_depend_on_its_integers` |
-| I13 | lists that differ spoil one batch and no more | `tests/keyholder/test_keyholder.py::test_lists_that_differ_between_keyholders_leave_noise_and_the_next_batch_works` |
-| I14 | nobody claims more trust than there is | `tests/privacy/test_trust.py::test_trust_counts_the_operators_of_the_keyholders_that_are_in_the_directory`, `tests/privacy/test_invariants.py::test_a_plan_claims_no_more_trust_than_its_keyholders_could_give` |
-| I15 | ε is that of the reference | `tests/privacy/test_account.py::test_epsilon_agrees_with_the_pld_accountant_to_a_percent` |
-| I16 | one list a batch, one HEAD a version | `tests/keyholder/test_keyholder.py::test_another_list_for_the_same_batch_is_refused`, `tests/keyholder/test_keyholder.py::test_a_head_is_signed_once_for_a_version` |
-| I17 | weights other than 1 only where noise hides them | `tests/privacy/test_invariants.py::test_weights_are_refused_where_no_noise_hides_them` |
-"""
+"""The invariants of the protocol that are tested nowhere else; tests/README.md says where each of them is."""
 
 import re
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from tacit.codec.quantise import ring_fits
 from tacit.codec.ring import RING_BITS, center, wrap
 from tacit.device.decision import next_ok_version
-from tacit.keyholder.checks import Knowledge, Landings, examine
+from tacit.keyholder.checks import Knowledge, examine
 from tacit.keyholder.keys import load_card
 from tacit.plan.checks import broken_numbers
 from tacit.plan.manifest import Manifest, Plain
@@ -45,7 +24,7 @@ from tacit.privacy.blt import Blt, Correlated, broken, column, squared_sensitivi
 from tacit.privacy.noise import gauss
 from tacit.privacy.trust import Trust
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId, sha256
+from tacit.wire.ids import Digest, KeyId, sha256
 from tacit.wire.messages import Entry, decode, encode, entry_of
 from tests.factory import Device, World, make_world
 from tests.privacy.schedules import several
@@ -53,6 +32,7 @@ from tests.privacy.schedules import several
 SCHEDULES = 40  # for each of the seeds; `python -m tests.privacy.campaign` plays as many as there is time for
 HOUR = int(time.time()) // 3600
 VERSIONS = range(4)
+TESTS = Path(__file__).parents[1]
 
 
 def strategies() -> st.SearchStrategy[Blt]:
@@ -100,9 +80,8 @@ def test_no_bit_of_an_entry_can_be_changed(world: World, data: st.DataObject):
 
     try:
         entry = decode(Entry, bad)
-    except Refusal as refusal:
-        assert refusal.code is Code.E_MALFORMED
-        return
+    except Refusal:
+        return  # not the bytes of an entry any more
 
     accepted, rejected = examine([entry], knowledge(world))
     assert (accepted, len(rejected)) == ([], 1), f"bit {bit} of byte {at}"
@@ -144,7 +123,7 @@ def test_windows_alone_keep_landings_apart(world: World, steps: list[tuple[int, 
         landed.append(version + age % (max_age + 1))  # whenever the coordinator likes, within the window
         next_ok = next_ok_version(manifest, version)
 
-    assert all(after - before >= separation for before, after in zip(landed, landed[1:], strict=False))
+    assert all(after - before >= separation for before, after in pairwise(landed))
 
 
 # I6
@@ -318,16 +297,16 @@ def test_weights_are_refused_where_no_noise_hides_them(world: World, claimed: Tr
     assert (said is None) == (max(weights) == 1 or hidden), said
 
 
-# The table above
+# The table in tests/README.md
 
 
 def test_every_test_that_the_table_names_is_there():
-    rows = re.findall(r"^\| (I\d+) \|.*\| (.*) \|$", __doc__ or "", re.MULTILINE)
+    rows = re.findall(r"^\| (I\d+) \|.*\| (.*) \|$", (TESTS / "README.md").read_text(), re.MULTILINE)
 
     assert [name for name, _ in rows] == [f"I{n}" for n in range(1, 18)]
     for name, cells in rows:
-        named = re.findall(r"`(tests/[\w/]+)\.py::(\w+)`", cells)
+        named = re.findall(r"`([\w/]+)\.py::(\w+)`", cells)
         assert named, name
         for path, test in named:
-            text = (Path(__file__).parents[2] / f"{path}.py").read_text()
+            text = (TESTS / f"{path}.py").read_text()
             assert re.search(rf"^(class|def) {test}\b", text, re.MULTILINE), f"{name}: {path}.py has no {test}"
