@@ -191,7 +191,7 @@ MUTATIONS = (
     ),
     _keyholder(
         "the noise key goes on with the opening",
-        "open",
+        "_draw",
         "next_key(noise_key, self._random)",
         "noise_key",
         "another_noise_key",
@@ -205,12 +205,20 @@ MUTATIONS = (
     ),
     _keyholder("of all, not of some", "_check_marks", "len(request.opened) != len(cards)", "False", "answers_of_all"),
     _keyholder(
-        "the noise key goes on with a void batch",
+        "a void batch takes its step of the noise",
         "sign_head",
-        "own is None and isinstance(state, Active)",
-        "False",
+        "self._draw(plan, state.t, ROOT_OF_NOTHING)",
+        "pass",
         "void_batch_uses_up",
         "tests/test_mutations.py",
+    ),
+    _keyholder(
+        "correlated noise goes on from the batch before",
+        "_draw",
+        "drawn.buffers",
+        "None",
+        "takes_back",
+        "tests/keyholder/test_noise.py",
     ),
     _keyholder(
         "a signature of its own that it does not know halts it",
@@ -334,7 +342,7 @@ MUTATIONS = (
     ),
     Mutation(
         "noise is bound to the list",
-        "tacit.privacy.noise:plain_noise",
+        "tacit.privacy.noise:gaussians",
         "+ root",
         "",
         "tests/privacy/test_noise.py",
@@ -342,7 +350,7 @@ MUTATIONS = (
     ),
     Mutation(
         "noise is bound to t",
-        "tacit.privacy.noise:plain_noise",
+        "tacit.privacy.noise:gaussians",
         't.to_bytes(8, "big")',
         "bytes(8)",
         "tests/privacy/test_noise.py",
