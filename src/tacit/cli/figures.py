@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
+from tacit.plan.checks import room_text, unrotated_bits
+from tacit.plan.manifest import Manifest
 from tacit.plan.scouted import asks
 from tacit.privacy.account import Statement, epsilon_text, statement
 from tacit.privacy.trust import Trust, sentence, trust_of
@@ -51,6 +53,7 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "upload_bytes": manifest.limits.max_upload_bytes,
         "payload_bytes": packed_size(program.d, manifest.quantisation.bits),
         "ring_bits": manifest.quantisation.bits,
+        "rotation": manifest.quantisation.rotation,
         "batch": manifest.batch.target,
         "threshold": manifest.batch.threshold,
         "snapshots": noise.snapshots,
@@ -98,6 +101,7 @@ def summary(plan: Plan, size: int) -> str:
             f"{operations_text(resources.operations)} each",
             f"Update     at most {bytes_text(manifest.limits.max_upload_bytes)}: {quant.bits} bits a value and "
             f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(program.d, quant.bits))} of keys, signatures",
+            f"           {_ring(manifest)}",
             f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "
             f"{batch.max_age} Snapshots old",
             f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device",
@@ -106,6 +110,15 @@ def summary(plan: Plan, size: int) -> str:
             f"trust      {sentence(trust(plan))}",
         ]
     )
+
+
+def _ring(manifest: Manifest) -> str:
+    """Why the ring has so many bits, and what the rotation has to do with it."""
+    bits, room = manifest.quantisation.bits, room_text(manifest)
+    text = f"{bits} bits hold a sum: {room} < 2^{bits - 1}"
+    if manifest.quantisation.rotation == "none":
+        return text
+    return f"{text}; without the rotation it would need {unrotated_bits(manifest) or 'more than 32'}"
 
 
 def _charter(plan: Plan) -> str:
