@@ -176,7 +176,9 @@ def crowd(rules: Rules, say: Callable[[str], None]) -> Crowd:
 def typical_norm(crowd: Crowd) -> float:
     """The median norm of what a visit of public images changes at first."""
     draw = np.random.default_rng(0)
-    return statistics.median(float(np.linalg.norm(crowd.delta(share, crowd.playable.initial, draw))) for share in crowd.public)
+    return statistics.median(
+        float(np.linalg.norm(crowd.delta(share, crowd.playable.initial, draw))) for share in crowd.public
+    )
 
 
 @dataclass(frozen=True)

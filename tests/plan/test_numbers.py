@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from tacit.codec.errors import CodecError
 from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
+from tacit.codec.ring import RING_BITS
+from tacit.codec.rotate import largest_share
 from tacit.errors import InputError
 from tacit.plan.manifest import Plain, squares
-from tacit.plan.numbers import NOISY, choose_numbers, drift, less_noise, noise_to_signal, upload_size
+from tacit.plan.numbers import NOISY, choose_numbers, chosen_ring, drift, less_noise, noise_to_signal, upload_size
 from tacit.privacy.account import epsilon_of_mu
 from tacit.privacy.blt import Blt, spread
 from tacit.task import Privacy, TaskInvalid
@@ -45,9 +47,38 @@ def test_sums_never_wrap_and_rounding_stays_small(d, keyholders, noise, batch, p
         assert batch + 8 * noise > 2**8
         return
     quant, sd = n.quantisation, sigma_total(keyholders, n.noise.sigma, n.noise.sensitivity, 1, n.quantisation.q)
-    assert ring_fits(quant.bits, batch, 1, quant.q, sd)
+    share = 1.0 if quant.rotation == "none" else largest_share(d)
+    assert ring_fits(quant.bits, batch, 1, quant.q, sd, share)
     assert quant.q_in == inner_bound(quant.q, d) >= 0.96 * quant.q
     assert math.sqrt(d * batch) / 2 <= 0.051 * batch * quant.q
+
+
+@given(st.integers(1, 10**6), st.integers(1, 2000), st.floats(0, 5))
+def test_no_fewer_bits_would_do_for_that_rounding_and_where_the_rotation_saves_none_it_is_left_out(d, batch, noise):
+    chosen = chosen_ring(d, batch, 1.0, noise)
+
+    def fits(bits: int, q: int, share: float) -> bool:
+        return ring_fits(bits, batch, 1, q, noise * q, share)
+
+    least = next(q for q in range(8, 1 << 20) if rounds_well(q, d, batch))
+    smaller = [bits for bits in RING_BITS if bits < chosen.bits]
+    assert not any(
+        fits(bits, math.ceil(1.06 * least) + 1, share) for bits in smaller for share in (1, largest_share(d))
+    )
+    assert chosen.rotation == "none" or not fits(chosen.bits, math.ceil(1.06 * least) + 1, 1.0)
+
+
+def rounds_well(q: int, d: int, batch: int) -> bool:
+    """Whether a mean of that many is rounded by 5 % of its length at most, and 97 % of Q is left for a delta."""
+    return 100 * d <= batch * q * q and 4 * q * q - d - 20 * q >= 4 and inner_bound(q, d) >= 0.97 * q
+
+
+def test_the_rotation_makes_sixteen_bits_of_twenty_four():
+    chosen, d = chosen_ring(500_000, 1000, 1.0, 0.02), 500_000
+
+    assert (chosen.bits, chosen.rotation) == (16, "hadamard/1")
+    assert 6 * 1000 * chosen.q / math.sqrt(1 << 18) + 8 * 0.02 * chosen.q < 2**15  # B = 2^18 ≤ d
+    assert 1000 * 2.05 * math.sqrt(d) > 2**19, "unrotated 20 bits would do: a smaller Q leaves less than 97 % of it"
 
 
 @given(st.floats(0.1, 50), st.integers(1, 64))
@@ -111,7 +142,8 @@ def test_the_ring_holds_sums_of_weighted_updates_with_correlated_noise(d, keyhol
     amplified = spread(n.noise.mechanism, 2000)
     sd = sigma_total(keyholders, n.noise.sigma, n.noise.sensitivity, most, n.quantisation.q, amplified)
 
-    assert ring_fits(n.quantisation.bits, batch, most, n.quantisation.q, sd)
+    share = 1.0 if n.quantisation.rotation == "none" else largest_share(d)
+    assert ring_fits(n.quantisation.bits, batch, most, n.quantisation.q, sd, share)
     assert n.batch.weight_most == most
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
-from tacit.plan.manifest import OnDevice
+from tacit.plan.checks import room_text, unrotated_bits
+from tacit.plan.manifest import Manifest, OnDevice
 from tacit.plan.numbers import Numbers, noise_to_signal
 from tacit.plan.scouted import asks
 from tacit.privacy.account import Statement, epsilon_text, statement
@@ -54,6 +55,7 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "upload_bytes": manifest.limits.max_upload_bytes,
         "payload_bytes": packed_size(program.d, manifest.quantisation.bits),
         "ring_bits": manifest.quantisation.bits,
+        "rotation": manifest.quantisation.rotation,
         "batch": manifest.batch.target,
         "threshold": manifest.batch.threshold,
         "snapshots": noise.snapshots,
@@ -106,6 +108,7 @@ def summary(plan: Plan, size: int) -> str:
             f"{operations_text(resources.operations)} each",
             f"Update     at most {bytes_text(manifest.limits.max_upload_bytes)}: {quant.bits} bits a value and "
             f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(program.d, quant.bits))} of keys, signatures",
+            f"           {_ring(manifest)}",
             f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "
             f"{batch.max_age} Snapshots old",
             f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device"
@@ -134,6 +137,15 @@ def _noisy(plan: Plan) -> float:
     manifest = plan.manifest
     numbers = Numbers(manifest.quantisation, manifest.batch, manifest.participation, manifest.noise)
     return noise_to_signal(numbers, manifest.program.d, len(manifest.keyholders))
+
+
+def _ring(manifest: Manifest) -> str:
+    """Why the ring has so many bits, and what the rotation has to do with it."""
+    bits, room = manifest.quantisation.bits, room_text(manifest)
+    text = f"{bits} bits hold a sum: {room} < 2^{bits - 1}"
+    if manifest.quantisation.rotation == "none":
+        return text
+    return f"{text}; without the rotation it would need {unrotated_bits(manifest) or 'more than 32'}"
 
 
 def _charter(plan: Plan) -> str:

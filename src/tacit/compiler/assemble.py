@@ -5,6 +5,7 @@ Signing is the caller's: this room holds no keys.
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -433,21 +434,23 @@ def _subset(
 
 def _most_values(task: Task, whole: int, keyholders: int) -> int:
     """The most values whose Update still fits the upload budget."""
-    low, high = 0, whole
-    while low < high:
-        middle = (low + high + 1) // 2
-        bits = numbers_of(task.privacy, middle, keyholders).quantisation.bits
-        if upload_size(middle, bits, keyholders) <= task.budget.upload_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    if low == 0:
-        least = upload_size(1, 8, keyholders)
-        raise NothingFits(
-            f"no Update fits into {task.budget.upload} of upload: keys and signatures alone take {least} bytes; "
-            "raise budget upload"
-        )
-    return low
+
+    def fits(values: int) -> bool:
+        bits = numbers_of(task.privacy, values, keyholders).quantisation.bits
+        return upload_size(values, bits, keyholders) <= task.budget.upload_bytes
+
+    # More values take more bytes up to the next power of two, where the block of the rotation doubles.
+    high = whole
+    while high > 0:
+        low = 1 << (high.bit_length() - 1)
+        if fits(low):
+            return bisect_left(range(low + 1, high + 1), True, key=lambda values: not fits(values)) + low
+        high = low - 1
+    least = upload_size(1, 8, keyholders)
+    raise NothingFits(
+        f"no Update fits into {task.budget.upload} of upload: keys and signatures alone take {least} bytes; "
+        "raise budget upload"
+    )
 
 
 def numbers_of(privacy: Privacy, d: int, keyholders: int) -> Numbers:

@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
+from typing import Literal
 
-from tacit.codec.quantise import MAX_BIG_Q, inner_bound, ring_fits, sigma_total, smallest_ring
-from tacit.codec.ring import packed_size
+from tacit.codec.errors import CodecError
+from tacit.codec.quantise import MAX_BIG_Q, inner_bound, ring_fits, sigma_total
+from tacit.codec.ring import RING_BITS, packed_size
+from tacit.codec.rotate import largest_share
 from tacit.errors import InputError
 from tacit.plan.manifest import BatchRule, Mechanism, Noise, OnDevice, Participation, Plain, Quantisation
 from tacit.privacy.account import MEANINGLESS_ABOVE, epsilon_of_mu, epsilon_text, mu_of_epsilon
@@ -65,15 +68,8 @@ def choose_numbers(
     most = max(weights)
     mechanism, worst, amplified = _mechanism(correlated, snapshots, participations, separation)
     sigma = _up(1 / mu_of_epsilon(epsilon or DEFAULT_EPSILON, delta)) if noise is None else noise / worst
-    least = _least_bound(d, batch)
-
-    def total(q: int) -> float:
-        return sigma_total(keyholders, sigma, worst, most, q, amplified)
-
-    bits = smallest_ring(batch, most, least, total(least))
-    q = _largest_bound(least, lambda q: ring_fits(bits, batch, most, q, total(q)))
     return Numbers(
-        Quantisation(bits, q, inner_bound(q, d), clip),
+        chosen_ring(d, batch, clip, sigma_total(keyholders, sigma, worst, most, 1, amplified), most),
         BatchRule(batch, batch, threshold, max_age, weights),
         Participation(participations, separation, devices),
         Noise(mechanism, sigma, worst, snapshots, 1 / sigma**2, delta),
@@ -111,6 +107,37 @@ def drift(noise: Noise) -> float:
         case OnDevice():
             error = 0.0  # keyholders add none
     return noise.sensitivity * error
+
+
+def chosen_ring(d: int, batch: int, clip: float, noise: float, weight: int = 1) -> Quantisation:
+    """The quantisation of the fewest bytes whose rounding stays small: ring, rotation and Q.
+
+    `noise` is the standard deviation of all keyholders' noise in one value of a sum, in units of Q, and `weight` the
+    largest by age. The rounding alone says how small Q may be, and the rotation leaves a rounding error as long as it
+    was; so what the rotation saves is bits of the ring, and where it saves none it is left out.
+
+    >>> few, many = chosen_ring(1000, 100, 1.0, 0.0), chosen_ring(100_000, 100, 1.0, 0.0)
+    >>> (few.bits, few.rotation), (many.bits, many.rotation)
+    ((16, 'none'), (12, 'hadamard/1'))
+    """
+    least = _least_bound(d, batch)
+    choices: tuple[tuple[Literal["none", "hadamard/1"], float], ...] = (
+        ("none", 1.0),
+        ("hadamard/1", largest_share(d)),
+    )
+    for bits in RING_BITS:
+        for rotation, share in choices:
+
+            def fits(q: int, bits: int = bits, share: float = share) -> bool:
+                return ring_fits(bits, batch, weight, q, noise * q, share)
+
+            if fits(least):
+                q = _largest_bound(least, fits)
+                return Quantisation(bits, q, inner_bound(q, d), clip, rotation=rotation)
+    raise CodecError(
+        f"sums of {batch} Updates of length {least} with noise {noise * least:.4g} do not fit into {RING_BITS[-1]} "
+        "bits; a smaller batch, fewer values or less noise would"
+    )
 
 
 def noise_to_signal(numbers: Numbers, d: int, keyholders: int) -> float:
