@@ -71,7 +71,7 @@ def _make(arguments: argparse.Namespace) -> None:
         task = replace(task, budget=replace(task.budget, memory=arguments.memory))
 
     from tacit.compiler.assemble import Parties
-    from tacit.compiler.assemble_scouting import Scouting, assemble_scout, budget_of
+    from tacit.compiler.assemble_scouting import Scouting, assemble_scout, budget_of, policy_of
     from tacit.coordinator.keys import load_or_make
     from tacit.device.ledger import MU2_DEVICE_MAX
     from tacit.keyholder.keys import new_card
@@ -93,7 +93,7 @@ def _make(arguments: argparse.Namespace) -> None:
     partial.replace(output)
     plan = parse_plan(data)
     warnings = [*made.warnings]
-    both = made.numbers.noise.mu2_total + budget_of(task.privacy)
+    both = made.numbers.noise.mu2_total + budget_of(policy_of(task))
     if both > MU2_DEVICE_MAX * (1 + 1e-9):
         warnings.append(
             f"this Plan and the Task's own may spend μ² = {both:.3g} of a device, and a device allows {MU2_DEVICE_MAX} "
