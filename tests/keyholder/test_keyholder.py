@@ -326,6 +326,7 @@ def test_records_of_the_first_format_keep_their_lists(tmp_path: Path):
     asked.keyholders[0].close()
     with contextlib.closing(sqlite3.connect(asked.world.keyholder_home() / "keyholder.sqlite")) as db, db:
         db.execute("DROP TABLE opened")
+        db.execute("DROP TABLE buffers")
         db.execute("ALTER TABLE openings DROP COLUMN void")
         db.execute("PRAGMA user_version = 1")
 

@@ -44,6 +44,7 @@ from tacit.plan.silo import silo_noise_to_signal, silo_numbers
 from tacit.task import Label, Local, Precision, Privacy, Projected, Sign, Silo, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
+Start = Callable[[ProjectedHead, torch.Tensor], None]  # sets a head; it is shown the features of public examples
 Scouted = Callable[[Sequence[Layer]], Valued]  # layers as devices have valued them
 
 
@@ -83,11 +84,12 @@ def assemble(
     compare: Callable[[str], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
     scouted: Scouted | None = None,
+    start: Start | None = None,
 ) -> Assembled:
     """Compile a Task for its budget; where it names no subset, the one that should learn most is chosen.
 
     With `compare` the subset that a Task names is shown among others, and each is announced to it: that takes a while.
-    `say` hears how the search goes on; `scouted` is what devices reported of the layers.
+    `say` hears how the search goes on; `scouted` is what devices reported of the layers, `start` sets a projected head.
     """
     if isinstance(task.privacy, Silo) and task.local.microbatch is None:
         # Each group is played by itself, and most have few examples.
@@ -100,7 +102,7 @@ def assemble(
     optimizer = plan_optimizer(local)
     whole = Whole(own, inputs, classes, label, task.loss_named, local.dropout, local.batch_statistics)
     public = public_examples(task) or {}
-    decided = _decided(task, whole, public, optimizer, len(parties.keyholders), scouted, say)
+    decided = _decided(task, whole, public, optimizer, len(parties.keyholders), scouted, say, start)
     task, module, compiled = decided.task, decided.module, decided.compiled
     program = compiled.playable.program
     against = msgspec.structs.replace(program.resources, model_parameters=sum(p.numel() for p in own.parameters()))
@@ -215,11 +217,12 @@ def _decided(
     keyholders: int,
     scouted: Scouted | None,
     say: Callable[[str], None],
+    start: Start | None,
 ) -> Decided:
     """The Task as it is, or with the subset that is chosen for it."""
 
     def with_subset(task: Task, found: Found | None) -> Decided:
-        module, subset, reasons = _subset(task, whole.module, public)
+        module, subset, reasons = _subset(task, whole.module, public, start)
         compiled = _compiled(task, module, subset, public, optimizer, whole)
         return Decided(task, module, subset, found_reasons(found) if found else reasons, compiled, found)
 
@@ -392,20 +395,27 @@ def check_label(task: Task, module: nn.Module, classes: int) -> None:
         raise TaskInvalid(f"example {name}", part.shape, f"what the module returns needs {needed}", f"write {of}")
 
 
-def _rewritten(module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]]) -> tuple[nn.Module, list[str]]:
+def _rewritten(
+    module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]], start: Start | None
+) -> tuple[nn.Module, list[str]]:
     """The module that is compiled, and the names in it that are trained."""
     match task.subset:
         case [Projected() as part]:
-            return project(module, part, [public[name] for name in task.inputs], public.get(task.label[0])), ["head"]
+            inputs, labels = [public[name] for name in task.inputs], public.get(task.label[0])
+            return project(module, part, inputs, labels, start), ["head"]
+        case parts if start is not None:
+            raise TaskInvalid(
+                "subset", parts, "only a projected head starts from class sums", "name one, or leave them out"
+            )
         case parts:
             return rewritten(module, [part for part in parts or () if not isinstance(part, Projected)])
 
 
 def _subset(
-    task: Task, own: nn.Module, public: Mapping[str, NDArray[np.generic]]
+    task: Task, own: nn.Module, public: Mapping[str, NDArray[np.generic]], start: Start | None
 ) -> tuple[nn.Module, Sequence[str], Sequence[str]]:
     """The module that is compiled, the parameters in it that are trained, and why those."""
-    module, wanted = _rewritten(own, task, public)
+    module, wanted = _rewritten(own, task, public, start)
     names = parameters_of(module, wanted)
     unknown = [w for w in wanted if not any(n == w or n.startswith(f"{w}.") for n in names)]
     if unknown:
