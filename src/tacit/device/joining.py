@@ -21,8 +21,9 @@ from tacit.errors import InputError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.chain import broken_succession, prefix_digest
+from tacit.plan.claim import claim
 from tacit.plan.manifest import Manifest
-from tacit.privacy.account import Statement, epsilon_of_mu, epsilon_text, statement
+from tacit.privacy.account import Statement, epsilon_of_mu, epsilon_text
 from tacit.privacy.trust import Trust, trust_of
 from tacit.wire.codes import Refusal
 from tacit.wire.ids import DeviceKey, Lineage, PlanId
@@ -57,6 +58,17 @@ class PlanOverBudget(InputError):
             f"{promise(said)} That is μ² = {self.wants:.4g}; of the {allowed:.4g} that this device may spend in its "
             f"life, over all Plans (ε = {life} at δ = {DELTA:g}), {spent:.4g} are spent. If you want this all the "
             f"same, for example because the data are public, say --accept-epsilon {accept} (or any)"
+        )
+
+
+class UnitsApart(InputError):
+    """What this home has spent says nothing of those whom the Plan protects; nothing was run."""
+
+    def __init__(self, plan: str, unit: str):
+        super().__init__(
+            f"Plan {plan} counts what it costs each {unit}, and this home has taken part in Plans that count for "
+            f"something smaller and bound nothing for a {unit}; nothing was run. Say --accept-epsilon any if that is "
+            f"right, or keep Plans that protect a {unit} in a --home of their own from the start"
         )
 
 
@@ -104,6 +116,7 @@ class Membership:
 def promise(said: Statement) -> str:
     """What a Plan promises its devices. Its ε is not that of one Update, nor what has been spent so far.
 
+    >>> from tacit.privacy.account import statement
     >>> promise(statement(1.0, 1e-7, trust=Trust.TWO_PARTY)).split(" for ")[0]
     "Over the Plan's whole life, at most: ε = 5.35 at δ = 1e-07"
     """
@@ -183,10 +196,12 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
     if needs > settings.memory:
         raise PlanOverMemory(plan.name, needs, settings.memory)
     mu2_most = MU2_DEVICE_MAX if settings.allow_mu2 is None else settings.allow_mu2
-    elsewhere = ledger.mu2_spent() - ledger.spent_in(plan.lineage)
+    elsewhere = ledger.mu2_spent(manifest.noise.unit) - ledger.spent_in(plan.lineage)
     wants = manifest.mu2_life
     trust = trust_of([card.sig_pk for card in manifest.keyholders], settings.operators)
-    said = statement(wants**0.5, manifest.noise.delta, trust=trust, unit=manifest.noise.unit)
+    said = claim(manifest, wants, trust)
+    if elsewhere == math.inf > mu2_most:
+        raise UnitsApart(plan.name, manifest.noise.unit)
     if elsewhere + wants > mu2_most * (1 + 1e-9):
         raise PlanOverBudget(plan.name, said, elsewhere, mu2_most)
     secret = ledger.root_secret

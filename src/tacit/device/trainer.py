@@ -22,6 +22,7 @@ from tacit.device.kept import Kept, load_kept, save_kept
 from tacit.device.ledger import Ledger
 from tacit.device.participation import Debited, Debt, Offered, Trained, debited, trained
 from tacit.device.settings import JoinSettings
+from tacit.device.silo import train_groups
 from tacit.device.update import make_update
 from tacit.device.visit import Diverged, Rows, Stopped, minibatches, train
 from tacit.device.world import AskedToStop, World
@@ -29,6 +30,8 @@ from tacit.engine.player import Player
 from tacit.errors import InputError, TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import decode_snapshot
+from tacit.plan.manifest import OnDevice
+from tacit.privacy.groups import members
 from tacit.wire.ids import Digest
 from tacit.wire.messages import Credential, Head, encode, update_hash
 
@@ -95,6 +98,8 @@ class Trainer:
     ):
         self._member, self._settings = member, settings
         self._validation, self._labels, self._weights = validation, training.labels, training.weights
+        each = np.arange(len(training), dtype=np.int64) if training.groups is None else training.groups
+        self._groups = members(each)
         self._ledger, self._client, self._report, self._world = ledger, client, report, world
         self._player = player
         self._rows = self._prepared(training)
@@ -113,6 +118,10 @@ class Trainer:
         snapshot = decode_snapshot(self._client.snapshot(head.snapshot_hash, 4 * d), d)
         offered = self._ledger.offer(self._member.plan_id, version, head_hash, self._world.second())
         try:
+            if isinstance(manifest.noise.mechanism, OnDevice):
+                # Whatever becomes of a visit whose noise is drawn here, its groups have paid for it.
+                debit = debit_of(manifest, self._ledger.standing(self._member.plan_id))
+                self._ledger.pay(offered, debit, self._member.mu2_most)
             outcome = self._trained(offered, snapshot)
             if isinstance(outcome, Dropped):
                 self._ledger.drop(offered)
@@ -138,20 +147,39 @@ class Trainer:
         if held is None:
             return too_slow
         evaluated = watch.worked()
-        steps = len(minibatches(len(self._labels), manifest.local, version, b""))
-        self._report(events.Training(version, len(self._labels), steps))
-        outcome = train(
-            self._player,
-            self._rows,
-            self._labels,
-            self._weights,
-            manifest,
-            snapshot,
-            version,
-            self._member.order_secret,
-            watch.over,
-            lambda: watch.pause(self._settings.pace),
+        on_device = isinstance(manifest.noise.mechanism, OnDevice)
+        counted = len(self._groups) if on_device else len(self._labels)
+        self._report(
+            events.Training(version, len(self._labels), len(minibatches(counted, manifest.local, version, b"")))
         )
+        order, pause = self._member.order_secret, lambda: watch.pause(self._settings.pace)
+        if on_device:
+            outcome = train_groups(
+                self._player,
+                self._rows,
+                self._labels,
+                self._groups,
+                manifest,
+                snapshot,
+                version,
+                order,
+                world.random,
+                watch.over,
+                pause,
+            )
+        else:
+            outcome = train(
+                self._player,
+                self._rows,
+                self._labels,
+                self._weights,
+                manifest,
+                snapshot,
+                version,
+                order,
+                watch.over,
+                pause,
+            )
         if isinstance(outcome, Stopped):
             return too_slow
         if isinstance(outcome, Diverged):

@@ -150,6 +150,15 @@ class Player:
         """The minibatch's gradient so far, in the Plan's order."""
         return self._flat(Region.GRADIENT)
 
+    def give_gradient(self, gradient: NDArray[np.float32]) -> None:
+        """Puts these values, in the Plan's order, where the minibatch's gradient stands: `apply` takes them off."""
+        if gradient.shape != (self._program.d,):
+            raise InputError(f"this gradient has {gradient.size} values and the Plan has {self._program.d}")
+        self._memory[Region.GRADIENT][:] = 0  # what pads the panels too
+        places, panels_of_all = self._program.places, self._memory[Region.GRADIENT].view(np.float32)
+        for flat, panels in sides(places, gradient, panels_of_all):
+            panels[...] = flat
+
     def _flat(self, region: Region) -> NDArray[np.float32]:
         values = np.empty(self._program.d, np.float32)
         for flat, panels in sides(self._program.places, values, self._memory[region].view(np.float32)):

@@ -15,6 +15,7 @@ from tacit.codec.rotate import MARGIN, largest_share
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
 from tacit.plan.manifest import Charter, Manifest, OnDevice, Plain
 from tacit.plan.program import Program
+from tacit.plan.silo import broken_silo
 from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.privacy.blt import Blt, broken, spread
 from tacit.privacy.trust import Trust
@@ -33,6 +34,7 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
         _sums(manifest),
         _trust(manifest),
         _privacy(manifest, charter),
+        broken_silo(manifest),
     ):
         for sentence in check:
             return sentence
