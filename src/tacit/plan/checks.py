@@ -28,10 +28,10 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
     """The first thing that does not hold, in words; None where everything does."""
     for check in (
         _charter(manifest, charter, author),
+        _evaluation(manifest, charter),
         _model(manifest, blobs),
         _sums(manifest),
         _trust(manifest),
-        _evaluation(manifest, charter),
         _privacy(manifest, charter),
     ):
         for sentence in check:
