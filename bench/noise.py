@@ -26,7 +26,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import numpy as np
 import torch
 from choice.backbone import HALF

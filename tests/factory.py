@@ -251,7 +251,7 @@ class Device:
     def integers(self) -> NDArray[np.int64]:
         """Some, well within the bound; another device has others."""
         seed = int.from_bytes(self.key.public[:8], "big")
-        return np.random.default_rng(seed).integers(-40, 41, self.world.plan.manifest.program.d)
+        return np.random.default_rng(seed).integers(-40, 41, self.world.plan.manifest.values)
 
     def update(
         self,

@@ -52,7 +52,7 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "operations_per_microbatch": resources.operations,
         "microbatch": program.microbatch,
         "upload_bytes": manifest.limits.max_upload_bytes,
-        "payload_bytes": packed_size(program.d, manifest.quantisation.bits),
+        "payload_bytes": packed_size(manifest.words, manifest.quantisation.bits),
         "ring_bits": manifest.quantisation.bits,
         "rotation": manifest.quantisation.rotation,
         "batch": manifest.batch.target,
@@ -107,7 +107,8 @@ def summary(plan: Plan, size: int) -> str:
             f"visit      {passes} in minibatches of {manifest.local.minibatch}{each}, {program.microbatch} at a time, "
             f"{operations_text(resources.operations)} each",
             f"Update     at most {bytes_text(manifest.limits.max_upload_bytes)}: {quant.bits} bits a value and "
-            f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(program.d, quant.bits))} of keys, signatures",
+            f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(manifest.words, quant.bits))} of keys, "
+            "signatures",
             f"           {_ring(manifest)}",
             f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "
             f"{batch.max_age} Snapshots old",
