@@ -11,6 +11,7 @@ from tacit.codec.ring import RING_BITS, pack, wrap
 from tacit.codec.rotate import rotate
 from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, unmask
 from tacit.plan.bundle import decode_snapshot, encode_snapshot
+from tacit.privacy.blt import Blt, Correlated, combined_error
 from tacit.privacy.mask import masked, sum_masks
 from tests.factory import make_world, next_snapshot
 
@@ -59,6 +60,25 @@ def test_a_sum_of_rotated_updates_moves_the_values_that_the_devices_moved(tmp_pa
     step = decode_snapshot(after, 100) - decode_snapshot(before, 100)
     assert step == pytest.approx(0.5 * delta, abs=0.5 * 5 / 3 / 450 / 2)
     assert after == next_snapshot(world, before, total, 3)
+
+
+def test_sums_of_correlated_noise_are_all_divided_alike_so_that_it_cancels(tmp_path: Path):
+    """Batches of 2 to 4 Updates, of noise alone: the last Snapshot holds what C⁻¹ leaves of it, no more."""
+    blt = Blt((0.6, 0.95), (0.4, 0.15))
+    manifest = make_world(tmp_path, mechanism=blt, snapshots=200, landings=1).plan.manifest
+    random, noise = np.random.default_rng(5), Correlated(blt, 32)
+    snapshot = encode_snapshot(np.zeros(32, np.float32))
+
+    for _ in range(200):
+        drawn = np.rint(1000 * noise.step(random.standard_normal(32))).astype(np.int64)
+        snapshot = apply_sum(snapshot, drawn, [1] * random.integers(2, 5), manifest)
+
+    one = 1000 / 4 * manifest.quantisation.clip / manifest.quantisation.q_in * manifest.server_rate
+    left = combined_error(blt, np.ones(200))
+    # 32 values: their mean square is within 5 of its standard deviations.
+    assert np.mean(decode_snapshot(snapshot, 32) ** 2) / (one * left) ** 2 == pytest.approx(1, abs=5 * np.sqrt(2 / 32))
+    # Divided by how many there were it would be several times as much.
+    assert combined_error(blt, 4 / np.random.default_rng(5).integers(2, 5, 200)) > 2 * left
 
 
 def test_a_snapshot_nobody_could_train_from_is_not_made(tmp_path: Path):

@@ -63,7 +63,7 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "mechanism": type(noise.mechanism).__struct_config__.tag,
         "sigma": noise.sigma,
         "sensitivity": noise.sensitivity,
-        "noise_to_signal": _noisy(plan),
+        "noise_to_signal": noise_of(plan),
         "epsilon": said.epsilon,
         "charter_epsilon": charter_promise(plan).epsilon,
         "most_plans": plan.charter.most_plans,
@@ -131,11 +131,16 @@ def _noise(plan: Plan) -> str:
     if isinstance(noise.mechanism, OnDevice):
         return f"added by each device itself: σ = {noise.sigma:.4g}"
     how = "correlated from sum to sum" if isinstance(noise.mechanism, Blt) else "of its own for every sum"
-    return f"{how}: σ = {noise.sigma:.4g}, S_C = {noise.sensitivity:.4g}; {_noisy(plan):.2g} of the run's signal"
+    ratio = "" if (found := noise_of(plan)) is None else f"; {found:.2g} of the run's signal"
+    return f"{how}: σ = {noise.sigma:.4g}, S_C = {noise.sensitivity:.4g}{ratio}"
 
 
-def _noisy(plan: Plan) -> float:
+def noise_of(plan: Plan) -> float | None:
+    """The keyholders' noise over the signal of the run, where there is a run: the Plan trains, and they add some."""
     manifest = plan.manifest
+    trains = not manifest.program.scouted and manifest.participation.cohort == "train"
+    if not trains or isinstance(manifest.noise.mechanism, OnDevice):
+        return None
     numbers = Numbers(manifest.quantisation, manifest.batch, manifest.participation, manifest.noise)
     return noise_to_signal(numbers, manifest.program.d, len(manifest.keyholders))
 

@@ -46,11 +46,14 @@ def unmask(total: NDArray[np.uint32], masks: Iterable[bytes], bits: int) -> NDAr
 def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
     """The next Snapshot: the one before plus `server_rate` times the weighted mean. `SumBroken` if not finite.
 
+    It is linear in the sums, with the same factor for each where their noise is correlated: so what a later sum takes
+    back of the noise of an earlier one is taken back in the Snapshot too.
+
     The mean is worked out in float64 (rotated back by sums in one fixed order, where the Plan rotates), added in
     float64, one element at a time, and rounded to float32 once, so there is no order of summation that could differ.
     """
     quant, d = manifest.quantisation, manifest.program.d
-    delta = dequantise_sum(unmasked, quant.clip, quant.q_in, sum(weights))
+    delta = dequantise_sum(unmasked, quant.clip, quant.q_in, manifest.divisor(weights))
     if quant.rotation == "hadamard/1":
         delta = rotate_back(delta, manifest.charter_id)
     with np.errstate(over="ignore"):
