@@ -142,9 +142,12 @@ def chosen_ring(d: int, batch: int, clip: float, noise: float, weight: int = 1, 
 
 
 def noise_to_signal(numbers: Numbers, d: int, keyholders: int) -> float:
-    """What the run's noise is of its signal, in norm (PROTOCOL 6.6); above 0.3 people are warned."""
+    """What the run's noise is of its signal, in norm (PROTOCOL 6.6); above 0.3 people are warned.
+
+    Noise is as large as the largest weight wants it; the signal is that of Updates of all ages alike.
+    """
     noise, batch = numbers.noise, numbers.batch
-    reached = batch.target * noise.snapshots * ALIGNMENT
+    reached = batch.target * sum(batch.weights) / len(batch.weights) / batch.weight_most * noise.snapshots * ALIGNMENT
     return math.sqrt(d * keyholders) * drift(noise) * noise.sigma / reached
 
 
