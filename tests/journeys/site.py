@@ -160,6 +160,7 @@ def site(folder: Path, text: str | None = None, command: str = "compile") -> Ite
     processes: list[subprocess.Popen[str]] = []
     try:
         link, keyholder, coordinator = start_servers(path, folder / "home", processes, host="127.0.0.1", port=0)
+        assert keyholder is not None
         yield Site(folder, read_plan(path), link, keyholder, coordinator, processes)
     finally:
         stop(processes)

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tacit.coordinator.succession import begin_after, chain_of, check_start, pla
 from tacit.durable import make_folder, write_file
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
+from tacit.plan.manifest import KeyholderCard
 from tacit.serving import serve
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 60.0
@@ -34,6 +35,7 @@ class Settings:
     | home | `~/coordinator` | its keys, and a folder of records for each Plan |
     | plan | `digits.tacit` | the Plan it serves, with those before and after it that it has served |
     | keyholders | `("http://127.0.0.1:9000",)` | where they are, in the Plan's order; what the Plan says if empty |
+    | embedded | `""` | where the keyholder beside it is, for Plans of the chain that name one |
     | host | `127.0.0.1` | where it listens |
     | port | `8080` | 0 takes any free one |
     | deadline_s | `600` | a batch closes then if its threshold is met |
@@ -42,6 +44,7 @@ class Settings:
     home: Path
     plan: Path
     keyholders: tuple[str, ...]
+    embedded: str
     host: str
     port: int
     deadline_s: int
@@ -64,11 +67,14 @@ def parse(arguments: list[str]) -> Settings:
         metavar="URL",
         help="the keyholders' addresses, in the Plan's order (default: as the Plan says)",
     )
+    parser.add_argument("--embedded", default="", metavar="URL", help="the one beside it, for cards without an address")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any free port")
     parser.add_argument("--deadline", type=int, default=600, metavar="SECONDS", help="default 600")
     given = parser.parse_args(arguments)
-    return Settings(given.home, given.plan, tuple(given.keyholder), given.host, given.port, given.deadline)
+    return Settings(
+        given.home, given.plan, tuple(given.keyholder), given.embedded, given.host, given.port, given.deadline
+    )
 
 
 def coordinators_of(settings: Settings) -> list[Coordinator]:
@@ -84,7 +90,11 @@ def coordinators_of(settings: Settings) -> list[Coordinator]:
     if settings.keyholders and len(settings.keyholders) != len(cards):
         given = len(settings.keyholders)
         raise InputError(f"the Plan has {len(cards)} keyholders and {given} addresses were given")
-    addresses = {card.sig_pk: url for card, url in zip(cards, settings.keyholders, strict=False)}
+    known_at = {card.sig_pk: url for card, url in zip(cards, settings.keyholders, strict=False)}
+
+    def address(card: KeyholderCard) -> str:
+        return known_at.get(card.sig_pk) or (settings.embedded if card.url == "embedded:" else card.url)
+
     folder = make_folder(settings.home / "plans")
     known = plans_in(folder)
     # What does not continue what was served here is refused before it is kept: a home follows one successor.
@@ -101,20 +111,20 @@ def coordinators_of(settings: Settings) -> list[Coordinator]:
         write_file(own, plan.raw)
     chain = chain_of(_plan(own), known)  # our own copies: nobody else writes to them
     pairs = zip([None, *chain], chain, [*chain[1:], None], strict=False)
-    return [_coordinator(settings.deadline_s, keys, folder, addresses, *three) for three in pairs]
+    return [_coordinator(settings.deadline_s, keys, folder, address, *three) for three in pairs]
 
 
 def _coordinator(
     deadline_s: int,
     keys: CoordinatorKeys,
     plans: Path,
-    addresses: Mapping[bytes, str],
+    address: Callable[[KeyholderCard], str],
     before: Plan | None,
     plan: Plan,
     successor: Plan | None,
 ) -> Coordinator:
-    """`addresses` are of keyholders by their signing keys; another one is where its card says."""
-    urls = tuple(addresses.get(card.sig_pk, card.url) for card in plan.manifest.keyholders)
+    """`address` says where the keyholder of a card is."""
+    urls = tuple(map(address, plan.manifest.keyholders))
     folder = _folder(plans, plan)
 
     def open_store() -> SqliteStore:
