@@ -24,7 +24,7 @@ _PIN = re.compile(r"([^=@]+)=([0-9a-fA-F]{64})@(https?://.+)")
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
 
 
-def describe_parties(parser: argparse.ArgumentParser) -> None:
+def describe_keyholders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keyholder",
         dest="keyholders",
@@ -34,6 +34,10 @@ def describe_parties(parser: argparse.ArgumentParser) -> None:
         help="a keyholder of somebody else, as its operator told you, or the file of its card; may be repeated "
         "(default: one beside the coordinator, which hides nothing from whoever serves the Plan)",
     )
+
+
+def describe_parties(parser: argparse.ArgumentParser) -> None:
+    describe_keyholders(parser)
     parser.add_argument(
         "--keyholder-later",
         dest="later",
@@ -54,15 +58,19 @@ def parties_of(given: argparse.Namespace, place: Path) -> "Parties":
     from tacit.cli.home import author_key
     from tacit.compiler.assemble import Parties
     from tacit.coordinator.keys import load_or_make
-    from tacit.keyholder.keys import new_card
 
     author = author_key(place)
     coordinator = load_or_make(place / "coordinator", os.urandom)
+    cards = cards_of(given.keyholders, place, author)
+    return Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, cards)
+
+
+def cards_of(words: Sequence[str], place: Path, author: "SigningKey") -> "tuple[KeyholderCard, ...]":
+    """A fresh card of each keyholder that is named, or of the one in this home."""
+    from tacit.keyholder.keys import new_card
+
     # "embedded" instead of an address: whoever serves the Plan starts this keyholder beside the coordinator.
-    cards = [named(word, author) for word in given.keyholders] or [
-        new_card(place / "keyholder", "embedded:", os.urandom)
-    ]
-    return Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, tuple(cards))
+    return tuple(named(word, author) for word in words) or (new_card(place / "keyholder", "embedded:", os.urandom),)
 
 
 def named(word: str, author: "SigningKey") -> "KeyholderCard":

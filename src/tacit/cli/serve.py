@@ -36,6 +36,9 @@ State is kept in --home: stop with Ctrl-C, start again, and the run goes on wher
 def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("plan", type=Path, help="a Plan, as `tacit compile` writes it")
+    parser.add_argument(
+        "--evaluation", type=Path, metavar="PLAN", help="judge its Snapshots by what `tacit evaluate` made"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8750, help="port to listen on; 0 takes any (default: 8750)")
     parser.add_argument("--public-url", help="the address that devices use, if it is another one")
@@ -69,10 +72,13 @@ def run(arguments: argparse.Namespace) -> None:
             port=arguments.port,
             public=arguments.public_url,
             addresses=arguments.keyholders,
+            evaluation=arguments.evaluation,
         )
         if arguments.json:
             said = {"trust": trust(plan).value, "trust_claimed": plan.manifest.trust.value}
             print(json.dumps({"link": link, "plan_id": plan.plan_id.hex(), **said}), flush=True)
+            if arguments.evaluation is not None:
+                print(json.dumps({"evaluation": link_of(link, read_plan(arguments.evaluation))}), flush=True)
         else:
             print(f"serving    {plan.name}")
             print(f"trust      {trust_text(plan)}")
@@ -84,6 +90,9 @@ def run(arguments: argparse.Namespace) -> None:
             if reached_at(arguments.host) != arguments.host and not arguments.public_url:
                 print("note       other machines need another address in this link: say --public-url")
             print(f"join       tacit join '{link}' --data FILE")
+            if arguments.evaluation is not None:
+                judging = link_of(link, read_plan(arguments.evaluation))
+                print(f"evaluate   tacit join '{judging}' --data FILE   (on devices that are told so)")
             print_code(link)
             print("Ctrl-C stops; nothing is lost.", flush=True)
         watch(
@@ -102,6 +111,7 @@ def start_servers(
     port: int,
     public: str | None = None,
     addresses: Sequence[str] = (),
+    evaluation: Path | None = None,
 ) -> "tuple[str, Served | None, Served]":
     """The embedded keyholder, if this home has one of the Plan, then the coordinator; the link that devices join by.
 
@@ -143,6 +153,7 @@ def start_servers(
             *("--keyholder", *(own if here else next(others) for here in embedded)),
             *(("--embedded", own) if own else ()),
             *("--host", host, "--port", str(port)),
+            *([] if evaluation is None else ["--evaluation", str(evaluation.resolve())]),
         ],
         place / "logs" / "coordinator.log",
     )
@@ -162,6 +173,11 @@ def is_embedded(place: Path, plan: "Plan", card: "KeyholderCard") -> bool:
     # A key is erased when its Plan has ended; the keyholder still knows the Plan, and its last Snapshot is served on.
     known = (home / "plans" / f"{plan.plan_id.hex()}.tacit").exists()
     return known and load_identity(home, os.urandom).public == card.sig_pk
+
+
+def link_of(link: str, plan: "Plan") -> str:
+    """The link by which devices join another Plan of the same coordinator."""
+    return f"{link.partition('/join/')[0]}/join/{plan.plan_id.hex()}?author={plan.author.hex()}"
 
 
 def reached_at(host: str) -> str:

@@ -9,6 +9,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tacit.codec.errors import CodecError
 from tacit.durable import make_folder, write_file
 from tacit.errors import TacitError
@@ -16,16 +19,16 @@ from tacit.faults import crash_point
 from tacit.keyholder.approvals import is_approved
 from tacit.keyholder.checks import Knowledge, Landings, check_list, examine
 from tacit.keyholder.keys import erase_card, load_card, load_identity
-from tacit.keyholder.states import Active, Done, Halted, Loaded, active, advance, start
+from tacit.keyholder.states import ROOT_OF_NOTHING, Active, Done, Halted, Loaded, active, advance, start
 from tacit.keyholder.store import KeyholderStore, OpenedList, PlanRecord
-from tacit.keyholder.sums import answer
+from tacit.keyholder.sums import answer, draw
 from tacit.plan.bundle import Plan, PlanRefused, parse_plan, read_plan
 from tacit.plan.chain import broken_succession
 from tacit.plan.manifest import Manifest
 from tacit.privacy.noise import next_key
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import DeviceKey, KeyId, PlanId, sha256
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, sha256
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     Head,
@@ -157,7 +160,8 @@ class Keyholder:
         """The sum of the masks of this list less noise: once for a t, to everybody who asks with this list."""
         with self._turn:
             plan, plan_id = self._plan(request.plan_id), request.plan_id
-            root = check_request(request, plan.manifest.coordinator)
+            manifest = plan.manifest
+            root = check_request(request, manifest.coordinator)
             self._current(plan_id)
             with self._store.transaction():
                 state = active(self._record(plan_id).state)
@@ -175,12 +179,9 @@ class Keyholder:
                     first = rejected[0]
                     reason = f"Update {first.update_id.hex()}: {first.reason}"
                     raise Refusal(first.code, reason[:500])
-                noise_key = self._store.noise_key(plan_id)
-                masks = answer(openable, plan, state.t, root, noise_key)
-                opened = sign_opened(self._identity, self._key_id(plan.manifest), plan_id, state.t, root, masks)
+                masks = answer(openable, manifest, self._draw(plan, state.t, root))
+                opened = sign_opened(self._identity, self._key_id(manifest), plan_id, state.t, root, masks)
                 self._store.add_opening(opened, sha256(masks), request.entries)
-                # K_t is gone with this transaction, and with it every other noise for this t.
-                self._store.set_noise_key(plan_id, next_key(noise_key, self._random))
                 crash_point("keyholder.open.before_commit")
             crash_point("keyholder.open.committed")
             self._store.forget_deleted()
@@ -213,8 +214,9 @@ class Keyholder:
                 else:
                     after = advance(active(state), request, own, manifest)
                 if own is None and isinstance(state, Active):
-                    # A batch declared void before it was opened here: its noise key is not used again either.
-                    self._store.set_noise_key(plan_id, next_key(self._store.noise_key(plan_id), self._random))
+                    # A batch declared void before it was opened here takes its step as well: its noise key is not
+                    # used again, and correlated noise goes by t. No opened list has this root.
+                    self._draw(plan, state.t, ROOT_OF_NOTHING)
                 head_hash = sha256(preimage.head(plan_id, version, request.snapshot_hash, key_ids))
                 self._store.add_head(plan_id, version, request.snapshot_hash, head_hash)
                 if request.spoilt:
@@ -256,6 +258,17 @@ class Keyholder:
             return self._store.opened_lists(plan_id)
 
     # Inside
+
+    def _draw(self, plan: Plan, t: int, root: Digest) -> NDArray[np.int64]:
+        """The noise of batch t, in the transaction of what is answered with it.
+
+        K_t and the buffers before it are gone with that transaction, and with them every other noise for this t.
+        """
+        plan_id = PlanId(plan.plan_id)
+        noise_key = self._store.noise_key(plan_id)
+        drawn = draw(plan, t, root, noise_key, self._store.buffers(plan_id))
+        self._store.set_noise(plan_id, next_key(noise_key, self._random), drawn.buffers)
+        return drawn.noise
 
     def _plan(self, plan_id: PlanId) -> Plan:
         plan = self._plans.get(plan_id)
@@ -443,11 +456,15 @@ def _taken(same: Iterable[Plan], plan: Plan) -> float:
     """The μ² that other chains of this charter may cost a device of this Plan's class.
 
     A chain counts once, with the most of its Plans, because what devices spend is followed along it. Of another class
-    is another device, by that device's own ledger.
+    or cohort is another device: by that device's own ledger, and by the lot in its secret.
     """
     chains: dict[bytes, float] = {}
+
+    def whose(one: Plan) -> tuple[str, str]:
+        return one.manifest.device_class, one.manifest.participation.cohort
+
     for one in same:
-        if one.lineage != plan.lineage and one.manifest.device_class == plan.manifest.device_class:
+        if one.lineage != plan.lineage and whose(one) == whose(plan):
             chains[one.lineage] = max(chains.get(one.lineage, 0.0), one.manifest.noise.mu2_total)
     return sum(chains.values())
 
