@@ -82,7 +82,7 @@ def _make(arguments: argparse.Namespace) -> None:
     cards = cards_of(arguments.keyholders, place, author)
     if [card.sig_pk for card in plan.manifest.keyholders] != [card.sig_pk for card in cards]:
         raise InputError(
-            f"Plan {plan.name} has other keyholders: name the same with --keyholder, in its order, or the --home that it "
+            f"Plan {plan.name} has other keyholders: name the same with --keyholder, in its order, or the --home it "
             "was compiled with"
         )
     how = Evaluating(
