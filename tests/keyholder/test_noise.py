@@ -1,4 +1,4 @@
-"""Correlated noise at the keyholder: what is drawn, what is kept for the next batch, and what a void batch does to it."""
+"""Correlated noise at the keyholder: what is drawn, what is kept for the next batch, what a void batch does to it."""
 
 import sqlite3
 from contextlib import closing
@@ -69,7 +69,7 @@ def test_the_noise_of_all_batches_is_the_inverse_of_c_times_independent_gaussian
 
 
 def test_lag_covariances_are_those_of_c(wide: Plan):
-    """Fixed keys. 21 covariances, each within 5 standard errors: one in 80,000 sets of keys would fail a sound sampler."""
+    """Fixed keys. 21 covariances within 5 standard errors each: one in 80,000 sets of keys fails a sound sampler."""
     sd, buffers, noises = noise_deviation(wide.manifest), None, []
 
     for t in range(STEPS):
@@ -90,7 +90,7 @@ def test_buffers_of_another_size_are_never_gone_on_from(wide: Plan):
 
 
 def test_a_sum_holds_the_noise_that_takes_back_what_sums_before_it_got(tmp_path: Path):
-    """Opened, void and opened, void without having been opened, opened: every batch takes one step, restarts between."""
+    """Opened, void and opened, void and not opened, opened: every batch takes one step, with restarts between."""
     asked = asking(tmp_path, mechanism=BLT, sigma=0.5, snapshots=6)
     noises: list[np.ndarray] = []
     z: list[np.ndarray] = []

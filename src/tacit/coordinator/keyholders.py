@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
+
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan
 from tacit.wire.codes import Refusal
@@ -18,6 +20,7 @@ from tacit.wire.messages import (
     OpenRequest,
     PrepareReply,
     PrepareRequest,
+    Rekeyed,
     SignHeadRequest,
     decode,
     encode,
@@ -37,13 +40,21 @@ class Unreachable(TacitError):
 class Keyholder(Protocol):
     """One keyholder. Every method may raise `Unreachable`, or `Refusal` with what it said."""
 
-    def load(self, plan: Plan, newest: Head | None) -> None: ...
+    def load(self, plan: Plan, newest: Head | None) -> Rekeyed | None:
+        """Shows it the Plan and the newest HEAD. Its new card, if it has lost the one that the Plan names."""
+        ...
 
     def prepare(self, request: PrepareRequest) -> PrepareReply: ...
 
     def open(self, request: OpenRequest) -> Opened: ...
 
     def sign_head(self, request: SignHeadRequest) -> HeadSignature: ...
+
+
+class _Loaded(msgspec.Struct):
+    """What `load` says of a Plan, as far as a coordinator needs it."""
+
+    rekeyed: bytes | None = None
 
 
 class HttpKeyholder:
@@ -57,9 +68,9 @@ class HttpKeyholder:
         self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
         self._path = parts.path.rstrip("/")
 
-    def load(self, plan: Plan, newest: Head | None) -> None:
+    def load(self, plan: Plan, newest: Head | None) -> Rekeyed | None:
         shown = {} if newest is None else {"Tacit-Head": base64.b64encode(encode(newest)).decode()}
-        self._post("/v1/load", plan.raw, shown)
+        return self._rekeyed(self._post("/v1/load", plan.raw, shown))
 
     def prepare(self, request: PrepareRequest) -> PrepareReply:
         return self._ask("/v1/prepare", request, PrepareReply)
@@ -69,6 +80,13 @@ class HttpKeyholder:
 
     def sign_head(self, request: SignHeadRequest) -> HeadSignature:
         return self._ask("/v1/sign_head", request, HeadSignature)
+
+    def _rekeyed(self, data: bytes) -> Rekeyed | None:
+        try:
+            said = msgspec.json.decode(data, type=_Loaded).rekeyed
+            return None if said is None else decode(Rekeyed, said)
+        except (msgspec.DecodeError, Refusal) as error:
+            raise Unreachable(f"{self.url} answers, and not as a keyholder does: {error}") from error
 
     def _ask(self, path: str, request: Message, reply: type[_Reply]) -> _Reply:
         data = self._post(path, encode(request), {})
