@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tacit.codec.ring import pack
+from tacit.codec.rotate import rotate_back
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.keyholder.keys import load_identity, new_card
 from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan
@@ -40,15 +41,18 @@ from tacit.plan.manifest import (
     Manifest,
     Mechanism,
     Noise,
+    OnDevice,
     Participation,
     Plain,
     Quantisation,
+    Unit,
 )
 from tacit.plan.program import Field, Optimizer, Program, Resources
 from tacit.privacy.blt import Blt, sensitivity
 from tacit.privacy.mask import mask_key, masked
 from tacit.privacy.seal import seal
 from tacit.wire import preimage
+from tacit.wire.calls import Call, sign_call
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey
@@ -68,6 +72,7 @@ def make_plan(
     *,
     d: int = D,
     bits: int = 24,
+    rotation: Literal["none", "hadamard/1"] = "none",
     target: int = 4,
     most: int = 8,
     threshold: int = 3,
@@ -100,7 +105,7 @@ def make_plan(
         keyholders=tuple(charter_keyholders or [card.sig_pk for card in cards]),
         most_plans=most_plans,
         mu2_total=mu2_total * budgets,
-        unit="device",
+        unit=_unit(mechanism),
         expires_at=expires_at,
     )
     manifest = Manifest(
@@ -120,9 +125,9 @@ def make_plan(
             optimizer=Optimizer(0.1),
             resources=Resources(64, 0, 64, 384, 64, 0, 0, 0, "head", 1, 4096),
         ),
-        local=LocalTraining(epochs=1, minibatch=1),
+        local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server_rate=0.5,
-        quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0),
+        quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
         batch=BatchRule(target=target, most=most, threshold=threshold, max_age=max_age, weights=(1,) * (max_age + 1)),
         participation=Participation(landings=landings, separation=separation, devices=10**6),
         noise=Noise(
@@ -132,6 +137,7 @@ def make_plan(
             snapshots=snapshots,
             mu2_total=mu2_total,
             delta=1e-7,
+            unit=_unit(mechanism),
         ),
         keyholders=tuple(cards),
         enrolment=coordinator.enrolment.public,
@@ -150,7 +156,13 @@ def worst(mechanism: Mechanism, landings: int, separation: int, snapshots: int) 
     """S_C of a Plan."""
     if isinstance(mechanism, Blt):
         return sensitivity(mechanism, landings, separation, snapshots)
-    return landings**0.5
+    return (landings * (mechanism.passes if isinstance(mechanism, OnDevice) else 1)) ** 0.5
+
+
+def _unit(mechanism: Mechanism) -> Unit:
+    if not isinstance(mechanism, OnDevice):
+        return "device"
+    return "patient" if mechanism.group else "record"
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +252,7 @@ class Device:
     def integers(self) -> NDArray[np.int64]:
         """Some, well within the bound; another device has others."""
         seed = int.from_bytes(self.key.public[:8], "big")
-        return np.random.default_rng(seed).integers(-40, 41, self.world.plan.manifest.program.d)
+        return np.random.default_rng(seed).integers(-40, 41, self.world.plan.manifest.values)
 
     def update(
         self,
@@ -289,6 +301,8 @@ def next_snapshot(world: World, before: bytes, total: NDArray[np.int64], count: 
     manifest = world.plan.manifest
     quant = manifest.quantisation
     delta = total.astype(np.float64) * (quant.clip / quant.q_in / count)
+    if quant.rotation == "hadamard/1":
+        delta = rotate_back(delta, manifest.charter_id)
     values = decode_snapshot(before, manifest.program.d).astype(np.float64) + delta * manifest.server_rate
     return encode_snapshot(values.astype(np.float32))
 
@@ -334,6 +348,8 @@ class Process:
     arguments: list[str]
     log_path: Path
     port: int = 0
+    caller: SigningKey | None = None  # whose calls a keyholder is posted; unsigned ones if nobody's
+    keyholder: bytes = b""
     _process: ForkServerProcess | None = None
 
     def start(self, crash_at: str | None = None, expect_ready: bool = True) -> "Process":
@@ -389,12 +405,21 @@ class Process:
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, Mapping[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        sent = dict(headers or {})
+        if self.caller is not None and method == "POST":
+            call = self.call(path, body, sent.get("Tacit-Head", ""))
+            sent |= sign_call(self.caller, call)
         try:
-            connection.request(method, path, body or None, dict(headers or {}))
+            connection.request(method, path, body or None, sent)
             response = connection.getresponse()
             return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
         finally:
             connection.close()
+
+    def call(self, path: str, body: bytes, shown: str = "") -> Call:
+        assert self.caller is not None
+        now = int(time.time() * 1000)
+        return Call(self.caller.public, self.keyholder, f"POST {path}", now, os.urandom(16), sha256(body), shown)
 
     def get(self, path: str) -> bytes:
         status, _, data = self.request("GET", path)
@@ -418,7 +443,8 @@ def coordinator_process(world: World, keyholders: Sequence[Process], deadline_s:
 
 def keyholder_process(world: World, j: int = 1) -> Process:
     arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex()]
-    return Process("tacit.keyholder", arguments, world.folder / f"keyholder{j}.log")
+    log, public = world.folder / f"keyholder{j}.log", identity(world, j).public
+    return Process("tacit.keyholder", arguments, log, caller=world.coordinator.sig, keyholder=public)
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from tacit.keyholder import keyholder as room
 from tacit.keyholder.keys import load_card
 from tacit.keyholder.states import Active, Halted
 from tacit.keyholder.sums import draw
-from tacit.plan.cards import cards_at, superadditive
+from tacit.plan.cards import cards_at
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import KeyId, PlanId, sha256
 from tacit.wire.messages import Head, Rekeyed, SignHeadRequest, decode, encode
@@ -193,7 +193,8 @@ def test_a_plan_whose_landings_would_cost_more_apart_is_not_gone_on_with(tmp_pat
     lose(asked)
     show(asked, head)
 
-    assert not superadditive(asked.world.plan.manifest.squared_sensitivities)
+    squares = asked.world.plan.manifest.squared_sensitivities
+    assert squares[1] + squares[2] > squares[3]
     assert code_of(lambda: asked.keyholders[0].rekey(asked.world.plan_id)) is Code.E_PLAN
     assert isinstance(asked.keyholders[0].records()[0].state, Halted)
 

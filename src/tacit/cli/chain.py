@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
-    from tacit.compiler.assemble import Assembled, Parties, Scouted
+    from tacit.compiler.assemble import Assembled, Parties, Scouted, Start
     from tacit.compiler.succession import Learnt
     from tacit.plan.bundle import Plan
     from tacit.task import Task
@@ -25,6 +25,14 @@ def describe_chain(parser: argparse.ArgumentParser) -> None:
         help="with --continues: a Snapshot that `tacit fetch` wrote (default: the newest that --home has served)",
     )
     parser.add_argument("--plans", type=int, help="how many Plans the charter has room for (default: 8)")
+    parser.add_argument(
+        "--evaluators",
+        type=int,
+        default=0,
+        metavar="N",
+        help="so many devices in a hundred, by a lot that each draws for itself, judge Snapshots and never train "
+        "(default: 0; 5 is usual; see `tacit evaluate`)",
+    )
     parser.add_argument(
         "--class", dest="device_class", default="", metavar="NAME", help="the class of devices it is for"
     )
@@ -41,6 +49,7 @@ def assembled(
     place: Path,
     say: Callable[[str], None],
     scouted: "Scouted | None",
+    start: "Start | None" = None,
 ) -> "Assembled":
     """The Task, assembled on its own or in the charter of a Plan that exists."""
     import msgspec
@@ -49,17 +58,23 @@ def assembled(
     from tacit.compiler.succession import succeed, within
     from tacit.plan.bundle import read_plan
 
-    if (given.continues or given.charter_of) and (given.plans or given.classes):
-        raise InputError("--plans and --classes are said once, with the first Plan of a charter; leave them out here")
+    if (given.continues or given.charter_of) and (given.plans or given.classes or given.evaluators):
+        raise InputError(
+            "--plans, --classes and --evaluators are said once, with the first Plan of a charter; leave them out here"
+        )
+    if not 0 <= given.evaluators <= 50:
+        raise InputError(f"--evaluators {given.evaluators}: of a hundred devices 0 to 50 judge; 5 is usual")
     if given.continues and (given.charter_of or given.device_class):
         raise InputError("what continues a Plan has its charter and its class; leave --charter-of and --class out")
     if given.from_snapshot and not given.continues:
         raise InputError("--from-snapshot needs --continues: it is a Snapshot of the Plan before")
     now, compare = int(time.time()), say if given.explain else None
+    if given.continues and start is not None:
+        raise InputError("what continues a Plan starts from what that has learnt; leave --class-sums out")
     if given.continues:
         before = learnt(read_plan(given.continues), place, given.from_snapshot)
         return succeed(task, parties, before, now=now, compare=compare, say=say, scouted=scouted)
-    made = assemble(task, parties, now=now, compare=compare, say=say, scouted=scouted)
+    made = assemble(task, parties, now=now, compare=compare, say=say, scouted=scouted, start=start)
     if given.charter_of:
         return within(made, read_plan(given.charter_of).charter, task, now=now).of_class(given.device_class)
     if bool(given.classes) != bool(given.device_class) or (given.classes and given.device_class not in given.classes):
@@ -67,7 +82,9 @@ def assembled(
     if given.plans is not None and given.plans < 1:
         raise InputError(f"--plans {given.plans}: a charter has room for one Plan at least")
     room = given.plans or made.charter.most_plans * max(1, len(given.classes))
-    charter = msgspec.structs.replace(made.charter, most_plans=room, classes=tuple(given.classes))
+    charter = msgspec.structs.replace(
+        made.charter, most_plans=room, classes=tuple(given.classes), evaluators=given.evaluators
+    )
     manifest = msgspec.structs.replace(made.manifest, device_class=given.device_class)
     return replace(made, charter=charter, manifest=manifest)
 

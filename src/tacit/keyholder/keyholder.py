@@ -17,6 +17,7 @@ from tacit.codec.errors import CodecError
 from tacit.durable import make_folder, write_file
 from tacit.errors import TacitError
 from tacit.faults import crash_point
+from tacit.keyholder.approvals import is_approved
 from tacit.keyholder.checks import Knowledge, Landings, check_list, examine
 from tacit.keyholder.keys import erase_card, load_card, load_identity, new_card
 from tacit.keyholder.states import (
@@ -34,9 +35,10 @@ from tacit.keyholder.states import (
 from tacit.keyholder.store import KeyholderStore, OpenedList, PlanRecord
 from tacit.keyholder.sums import answer, draw
 from tacit.plan.bundle import Plan, PlanRefused, parse_plan, read_plan
-from tacit.plan.cards import cards_at, check_signed, key_ids_at, superadditive
+from tacit.plan.cards import cards_at, check_signed, key_ids_at
 from tacit.plan.chain import broken_succession
 from tacit.plan.manifest import Manifest
+from tacit.privacy.blt import Blt, re_keyable
 from tacit.privacy.noise import next_key
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
@@ -64,8 +66,8 @@ _NO_PLAN = (PlanRefused, CodecError, ValueError, ArithmeticError)
 class Keyholder:
     """One keyholder with its home folder. Calls come from any thread and are taken one at a time.
 
-    `approved` are the public keys of the authors whose Plans its operator agreed to. `clock` gives seconds of
-    Unix time, `random` fresh bytes of the operating system.
+    `approved` are authors whose every Plan is taken (a keyholder beside its coordinator has one); other Plans need a
+    charter that its operator approved. `clock` gives seconds of Unix time, `random` fresh bytes of the operating system.
     """
 
     def __init__(
@@ -90,14 +92,18 @@ class Keyholder:
     def public(self) -> bytes:
         return self._identity.public
 
+    @property
+    def home(self) -> Path:
+        return self._home
+
     def close(self) -> None:
         with self._turn:
             self._store.close()
 
     # What coordinators ask for
 
-    def load(self, data: bytes, shown: Head | None = None) -> PlanRecord:
-        """Approve a Plan, or say why not. Loading again changes nothing.
+    def load(self, data: bytes, shown: Head | None = None, caller: bytes | None = None) -> PlanRecord:
+        """Take a Plan, or say why not. Loading again changes nothing. `caller` is who shows it, where that is known.
 
         `shown` is the newest HEAD the coordinator has: if it carries this keyholder's signature and its records
         do not, they are lost or were rolled back, and it halts.
@@ -106,6 +112,8 @@ class Keyholder:
             plan = parse_plan(data)
         except _NO_PLAN as error:
             raise Refusal(Code.E_PLAN, f"this is not a Plan that may be used: {error}"[:500]) from error
+        if caller is not None and caller != plan.manifest.coordinator:
+            raise Refusal(Code.E_SIG, "this Plan names another coordinator than the one that shows it")
         with self._turn:
             self._wake_others()
             plan_id = PlanId(plan.plan_id)
@@ -253,7 +261,10 @@ class Keyholder:
             card = manifest.keyholders[self._position(manifest) - 1]
             if self._clock() >= manifest.limits.expires_at:
                 raise Refusal(Code.E_EXPIRED, "this Plan's time is over")
-            if not superadditive(manifest.squared_sensitivities):
+            mechanism, part = manifest.noise.mechanism, manifest.participation
+            if isinstance(mechanism, Blt) and re_keyable(
+                mechanism, part.landings, part.separation, manifest.noise.snapshots
+            ):
                 raise Refusal(
                     Code.E_PLAN,
                     "a device's landings before and after a loss could cost it more than this Plan says; let it end, "
@@ -278,6 +289,20 @@ class Keyholder:
             return rekeyed
 
     # What anybody may ask for
+
+    @property
+    def coordinators(self) -> frozenset[bytes]:
+        """The keys of those who may speak about some Plan here."""
+        return frozenset(plan.manifest.coordinator for plan in list(self._plans.values()))
+
+    def coordinator_of(self, plan_id: PlanId) -> bytes:
+        """Who alone may speak about a Plan. E_PLAN for one that is not known here."""
+        return self._plan(plan_id).manifest.coordinator
+
+    def has_loaded(self, key_id: KeyId) -> bool:
+        """Whether a Plan came with this card."""
+        with self._turn:
+            return self._store.plan_of_card(key_id) is not None
 
     def records(self) -> list[PlanRecord]:
         """Every Plan with its state; Plans whose time is over are ended by asking."""
@@ -340,8 +365,12 @@ class Keyholder:
 
     def _check_approval(self, plan: Plan, key_id: KeyId) -> None:
         manifest, charter = plan.manifest, plan.charter
-        if plan.author not in self._approved:
-            raise Refusal(Code.E_PLAN, f"Plans of the author {plan.author.hex()} were not approved here")
+        if plan.author not in self._approved and not is_approved(self._home, manifest.charter_id):
+            raise Refusal(
+                Code.E_PLAN,
+                f"the charter {manifest.charter_id.hex()[:16]} of {charter.title!r} was not approved here; its operator "
+                "looks at it with: tacit keyholder approve PLAN"[:500],
+            )
         if self._identity.public not in charter.keyholders:
             raise Refusal(Code.E_PLAN, "this Plan's charter does not name this keyholder")
         if self._clock() >= manifest.limits.expires_at:
@@ -537,11 +566,15 @@ def _taken(same: Iterable[Plan], plan: Plan) -> float:
     """The μ² that other chains of this charter may cost a device of this Plan's class.
 
     A chain counts once, with the most of its Plans, because what devices spend is followed along it. Of another class
-    is another device, by that device's own ledger.
+    or cohort is another device: by that device's own ledger, and by the lot in its secret.
     """
     chains: dict[bytes, float] = {}
+
+    def whose(one: Plan) -> tuple[str, str]:
+        return one.manifest.device_class, one.manifest.participation.cohort
+
     for one in same:
-        if one.lineage != plan.lineage and one.manifest.device_class == plan.manifest.device_class:
+        if one.lineage != plan.lineage and whose(one) == whose(plan):
             chains[one.lineage] = max(chains.get(one.lineage, 0.0), one.manifest.noise.mu2_total)
     return sum(chains.values())
 

@@ -41,15 +41,3 @@ def check_signed(head: Head, plan_id: PlanId, manifest: Manifest) -> Digest:
 def key_ids_at(manifest: Manifest, plan_id: PlanId, rekeyed: Sequence[Rekeyed], version: int) -> list[KeyId]:
     """The names of those cards, as HEAD has them."""
     return [KeyId(card.key_id) for card in cards_at(manifest, plan_id, rekeyed, version)]
-
-
-def superadditive(squares: Sequence[float]) -> bool:
-    """Whether S(i)² + S(j)² ≤ S(i + j)², for the S² of 0, 1, ... landings: then a loss costs no device anything.
-
-    >>> superadditive([0.0, 1.0, 2.0]), superadditive([0.0, 1.0, 1.5])
-    (True, False)
-    """
-    counts = range(len(squares))
-    return all(
-        squares[i] + squares[j] <= squares[i + j] * (1 + 1e-12) for i in counts for j in counts if i + j in counts
-    )
