@@ -67,7 +67,7 @@ class Keyholder:
     """One keyholder with its home folder. Calls come from any thread and are taken one at a time.
 
     `approved` are authors whose every Plan is taken (a keyholder beside its coordinator has one); other Plans need a
-    charter that its operator approved. `clock` gives seconds of Unix time, `random` fresh bytes of the operating system.
+    charter that its operator approved. `clock` gives seconds of Unix time, `random` bytes of the operating system.
     """
 
     def __init__(
@@ -368,8 +368,8 @@ class Keyholder:
         if plan.author not in self._approved and not is_approved(self._home, manifest.charter_id):
             raise Refusal(
                 Code.E_PLAN,
-                f"the charter {manifest.charter_id.hex()[:16]} of {charter.title!r} was not approved here; its operator "
-                "looks at it with: tacit keyholder approve PLAN"[:500],
+                f"the charter {manifest.charter_id.hex()[:16]} of this Plan was not approved here; this keyholder's "
+                "operator looks at it with: tacit keyholder approve PLAN",
             )
         if self._identity.public not in charter.keyholders:
             raise Refusal(Code.E_PLAN, "this Plan's charter does not name this keyholder")
