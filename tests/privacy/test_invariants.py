@@ -57,11 +57,10 @@ def head_hash(world: World, version: int) -> Digest:
 
 def knowledge(world: World, t: int = 2, **known: Any) -> Knowledge:
     """What the first keyholder knows in batch t."""
-    key_id = KeyId(world.plan.manifest.keyholders[0].key_id)
-    card = load_card(world.keyholder_home(), key_id)
+    card = load_card(world.keyholder_home(), KeyId(world.plan.manifest.keyholders[0].key_id))
     assert card is not None
     heads = {version: head_hash(world, version) for version in VERSIONS if version <= t}
-    return replace(Knowledge(world.plan, 1, key_id, card.private, t, heads, frozenset(), {}, HOUR), **known)
+    return replace(Knowledge(world.plan, 1, card.private, t, heads, frozenset(), {}, HOUR), **known)
 
 
 def entry_for(world: World, version: int, device: Device | None = None, **given: Any) -> Entry:

@@ -37,13 +37,17 @@ class Knowledge:
 
     plan: Plan
     j: int  # its place among the Plan's keyholders, from 1
-    key_id: KeyId  # of its card
     sealing: X25519PrivateKey
     t: int
     head_hashes: Mapping[int, Digest]  # SHA-256(HEAD_v) of every HEAD it signed that batch t may build on
     burnt: AbstractSet[UpdateId]
     landings: Mapping[DeviceKey, Landings]
     hour: int  # of Unix time
+    new_card: KeyId | None = None  # that took the place of the Plan's, if its state was ever lost
+
+    @property
+    def key_id(self) -> KeyId:
+        return self.new_card or KeyId(self.plan.manifest.keyholders[self.j - 1].key_id)
 
 
 @dataclass(frozen=True)

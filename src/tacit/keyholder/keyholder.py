@@ -444,13 +444,13 @@ class Keyholder:
         return Knowledge(
             plan=plan,
             j=self._position(manifest),
-            key_id=key_id,
             sealing=sealing.private,
             t=state.t,
             head_hashes=self._store.head_hashes(plan_id, state.t - manifest.batch.max_age),
             burnt=self._store.burnt(plan_id, [entry.update_id for entry in request.entries]),
             landings=self._landings(plan, [entry.dpk for entry in request.entries]),
             hour=int(self._clock()) // 3600,
+            new_card=key_id,
         )
 
     def _check_marks(self, plan: Plan, request: SignHeadRequest) -> None:
