@@ -11,7 +11,10 @@ from tacit.errors import InputError
 from tacit.keyholder.cards import read_card
 from tacit.keyholder.keys import new_card
 from tacit.plan.bundle import parse_plan
+from tacit.wire.codes import Code
 from tests.factory import World, make_plan, make_world
+from tests.keyholder.asking import asking
+from tests.keyholder.test_rekeying import lose, published, show
 
 
 def tacit(*words: object) -> int:
@@ -90,6 +93,23 @@ def test_a_charter_comes_by_itself_too(home: Path, tmp_path: Path, capsys):
 
     assert tacit("keyholder", "approve", tmp_path / "mine.charter", "--home", home, "--yes") == 0
     assert [file.stem for file in (home / "charters").iterdir()] == [world.plan.manifest.charter_id.hex()]
+
+
+def test_a_plan_whose_state_is_lost_is_re_keyed_by_command_and_no_other_is(tmp_path: Path, capsys):
+    asked = asking(tmp_path, snapshots=9)
+    home, plan_id = asked.world.keyholder_home(), asked.world.plan_id.hex()
+    assert tacit("keyholder", "rekey", plan_id[:8], "--home", home) == 1
+    assert "there is nothing to re-key" in capsys.readouterr().err
+    head = published(asked, 0)
+    lose(asked)
+    assert tacit("keyholder", "rekey", plan_id, "--home", home) == 2
+    assert "0 of the 0 Plans" in capsys.readouterr().err
+    assert show(asked, head) is Code.E_STATE_LOST
+
+    assert tacit("keyholder", "rekey", plan_id[:8].upper(), "--home", home) == 0
+
+    assert "seals from Snapshot 2 on" in capsys.readouterr().out
+    assert asked.keyholders[0].load(bytes(asked.world.plan.raw), head).from_version == 2
 
 
 def test_a_charter_that_does_not_name_this_keyholder_is_not_approved(home: Path, tmp_path: Path, capsys):

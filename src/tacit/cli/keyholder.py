@@ -26,7 +26,7 @@ example:
   tacit keyholder status
 
 A keyholder opens sums of Updates and never one of them. What it is worth rests on who runs it: somebody other than
-whoever runs the coordinator. `approve`, `status` and `card` work while `run` is running.
+whoever runs the coordinator. `approve`, `status`, `card` and `rekey` work while `run` is running.
 """
 APPROVE_EXAMPLE = """\
 example:
@@ -35,6 +35,14 @@ example:
 
 A charter is what a Task may do, over all of its Plans; it comes inside every Plan, or by itself from
 `tacit inspect PLAN --charter`. Once it is approved, Plans inside it are taken without asking again.
+"""
+REKEY_EXAMPLE = """\
+example:
+  tacit keyholder rekey 3f2a91c0
+
+Where the records or the cards of a Plan are lost, this keyholder halts as soon as a coordinator shows it a HEAD with
+its own signature. Then a new card goes on: Updates that wait are lost, and nobody's privacy is. Never restore a backup
+instead. Leave `run` and the coordinator running; training goes on by itself within two batches.
 """
 
 
@@ -66,6 +74,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     approve.add_argument("--yes", action="store_true", help="do not ask")
     status = what("status", "its Plans and charters")
     status.add_argument("--json", action="store_true", help="one JSON object")
+    rekey = what("rekey", "give a Plan whose state was lost here a new card", REKEY_EXAMPLE)
+    rekey.add_argument("plan", metavar="PLAN_ID", help="the Plan's id, or how it begins")
     what("card", "print a fresh card for one Plan, for a developer who cannot reach this keyholder")
 
 
@@ -77,6 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         "approve": _approve,
         "status": _status,
         "card": _card,
+        "rekey": _rekey,
     }
     what[arguments.what](home, arguments)
 
@@ -142,6 +153,25 @@ def _card(home: Path, _arguments: argparse.Namespace) -> None:
         print(cards.give_by_hand().decode())
     finally:
         cards.close()
+
+
+def _rekey(home: Path, arguments: argparse.Namespace) -> None:
+    from tacit.keyholder.keyholder import Keyholder
+
+    known = [record.plan_id for record in _records(home)]
+    meant = [plan_id for plan_id in known if plan_id.hex().startswith(arguments.plan.lower())]
+    if len(meant) != 1:
+        raise InputError(
+            f"{len(meant)} of the {len(known)} Plans in {home} have an id that begins with {arguments.plan!r}; "
+            "tacit keyholder status --json shows them. One that was lost comes back when its coordinator asks"
+        )
+    keyholder = Keyholder(home, frozenset(), os.urandom, time.time)
+    try:
+        rekeyed = keyholder.rekey(meant[0])
+    finally:
+        keyholder.close()
+    print(f"re-keyed   Plan {meant[0].hex()[:8]}: seals from Snapshot {rekeyed.from_version} on are for a new card")
+    print("           what was sealed before is lost; training goes on once the coordinator asks again")
 
 
 def _approve(home: Path, arguments: argparse.Namespace) -> None:
