@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ from tacit.plan.manifest import (
     Participation,
     Plain,
     Quantisation,
+    Rotation,
 )
 from tacit.plan.program import Field, Optimizer, Program, Resources
 from tacit.privacy.blt import Blt, sensitivity
@@ -67,7 +68,7 @@ def make_plan(
     *,
     d: int = D,
     bits: int = 24,
-    rotation: Literal["none", "hadamard/1"] = "none",
+    rotation: Rotation = "none",
     target: int = 4,
     most: int = 8,
     threshold: int = 3,

@@ -4,10 +4,12 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tacit.codec.errors import CodecError
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
-from tacit.plan.checks import room_text, unrotated_bits
+from tacit.plan.checks import noise_total, room_text
 from tacit.plan.manifest import Manifest
+from tacit.plan.numbers import chosen_ring
 from tacit.plan.scouted import asks
 from tacit.privacy.account import Statement, epsilon_text, statement
 from tacit.privacy.trust import Trust, sentence, trust_of
@@ -114,11 +116,16 @@ def summary(plan: Plan, size: int) -> str:
 
 def _ring(manifest: Manifest) -> str:
     """Why the ring has so many bits, and what the rotation has to do with it."""
-    bits, room = manifest.quantisation.bits, room_text(manifest)
-    text = f"{bits} bits hold a sum: {room} < 2^{bits - 1}"
-    if manifest.quantisation.rotation == "none":
+    quant = manifest.quantisation
+    text = f"a sum fits: {room_text(manifest)} < 2^{quant.bits - 1}"
+    if quant.rotation == "none":
         return text
-    return f"{text}; without the rotation it would need {unrotated_bits(manifest) or 'more than 32'}"
+    noise = noise_total(manifest) / quant.q
+    try:
+        plain = f"{chosen_ring(manifest.program.d, manifest.batch.most, quant.clip, noise, ['none']).bits}"
+    except CodecError:
+        plain = "more than 32"
+    return f"{text}; without the public rotation a value takes {plain} bits"
 
 
 def _charter(plan: Plan) -> str:

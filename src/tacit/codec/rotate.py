@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tacit.codec.errors import CodecError
 
 MARGIN = 6.0  # how many standard deviations of a rotated sum the ring has room for, at its longest
-_SHORT = 64  # strides below this are walked in the transposed block, where they are long
+_SHORT = 128  # strides below this are walked in the transposed block, where they are long
 Floats = NDArray[np.float32 | np.float64]
 
 

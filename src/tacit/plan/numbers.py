@@ -4,15 +4,15 @@ Pure arithmetic; `checks.py` verifies the same inequalities from the other side.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import product
 
 from tacit.codec.errors import CodecError
 from tacit.codec.quantise import MAX_BIG_Q, inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS, packed_size
 from tacit.codec.rotate import largest_share
-from tacit.plan.manifest import BatchRule, Noise, Participation, Plain, Quantisation
+from tacit.plan.manifest import BatchRule, Noise, Participation, Plain, Quantisation, Rotation
 from tacit.privacy.account import mu_of_epsilon
 
 DEFAULT_EPSILON = 8.0
@@ -67,7 +67,9 @@ def choose_numbers(
     )
 
 
-def chosen_ring(d: int, batch: int, clip: float, noise: float) -> Quantisation:
+def chosen_ring(
+    d: int, batch: int, clip: float, noise: float, rotations: Sequence[Rotation] = ("none", "hadamard/1")
+) -> Quantisation:
     """The quantisation of the fewest bytes whose rounding stays small: ring, rotation and Q.
 
     `noise` is the standard deviation of all keyholders' noise in one value of a sum, in units of Q. The rounding alone
@@ -79,19 +81,15 @@ def chosen_ring(d: int, batch: int, clip: float, noise: float) -> Quantisation:
     ((16, 'none'), (12, 'hadamard/1'))
     """
     least = _least_bound(d, batch)
-    choices: tuple[tuple[Literal["none", "hadamard/1"], float], ...] = (
-        ("none", 1.0),
-        ("hadamard/1", largest_share(d)),
-    )
-    for bits in RING_BITS:
-        for rotation, share in choices:
+    for bits, rotation in product(RING_BITS, rotations):
+        share = 1.0 if rotation == "none" else largest_share(d)
 
-            def fits(q: int, bits: int = bits, share: float = share) -> bool:
-                return ring_fits(bits, batch, 1, q, noise * q, share)
+        def fits(q: int, bits: int = bits, share: float = share) -> bool:
+            return ring_fits(bits, batch, 1, q, noise * q, share)
 
-            if fits(least):
-                q = _largest_bound(least, fits)
-                return Quantisation(bits, q, inner_bound(q, d), clip, rotation=rotation)
+        if fits(least):
+            q = _largest_bound(least, fits)
+            return Quantisation(bits, q, inner_bound(q, d), clip, rotation=rotation)
     raise CodecError(
         f"sums of {batch} Updates of length {least} with noise {noise * least:.4g} do not fit into {RING_BITS[-1]} "
         "bits; a smaller batch, fewer values or less noise would"
