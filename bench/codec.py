@@ -66,7 +66,7 @@ def bytes_and_errors(name: str, subset: str) -> Iterator[Row]:
         turned = " after the rotation" if quant.rotation != "none" else ""
         yield Row(f"{what}: the ring{turned}", quant.bits, "bits a value", "", None)
         if turned:
-            plain = chosen_ring(d, batch, bound, noise, ["none"])
+            plain = chosen_ring(d, batch, bound, noise, rotations=["none"])
             yield Row(f"{what}: the ring without the rotation", plain.bits, "bits a value", "", None)
         entropies = [entropy(integers(one, quant, turn)) for one in clipped for turn in (False, True)]
         least = min(np.mean(entropies[0::2]), np.mean(entropies[1::2]))

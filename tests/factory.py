@@ -50,6 +50,7 @@ from tacit.privacy.blt import Blt, sensitivity
 from tacit.privacy.mask import mask_key, masked
 from tacit.privacy.seal import seal
 from tacit.wire import preimage
+from tacit.wire.calls import Call, sign_call
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey
@@ -57,6 +58,7 @@ from tacit.wire.messages import Credential, ErrorReply, Head, Message, Receipt, 
 from tacit.wire.signed import sign_credential, sign_upload
 
 D = 32
+BLT = Blt((0.5, 0.9), (0.3, 0.2))
 PATIENCE_S = 30
 M = TypeVar("M", bound=Message)
 
@@ -336,6 +338,8 @@ class Process:
     arguments: list[str]
     log_path: Path
     port: int = 0
+    caller: SigningKey | None = None  # whose calls a keyholder is posted; unsigned ones if nobody's
+    keyholder: bytes = b""
     _process: ForkServerProcess | None = None
 
     def start(self, crash_at: str | None = None, expect_ready: bool = True) -> "Process":
@@ -391,12 +395,21 @@ class Process:
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, Mapping[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        sent = dict(headers or {})
+        if self.caller is not None and method == "POST":
+            call = self.call(path, body, sent.get("Tacit-Head", ""))
+            sent |= sign_call(self.caller, call)
         try:
-            connection.request(method, path, body or None, dict(headers or {}))
+            connection.request(method, path, body or None, sent)
             response = connection.getresponse()
             return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
         finally:
             connection.close()
+
+    def call(self, path: str, body: bytes, shown: str = "") -> Call:
+        assert self.caller is not None
+        now = int(time.time() * 1000)
+        return Call(self.caller.public, self.keyholder, f"POST {path}", now, os.urandom(16), sha256(body), shown)
 
     def get(self, path: str) -> bytes:
         status, _, data = self.request("GET", path)
@@ -420,7 +433,8 @@ def coordinator_process(world: World, keyholders: Sequence[Process], deadline_s:
 
 def keyholder_process(world: World, j: int = 1) -> Process:
     arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex()]
-    return Process("tacit.keyholder", arguments, world.folder / f"keyholder{j}.log")
+    log, public = world.folder / f"keyholder{j}.log", identity(world, j).public
+    return Process("tacit.keyholder", arguments, log, caller=world.coordinator.sig, keyholder=public)
 
 
 @dataclass(eq=False)

@@ -9,7 +9,10 @@ import asyncio
 import json
 import signal
 import socket
+import ssl
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -128,7 +131,15 @@ class _Announced(uvicorn.Server):
         print(json.dumps({"ready": True, "port": self._port}), flush=True)
 
 
-def serve(app: ASGIApp, host: str, port: int) -> None:
+@dataclass(frozen=True)
+class Tls:
+    """A certificate (with its chain) and its key, as PEM files."""
+
+    certificate: Path
+    key: Path
+
+
+def serve(app: ASGIApp, host: str, port: int, tls: Tls | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then return. `port` 0 takes any free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
@@ -145,7 +156,13 @@ def serve(app: ASGIApp, host: str, port: int) -> None:
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
+        ssl_certfile=None if tls is None else tls.certificate,
+        ssl_keyfile=None if tls is None else tls.key,
     )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"the TLS certificate or its key cannot be used: {error}") from error
     # uvicorn raises the signal again once it has shut down; whoever asked wants an end without an error.
     for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, _already_stopping)

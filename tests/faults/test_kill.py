@@ -17,12 +17,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from tacit.keyholder.sums import noise_deviation
-from tacit.privacy.noise import plain_noise
+from tacit.keyholder.sums import draw
+from tacit.plan.manifest import Plain
 from tacit.wire.ids import Digest
 from tacit.wire.log import verify_chain
 from tacit.wire.messages import Head, HeadSignature, LogEntry, LogKind, Receipt, encode, update_hash
 from tests.factory import (
+    BLT,
     Device,
     Refused,
     Site,
@@ -76,6 +77,19 @@ KEYHOLDER = [
 ]
 
 
+# Each place where a transaction of a keyholder begins to count, of the first keyholder once and of the second once.
+KEYHOLDER_STEPS = [
+    ("load.committed", 1, 2),
+    ("open.before_commit", 1, 1),
+    ("open.before_commit", 2, 2),
+    ("open.committed", 1, 2),
+    ("open.committed", 2, 1),
+    ("sign.before_commit", 2, 2),
+    ("sign.committed", 2, 1),
+    ("sign.committed", 3, 2),
+]
+
+
 @dataclass(eq=False)
 class Journey:
     """A site whose processes may die at any moment and are started again."""
@@ -124,7 +138,7 @@ class Journey:
     def batch(self, t: int, before: bytes) -> bytes:
         """Three Updates are sent and opened; the Snapshot there must be then."""
         head = self.head(t)
-        keys = [noise_key(self.world, j) for j in self.places]
+        before_it = [noise_state(self.world, j) for j in self.places]
         devices = [Device(self.world) for _ in range(3)]
         for device in devices:
             upload = device.update(t, self.world.hash_of(head))
@@ -134,7 +148,7 @@ class Journey:
             assert receipt.update_hash == update_hash(upload)
             assert self.insist(lambda body=body: self.site.send(body), "the same receipt") == receipt
         root = self.root_of_batch(t)
-        noise = [self.noise(key, t, root) for key in keys]
+        noise = [draw(self.world.plan, t, root, key, buffers).noise for key, buffers in before_it]
         total = np.sum([device.integers() for device in devices] + noise, axis=0)
         return next_snapshot(self.world, before, total, 3)
 
@@ -143,10 +157,6 @@ class Journey:
         self.head(t + 1)
         row = rows(self.world, "SELECT root FROM openings WHERE t = ?", t)
         return Digest(row[0][0])
-
-    def noise(self, key: bytes, t: int, root: Digest) -> np.ndarray:
-        manifest = self.world.plan.manifest
-        return plain_noise(key, self.world.plan_id, t, root, manifest.program.d, noise_deviation(manifest))
 
     @property
     def places(self) -> range:
@@ -197,14 +207,21 @@ def noise_key(world: World, j: int) -> bytes:
     return rows(world, "SELECT noise_key FROM plans", j=j)[0][0]
 
 
+def noise_state(world: World, j: int) -> tuple[bytes, bytes | None]:
+    """The noise key of the batch that is collected, and the buffers that those before it left."""
+    kept = rows(world, "SELECT data FROM buffers", j=j)
+    return noise_key(world, j), kept[0][0] if kept else None
+
+
 def store_files(world: World) -> bytes:
     """Every byte of a keyholder's records, of the write-ahead log too."""
     return b"".join(path.read_bytes() for path in world.keyholder_home().glob("keyholder.sqlite*"))
 
 
 def journey(folder: Path, point: str | None, keyholders: int = 1, victim: int = 1) -> Journey:
-    """Everybody up, one of them with a crash point; `victim` is which keyholder."""
-    world = make_world(folder, keyholders, target=3, threshold=3, snapshots=SNAPSHOTS, sigma=0.5)
+    """Everybody up, one of them with a crash point; `victim` is which keyholder. Two of them correlate their noise."""
+    mechanism = BLT if keyholders > 1 else Plain()
+    world = make_world(folder, keyholders, target=3, threshold=3, snapshots=SNAPSHOTS, sigma=0.5, mechanism=mechanism)
     holders = [keyholder_process(world, j) for j in range(1, keyholders + 1)]
     for j, holder in enumerate(holders, 1):
         holder.start(point if point and point.startswith("keyholder") and j == victim else None)
@@ -234,8 +251,7 @@ def test_a_kill_changes_nothing(tmp_path: Path, point: str):
         ("coordinator.open.answered:1", 0),
         ("coordinator.open.answered:2", 0),
         ("coordinator.sign.answered:2", 0),
-        ("keyholder.open.committed:1", 2),
-        ("keyholder.sign.committed:2", 1),
+        *((f"keyholder.{step}:{n}", victim) for step, n, victim in KEYHOLDER_STEPS),
     ],
 )
 def test_a_kill_changes_nothing_with_two_keyholders(tmp_path: Path, point: str, victim: int):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
-    from tacit.compiler.assemble import Assembled, Parties, Scouted
+    from tacit.compiler.assemble import Assembled, Parties, Scouted, Start
     from tacit.compiler.succession import Learnt
     from tacit.plan.bundle import Plan
     from tacit.task import Task
@@ -41,6 +41,7 @@ def assembled(
     place: Path,
     say: Callable[[str], None],
     scouted: "Scouted | None",
+    start: "Start | None" = None,
 ) -> "Assembled":
     """The Task, assembled on its own or in the charter of a Plan that exists."""
     import msgspec
@@ -56,10 +57,12 @@ def assembled(
     if given.from_snapshot and not given.continues:
         raise InputError("--from-snapshot needs --continues: it is a Snapshot of the Plan before")
     now, compare = int(time.time()), say if given.explain else None
+    if given.continues and start is not None:
+        raise InputError("what continues a Plan starts from what that has learnt; leave --class-sums out")
     if given.continues:
         before = learnt(read_plan(given.continues), place, given.from_snapshot)
         return succeed(task, parties, before, now=now, compare=compare, say=say, scouted=scouted)
-    made = assemble(task, parties, now=now, compare=compare, say=say, scouted=scouted)
+    made = assemble(task, parties, now=now, compare=compare, say=say, scouted=scouted, start=start)
     if given.charter_of:
         return within(made, read_plan(given.charter_of).charter, task, now=now).of_class(given.device_class)
     if bool(given.classes) != bool(given.device_class) or (given.classes and given.device_class not in given.classes):

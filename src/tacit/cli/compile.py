@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tacit.cli.chain import assembled, describe_chain
 
 if TYPE_CHECKING:
-    from tacit.compiler.assemble import Scouted
+    from tacit.compiler.assemble import Scouted, Start
 
 EXAMPLE = """\
 example:
@@ -49,6 +49,12 @@ def describe(parser: argparse.ArgumentParser) -> None:
         metavar=("PLAN", "SNAPSHOT"),
         help="what a scouting Plan found, by its Snapshot (a file, or a join link), instead of public examples",
     )
+    parser.add_argument(
+        "--class-sums",
+        nargs=2,
+        metavar=("PLAN", "SNAPSHOT"),
+        help="a projected head starts from what devices reported by class (tacit scout --class-sums)",
+    )
     parser.add_argument("--explain", action="store_true", help="say why, and show the arena and other subsets")
     parser.add_argument("--front", type=Path, metavar="FILE", help="draw what was found: a .html, .svg or .png")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the arena: time across, offset up")
@@ -85,7 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
     card = new_card(place / "keyholder", "embedded:", os.urandom)
     parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
     scouted = _scouted(Path(arguments.scouted[0]), arguments.scouted[1]) if arguments.scouted else None
-    made = assembled(arguments, task, parties, place, _progress, scouted)
+    start = _start(Path(arguments.class_sums[0]), arguments.class_sums[1]) if arguments.class_sums else None
+    made = assembled(arguments, task, parties, place, _progress, scouted, start)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     if arguments.picture is not None:
         from tacit.compiler.picture import svg
@@ -139,6 +146,17 @@ def _scouted(path: Path, source: str) -> "Scouted":
     found = read_scouted(plan, *snapshot_of(plan, source))
     said = f"what devices reported to {plan.name} ({promise(plan).sentence})"
     return lambda layers: by_scouting(layers, found, said)
+
+
+def _start(path: Path, source: str) -> "Start":
+    """How a head starts from what devices reported by class."""
+    from tacit.cli.scout import snapshot_of
+    from tacit.compiler.class_sums import begin, read_class_sums
+    from tacit.plan.bundle import read_plan
+
+    plan = read_plan(path)
+    found = read_class_sums(plan, *snapshot_of(plan, source))
+    return lambda head, features: begin(head, features, found)
 
 
 def _progress(line: str) -> None:

@@ -8,10 +8,11 @@ from tacit.codec.errors import CodecError
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
 from tacit.plan.checks import noise_total, room_text
-from tacit.plan.manifest import Manifest
-from tacit.plan.numbers import chosen_ring
+from tacit.plan.manifest import Manifest, OnDevice
+from tacit.plan.numbers import Numbers, chosen_ring, noise_to_signal
 from tacit.plan.scouted import asks
 from tacit.privacy.account import Statement, epsilon_text, statement
+from tacit.privacy.blt import Blt
 from tacit.privacy.trust import Trust, sentence, trust_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "threshold": manifest.batch.threshold,
         "snapshots": noise.snapshots,
         "landings": manifest.participation.landings,
+        "separation": manifest.participation.separation,
+        "mechanism": type(noise.mechanism).__struct_config__.tag,
+        "sigma": noise.sigma,
+        "sensitivity": noise.sensitivity,
+        "noise_to_signal": _noisy(plan),
         "epsilon": said.epsilon,
         "charter_epsilon": charter_promise(plan).epsilon,
         "most_plans": plan.charter.most_plans,
@@ -106,7 +112,13 @@ def summary(plan: Plan, size: int) -> str:
             f"           {_ring(manifest)}",
             f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "
             f"{batch.max_age} Snapshots old",
-            f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device",
+            f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device"
+            + (
+                f", {manifest.participation.separation:,} batches apart"
+                if manifest.participation.separation > 1
+                else ""
+            ),
+            f"noise      {_noise(plan)}",
             f"privacy    over the Plan's whole life, at most: {promise(plan).sentence}",
             f"charter    {_charter(plan)}",
             f"trust      {sentence(trust(plan))}",
@@ -114,15 +126,29 @@ def summary(plan: Plan, size: int) -> str:
     )
 
 
+def _noise(plan: Plan) -> str:
+    noise = plan.manifest.noise
+    if isinstance(noise.mechanism, OnDevice):
+        return f"added by each device itself: σ = {noise.sigma:.4g}"
+    how = "correlated from sum to sum" if isinstance(noise.mechanism, Blt) else "of its own for every sum"
+    return f"{how}: σ = {noise.sigma:.4g}, S_C = {noise.sensitivity:.4g}; {_noisy(plan):.2g} of the run's signal"
+
+
+def _noisy(plan: Plan) -> float:
+    manifest = plan.manifest
+    numbers = Numbers(manifest.quantisation, manifest.batch, manifest.participation, manifest.noise)
+    return noise_to_signal(numbers, manifest.program.d, len(manifest.keyholders))
+
+
 def _ring(manifest: Manifest) -> str:
     """Why the ring has so many bits, and what the rotation has to do with it."""
-    quant = manifest.quantisation
+    program, batch, quant = manifest.program, manifest.batch, manifest.quantisation
     text = f"a sum fits: {room_text(manifest)} < 2^{quant.bits - 1}"
     if quant.rotation == "none":
         return text
     noise = noise_total(manifest) / quant.q
     try:
-        plain = f"{chosen_ring(manifest.program.d, manifest.batch.most, quant.clip, noise, ['none']).bits}"
+        plain = str(chosen_ring(program.d, batch.most, quant.clip, noise, batch.weight_most, ["none"]).bits)
     except CodecError:
         plain = "more than 32"
     return f"{text}; without the public rotation a value takes {plain} bits"

@@ -23,6 +23,9 @@ example:
   tacit serve scout.tacit
   tacit scout --read scout.tacit 'http://127.0.0.1:8750/join/…?author=…'
 
+With --class-sums the Plan asks for something else: features of a projected head added up by class, from which the head
+can start: tacit compile mine.py --class-sums sums.tacit SNAPSHOT
+
 Devices join it as they join every Plan. What is read is the newest Snapshot: over a join link, with the counts of
 the coordinator's log, or a file that `tacit fetch` wrote, which is taken to be that of the Plan's end.
 """
@@ -43,6 +46,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: every tensor, late layers by ranges of input features; tensors: whole ones; or names, with ranges "
         "where wanted: fc1.weight[0:64],fc1.bias",
+    )
+    parser.add_argument(
+        "--class-sums", action="store_true", help="ask for features of the Task's projected head added up by class"
     )
     parser.add_argument("--memory", help="instead of the Task's own budget, e.g. 2MiB")
     parser.add_argument(
@@ -70,8 +76,9 @@ def _make(arguments: argparse.Namespace) -> None:
     if arguments.memory:
         task = replace(task, budget=replace(task.budget, memory=arguments.memory))
 
-    from tacit.compiler.assemble import Parties
-    from tacit.compiler.assemble_scouting import Scouting, assemble_scout, budget_of
+    from tacit.compiler.assemble import Parties, assemble
+    from tacit.compiler.assemble_scouting import Scouting, assemble_scout, budget_of, spending
+    from tacit.compiler.class_sums import asking
     from tacit.coordinator.keys import load_or_make
     from tacit.device.ledger import MU2_DEVICE_MAX
     from tacit.keyholder.keys import new_card
@@ -83,9 +90,12 @@ def _make(arguments: argparse.Namespace) -> None:
     author = author_key(place)
     coordinator = load_or_make(place / "coordinator", os.urandom)
     card = new_card(place / "keyholder", "embedded:", os.urandom)
-    made = assemble_scout(
-        task, Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,)), how
-    )
+    parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
+    if arguments.class_sums:
+        asked = asking(task, spending(task.privacy, arguments.epsilon, arguments.snapshots))
+        made = assemble(asked, parties)
+    else:
+        made = assemble_scout(task, parties, how)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     output = arguments.output or arguments.task.with_suffix(".scout.tacit")
     partial = output.with_name(output.name + ".partial")
@@ -136,8 +146,28 @@ def _read(path: Path, source: str, as_json: bool) -> None:
 
     plan = read_plan(path)
     data, opened = snapshot_of(plan, source)
+    if not plan.manifest.program.scouted:
+        _read_class_sums(plan, data, opened, as_json)
+        return
     found = read_scouted(plan, data, opened)
     print(json.dumps(_record(plan, found, opened)) if as_json else "\n".join(_lines(plan, found, opened)))
+
+
+def _read_class_sums(plan: "Plan", data: bytes, opened: Sequence[int] | None, as_json: bool) -> None:
+    from tacit.cli.figures import promise
+    from tacit.compiler.class_sums import read_class_sums
+
+    found, said = read_class_sums(plan, data, opened), promise(plan)
+    error = found.error / found.counts[found.known].sum()
+    if as_json:
+        print(json.dumps({"shares": found.shares.tolist(), "error": error, "epsilon": said.epsilon, "unit": said.unit}))
+        return
+    print(f"Plan       {plan.name}")
+    print(f"privacy    over the Plan's whole life, at most: {said.sentence}\n")
+    print("class   share of the devices' examples, each device counting alike")
+    for number, (share, known) in enumerate(zip(found.shares, found.known, strict=True)):
+        print(f"{number:5}   {f'{share:.2%}' if known else 'below the noise'} ± {error:.2%}")
+    print("\nnext: tacit compile TASK --class-sums PLAN SNAPSHOT")
 
 
 def snapshot_of(plan: "Plan", source: str) -> tuple[bytes, list[int] | None]:

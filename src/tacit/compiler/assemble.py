@@ -38,12 +38,13 @@ from tacit.plan.chain import MOST_PLANS
 from tacit.plan.estimate import CODEC_BYTES_PER_VALUE
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
-from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
+from tacit.plan.numbers import NOISY, Numbers, less_noise, noise_to_signal, upload_size
 from tacit.plan.profile import read_profile, shipped
 from tacit.plan.program import Optimizer, Program
 from tacit.task import Label, Local, Precision, Privacy, Projected, Sign, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
+Start = Callable[[ProjectedHead, torch.Tensor], None]  # sets a head; it is shown the features of public examples
 Scouted = Callable[[Sequence[Layer]], Valued]  # layers as devices have valued them
 
 
@@ -83,11 +84,12 @@ def assemble(
     compare: Callable[[str], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
     scouted: Scouted | None = None,
+    start: Start | None = None,
 ) -> Assembled:
     """Compile a Task for its budget; where it names no subset, the one that should learn most is chosen.
 
     With `compare` the subset that a Task names is shown among others, and each is announced to it: that takes a while.
-    `say` hears how the search goes on; `scouted` is what devices reported of the layers.
+    `say` hears how the search goes on; `scouted` is what devices reported of the layers, `start` sets a projected head.
     """
     own = build_module(task)
     inputs, (label, labelled) = task.inputs, task.label
@@ -97,7 +99,7 @@ def assemble(
     optimizer = plan_optimizer(local)
     whole = Whole(own, inputs, classes, label, task.loss_named, local.dropout, local.batch_statistics)
     public = public_examples(task) or {}
-    decided = _decided(task, whole, public, optimizer, len(parties.keyholders), scouted, say)
+    decided = _decided(task, whole, public, optimizer, len(parties.keyholders), scouted, say, start)
     task, module, compiled = decided.task, decided.module, decided.compiled
     program = compiled.playable.program
     against = msgspec.structs.replace(program.resources, model_parameters=sum(p.numel() for p in own.parameters()))
@@ -188,6 +190,7 @@ def manifest_of(
             expires_at=now + days * DAY,
         ),
         blobs=(),
+        trust=task.privacy.claimed,
     )
     return numbers, charter, manifest
 
@@ -212,11 +215,12 @@ def _decided(
     keyholders: int,
     scouted: Scouted | None,
     say: Callable[[str], None],
+    start: Start | None,
 ) -> Decided:
     """The Task as it is, or with the subset that is chosen for it."""
 
     def with_subset(task: Task, found: Found | None) -> Decided:
-        module, subset, reasons = _subset(task, whole.module, public)
+        module, subset, reasons = _subset(task, whole.module, public, start)
         compiled = _compiled(task, module, subset, public, optimizer, whole)
         return Decided(task, module, subset, found_reasons(found) if found else reasons, compiled, found)
 
@@ -389,20 +393,27 @@ def check_label(task: Task, module: nn.Module, classes: int) -> None:
         raise TaskInvalid(f"example {name}", part.shape, f"what the module returns needs {needed}", f"write {of}")
 
 
-def _rewritten(module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]]) -> tuple[nn.Module, list[str]]:
+def _rewritten(
+    module: nn.Module, task: Task, public: Mapping[str, NDArray[np.generic]], start: Start | None
+) -> tuple[nn.Module, list[str]]:
     """The module that is compiled, and the names in it that are trained."""
     match task.subset:
         case [Projected() as part]:
-            return project(module, part, [public[name] for name in task.inputs], public.get(task.label[0])), ["head"]
+            inputs, labels = [public[name] for name in task.inputs], public.get(task.label[0])
+            return project(module, part, inputs, labels, start), ["head"]
+        case parts if start is not None:
+            raise TaskInvalid(
+                "subset", parts, "only a projected head starts from class sums", "name one, or leave them out"
+            )
         case parts:
             return rewritten(module, [part for part in parts or () if not isinstance(part, Projected)])
 
 
 def _subset(
-    task: Task, own: nn.Module, public: Mapping[str, NDArray[np.generic]]
+    task: Task, own: nn.Module, public: Mapping[str, NDArray[np.generic]], start: Start | None
 ) -> tuple[nn.Module, Sequence[str], Sequence[str]]:
     """The module that is compiled, the parameters in it that are trained, and why those."""
-    module, wanted = _rewritten(own, task, public)
+    module, wanted = _rewritten(own, task, public, start)
     names = parameters_of(module, wanted)
     unknown = [w for w in wanted if not any(n == w or n.startswith(f"{w}.") for n in names)]
     if unknown:
@@ -448,19 +459,7 @@ def numbers_of(privacy: Privacy, d: int, keyholders: int) -> Numbers:
     >>> numbers_of(Privacy(epsilon=8), 1000, 1).batch.target
     1000
     """
-    return choose_numbers(
-        d=d,
-        keyholders=keyholders,
-        epsilon=privacy.epsilon,
-        noise=privacy.noise,
-        batch=privacy.batch,
-        threshold=privacy.threshold_or_default,
-        snapshots=privacy.snapshots,
-        participations=privacy.participations,
-        max_age=privacy.max_age,
-        clip=privacy.clip,
-        delta=privacy.delta,
-    )
+    return privacy.numbers(d, keyholders)
 
 
 def _within(task: Task, what: str, needed: int, allowed: int, fix: str) -> None:
@@ -503,11 +502,8 @@ def _warnings(task: Task, numbers: Numbers, d: int, keyholders: int) -> list[str
     """What a developer should hear before anybody joins."""
     found: list[str] = []
     ratio = noise_to_signal(numbers, d, keyholders)
-    if ratio > 0.3:
-        found.append(
-            f"the run's noise is about {ratio:.1f} times its signal: train fewer values, use larger batches, or "
-            "allow a larger epsilon"
-        )
+    if ratio > NOISY:
+        found.append(f"the run's noise is about {ratio:.1f} times its signal: {less_noise(numbers, d, keyholders)}")
     if task.privacy.devices * task.privacy.participations < task.privacy.batch * task.privacy.snapshots:
         reach = task.privacy.devices * task.privacy.participations // task.privacy.batch
         found.append(

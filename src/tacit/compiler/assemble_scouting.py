@@ -84,7 +84,7 @@ def assemble_scout(
         weight=next((name for name, part in task.example.items() if isinstance(part, Weight)), None),
         score=task.metrics[0] if task.metrics else compiled.playable.program.score,
     )
-    privacy = _privacy(task.privacy, how)
+    privacy = replace(spending(task.privacy, how.epsilon, how.snapshots), clip=CLIP)
     asking = replace(
         task,
         name=(PREFIX + task.name)[:64].strip(),
@@ -117,11 +117,19 @@ def budget_of(privacy: Privacy) -> float:
     return numbers_of(privacy, 1, 1).noise.mu2_total
 
 
-def _privacy(own: Privacy, how: Scouting) -> Privacy:
-    """The Task's policy, with as few Updates a device as fill the batches."""
-    landings = max(1, math.ceil(how.snapshots * own.batch / own.devices))
-    mine = replace(own, snapshots=how.snapshots, participations=landings, max_age=how.snapshots, clip=CLIP, noise=None)
-    if how.epsilon is not None:
-        return replace(mine, epsilon=how.epsilon)
+def spending(own: Privacy, epsilon: float | None, snapshots: int) -> Privacy:
+    """The Task's policy for a few sums, with as few Updates a device as fill the batches."""
+    landings = max(1, math.ceil(snapshots * own.batch / own.devices))
+    mine = replace(
+        own,
+        snapshots=snapshots,
+        participations=landings,
+        max_age=snapshots,
+        noise=None,
+        separation=None,
+        correlated=False,  # only the last Snapshot is read
+    )
+    if epsilon is not None:
+        return replace(mine, epsilon=epsilon)
     # Noise in one sum, in units of what one device adds to it at most: mu = sqrt(landings) / noise.
     return replace(mine, epsilon=None, noise=math.sqrt(landings / (SHARE * budget_of(own))))

@@ -11,7 +11,7 @@ played nor delivered.
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,12 +139,16 @@ def restored(body: nn.Module, cut: Cut, shapes: Mapping[str, Sequence[int]]) -> 
 
 
 def project(
-    module: nn.Module, part: Projected, inputs: Sequence[NDArray[np.generic]], labels: NDArray[np.generic] | None = None
+    module: nn.Module,
+    part: Projected,
+    inputs: Sequence[NDArray[np.generic]],
+    labels: NDArray[np.generic] | None = None,
+    start: Callable[[ProjectedHead, Tensor], None] | None = None,
 ) -> ProjectedHead:
     """The module with a projected head in place of what lies behind the layer.
 
     `inputs` are public examples, in the order of the module's arguments, and `labels` their classes, for a head that
-    starts from them.
+    starts from them. `start` sets the head otherwise, and is shown the features of these examples.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> x = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
@@ -165,7 +169,9 @@ def project(
         directions = _directions(body, part, examples)
         head = ProjectedHead(body, part.layer, directions, outputs)
         features = _settle(head, examples)
-        if part.start == "public":
+        if start is not None:
+            start(head, features)
+        elif part.start == "public":
             _start(head, features, labels)
     return head
 

@@ -129,7 +129,8 @@ def _coordinator(
         finally:
             older.close()
 
-    keyholders = [HttpKeyholder(url) for url in urls]
+    cards = plan.manifest.keyholders
+    keyholders = [HttpKeyholder(url, card.sig_pk, keys.sig) for url, card in zip(urls, cards, strict=True)]
     opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor)
     thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins)
     return Coordinator(

@@ -1,4 +1,7 @@
-"""The keyholder's process: `python -m tacit.keyholder --home DIR --approve-author HEX --port N`."""
+"""The keyholder's process: `python -m tacit.keyholder --home DIR [--approve-author HEX] --port N`.
+
+`tacit keyholder run` starts the same; this form is the one that stands beside a coordinator under `tacit serve`.
+"""
 
 import argparse
 import logging
@@ -9,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tacit.errors import InputError, TacitError
+from tacit.keyholder.callers import Callers
+from tacit.keyholder.cards import GivenCards
 from tacit.keyholder.keyholder import Keyholder
-from tacit.keyholder.server import make_app
-from tacit.serving import serve
+from tacit.keyholder.keys import load_identity
+from tacit.keyholder.operator import read_operator
+from tacit.keyholder.server import Service, make_app
+from tacit.serving import Tls, serve
 
 
 @dataclass(frozen=True)
@@ -21,15 +28,17 @@ class Settings:
     | setting | example | |
     |---|---|---|
     | home | `~/keyholder` | its keys and records |
-    | approved | `{3f…}` | public keys of the authors whose Plans it serves |
+    | approved | `{3f…}` | public keys of authors whose every Plan it takes, besides those inside an approved charter |
     | host | `127.0.0.1` | where it listens |
     | port | `0` | 0 takes any free one |
+    | tls | `Tls(cert.pem, key.pem)` | None where it is reached without, or a proxy ends it |
     """
 
     home: Path
     approved: frozenset[bytes]
     host: str
     port: int
+    tls: Tls | None = None
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -43,14 +52,29 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument(
         "--approve-author",
         action="append",
-        required=True,
+        default=[],
         metavar="HEX",
-        help="public key of an author whose Plans it serves; may be given again",
+        help="public key of an author whose every Plan it takes; may be given again",
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes any free port")
     given = parser.parse_args(arguments)
     return Settings(given.home, frozenset(map(_key, given.approve_author)), given.host, given.port)
+
+
+def run(settings: Settings) -> None:
+    """Serve until asked to stop."""
+    identity = load_identity(settings.home, os.urandom)
+    keyholder = Keyholder(settings.home, settings.approved, os.urandom, time.time)
+    callers = Callers(settings.home, identity.public, lambda: keyholder.coordinators, time.time)
+    cards = GivenCards(settings.home, read_operator(settings.home), keyholder.has_loaded, os.urandom, time.time)
+    app = make_app(Service(keyholder, identity, callers, cards))
+    try:
+        serve(app, settings.host, settings.port, settings.tls)
+    finally:
+        keyholder.close()
+        callers.close()
+        cards.close()
 
 
 def _key(text: str) -> bytes:
@@ -66,10 +90,7 @@ def _key(text: str) -> bytes:
 def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
-        settings = parse(sys.argv[1:])
-        keyholder = Keyholder(settings.home, settings.approved, os.urandom, time.time)
-        serve(make_app(keyholder), settings.host, settings.port)
-        keyholder.close()
+        run(parse(sys.argv[1:]))
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

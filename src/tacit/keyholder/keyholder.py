@@ -9,22 +9,26 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tacit.codec.errors import CodecError
 from tacit.durable import make_folder, write_file
 from tacit.errors import TacitError
 from tacit.faults import crash_point
+from tacit.keyholder.approvals import is_approved
 from tacit.keyholder.checks import Knowledge, Landings, check_list, examine
 from tacit.keyholder.keys import erase_card, load_card, load_identity
-from tacit.keyholder.states import Active, Done, Halted, Loaded, active, advance, start
+from tacit.keyholder.states import ROOT_OF_NOTHING, Active, Done, Halted, Loaded, active, advance, start
 from tacit.keyholder.store import KeyholderStore, OpenedList, PlanRecord
-from tacit.keyholder.sums import answer
+from tacit.keyholder.sums import answer, draw
 from tacit.plan.bundle import Plan, PlanRefused, parse_plan, read_plan
 from tacit.plan.chain import broken_succession
 from tacit.plan.manifest import Manifest
 from tacit.privacy.noise import next_key
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import DeviceKey, KeyId, PlanId, sha256
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, sha256
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     Head,
@@ -46,8 +50,8 @@ _NO_PLAN = (PlanRefused, CodecError, ValueError, ArithmeticError)
 class Keyholder:
     """One keyholder with its home folder. Calls come from any thread and are taken one at a time.
 
-    `approved` are the public keys of the authors whose Plans its operator agreed to. `clock` gives seconds of
-    Unix time, `random` fresh bytes of the operating system.
+    `approved` are authors whose every Plan is taken (a keyholder beside its coordinator has one); other Plans need a
+    charter that its operator approved. `clock` gives seconds of Unix time, `random` fresh bytes of the operating system.
     """
 
     def __init__(
@@ -72,14 +76,18 @@ class Keyholder:
     def public(self) -> bytes:
         return self._identity.public
 
+    @property
+    def home(self) -> Path:
+        return self._home
+
     def close(self) -> None:
         with self._turn:
             self._store.close()
 
     # What coordinators ask for
 
-    def load(self, data: bytes, shown: Head | None = None) -> PlanRecord:
-        """Approve a Plan, or say why not. Loading again changes nothing.
+    def load(self, data: bytes, shown: Head | None = None, caller: bytes | None = None) -> PlanRecord:
+        """Take a Plan, or say why not. Loading again changes nothing. `caller` is who shows it, where that is known.
 
         `shown` is the newest HEAD the coordinator has: if it carries this keyholder's signature and its records
         do not, they are lost or were rolled back, and it halts.
@@ -88,6 +96,8 @@ class Keyholder:
             plan = parse_plan(data)
         except _NO_PLAN as error:
             raise Refusal(Code.E_PLAN, f"this is not a Plan that may be used: {error}"[:500]) from error
+        if caller is not None and caller != plan.manifest.coordinator:
+            raise Refusal(Code.E_SIG, "this Plan names another coordinator than the one that shows it")
         with self._turn:
             for other in self._store.plans():  # another process of this keyholder may have loaded some
                 if other.plan_id not in self._plans:
@@ -150,7 +160,8 @@ class Keyholder:
         """The sum of the masks of this list less noise: once for a t, to everybody who asks with this list."""
         with self._turn:
             plan, plan_id = self._plan(request.plan_id), request.plan_id
-            root = check_request(request, plan.manifest.coordinator)
+            manifest = plan.manifest
+            root = check_request(request, manifest.coordinator)
             self._current(plan_id)
             with self._store.transaction():
                 state = active(self._record(plan_id).state)
@@ -168,12 +179,9 @@ class Keyholder:
                     first = rejected[0]
                     reason = f"Update {first.update_id.hex()}: {first.reason}"
                     raise Refusal(first.code, reason[:500])
-                noise_key = self._store.noise_key(plan_id)
-                masks = answer(openable, plan, state.t, root, noise_key)
-                opened = sign_opened(self._identity, self._key_id(plan.manifest), plan_id, state.t, root, masks)
+                masks = answer(openable, manifest, self._draw(plan, state.t, root))
+                opened = sign_opened(self._identity, self._key_id(manifest), plan_id, state.t, root, masks)
                 self._store.add_opening(opened, sha256(masks), request.entries)
-                # K_t is gone with this transaction, and with it every other noise for this t.
-                self._store.set_noise_key(plan_id, next_key(noise_key, self._random))
                 crash_point("keyholder.open.before_commit")
             crash_point("keyholder.open.committed")
             self._store.forget_deleted()
@@ -206,8 +214,9 @@ class Keyholder:
                 else:
                     after = advance(active(state), request, own, manifest)
                 if own is None and isinstance(state, Active):
-                    # A batch declared void before it was opened here: its noise key is not used again either.
-                    self._store.set_noise_key(plan_id, next_key(self._store.noise_key(plan_id), self._random))
+                    # A batch declared void before it was opened here takes its step as well: its noise key is not
+                    # used again, and correlated noise goes by t. No opened list has this root.
+                    self._draw(plan, state.t, ROOT_OF_NOTHING)
                 head_hash = sha256(preimage.head(plan_id, version, request.snapshot_hash, key_ids))
                 self._store.add_head(plan_id, version, request.snapshot_hash, head_hash)
                 if request.spoilt:
@@ -223,6 +232,20 @@ class Keyholder:
 
     # What anybody may ask for
 
+    @property
+    def coordinators(self) -> frozenset[bytes]:
+        """The keys of those who may speak about some Plan here."""
+        return frozenset(plan.manifest.coordinator for plan in list(self._plans.values()))
+
+    def coordinator_of(self, plan_id: PlanId) -> bytes:
+        """Who alone may speak about a Plan. E_PLAN for one that is not known here."""
+        return self._plan(plan_id).manifest.coordinator
+
+    def has_loaded(self, key_id: KeyId) -> bool:
+        """Whether a Plan came with this card."""
+        with self._turn:
+            return self._store.plan_of_card(key_id) is not None
+
     def records(self) -> list[PlanRecord]:
         """Every Plan with its state; Plans whose time is over are ended by asking."""
         with self._turn:
@@ -235,6 +258,17 @@ class Keyholder:
             return self._store.opened_lists(plan_id)
 
     # Inside
+
+    def _draw(self, plan: Plan, t: int, root: Digest) -> NDArray[np.int64]:
+        """The noise of batch t, in the transaction of what is answered with it.
+
+        K_t and the buffers before it are gone with that transaction, and with them every other noise for this t.
+        """
+        plan_id = PlanId(plan.plan_id)
+        noise_key = self._store.noise_key(plan_id)
+        drawn = draw(plan, t, root, noise_key, self._store.buffers(plan_id))
+        self._store.set_noise(plan_id, next_key(noise_key, self._random), drawn.buffers)
+        return drawn.noise
 
     def _plan(self, plan_id: PlanId) -> Plan:
         plan = self._plans.get(plan_id)
@@ -268,8 +302,12 @@ class Keyholder:
 
     def _check_approval(self, plan: Plan, key_id: KeyId) -> None:
         manifest, charter = plan.manifest, plan.charter
-        if plan.author not in self._approved:
-            raise Refusal(Code.E_PLAN, f"Plans of the author {plan.author.hex()} were not approved here")
+        if plan.author not in self._approved and not is_approved(self._home, manifest.charter_id):
+            raise Refusal(
+                Code.E_PLAN,
+                f"the charter {manifest.charter_id.hex()[:16]} of {charter.title!r} was not approved here; its operator "
+                "looks at it with: tacit keyholder approve PLAN"[:500],
+            )
         if self._identity.public not in charter.keyholders:
             raise Refusal(Code.E_PLAN, "this Plan's charter does not name this keyholder")
         if self._clock() >= manifest.limits.expires_at:

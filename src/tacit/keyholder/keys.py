@@ -28,7 +28,7 @@ def load_identity(home: Path, random: Callable[[int], bytes]) -> SigningKey:
     return SigningKey.from_seed(load_or_make_seed(home / "identity.key", random))
 
 
-def new_card(home: Path, url: str, random: Callable[[int], bytes]) -> KeyholderCard:
+def new_card(home: Path, url: str, random: Callable[[int], bytes], operator: str = "") -> KeyholderCard:
     """A fresh card for one Plan, its secret half in `home`. `url` is where coordinators reach this keyholder.
 
     >>> import os, tempfile
@@ -44,7 +44,7 @@ def new_card(home: Path, url: str, random: Callable[[int], bytes]) -> KeyholderC
     name = key_id(sealing.public, identity.public)
     make_folder(home / "cards")
     write_file(_card(home, name), seed)
-    return KeyholderCard(sig_pk=identity.public, hpke_pk=sealing.public, key_id=name, url=url)
+    return KeyholderCard(sig_pk=identity.public, hpke_pk=sealing.public, key_id=name, url=url, operator=operator)
 
 
 def load_card(home: Path, name: KeyId) -> SealingKey | None:

@@ -4,13 +4,19 @@ POST /v1/load           a Plan's bytes; `Tacit-Head` may carry the newest HEAD, 
 POST /v1/prepare        PrepareRequest -> PrepareReply
 POST /v1/open           OpenRequest -> Opened
 POST /v1/sign_head      SignHeadRequest -> HeadSignature
+POST /v1/cards          nothing -> a fresh card for one Plan of whoever asks, as JSON
 GET  /v1/plans/ID/opened    what every OPEN held: [{"t": t, "void": bool, "updates": [update_id, ...]}, ...] as JSON
 GET  /v1/status             every Plan and its state as JSON
 GET  /healthz
+
+What is posted is a signed call (`tacit.wire.calls`), and so is what comes back, refusals too. Who calls is known before
+the body is read. 401 is for calls that are not what they claim, before anybody looked at what they say.
 """
 
+import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -21,35 +27,52 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tacit.keyholder.approvals import approved
+from tacit.keyholder.callers import Callers
+from tacit.keyholder.cards import GivenCards
 from tacit.keyholder.keyholder import Keyholder, describe
 from tacit.serving import MESSAGE_TYPE, SecurityHeaders, read_body, refused
+from tacit.wire.calls import Call, check_body, read_call, sign_answer
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import PlanId
+from tacit.wire.keys import SigningKey
 from tacit.wire.messages import MIB, Head, Message, OpenRequest, PrepareRequest, SignHeadRequest, decode, encode
 
 MOST_PLAN = 512 * MIB
+MOST_LISTS = 4  # bodies of up to 64 MiB in memory
 
-_Asked = TypeVar("_Asked", bound=Message)
+_Asked = TypeVar("_Asked", PrepareRequest, OpenRequest, SignHeadRequest)
 
 
-def make_app(keyholder: Keyholder) -> Starlette:
+@dataclass(frozen=True, eq=False)
+class Service:
+    """A keyholder at work: `identity` signs its answers."""
+
+    keyholder: Keyholder
+    identity: SigningKey
+    callers: Callers
+    cards: GivenCards
+
+    def load(self, call: Call, body: bytes) -> Response:
+        return _json(describe(self.keyholder.load(body, _shown_head(call), call.caller)))
+
+    def card(self, call: Call, body: bytes) -> Response:
+        known = any(charter.author == call.caller for charter in approved(self.keyholder.home))
+        return Response(self.cards.give(call.caller, known), media_type="application/json")
+
+
+def make_app(service: Service) -> Starlette:
     """The application around one keyholder."""
+    keyholder = service.keyholder
 
-    def answering(kind: type[_Asked], answer: Callable[[_Asked], Message]) -> Callable[[Request], object]:
-        def work(body: bytes) -> bytes:
-            return encode(answer(decode(kind, body)))
+    def answering(kind: type[_Asked], answer: Callable[[_Asked], Message]) -> Callable[[Request], Awaitable[Response]]:
+        def work(call: Call, body: bytes) -> Response:
+            asked = decode(kind, body)
+            if keyholder.coordinator_of(asked.plan_id) != call.caller:
+                raise Refusal(Code.E_SIG, "the Plan names another coordinator than the one that calls")
+            return Response(encode(answer(asked)), media_type=MESSAGE_TYPE)
 
-        async def endpoint(request: Request) -> Response:
-            body = await read_body(request, kind.max_bytes)
-            return Response(await run_in_threadpool(work, body), media_type=MESSAGE_TYPE)
-
-        return endpoint
-
-    async def load(request: Request) -> Response:
-        shown = _shown_head(request)
-        body = await read_body(request, MOST_PLAN)
-        record = await run_in_threadpool(keyholder.load, body, shown)
-        return _json(describe(record))
+        return _endpoint(service, work, kind.max_bytes, MOST_LISTS)
 
     async def opened(request: Request) -> Response:
         try:
@@ -68,10 +91,11 @@ def make_app(keyholder: Keyholder) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/load", load, methods=["POST"]),
+            Route("/v1/load", _endpoint(service, service.load, MOST_PLAN, 1), methods=["POST"]),
             Route("/v1/prepare", answering(PrepareRequest, keyholder.prepare), methods=["POST"]),
             Route("/v1/open", answering(OpenRequest, keyholder.open), methods=["POST"]),
             Route("/v1/sign_head", answering(SignHeadRequest, keyholder.sign_head), methods=["POST"]),
+            Route("/v1/cards", _endpoint(service, service.card, 0, MOST_LISTS), methods=["POST"]),
             Route("/v1/plans/{plan_id}/opened", opened),
             Route("/v1/status", status),
             Route("/healthz", healthz),
@@ -81,12 +105,51 @@ def make_app(keyholder: Keyholder) -> Starlette:
     )
 
 
-def _shown_head(request: Request) -> Head | None:
-    text = request.headers.get("tacit-head")
-    if text is None:
+def _endpoint(
+    service: Service, work: Callable[[Call, bytes], Response], most: int, at_once: int
+) -> Callable[[Request], Awaitable[Response]]:
+    """A signed call, its body of at most `most` bytes, and a signed answer; so many bodies in memory at once."""
+    room = asyncio.Semaphore(at_once)
+
+    async def answered(call: Call, signature: bytes, request: Request) -> Response:
+        try:
+            await run_in_threadpool(service.callers.admit, call, signature)
+        except Refusal as refusal:
+            return _unheard(refusal)
+        try:
+            if room.locked():
+                raise Refusal(Code.E_RATE, "others are being answered; come again in a second", 1)
+            async with room:
+                body = await read_body(request, most)
+                check_body(call, body)
+                return await run_in_threadpool(work, call, body)
+        except Refusal as refusal:
+            return refused(refusal)
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            call, signature = read_call(f"{request.method} {request.url.path}", request.headers)
+        except Refusal as refusal:
+            return _unheard(refusal)  # without a nonce there is nothing that an answer could be bound to
+        response = await answered(call, signature, request)
+        response.headers.update(sign_answer(service.identity, call, response.status_code, response.body))
+        return response
+
+    return endpoint
+
+
+def _unheard(refusal: Refusal) -> Response:
+    response = refused(refusal)
+    if refusal.code is Code.E_SIG:
+        response.status_code = 401
+    return response
+
+
+def _shown_head(call: Call) -> Head | None:
+    if not call.shown:
         return None
     try:
-        return decode(Head, base64.b64decode(text, validate=True))
+        return decode(Head, base64.b64decode(call.shown, validate=True))
     except ValueError:
         raise Refusal(Code.E_MALFORMED, "the header Tacit-Head is not base64") from None
 

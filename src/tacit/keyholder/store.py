@@ -81,6 +81,13 @@ MIGRATIONS = (
         WHERE a.plan_id = openings.plan_id AND a.version = openings.t AND b.version = openings.t + 1
     );
     """,
+    # 3
+    """
+    CREATE TABLE buffers (                 -- of correlated noise; no row before the first batch and after the last
+        plan_id BLOB PRIMARY KEY REFERENCES plans,
+        data    BLOB NOT NULL              -- [m, words] little-endian float64
+    );
+    """,
 )
 
 
@@ -157,7 +164,7 @@ class KeyholderStore:
             self.set_state(plan_id, state)
 
     def set_state(self, plan_id: PlanId, state: PlanState) -> None:
-        """In Done and Halted the noise key goes, in the same transaction."""
+        """In Done and Halted the noise key and the buffers go, in the same transaction."""
         match state:
             case Loaded():
                 columns = ("loaded", None, None, None)
@@ -172,6 +179,7 @@ class KeyholderStore:
         )
         if isinstance(state, Done | Halted):
             self._db.execute("UPDATE plans SET noise_key = NULL WHERE plan_id = ?", (plan_id,))
+            self._db.execute("DELETE FROM buffers WHERE plan_id = ?", (plan_id,))
             self._db.execute("UPDATE openings SET answer = NULL WHERE plan_id = ?", (plan_id,))
 
     def plan_of_card(self, key_id: KeyId) -> PlanId | None:
@@ -183,8 +191,16 @@ class KeyholderStore:
         assert row is not None and row[0] is not None, "asked for in Loaded and Active only, where it exists"
         return bytes(row[0])
 
-    def set_noise_key(self, plan_id: PlanId, key: bytes) -> None:
+    def buffers(self, plan_id: PlanId) -> bytes | None:
+        """What the noise of the next batch needs to know of those before it, where it is correlated with them."""
+        row = self._db.execute("SELECT data FROM buffers WHERE plan_id = ?", (plan_id,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def set_noise(self, plan_id: PlanId, key: bytes, buffers: bytes | None) -> None:
+        """For the next batch. What was there before is gone with this transaction."""
         self._db.execute("UPDATE plans SET noise_key = ? WHERE plan_id = ?", (key, plan_id))
+        if buffers is not None:
+            self._db.execute("INSERT OR REPLACE INTO buffers VALUES (?, ?)", (plan_id, buffers))
 
     # HEADs
 

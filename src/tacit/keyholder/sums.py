@@ -5,13 +5,18 @@ masks alone mean nothing to anybody, and the noise is never known outside.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tacit.codec.ring import pack, wrap
 from tacit.keyholder.checks import Openable
 from tacit.plan.bundle import Plan
-from tacit.plan.manifest import Manifest, OnDevice
+from tacit.plan.manifest import Manifest, OnDevice, Plain
+from tacit.privacy.blt import Blt, Correlated
 from tacit.privacy.mask import sum_masks
-from tacit.privacy.noise import plain_noise
+from tacit.privacy.noise import gaussians, rounded
 from tacit.wire.ids import Digest
 
 
@@ -23,10 +28,41 @@ def noise_deviation(manifest: Manifest) -> float:
     return noise.sigma * noise.sensitivity * manifest.batch.weight_most * manifest.quantisation.q
 
 
-def answer(openable: Sequence[Openable], plan: Plan, t: int, root: Digest, noise_key: bytes) -> bytes:
-    """M_j = sum of w_i mask_i - N, packed. The noise is bound to this very list by `root`."""
-    manifest = plan.manifest
-    d, bits = manifest.words, manifest.quantisation.bits
-    masks = sum_masks([one.mask_key for one in openable], [one.weight for one in openable], d, bits)
-    noise = plain_noise(noise_key, plan.plan_id, t, root, d, noise_deviation(manifest))
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The noise of one batch, and what the noises of later batches need to know of it."""
+
+    noise: NDArray[np.int64]
+    buffers: bytes | None  # under `blt/1`: [m, words] little-endian float64
+
+
+def draw(plan: Plan, t: int, root: Digest, noise_key: bytes, buffers: bytes | None) -> Drawn:
+    """The noise of batch `t`, bound to the very list with this `root`.
+
+    `buffers` are those that the batch before left; None before the first. Every batch takes exactly one step, a void
+    one that was never opened here too: the worst case counts columns of C by t, and rows that nobody is shown tell
+    nothing. If such a batch took none, C would count openings, and two landings that are `separation` batches apart
+    could be fewer columns apart than was paid for.
+    """
+    manifest, mechanism = plan.manifest, plan.manifest.noise.mechanism
+    if isinstance(mechanism, OnDevice):
+        return Drawn(np.zeros(manifest.words, np.int64), None)  # each site has added its own
+    z = gaussians(noise_key, plan.plan_id, t, root, manifest.words, noise_deviation(manifest))
+    match mechanism:
+        case Plain():
+            return Drawn(rounded(z), None)
+        case Blt():
+            correlated = Correlated(mechanism, manifest.words, _read(buffers, len(mechanism.theta), manifest.words))
+            return Drawn(rounded(correlated.step(z)), correlated.buffers.astype("<f8").tobytes())
+
+
+def answer(openable: Sequence[Openable], manifest: Manifest, noise: NDArray[np.int64]) -> bytes:
+    """M_j = sum of w_i mask_i - N, packed."""
+    bits = manifest.quantisation.bits
+    masks = sum_masks([one.mask_key for one in openable], [one.weight for one in openable], manifest.words, bits)
     return pack(masks - wrap(noise, bits), bits)
+
+
+def _read(buffers: bytes | None, count: int, words: int) -> NDArray[np.float64] | None:
+    # A wrong size raises: noise that does not continue what was drawn before would protect nobody.
+    return None if buffers is None else np.frombuffer(buffers, "<f8").reshape(count, words)

@@ -37,14 +37,14 @@ def gauss(key: bytes, count: int) -> NDArray[np.float64]:
     return np.concatenate((radius * np.cos(angle), radius * np.sin(angle)))[:count]
 
 
-def plain_noise(key: bytes, plan_id: bytes, t: int, root: bytes, count: int, sd: float) -> NDArray[np.int64]:
-    """N of batch t: `count` rounded Gaussians of standard deviation `sd`, bound to the list with this root.
+def gaussians(key: bytes, plan_id: bytes, t: int, root: bytes, count: int, sd: float) -> NDArray[np.float64]:
+    """z of batch t: `count` Gaussians of standard deviation `sd`, bound to the list with this root.
 
-    `sd` is sigma * W * Q for `plain/1`. Another list for the same t gets independent noise, so asking twice
-    gives composition and never a difference without noise.
+    Another list for the same t gets independent noise, so asking twice gives composition and never a difference
+    without noise.
 
-    >>> plain_noise(bytes(32), bytes(32), 0, bytes(32), 3, 0.0).tolist()
-    [0, 0, 0]
+    >>> gaussians(bytes(32), bytes(32), 0, bytes(32), 2, 0.0).tolist()
+    [-0.0, 0.0]
     """
     if not (isfinite(sd) and 0 <= sd < 2**48):
         raise ValueError(f"a standard deviation is a number from 0 to 2**48, not {sd}")
@@ -52,7 +52,25 @@ def plain_noise(key: bytes, plan_id: bytes, t: int, root: bytes, count: int, sd:
         raise ValueError("a noise key, a plan_id and a root have 32 bytes each")
     info = b"TACIT1/noise\0" + plan_id + t.to_bytes(8, "big") + root
     seed = HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key)
-    return np.rint(gauss(seed, count) * sd).astype(np.int64)
+    return gauss(seed, count) * sd
+
+
+def rounded(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """To whole steps of the ring.
+
+    >>> rounded(np.array([1.6, -0.4])).tolist()
+    [2, 0]
+    """
+    return np.rint(values).astype(np.int64)
+
+
+def plain_noise(key: bytes, plan_id: bytes, t: int, root: bytes, count: int, sd: float) -> NDArray[np.int64]:
+    """N of batch t under `plain/1`, whose `sd` is sigma * S_C * W * Q.
+
+    >>> plain_noise(bytes(32), bytes(32), 0, bytes(32), 3, 0.0).tolist()
+    [0, 0, 0]
+    """
+    return rounded(gaussians(key, plan_id, t, root, count, sd))
 
 
 def next_key(key: bytes, random: Callable[[int], bytes]) -> bytes:

@@ -159,6 +159,34 @@ def log_entry(previous: Digest, kind: int, body_hash: Digest) -> bytes:
     return b"TACIT1/log\0" + _fixed(previous, 32) + _u8(kind) + _fixed(body_hash, 32)
 
 
+def call(
+    caller: bytes, keyholder: bytes, target: Digest, time_ms: int, nonce: bytes, shown: Digest, body_hash: Digest
+) -> bytes:
+    """A request to a keyholder: who asks whom for what, when. `target` is the SHA-256 of `METHOD /path`."""
+    return b"".join(
+        (
+            b"TACIT1/call\0",
+            _fixed(caller, 32),
+            _fixed(keyholder, 32),
+            _fixed(target, 32),
+            _u64(time_ms),
+            _fixed(nonce, 16),
+            _fixed(shown, 32),
+            _fixed(body_hash, 32),
+        )
+    )
+
+
+def answer(call_hash: Digest, status: int, body_hash: Digest) -> bytes:
+    """What a keyholder answered to the one request with this SHA-256, be it a refusal."""
+    return b"TACIT1/answer\0" + _fixed(call_hash, 32) + _u64(status) + _fixed(body_hash, 32)
+
+
+def card(sig_pk: bytes, hpke_pk: bytes, operator_hash: Digest, url_hash: Digest) -> bytes:
+    """A keyholder's card for one Plan: the key to seal to, who runs it, where it is."""
+    return b"TACIT1/card\0" + b"".join(_fixed(one, 32) for one in (sig_pk, hpke_pk, operator_hash, url_hash))
+
+
 def _fixed(value: bytes, length: int) -> bytes:
     if len(value) != length:
         raise ValueError(f"a field of {length} bytes was expected, got {len(value)}")
