@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tacit.codec.ring import RING_BITS, pack, wrap
 from tacit.codec.rotate import rotate
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, unmask
+from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, publish_sum, unmask
 from tacit.plan.bundle import decode_snapshot, encode_snapshot
 from tacit.privacy.mask import masked, sum_masks
 from tests.factory import make_world, next_snapshot
@@ -59,6 +59,7 @@ def test_a_sum_of_rotated_updates_moves_the_values_that_the_devices_moved(tmp_pa
     step = decode_snapshot(after, 100) - decode_snapshot(before, 100)
     assert step == pytest.approx(0.5 * delta, abs=0.5 * 5 / 3 / 450 / 2)
     assert after == next_snapshot(world, before, total, 3)
+    assert decode_snapshot(publish_sum(before, total, [1, 1, 1], manifest)[len(before) :], 100).argmax() == 7
 
 
 def test_a_snapshot_nobody_could_train_from_is_not_made(tmp_path: Path):

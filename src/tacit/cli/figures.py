@@ -143,13 +143,14 @@ def _noisy(plan: Plan) -> float:
 
 def _ring(manifest: Manifest) -> str:
     """Why the ring has so many bits, and what the rotation has to do with it."""
-    program, batch, quant = manifest.program, manifest.batch, manifest.quantisation
+    batch, quant = manifest.batch, manifest.quantisation
     text = f"a sum fits: {room_text(manifest)} < 2^{quant.bits - 1}"
     if quant.rotation == "none":
         return text
     noise = noise_total(manifest) / quant.q
     try:
-        plain = str(chosen_ring(program.d, batch.most, quant.clip, noise, batch.weight_most, ["none"]).bits)
+        wide = chosen_ring(manifest.values, batch.most, quant.clip, noise, batch.weight_most, rotations=["none"])
+        plain = str(wide.bits)
     except CodecError:
         plain = "more than 32"
     return f"{text}; without the public rotation a value takes {plain} bits"
