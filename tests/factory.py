@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ from tacit.plan.manifest import (
     Participation,
     Plain,
     Quantisation,
+    Rotation,
     Unit,
 )
 from tacit.plan.program import Field, Optimizer, Program, Resources
@@ -72,7 +73,7 @@ def make_plan(
     *,
     d: int = D,
     bits: int = 24,
-    rotation: Literal["none", "hadamard/1"] = "none",
+    rotation: Rotation = "none",
     target: int = 4,
     most: int = 8,
     threshold: int = 3,

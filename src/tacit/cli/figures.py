@@ -4,12 +4,13 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tacit.codec.errors import CodecError
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
-from tacit.plan.checks import room_text, unrotated_bits
+from tacit.plan.checks import noise_total, room_text
 from tacit.plan.claim import claim
 from tacit.plan.manifest import Manifest, OnDevice
-from tacit.plan.numbers import Numbers, noise_to_signal
+from tacit.plan.numbers import Numbers, chosen_ring, noise_to_signal
 from tacit.plan.scouted import asks
 from tacit.privacy.account import Statement, epsilon_text
 from tacit.privacy.blt import Blt
@@ -165,11 +166,17 @@ def noise_of(plan: Plan) -> float | None:
 
 def _ring(manifest: Manifest) -> str:
     """Why the ring has so many bits, and what the rotation has to do with it."""
-    bits, room = manifest.quantisation.bits, room_text(manifest)
-    text = f"{bits} bits hold a sum: {room} < 2^{bits - 1}"
-    if manifest.quantisation.rotation == "none":
+    batch, quant = manifest.batch, manifest.quantisation
+    text = f"a sum fits: {room_text(manifest)} < 2^{quant.bits - 1}"
+    if quant.rotation == "none":
         return text
-    return f"{text}; without the rotation it would need {unrotated_bits(manifest) or 'more than 32'}"
+    noise = noise_total(manifest) / quant.q
+    try:
+        wide = chosen_ring(manifest.values, batch.most, quant.clip, noise, batch.weight_most, rotations=["none"])
+        plain = str(wide.bits)
+    except CodecError:
+        plain = "more than 32"
+    return f"{text}; without the public rotation a value takes {plain} bits"
 
 
 def _charter(plan: Plan) -> str:

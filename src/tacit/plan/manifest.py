@@ -25,6 +25,7 @@ Positive = Annotated[float, Meta(gt=1e-12, lt=1e18)]
 
 
 Unit = Literal["device", "patient", "record"]
+Rotation = Literal["none", "hadamard/1"]
 
 
 class KeyholderCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +84,7 @@ class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     q_in: Count
     clip: Positive
     rounding: Literal["stochastic-cond/1"] = "stochastic-cond/1"
-    rotation: Literal["none", "hadamard/1"] = "none"
+    rotation: Rotation = "none"
 
 
 class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
