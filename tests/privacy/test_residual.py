@@ -1,4 +1,4 @@
-"""I11: all of the coordinator's store and all of one keyholder's say nothing of any Update; both keyholders' say all."""
+"""I11: the coordinator's store and one keyholder's say nothing of any Update; with the other keyholder's they say all."""
 
 import shutil
 import sqlite3
@@ -58,7 +58,9 @@ def secrets_in(*folders: Path) -> set[bytes]:
             with sqlite3.connect(path) as database:
                 tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
                 for (table,) in tables:
-                    found |= {value for row in database.execute(f"SELECT * FROM {table}") for value in row if sized(value)}
+                    found |= {
+                        value for row in database.execute(f"SELECT * FROM {table}") for value in row if sized(value)
+                    }
             database.close()
         elif sized(data := path.read_bytes()):
             found.add(data)
