@@ -98,6 +98,17 @@ def test_landings_are_counted_along_the_chain(tmp_path: Path):
     assert refused(after, [Device(after.world) for _ in range(3)], 1) == []
 
 
+def test_landings_are_counted_along_the_chain_and_not_only_what_they_cost(tmp_path: Path):
+    """The successor's budget would have room for one more."""
+    asked, devices = advanced(tmp_path, batches=2, landings=3, sigma=1.0, budgets=5.0)
+    after = loaded(asked, successor(asked, landings=3, sigma=0.5))
+    after.advance(0, [replace(device, world=after.world).update(0, after.head_hash(0)) for device in devices])
+
+    assert {reason for _, reason in refused(after, devices, 1)} == {
+        "this device has landed 3 times, no more are allowed"
+    }
+
+
 def test_separation_is_counted_from_the_end_of_the_plan_before(tmp_path: Path):
     asked, devices = advanced(tmp_path, separation=3)  # landed in batch 0
     asked.skip(1)

@@ -12,6 +12,7 @@ COMMANDS = {
     "inspect": "say what a Plan trains and what it costs",
     "estimate": "say what a visit of a Plan costs on named devices: time, energy, bytes, memory",
     "calibrate": "measure this machine and write its profile, for `tacit estimate`",
+    "privacy": "say what noise is worth and what it leaves of a run: tables and a picture",
     "serve": "start a coordinator with an embedded keyholder for a Plan",
     "join": "train a Plan on this device's data",
     "export": "write a Plan as flat parts, for programs that embed the engine",

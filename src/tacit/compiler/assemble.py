@@ -5,6 +5,7 @@ Signing is the caller's: this room holds no keys.
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,7 +38,7 @@ from tacit.plan.chain import MOST_PLANS
 from tacit.plan.estimate import CODEC_BYTES_PER_VALUE
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
-from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
+from tacit.plan.numbers import NOISY, Numbers, less_noise, noise_to_signal, upload_size
 from tacit.plan.profile import read_profile, shipped
 from tacit.plan.program import Optimizer, Program
 from tacit.task import Label, Local, Precision, Privacy, Projected, Sign, Task, TaskInvalid, Weight
@@ -189,6 +190,7 @@ def manifest_of(
             expires_at=now + days * DAY,
         ),
         blobs=(),
+        trust=task.privacy.claimed,
     )
     return numbers, charter, manifest
 
@@ -432,21 +434,23 @@ def _subset(
 
 def _most_values(task: Task, whole: int, keyholders: int) -> int:
     """The most values whose Update still fits the upload budget."""
-    low, high = 0, whole
-    while low < high:
-        middle = (low + high + 1) // 2
-        bits = numbers_of(task.privacy, middle, keyholders).quantisation.bits
-        if upload_size(middle, bits, keyholders) <= task.budget.upload_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    if low == 0:
-        least = upload_size(1, 8, keyholders)
-        raise NothingFits(
-            f"no Update fits into {task.budget.upload} of upload: keys and signatures alone take {least} bytes; "
-            "raise budget upload"
-        )
-    return low
+
+    def fits(values: int) -> bool:
+        bits = numbers_of(task.privacy, values, keyholders).quantisation.bits
+        return upload_size(values, bits, keyholders) <= task.budget.upload_bytes
+
+    # More values take more bytes up to the next power of two, where the block of the rotation doubles.
+    high = whole
+    while high > 0:
+        low = 1 << (high.bit_length() - 1)
+        if fits(low):
+            return bisect_left(range(low + 1, high + 1), True, key=lambda values: not fits(values)) + low
+        high = low - 1
+    least = upload_size(1, 8, keyholders)
+    raise NothingFits(
+        f"no Update fits into {task.budget.upload} of upload: keys and signatures alone take {least} bytes; "
+        "raise budget upload"
+    )
 
 
 def numbers_of(privacy: Privacy, d: int, keyholders: int) -> Numbers:
@@ -455,19 +459,7 @@ def numbers_of(privacy: Privacy, d: int, keyholders: int) -> Numbers:
     >>> numbers_of(Privacy(epsilon=8), 1000, 1).batch.target
     1000
     """
-    return choose_numbers(
-        d=d,
-        keyholders=keyholders,
-        epsilon=privacy.epsilon,
-        noise=privacy.noise,
-        batch=privacy.batch,
-        threshold=privacy.threshold_or_default,
-        snapshots=privacy.snapshots,
-        participations=privacy.participations,
-        max_age=privacy.max_age,
-        clip=privacy.clip,
-        delta=privacy.delta,
-    )
+    return privacy.numbers(d, keyholders)
 
 
 def _within(task: Task, what: str, needed: int, allowed: int, fix: str) -> None:
@@ -510,11 +502,8 @@ def _warnings(task: Task, numbers: Numbers, d: int, keyholders: int) -> list[str
     """What a developer should hear before anybody joins."""
     found: list[str] = []
     ratio = noise_to_signal(numbers, d, keyholders)
-    if ratio > 0.3:
-        found.append(
-            f"the run's noise is about {ratio:.1f} times its signal: train fewer values, use larger batches, or "
-            "allow a larger epsilon"
-        )
+    if ratio > NOISY:
+        found.append(f"the run's noise is about {ratio:.1f} times its signal: {less_noise(numbers, d, keyholders)}")
     if task.privacy.devices * task.privacy.participations < task.privacy.batch * task.privacy.snapshots:
         reach = task.privacy.devices * task.privacy.participations // task.privacy.batch
         found.append(

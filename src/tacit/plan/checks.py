@@ -11,6 +11,7 @@ from itertools import pairwise
 from tacit.codec.errors import CodecError
 from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
+from tacit.codec.rotate import MARGIN, largest_share
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
 from tacit.plan.manifest import Charter, Manifest, OnDevice, Plain
 from tacit.plan.program import Program
@@ -171,13 +172,30 @@ def _sums(manifest: Manifest) -> Iterator[str]:
     if len(batch.weights) != batch.max_age + 1:
         yield f"it has {len(batch.weights)} age weights for ages 0 to {batch.max_age}"
     yield from _weights(manifest)
-    total = noise_total(manifest)
-    if not ring_fits(quant.bits, batch.most, batch.weight_most, quant.q, total):
-        room = batch.most * batch.weight_most * quant.q + 8 * total
-        yield (
-            f"a sum may wrap: n·W·Q + 8·σ_tot = {batch.most}·{batch.weight_most}·{quant.q} + 8·{total:.1f} = {room:.0f}"
-            f" is not below 2^{quant.bits - 1} = {1 << quant.bits - 1}"
-        )
+    if not ring_fits(quant.bits, batch.most, batch.weight_most, quant.q, noise_total(manifest), share_of(manifest)):
+        yield f"a sum may wrap: {room_text(manifest)} is not below 2^{quant.bits - 1} = {1 << quant.bits - 1}"
+
+
+def share_of(manifest: Manifest) -> float:
+    """What one value of an Update holds at most of its length. A sum beyond that wraps, which harms the model alone."""
+    return 1.0 if manifest.quantisation.rotation == "none" else largest_share(manifest.program.d)
+
+
+def unrotated_bits(manifest: Manifest) -> int | None:
+    """The fewest bits that would hold the same sum without the rotation; None where 32 are too few."""
+    quant, batch, total = manifest.quantisation, manifest.batch, noise_total(manifest)
+    fitting = (bits for bits in RING_BITS if ring_fits(bits, batch.most, batch.weight_most, quant.q, total))
+    return next(fitting, None)
+
+
+def room_text(manifest: Manifest) -> str:
+    """What a sum needs of its ring, with the arithmetic."""
+    quant, batch, share, total = manifest.quantisation, manifest.batch, share_of(manifest), noise_total(manifest)
+    room = share * batch.most * batch.weight_most * quant.q + 8 * total
+    formula, values = "n·W·Q", f"{batch.most}·{batch.weight_most}·{quant.q}"
+    if share < 1:
+        formula, values = f"6·{formula}/√B", f"6·{values}/√{round((MARGIN / share) ** 2)}"
+    return f"{formula} + 8·σ_tot = {values} + 8·{total:.1f} = {room:.0f}"
 
 
 def noise_total(manifest: Manifest) -> float:

@@ -152,6 +152,21 @@ class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate: Gate | None = None
 
 
+def squares(noise: Noise, part: Participation) -> tuple[float, ...]:
+    """S_C² after 0, 1, ... landings of one device, worst case.
+
+    >>> squares(Noise(Plain(), 1.3, 2.0, 2000, 0.6, 1e-7), Participation(4))
+    (0.0, 1.0, 2.0, 3.0, 4.0)
+    """
+    match noise.mechanism:
+        case Blt() as blt:
+            return squared_sensitivities(blt, part.landings, part.separation, noise.snapshots)
+        case Plain():
+            return tuple(float(count) for count in range(part.landings + 1))
+        case OnDevice(passes=passes):
+            return tuple(float(count * passes) for count in range(part.landings + 1))
+
+
 class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one visit does: `epochs` passes in minibatches of `minibatch`, each split into micro-batches.
 
@@ -210,14 +225,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def squared_sensitivities(self) -> tuple[float, ...]:
         """S_C² after 0, 1, ... `landings` landings in this Plan, worst case."""
-        landings, mechanism = self.participation.landings, self.noise.mechanism
-        match mechanism:
-            case Blt():
-                return squared_sensitivities(mechanism, landings, self.participation.separation, self.noise.snapshots)
-            case Plain():
-                return tuple(float(count) for count in range(landings + 1))
-            case OnDevice(passes=passes):
-                return tuple(float(count * passes) for count in range(landings + 1))
+        return squares(self.noise, self.participation)
 
     def spent(self, landings: int) -> float:
         """The mu² that so many landings in this Plan have cost a device."""
