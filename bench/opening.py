@@ -193,7 +193,7 @@ def measured(ready: Opening, rounds: int) -> Mapping[str, Timing]:
 
 def bench(quick: bool) -> Sequence[Row]:
     """Rows for the ring that the compiler chooses, and for 24 bits."""
-    updates, rounds = (60, 3) if quick else (1000, 7)
+    updates, rounds = (60, 3) if quick else (1000, 5)
     rows: list[Row] = []
     for bits in (None, 24):
         with tempfile.TemporaryDirectory() as folder:
