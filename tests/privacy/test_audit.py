@@ -97,7 +97,7 @@ def test_canaries_find_out_when_noise_is_forgotten(tmp_path):
 @pytest.mark.parametrize("mechanism", [Plain(), Blt((0.9, 0.5), (0.2, 0.3))], ids=["plain", "blt"])
 def test_canaries_find_no_more_than_was_claimed(tmp_path, mechanism):
     """Wrong in 5 % of audits at most, by the theorem; at this ε the bound is 1 ± 0.2, 15 deviations below it."""
-    bound = audit(tmp_path, mechanism, 1 / mu_of_epsilon(CLAIMED, 1e-7), 200)
+    bound = audit(tmp_path, mechanism, 1 / mu_of_epsilon(CLAIMED, 1e-7), CANARIES // 2)
 
     assert 0.2 < bound <= CLAIMED
 
