@@ -61,6 +61,11 @@ class Weight:
     """How much an example counts. See `weight`."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """Whose an example is. See `group`."""
+
+
 def array(shape: Sequence[int], dtype: str = "float32") -> Array:
     """An input array of this shape, without the batch.
 
@@ -105,6 +110,15 @@ def weight() -> Weight:
     Weight()
     """
     return Weight()
+
+
+def group() -> Group:
+    """A whole number beside every example that says whose it is, a patient's for example: see `Silo`.
+
+    >>> group()
+    Group()
+    """
+    return Group()
 
 
 @dataclass(frozen=True)
@@ -623,6 +637,50 @@ class Privacy:
 
 
 @dataclass(frozen=True)
+class Silo:
+    """A few sites, each with many people's examples, and what is revealed of one of those people in all rounds.
+
+    Each site adds the noise itself, step by step, before anything leaves. Who is protected is whose examples a
+    `group()` tells apart, else each record by itself; `Local.epochs` are the passes over them in a round, and
+    `Local.minibatch` is how many of them make up a step.
+
+    | example | meaning |
+    |---|---|
+    | `Silo(epsilon=4, sites=4, rounds=20)` | four hospitals, all of them in each of twenty rounds |
+    | `Silo(epsilon=4, sites=50, absent=5, rounds=20)` | a round goes on without five of fifty clinics |
+    | `Silo(epsilon=4, sites=4, rounds=20, clip=0.5)` | a person's summed gradient counts up to a length of 0.5 |
+    | `Silo(epsilon=4, sites=4, rounds=20, people=300)` | about so many at a site: an Update's bound follows from it |
+    """
+
+    epsilon: float
+    sites: int
+    rounds: int
+    absent: int = 0
+    clip: float = 1.0
+    people: int = 200
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "clip"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise TaskInvalid(f"silo {name}", value, "it is a number above 0; noise is never off", "e.g. 1.0")
+        if not 0 < self.delta < 1e-3:
+            raise TaskInvalid("silo delta", self.delta, "it lies between 0 and 0.001", "at most 1/(10 · people)")
+        for name in ("sites", "rounds", "people"):
+            _whole(f"silo {name}", getattr(self, name), 1)
+        _whole("silo absent", self.absent, 0)
+        if self.sites - self.absent < 3:
+            raise TaskInvalid(
+                "silo sites",
+                self.sites,
+                f"without the {self.absent} that may be absent a sum holds {self.sites - self.absent} Updates, and "
+                "fewer than 3 hide none of them",
+                "at least three sites in every round",
+            )
+
+
+@dataclass(frozen=True)
 class Task:
     """A model, what it learns from, and under which limits.
 
@@ -632,12 +690,12 @@ class Task:
 
     name: str
     model: Callable[[], Any]  # makes the torch.nn.Module, weights included
-    example: Mapping[str, Array | Label | Target | Weight]
+    example: Mapping[str, Array | Label | Target | Weight | Group]
     loss: str | Loss | Callable[[Any, Any], Any] = "cross_entropy"
     metrics: Sequence[str] = ()  # "accuracy", "loss"; none named: accuracy where the loss has one
     local: Local = field(default_factory=Local)
     budget: Budget = field(default_factory=Budget)
-    privacy: Privacy = field(default_factory=Privacy)
+    privacy: Privacy | Silo = field(default_factory=Privacy)
     # Parameters or modules to train, or parts of layers by `slices` and `lowrank`, or
     # one `projected` head; None: the compiler chooses.
     subset: Sequence[str | Slices | LowRank | Projected] | None = None
@@ -668,6 +726,11 @@ class Task:
         """The arrays by name: shape and dtype."""
         return {name: (part.shape, part.dtype) for name, part in self.example.items() if isinstance(part, Array)}
 
+    @property
+    def group(self) -> str:
+        """The name of what says whose an example is; empty where nothing does."""
+        return next((name for name, part in self.example.items() if isinstance(part, Group)), "")
+
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", self.name):
             raise TaskInvalid("name", self.name, "a name has 1 to 64 letters, digits, . _ - or spaces", "e.g. digits")
@@ -681,14 +744,17 @@ class Task:
         labels = [part for part in self.example.values() if isinstance(part, Label | Target)]
         inputs = [part for part in self.example.values() if isinstance(part, Array)]
         weights = [part for part in self.example.values() if isinstance(part, Weight)]
-        if len(labels) != 1 or not inputs or len(weights) > 1 or len(inputs) + 1 + len(weights) != len(self.example):
+        groups = [part for part in self.example.values() if isinstance(part, Group)]
+        beside = len(weights) + len(groups)
+        if len(labels) != 1 or not inputs or beside > 1 or len(inputs) + 1 + beside != len(self.example):
             raise TaskInvalid(
                 "example",
                 dict(self.example),
-                "it has one label or target, at least one array, and at most one weight",
+                "it has one label or target, at least one array, and at most one weight or one group",
                 'write {"x": tacit.array((1, 28, 28)), "y": tacit.label(10)}',
             )
         _check_loss(self.loss_named, labels[0])
+        _check_silo(self)
         if self.public is not None and not callable(self.public):
             raise TaskInvalid(
                 "public", type(self.public).__name__, "it is called to make examples", "write public=lambda: {...}"
@@ -722,6 +788,27 @@ class Task:
                 "public examples show the directions of a projected head, and the Task has none",
                 "write public=lambda: {...}, with the arrays of some hundred examples that anybody may see",
             )
+
+
+def _check_silo(task: Task) -> None:
+    """What protects people within a site bounds each of them by themselves."""
+    if not isinstance(task.privacy, Silo):
+        if task.group:
+            raise TaskInvalid(
+                f"example {task.group}", Group(), "nobody asks whose an example is", "write privacy=tacit.Silo(...)"
+            )
+        return
+    for name, told, why in (
+        ("local balance", task.local.balance, "the labels of all people at a site would set where training starts"),
+        ("local batch_statistics", task.local.batch_statistics, "people would meet in the statistics of a minibatch"),
+        (
+            "example weight",
+            any(isinstance(part, Weight) for part in task.example.values()),
+            "each person counts up to the clip, and no more by weight",
+        ),
+    ):
+        if told:
+            raise TaskInvalid(name, told, why, "leave it out")
 
 
 def _check_loss(loss: Loss, label: Label | Target) -> None:

@@ -176,3 +176,31 @@ def test_a_single_operators_epsilon_is_said_to_hold_towards_outsiders_only():
     claim = statement(1.0, DELTA, trust=Trust.SINGLE_OPERATOR)
 
     assert "only towards outsiders who see Snapshots, not towards the operator" in claim.sentence
+
+
+def test_the_claim_for_patients_is_said_word_for_word():
+    said = statement(mu_of_epsilon(3.999, 1e-5), 1e-5, trust=Trust.THREE_PARTY, unit="patient", together=4).sentence
+
+    assert said == (
+        "Each patient is protected at (ε = 4.00, δ = 1e-05) against coordinator, all keyholders and all other sites "
+        "together, if their own site's software is honest. The site itself has no ε: it is visible only within a sum "
+        "of 4, and 3 colluding sites see its noised Update. Trust: three-party."
+    )
+
+
+def test_a_single_operator_is_said_to_see_a_sites_noised_update():
+    said = statement(0.5, 1e-5, trust=Trust.SINGLE_OPERATOR, unit="record", together=4).sentence
+
+    assert said.startswith("Each record is protected at ") and "whoever runs the server can see" in said
+
+
+def test_twelve_people_with_a_phone_each_hear_that_only_a_sum_hides_them():
+    said = statement(30.0, DELTA, trust=Trust.TWO_PARTY, together=12, everybody=True).sentence
+
+    assert said.startswith("No meaningful differential privacy: a masked sum of all 12. ε = ")
+
+
+def test_noise_that_protects_no_patient_is_not_called_protection():
+    said = statement(30.0, DELTA, trust=Trust.TWO_PARTY, unit="patient", together=4, everybody=True).sentence
+
+    assert said.startswith("No meaningful differential privacy (ε = ") and "Each patient" not in said

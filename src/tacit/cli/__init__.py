@@ -17,6 +17,8 @@ COMMANDS = {
     "join": "train a Plan on this device's data",
     "export": "write a Plan as flat parts, for programs that embed the engine",
     "scout": "ask devices how large gradients are, before a subset is chosen",
+    "evaluate": "let devices that do not train judge the Snapshots of a Plan, in sums, and read what they said",
+    "judge": "follow a Plan's Snapshots, judge each on examples of your own, and raise an alarm when one is bad",
     "fetch": "get the newest Snapshot of a Plan, for PyTorch",
     "device": "what this device has done: status, receipts, forget",
     "demo": "train handwritten digits on twelve device processes, here and now",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
 from tacit.plan.checks import room_text, unrotated_bits
+from tacit.plan.claim import claim
 from tacit.plan.manifest import Manifest, OnDevice
 from tacit.plan.numbers import Numbers, noise_to_signal
 from tacit.plan.scouted import asks
-from tacit.privacy.account import Statement, epsilon_text, statement
+from tacit.privacy.account import Statement, epsilon_text
 from tacit.privacy.blt import Blt
 from tacit.privacy.trust import Trust, sentence, trust_of
 
@@ -20,14 +21,12 @@ if TYPE_CHECKING:
 
 def promise(plan: Plan) -> Statement:
     """What the Plan promises over its whole life, as seen by somebody who knows no keyholder."""
-    noise = plan.manifest.noise
-    return statement(plan.manifest.mu2_life**0.5, noise.delta, unit=noise.unit, trust=trust(plan))
+    return claim(plan.manifest, plan.manifest.mu2_life, trust(plan))
 
 
 def charter_promise(plan: Plan) -> Statement:
     """The same over every Plan of its charter together, which share one budget for a device."""
-    noise = plan.manifest.noise
-    return statement(plan.charter.mu2_total**0.5, noise.delta, unit=noise.unit, trust=trust(plan))
+    return claim(plan.manifest, plan.charter.mu2_total, trust(plan))
 
 
 def trust(plan: Plan) -> Trust:
@@ -53,7 +52,7 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "operations_per_microbatch": resources.operations,
         "microbatch": program.microbatch,
         "upload_bytes": manifest.limits.max_upload_bytes,
-        "payload_bytes": packed_size(program.d, manifest.quantisation.bits),
+        "payload_bytes": packed_size(manifest.words, manifest.quantisation.bits),
         "ring_bits": manifest.quantisation.bits,
         "rotation": manifest.quantisation.rotation,
         "batch": manifest.batch.target,
@@ -92,6 +91,7 @@ def summary(plan: Plan, size: int) -> str:
     else:
         against = ""
     kept = f"{bytes_text(resources.kept_per_example)} kept an example" if resources.kept_per_example else "nothing kept"
+    each = "" if noise.unit == "device" else f" {noise.unit}s"
     passes = "1 pass" if manifest.local.epochs == 1 else f"{manifest.local.epochs} passes"
     return "\n".join(
         [
@@ -104,10 +104,11 @@ def summary(plan: Plan, size: int) -> str:
             f"{bytes_text(resources.state)}, in and out {bytes_text(resources.io)}, frozen "
             f"{bytes_text(resources.frozen_touched)}",
             f"           {against}the peak is at {resources.peak}; {kept}",
-            f"visit      {passes} in minibatches of {manifest.local.minibatch}, {program.microbatch} at a time, "
+            f"visit      {passes} in minibatches of {manifest.local.minibatch}{each}, {program.microbatch} at a time, "
             f"{operations_text(resources.operations)} each",
             f"Update     at most {bytes_text(manifest.limits.max_upload_bytes)}: {quant.bits} bits a value and "
-            f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(program.d, quant.bits))} of keys, signatures",
+            f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(manifest.words, quant.bits))} of keys, "
+            "signatures",
             f"           {_ring(manifest)}",
             f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "
             f"{batch.max_age} Snapshots old",
@@ -158,8 +159,8 @@ def _charter(plan: Plan) -> str:
     if manifest.device_class:
         text += f"for the class {manifest.device_class} of {', '.join(charter.classes)}; "
     return (
-        f"{text}Plan {number} of at most {charter.most_plans}; for one device, over all of them, at most "
-        f"ε = {epsilon_text(charter_promise(plan).epsilon)}"
+        f"{text}Plan {number} of at most {charter.most_plans}; for one {manifest.noise.unit}, over all of them, at "
+        f"most ε = {epsilon_text(charter_promise(plan).epsilon)}"
     )
 
 

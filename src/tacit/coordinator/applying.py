@@ -58,3 +58,13 @@ def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[in
     if not np.isfinite(after).all():
         raise SumBroken("the sum of this batch is too large for a Snapshot")
     return encode_snapshot(after)
+
+
+def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
+    """The next Snapshot of an evaluation: the values to be judged next, and the mean of what was said of those before.
+
+    No answer, however long, makes the values unusable: the keyholders' noise and the devices' words stand behind them.
+    """
+    quant = manifest.quantisation
+    mean = dequantise_sum(unmasked, quant.clip, quant.q_in, sum(weights))
+    return judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32))

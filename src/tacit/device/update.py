@@ -36,8 +36,8 @@ def make_update(
     random: Callable[[int], bytes],
 ) -> Upload:
     """What leaves for this delta. `NotFinite` if a value is NaN or infinite: then nothing leaves."""
-    if delta.shape != (manifest.program.d,):
-        raise ValueError(f"a delta of this Plan has {manifest.program.d} values, this one {delta.shape}")
+    if delta.shape != (manifest.values,):
+        raise ValueError(f"a delta of this Plan has {manifest.values} values, this one {delta.shape}")
     quantisation = manifest.quantisation
     values = clip(delta, quantisation.clip).values
     if quantisation.rotation == "hadamard/1":

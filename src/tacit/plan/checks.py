@@ -14,7 +14,8 @@ from tacit.codec.ring import RING_BITS
 from tacit.codec.rotate import MARGIN, largest_share
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
 from tacit.plan.manifest import Charter, Manifest, OnDevice, Plain
-from tacit.plan.program import Program
+from tacit.plan.program import Program, has_confidence
+from tacit.plan.silo import broken_silo
 from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.privacy.blt import Blt, broken, spread
 from tacit.privacy.trust import Trust
@@ -29,10 +30,12 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
     """The first thing that does not hold, in words; None where everything does."""
     for check in (
         _charter(manifest, charter, author),
+        _evaluation(manifest, charter),
         _model(manifest, blobs),
         _sums(manifest),
         _trust(manifest),
         _privacy(manifest, charter),
+        broken_silo(manifest),
     ):
         for sentence in check:
             return sentence
@@ -91,8 +94,8 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
             yield f"tensor {place.name} lies outside the frozen weights"
     if state != program.d:
         yield f"its trained tensors hold {state} values and it says d = {program.d}"
-    if blobs.get("initial") != 4 * program.d:
-        yield f"Snapshot 0 has {blobs.get('initial')} bytes where d = {program.d} needs {4 * program.d}"
+    if blobs.get("initial") != manifest.snapshot_bytes:
+        yield f"Snapshot 0 has {blobs.get('initial')} bytes where d = {program.d} needs {manifest.snapshot_bytes}"
     if program.scouted:
         yield from _scouted(program)
     if program.cut is not None and not 0 < sum(program.cut.widths) <= MOST_VALUES:
@@ -154,7 +157,7 @@ def _narrow(place: TensorPlace) -> str | None:
 
 
 def _sums(manifest: Manifest) -> Iterator[str]:
-    quant, batch, d = manifest.quantisation, manifest.batch, manifest.program.d
+    quant, batch, d = manifest.quantisation, manifest.batch, manifest.values
     if quant.bits not in RING_BITS:
         yield f"a ring of {quant.bits} bits is not one of {RING_BITS}"
     if not 0 < quant.q < 1 << 20:
@@ -178,7 +181,7 @@ def _sums(manifest: Manifest) -> Iterator[str]:
 
 def share_of(manifest: Manifest) -> float:
     """What one value of an Update holds at most of its length. A sum beyond that wraps, which harms the model alone."""
-    return 1.0 if manifest.quantisation.rotation == "none" else largest_share(manifest.program.d)
+    return 1.0 if manifest.quantisation.rotation == "none" else largest_share(manifest.values)
 
 
 def unrotated_bits(manifest: Manifest) -> int | None:
@@ -235,6 +238,27 @@ def _trust(manifest: Manifest) -> Iterator[str]:
     most = (Trust.SINGLE_OPERATOR, Trust.TWO_PARTY, Trust.THREE_PARTY)[min(len(operators), 2)]
     if not manifest.trust.at_most(most):
         yield f"it claims to be {manifest.trust} and its keyholders name {len(operators)} operators: {most} at most"
+
+
+def _evaluation(manifest: Manifest, charter: Charter) -> Iterator[str]:
+    """What is said of a Snapshot is said of that one alone, and fits into the clip without being shortened."""
+    asked, program = manifest.evaluation, manifest.program
+    if (manifest.participation.cohort == "eval") != (asked is not None):
+        yield f"it is for the cohort {manifest.participation.cohort!r} and says otherwise of what it asks"
+    if asked is None:
+        return
+    if not charter.evaluators:
+        yield "it is for the evaluation cohort and its charter names none"
+    if len(asked.of) != 32 or manifest.continues is not None or program.scouted:
+        yield "an evaluation judges the Snapshots of other Plans, continues none and asks for nothing else"
+    if manifest.batch.max_age != 0:
+        yield f"what a batch says would be of Snapshots up to {manifest.batch.max_age} versions apart"
+    if manifest.quantisation.clip != 1 or not isinstance(manifest.noise.mechanism, Plain):
+        yield "an evaluation has the clip 1 and plain/1 noise"
+    if asked.right > (program.score == "accuracy") or (asked.bins and not asked.right):
+        yield "it asks what is right where nothing is right or wrong"
+    if asked.bins and not has_confidence(program):
+        yield "it asks for confidence where the model does not choose one class for an example"
 
 
 def _privacy(manifest: Manifest, charter: Charter) -> Iterator[str]:

@@ -74,8 +74,16 @@ def noise_of_sums(manifest: Manifest, opened: Sequence[int] | None = None) -> fl
 
 
 def asks(plan: Plan) -> str | None:
-    """What a scouting Plan wants of a device, in words; nothing where a Plan trains."""
-    scouted = plan.manifest.program.scouted
+    """What a Plan wants of a device that does not train, in words; nothing where a Plan trains."""
+    scouted, evaluation = plan.manifest.program.scouted, plan.manifest.evaluation
+    if evaluation is not None:
+        right = "how many of its examples are right, " if evaluation.right else ""
+        bins = f"how sure the model was of them in {evaluation.bins} steps, " if evaluation.bins else ""
+        return (
+            f"asks for {evaluation.values} numbers about each Snapshot of the Plans that began with "
+            f"{evaluation.of.hex()[:8]}: {right}{bins}their mean loss, each at most {evaluation.most_loss:g}; trains "
+            "nothing"
+        )
     if not scouted:
         return None
     names = list(dict.fromkeys(stretch.parameter for stretch in scouted))
