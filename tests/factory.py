@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tacit.codec.ring import pack
+from tacit.codec.rotate import rotate_back
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.keyholder.keys import load_identity, new_card
 from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan
@@ -70,6 +71,7 @@ def make_plan(
     *,
     d: int = D,
     bits: int = 24,
+    rotation: Literal["none", "hadamard/1"] = "none",
     target: int = 4,
     most: int = 8,
     threshold: int = 3,
@@ -124,7 +126,7 @@ def make_plan(
         ),
         local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server_rate=0.5,
-        quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0),
+        quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
         batch=BatchRule(target=target, most=most, threshold=threshold, max_age=max_age, weights=(1,) * (max_age + 1)),
         participation=Participation(landings=landings, separation=separation, devices=10**6),
         noise=Noise(
@@ -249,7 +251,7 @@ class Device:
     def integers(self) -> NDArray[np.int64]:
         """Some, well within the bound; another device has others."""
         seed = int.from_bytes(self.key.public[:8], "big")
-        return np.random.default_rng(seed).integers(-40, 41, self.world.plan.manifest.program.d)
+        return np.random.default_rng(seed).integers(-40, 41, self.world.plan.manifest.values)
 
     def update(
         self,
@@ -297,6 +299,8 @@ def next_snapshot(world: World, before: bytes, total: NDArray[np.int64], count: 
     manifest = world.plan.manifest
     quant = manifest.quantisation
     delta = total.astype(np.float64) * (quant.clip / quant.q_in / count)
+    if quant.rotation == "hadamard/1":
+        delta = rotate_back(delta, manifest.charter_id)
     values = decode_snapshot(before, manifest.program.d).astype(np.float64) + delta * manifest.server_rate
     return encode_snapshot(values.astype(np.float32))
 

@@ -8,9 +8,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tacit.errors import InputError
+from tacit.privacy.trust import Trust
+
+if TYPE_CHECKING:
+    from tacit.plan.numbers import Numbers
 
 OF_CLASSES = ("cross_entropy", "next_token")  # losses whose labels are classes
 CUSTOM = "custom"  # a loss the developer wrote
@@ -486,6 +490,14 @@ class Privacy:
     |---|---|
     | `Privacy(epsilon=8, devices=1_000_000)` | batches of 1,000, at most 4 Updates a device, 2,000 Snapshots |
     | `Privacy(noise=0.02, batch=4, threshold=4)` | a dozen devices: exercises the protocol, protects little |
+    | `Privacy(epsilon=8, separation=100)` | a device's Updates land at least 100 batches apart: see below |
+    | `Privacy(epsilon=8, correlated=False)` | every sum gets noise of its own |
+    | `Privacy(epsilon=8, trust="three-party", weights="age")` | two other operators hold keys; old Updates count less |
+
+    Noise is correlated where an epsilon is asked for, for more than ten Snapshots, of a fleet that is large enough:
+    devices ≥ batch · (max_age + separation). Snapshots then hold a fraction of the noise at the same epsilon.
+    `separation` is Snapshots / (participations + 1) if nothing is said, and less where only half of the fleet could
+    not keep it up; noise that is not correlated needs none. Weights by age are 8 / √(1 + age), rounded, at least 1.
     """
 
     epsilon: float | None = None
@@ -498,6 +510,10 @@ class Privacy:
     max_age: int = 16
     clip: float = 1.0
     delta: float = 1e-7
+    separation: int | None = None
+    correlated: bool | None = None
+    trust: str = Trust.SINGLE_OPERATOR
+    weights: Literal["equal", "age"] = "equal"
 
     def __post_init__(self) -> None:
         if self.epsilon is not None and self.noise is not None:
@@ -521,6 +537,98 @@ class Privacy:
                 )
         if self.batch > self.devices:
             raise TaskInvalid("privacy batch", self.batch, f"there are {self.devices} devices", "choose at most that")
+        if self.separation is not None:
+            _whole("privacy separation", self.separation, 1)
+        if self.trust not in list(Trust):
+            raise TaskInvalid("privacy trust", self.trust, f"it is one of {', '.join(Trust)}", "who holds the keys?")
+        if self.weights not in ("equal", "age"):
+            raise TaskInvalid("privacy weights", self.weights, "they are equal or by age", 'write "equal" or "age"')
+        if self.weights == "age" and self.trust == Trust.TWO_PARTY:
+            raise TaskInvalid(
+                "privacy weights",
+                self.weights,
+                "in two-party mode the keyholder knows the noise, and unequal weights would tell Updates apart",
+                'write "equal"',
+            )
+        needed = self.batch * (self.max_age + self.separation_or_default)
+        if self.correlated and self.devices < needed:
+            raise TaskInvalid(
+                "privacy correlated",
+                True,
+                f"it needs devices ≥ batch · (max_age + separation) = {self.batch} · ({self.max_age} + "
+                f"{self.separation_or_default}) = {needed:,}, and there are {self.devices:,}",
+                "choose smaller batches, a smaller max_age or separation, or leave correlated out",
+            )
+
+    @property
+    def claimed(self) -> Trust:
+        """What the Plan says of its keyholders; each device works out its own, and takes no more."""
+        return Trust(self.trust)
+
+    @property
+    def noise_is_correlated(self) -> bool:
+        """Whether noises of later sums take back what earlier ones added, where nothing else is said.
+
+        >>> Privacy(epsilon=8).noise_is_correlated, Privacy(epsilon=8, devices=5000).noise_is_correlated
+        (True, False)
+        """
+        if self.correlated is not None:
+            return self.correlated
+        room = self._within_half if self.separation is None else self.devices // self.batch - self.max_age
+        return self.noise is None and self.snapshots > 10 and room >= (self.separation or 1)
+
+    @property
+    def separation_or_default(self) -> int:
+        """Batches from one landing of a device to its next.
+
+        >>> Privacy(epsilon=8).separation_or_default, Privacy(epsilon=8, devices=100_000).separation_or_default
+        (400, 34)
+        """
+        if self.separation is not None or not self.noise_is_correlated:
+            return self.separation or 1
+        return max(1, min(self.snapshots // (self.participations + 1), self._within_half))
+
+    @property
+    def _within_half(self) -> int:
+        """The separation that half of the devices can keep up, if the others never come."""
+        return self.devices // (2 * self.batch) - self.max_age
+
+    @property
+    def age_weights(self) -> tuple[int, ...]:
+        """How much an Update counts, by its age.
+
+        >>> Privacy(epsilon=8, weights="age", max_age=4).age_weights
+        (8, 6, 5, 4, 4)
+        """
+        if self.weights == "equal":
+            return (1,) * (self.max_age + 1)
+        return tuple(max(1, round(8 / math.sqrt(1 + age))) for age in range(self.max_age + 1))
+
+    def numbers(self, d: int, keyholders: int) -> "Numbers":
+        """What this comes to for so many values: noise, integer bound and ring.
+
+        >>> round(Privacy(epsilon=4).numbers(1000, 2).noise.sigma, 2)
+        1.3
+        """
+        from tacit.plan.numbers import choose_numbers
+
+        return choose_numbers(
+            d=d,
+            keyholders=keyholders,
+            epsilon=self.epsilon,
+            noise=self.noise,
+            batch=self.batch,
+            threshold=self.threshold_or_default,
+            snapshots=self.snapshots,
+            participations=self.participations,
+            max_age=self.max_age,
+            clip=self.clip,
+            delta=self.delta,
+            separation=self.separation_or_default,
+            devices=self.devices,
+            correlated=self.noise_is_correlated,
+            weights=self.age_weights,
+        )
 
     @property
     def threshold_or_default(self) -> int:

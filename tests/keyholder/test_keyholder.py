@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -162,6 +163,16 @@ def test_a_head_needs_the_answers_of_all_keyholders(tmp_path: Path):
         assert code_of(lambda request=request: asked.keyholders[0].sign_head(request)) is Code.E_SIG
 
     assert asked.keyholders[0].sign_head(asked.sign_request(1, name, uploads, [one, two])).version == 1
+
+
+def test_an_answer_of_another_keyholder_must_be_signed_by_it(tmp_path: Path):
+    asked = asking(tmp_path, keyholders=2)
+    uploads = asked.updates(3)
+    first, second = asked.open(0, uploads, 1), asked.open(0, uploads, 2)
+    forged = msgspec.structs.replace(second, masks=bytes(len(second.masks)))
+    request = asked.sign_request(1, sha256(b"next"), uploads, [first, forged])
+
+    assert code_of(lambda: asked.keyholders[0].sign_head(request)) is Code.E_SIG
 
 
 def test_a_head_is_not_signed_before_the_batch_was_opened_here(tmp_path: Path):

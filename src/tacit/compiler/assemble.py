@@ -5,6 +5,7 @@ Signing is the caller's: this room holds no keys.
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,7 +38,7 @@ from tacit.plan.chain import MOST_PLANS
 from tacit.plan.estimate import CODEC_BYTES_PER_VALUE
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
-from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
+from tacit.plan.numbers import NOISY, Numbers, less_noise, noise_to_signal, upload_size
 from tacit.plan.profile import read_profile, shipped
 from tacit.plan.program import Optimizer, Program
 from tacit.plan.silo import silo_noise_to_signal, silo_numbers
@@ -193,6 +194,7 @@ def manifest_of(
             expires_at=now + days * DAY,
         ),
         blobs=(),
+        trust=task.privacy.claimed,
     )
     return numbers, charter, manifest
 
@@ -436,21 +438,23 @@ def _subset(
 
 def _most_values(task: Task, whole: int, keyholders: int) -> int:
     """The most values whose Update still fits the upload budget."""
-    low, high = 0, whole
-    while low < high:
-        middle = (low + high + 1) // 2
-        bits = numbers_for(task, middle, keyholders).quantisation.bits
-        if upload_size(middle, bits, keyholders) <= task.budget.upload_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    if low == 0:
-        least = upload_size(1, 8, keyholders)
-        raise NothingFits(
-            f"no Update fits into {task.budget.upload} of upload: keys and signatures alone take {least} bytes; "
-            "raise budget upload"
-        )
-    return low
+
+    def fits(values: int) -> bool:
+        bits = numbers_for(task, values, keyholders).quantisation.bits
+        return upload_size(values, bits, keyholders) <= task.budget.upload_bytes
+
+    # More values take more bytes up to the next power of two, where the block of the rotation doubles.
+    high = whole
+    while high > 0:
+        low = 1 << (high.bit_length() - 1)
+        if fits(low):
+            return bisect_left(range(low + 1, high + 1), True, key=lambda values: not fits(values)) + low
+        high = low - 1
+    least = upload_size(1, 8, keyholders)
+    raise NothingFits(
+        f"no Update fits into {task.budget.upload} of upload: keys and signatures alone take {least} bytes; "
+        "raise budget upload"
+    )
 
 
 def numbers_for(task: Task, d: int, keyholders: int) -> Numbers:
@@ -492,19 +496,7 @@ def numbers_of(privacy: Privacy, d: int, keyholders: int) -> Numbers:
     >>> numbers_of(Privacy(epsilon=8), 1000, 1).batch.target
     1000
     """
-    return choose_numbers(
-        d=d,
-        keyholders=keyholders,
-        epsilon=privacy.epsilon,
-        noise=privacy.noise,
-        batch=privacy.batch,
-        threshold=privacy.threshold_or_default,
-        snapshots=privacy.snapshots,
-        participations=privacy.participations,
-        max_age=privacy.max_age,
-        clip=privacy.clip,
-        delta=privacy.delta,
-    )
+    return privacy.numbers(d, keyholders)
 
 
 def _within(task: Task, what: str, needed: int, allowed: int, fix: str) -> None:
@@ -546,13 +538,14 @@ def _logit_bias(module: nn.Module, task: Task, places: Sequence[TensorPlace]) ->
 def _warnings(task: Task, numbers: Numbers, d: int, keyholders: int) -> list[str]:
     """What a developer should hear before anybody joins."""
     found: list[str] = []
-    ratio = _noise_to_signal(task, numbers, d, keyholders)
-    if ratio > 0.3:
-        found.append(
-            f"the run's noise is about {ratio:.1f} times its signal: train fewer values, use larger batches, or "
-            "allow a larger epsilon"
+    ratio, privacy = _noise_to_signal(task, numbers, d, keyholders), task.privacy
+    if ratio > NOISY:
+        less = (
+            less_noise(numbers, d, keyholders)
+            if isinstance(privacy, Privacy)
+            else "train fewer values, have larger sites, or allow a larger epsilon"
         )
-    privacy = task.privacy
+        found.append(f"the run's noise is about {ratio:.1f} times its signal: {less}")
     if isinstance(privacy, Privacy) and privacy.devices * privacy.participations < privacy.batch * privacy.snapshots:
         reach = privacy.devices * privacy.participations // privacy.batch
         found.append(

@@ -132,7 +132,15 @@ def budget_of(privacy: Privacy) -> float:
 def spending(own: Privacy, epsilon: float | None, snapshots: int) -> Privacy:
     """The Task's policy for a few sums, with as few Updates a device as fill the batches."""
     landings = max(1, math.ceil(snapshots * own.batch / own.devices))
-    mine = replace(own, snapshots=snapshots, participations=landings, max_age=snapshots, noise=None)
+    mine = replace(
+        own,
+        snapshots=snapshots,
+        participations=landings,
+        max_age=snapshots,
+        noise=None,
+        separation=None,
+        correlated=False,  # only the last Snapshot is read
+    )
     if epsilon is not None:
         return replace(mine, epsilon=epsilon)
     # Noise in one sum, in units of what one device adds to it at most: mu = sqrt(landings) / noise.

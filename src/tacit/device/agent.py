@@ -143,7 +143,8 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
     player = None if ledger.unanswered(member.plan_id) else _player(member, settings)
     group = manifest.noise.mechanism.group if isinstance(manifest.noise.mechanism, OnDevice) else ""
     examples = read_examples(settings.data, program.inputs, program.label, program.weight, group or None).counted()
-    training, validation = split_examples(examples, branch(ledger.root_secret, "split"), settings.validation)
+    held = settings.validation if manifest.evaluation is None else 0.0
+    training, validation = split_examples(examples, branch(ledger.root_secret, "split"), held)
     known = ledger.before(member.plan_id)
     ledger.pin(
         member.plan_id,
@@ -156,6 +157,7 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
         charter=manifest.charter_id,
         device_class=manifest.device_class,
         mu2_life=manifest.mu2_life,
+        shared=charter.mu2_total if manifest.evaluation is not None else None,
         continues=manifest.continues,
         now=patience.world.second(),
         unit=manifest.noise.unit,

@@ -27,7 +27,7 @@ from tacit.privacy.account import Statement, epsilon_of_mu, epsilon_text
 from tacit.privacy.trust import Trust, trust_of
 from tacit.wire.codes import Refusal
 from tacit.wire.ids import DeviceKey, Lineage, PlanId
-from tacit.wire.keys import SigningKey, device_seed, hedge_key
+from tacit.wire.keys import SigningKey, cohort, device_seed, hedge_key
 from tacit.wire.messages import Credential, decode, encode
 from tacit.wire.signed import check_credential, sign_enrol
 
@@ -81,6 +81,26 @@ class AnotherCharter(InputError):
             f"another charter: {after.charter.purpose}. Nothing was run. If you agree, join it: tacit join '{link}' "
             "--data FILE"
         )
+
+
+class OfAnotherCohort(InputError):
+    """The charter has an evaluation cohort, and this Plan is for those on the other side of it; nothing was run."""
+
+    def __init__(self, plan: Plan, judges: bool):
+        self.judges = judges
+        if judges:
+            said = (
+                f"this device is in the evaluation cohort of {plan.charter.title}, {plan.charter.evaluators} in a "
+                f"hundred by lot: it judges Snapshots and does not train, so Plan {plan.name} was not joined. If there "
+                "is an evaluation Plan, join that one: ask whoever gave you the link"
+            )
+        else:
+            said = (
+                f"Plan {plan.name} is for the evaluation cohort of {plan.charter.title}, {plan.charter.evaluators} "
+                "devices in a hundred by lot, and this device is one of those that train; it was not joined, and you "
+                "need do nothing"
+            )
+        super().__init__(said)
 
 
 class EnrolmentRefused(InputError):
@@ -189,8 +209,7 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
     manifest = plan.manifest
     if now >= manifest.limits.expires_at:
         raise PlanRefused(f"Plan {plan.name} has expired; nothing was run. Ask its author for a newer one")
-    if manifest.participation.cohort != "train":
-        raise PlanRefused(f"Plan {plan.name} is for evaluation, which this tacit does not do; nothing was run")
+    check_cohort(plan, ledger.root_secret)
     # What it says; what it takes is asked of the engine (`tacit.device.playing`).
     needs = max(manifest.program.resources.training_bytes, manifest.limits.max_memory)
     if needs > settings.memory:
@@ -214,6 +233,17 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
         trust,
         said,
     )
+
+
+def check_cohort(plan: Plan, root_secret: bytes) -> None:
+    """OfAnotherCohort where the Plan is not for this device's side of its charter.
+
+    The population is everybody who has to do with one author, so that a device is on one side in all of an author's
+    Plans: a new charter, or a Task compiled again, does not draw the lots anew (docs/decisions/0036).
+    """
+    judges = cohort(root_secret, plan.author) < plan.charter.evaluators
+    if judges != (plan.manifest.participation.cohort == "eval"):
+        raise OfAnotherCohort(plan, judges)
 
 
 def current_credential(member: Membership, ledger: Ledger, client: Client, invitation: str, now: float) -> Credential:

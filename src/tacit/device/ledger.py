@@ -270,17 +270,22 @@ class Ledger:
         charter: bytes = b"",
         device_class: str = "",
         mu2_life: float | None = None,
+        shared: float | None = None,
         continues: Continues | None = None,
         now: int = 0,
         unit: Unit = "device",
     ) -> None:
         """Remembers a Plan with its author. A Plan once pinned keeps its author.
 
+        Of one charter a device takes part in one chain of Plans; where `shared` is given, in several that may together
+        cost so much μ².
+
         Where it continues one that this device is in, the device moves over to it with this: what was never answered
         there has expired, and what it cost stays spent.
         """
         with self._transaction() as run:
-            self._check_chain(run, plan_id, author, lineage, charter, continues)
+            self._check_charter(run, plan_id, lineage, charter, mu2_life, shared)
+            self._check_chain(run, plan_id, author, lineage, continues)
             before = run("SELECT author FROM plan WHERE plan_id = ?", plan_id).fetchone()
             if before is not None and before[0] != author:
                 raise StepRefused(
@@ -311,27 +316,47 @@ class Ledger:
                 self._end_unanswered(run, continues.plan_id, f"Plan {plan_id.hex()[:8]} continues its Plan", now)
                 crash_point("device.move.before_commit")
 
+    def _check_charter(
+        self,
+        run: Callable[..., sqlite3.Cursor],
+        plan_id: PlanId,
+        lineage: bytes,
+        charter: bytes,
+        mu2_life: float | None,
+        shared: float | None,
+    ) -> None:
+        others = run(
+            "SELECT plan_id, title, max(mu2_life) FROM plan WHERE charter = ?1 AND charter != x'' AND lineage != ?2 AND"
+            " (NOT forgotten OR EXISTS (SELECT 1 FROM participation WHERE plan_id = plan.plan_id AND mu2 IS NOT NULL))"
+            " GROUP BY lineage",
+            charter,
+            lineage,
+        ).fetchall()
+        if not others:
+            return
+        taken = sum(other[2] or 0.0 for other in others)
+        if shared is not None and mu2_life is not None:
+            if taken + mu2_life <= shared * (1 + 1e-9):
+                return
+            raise SecondOfACharter(
+                f"Plan {plan_id.hex()[:8]} may cost μ² = {mu2_life:.4g}; of the {shared:.4g} that a device may spend "
+                f"under its charter the Plans that this one is in may take {taken:.4g}, so it was not joined"
+            )
+        other = others[0]
+        raise SecondOfACharter(
+            f"this device takes part in Plan {other[0].hex()[:8]} ({other[1]}), and of one charter a device takes "
+            f"part in one Plan and those that continue it; Plan {plan_id.hex()[:8]} was not joined. If nothing was "
+            f"sent there yet, `tacit device forget --plan {other[0].hex()[:8]}` makes room"
+        )
+
     def _check_chain(
         self,
         run: Callable[..., sqlite3.Cursor],
         plan_id: PlanId,
         author: bytes,
         lineage: bytes,
-        charter: bytes,
         continues: Continues | None,
     ) -> None:
-        other = run(
-            "SELECT plan_id, title FROM plan WHERE charter = ?1 AND charter != x'' AND lineage != ?2 AND (NOT forgotten"
-            " OR EXISTS (SELECT 1 FROM participation WHERE plan_id = plan.plan_id AND mu2 IS NOT NULL))",
-            charter,
-            lineage,
-        ).fetchone()
-        if other is not None:
-            raise SecondOfACharter(
-                f"this device takes part in Plan {other[0].hex()[:8]} ({other[1]}), and of one charter a device takes "
-                f"part in one Plan and those that continue it; Plan {plan_id.hex()[:8]} was not joined. If nothing was "
-                f"sent there yet, `tacit device forget --plan {other[0].hex()[:8]}` makes room"
-            )
         if run("SELECT 1 FROM plan WHERE lineage = ? AND author != ?", lineage, author).fetchone() is not None:
             raise StepRefused(
                 f"Plan {plan_id.hex()[:8]} says that it belongs to a chain of Plans of another author; it was not "

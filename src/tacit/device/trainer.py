@@ -18,6 +18,7 @@ from tacit.device.decision import debit_of, next_ok_version
 from tacit.device.events import Event
 from tacit.device.examples import Examples
 from tacit.device.joining import Membership, current_credential
+from tacit.device.judging import judge
 from tacit.device.kept import Kept, load_kept, save_kept
 from tacit.device.ledger import Ledger
 from tacit.device.participation import Debited, Debt, Offered, Trained, debited, trained
@@ -102,6 +103,7 @@ class Trainer:
         self._groups = members(each)
         self._ledger, self._client, self._report, self._world = ledger, client, report, world
         self._player = player
+        self._judged = training if member.manifest.evaluation is not None else None
         self._rows = self._prepared(training)
 
     def visit(self, head: Head, head_hash: Digest, newest: Callable[[], int]) -> Debited | Dropped:
@@ -115,7 +117,7 @@ class Trainer:
             self._member, self._ledger, self._client, self._settings.invitation, self._world.now()
         )
         d = manifest.program.d
-        snapshot = decode_snapshot(self._client.snapshot(head.snapshot_hash, 4 * d), d)
+        snapshot = decode_snapshot(self._client.snapshot(head.snapshot_hash, manifest.snapshot_bytes)[: 4 * d], d)
         offered = self._ledger.offer(self._member.plan_id, version, head_hash, self._world.second())
         try:
             if isinstance(manifest.noise.mechanism, OnDevice):
@@ -143,6 +145,15 @@ class Trainer:
         manifest, version, world = self._member.manifest, offered.offer.version, self._world
         watch = _Watch(world, manifest.limits.max_seconds)
         too_slow = Dropped(version, f"it took more than the {manifest.limits.max_seconds} s of this Plan", True)
+        if manifest.evaluation is not None and self._judged is not None:
+            judgement = judge(self._player, self._judged, manifest.evaluation, snapshot, watch.over)
+            if isinstance(judgement, Stopped):
+                return too_slow
+            after = trained(offered)
+            self._ledger.move(after, world.second())
+            found = events.HeldBack(len(self._judged), judgement.loss, judgement.correct)
+            self._report(events.Judged(version, watch.worked(), found))
+            return after, judgement.said
         held = self._held_back(snapshot, watch)
         if held is None:
             return too_slow
@@ -244,7 +255,7 @@ class Trainer:
     def _prepared(self, training: Examples) -> Rows:
         """What every step starts from: the prefix's results where the Plan has a prefix, else the inputs."""
         tensors, home = self._member.manifest.program.kept, self._settings.home
-        if not tensors:
+        if not tensors or self._judged is not None:
             return training.inputs
         if len(training) * sum(tensor.example_bytes for tensor in tensors) > self._settings.memory:
             return training.inputs  # then the prefix is played anew at every step: slower, and within the limit

@@ -32,16 +32,6 @@ def plain_mu(landings: int, sigma: float) -> float:
     return sqrt(landings) / sigma if sigma > 0 else inf
 
 
-def debit(j: int, sigma: float) -> float:
-    """What landing number `j` (from 1) of `plain/1` takes out of a device's ledger, as μ². The same for each.
-
-    >>> sum(debit(j, 2.0) for j in range(1, 5)) == plain_mu(4, 2.0) ** 2
-    True
-    """
-    _sane(j >= 1 and sigma >= 0, f"landing {j}, sigma = {sigma}")
-    return 1.0 / (sigma * sigma) if sigma > 0 else inf
-
-
 def gaussian_delta(epsilon: float, mu: float) -> float:
     """The smallest δ with which a μ-Gaussian mechanism is (ε, δ)-private.
 

@@ -1,0 +1,391 @@
+"""Schedules of a lying coordinator: whatever it sends to real keyholders, and shows to devices that keep the rules.
+
+The coordinator owns its signing key, the enrolment authority and as many devices as it likes. It shows any HEAD that
+it has signatures for to anybody at any time, keeps Updates back, mixes, replays and alters them, asks keyholders for
+batches out of order and with lists that differ, declares batches void, and kills keyholders where it hurts. What must
+hold all the same is written in `Schedule.opened` and `Schedule.offer`.
+
+A device is the real decision (`train_now`), the real check of a HEAD (`verified_head`) and the real Update; what its
+ledger would say is counted here, because thousands of schedules have to be played.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from tacit.device.decision import Clock, Conditions, Go, debit_of, next_ok_version, train_now
+from tacit.device.ledger import Standing
+from tacit.device.settings import Wishes
+from tacit.device.trust import HeadRefused, Seen, verified_head
+from tacit.keyholder import keyholder as keyholder_module
+from tacit.privacy.blt import Blt
+from tacit.wire.codes import Code, Refusal
+from tacit.wire.ids import DeviceKey, Digest, UpdateId, sha256
+from tacit.wire.messages import Entry, Head, Opened, OpenRequest, Upload, encode, entry_of, update_hash
+from tacit.wire.signed import root_of
+from tests.factory import Device
+from tests.keyholder.asking import Asking, asking, start
+
+MEMORY = Path("/dev/shm")
+BLT = Blt((0.9, 0.5), (0.3, 0.3))
+THRESHOLD, MOST, MAX_AGE, LANDINGS, SEPARATION, SNAPSHOTS = 2, 4, 1, 2, 2, 8
+FOREVER = 1e18  # the device's own cap: not what is looked at here
+
+
+class Killed(BaseException):
+    """As SIGKILL: nobody catches it."""
+
+
+class Points:
+    """The keyholder's crash points: the one that is passed `left` from now kills."""
+
+    left: int | None = None
+
+    def __call__(self, name: str) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise Killed(name)
+
+
+POINTS = Points()
+
+
+@contextmanager
+def killable() -> Generator[None, None, None]:
+    """Within this, crash points kill as `POINTS` says."""
+    before, keyholder_module.crash_point = keyholder_module.crash_point, POINTS
+    try:
+        yield
+    finally:
+        keyholder_module.crash_point, POINTS.left = before, None
+
+
+@dataclass(eq=False)
+class Honest:
+    """A device that keeps the rules, with what its ledger counts."""
+
+    device: Device
+    seen: dict[int, Digest] = field(default_factory=dict)
+    versions: list[int] = field(default_factory=list)  # of its Updates
+    debts: list[float] = field(default_factory=list)
+    next_ok: int = 0
+
+    @property
+    def standing(self) -> Standing:
+        count, spent = len(self.versions), sum(self.debts)
+        # A coordinator that never answers could stop the device for good; one that lies says each is settled.
+        return Standing(count, count, spent, spent, self.next_ok, 0, 0)
+
+
+@dataclass(frozen=True)
+class Landed:
+    """One honest Update in one list that a keyholder opened."""
+
+    t: int
+    version: int
+
+
+class Schedule:
+    """One run of a coordinator against `keyholders` keyholders, driven by `random`."""
+
+    def __init__(self, folder: Path, random: Random, keyholders: int, correlated: bool = True):
+        self.random = random
+        rules = {"mechanism": BLT} if correlated else {}
+        self.correlated = correlated
+        self.asked: Asking = asking(
+            folder,
+            keyholders,
+            d=4,
+            target=THRESHOLD,
+            most=MOST,
+            threshold=THRESHOLD,
+            max_age=MAX_AGE,
+            landings=LANDINGS,
+            separation=SEPARATION,
+            snapshots=SNAPSHOTS,
+            **rules,
+        )
+        self.world = self.asked.world
+        self.count = keyholders
+        self.honest = [Honest(Device(self.world)) for _ in range(3)]
+        self.sybils = [Device(self.world)]
+        self.owner: dict[UpdateId, Honest] = {}
+        self.pool: list[Upload] = []
+        self.answers: dict[tuple[int, int], bytes] = {}  # by keyholder and t
+        self.lists: dict[tuple[int, int], list[Entry]] = {}
+        self.requests: list[tuple[int, OpenRequest]] = []
+        self.signed: dict[tuple[int, int], Digest] = {}  # Snapshot by keyholder and version
+        self.signatures: dict[tuple[int, Digest], dict[int, bytes]] = {}
+        self.t = [0] * keyholders  # what the coordinator believes
+        self.opens = 0
+        for j in range(keyholders):
+            self.note_head(j, 0, self.world.initial_hash, self.asked.keyholders[j].sign_head(self.asked.head_zero()))
+
+    @property
+    def manifest(self):
+        return self.world.plan.manifest
+
+    # What the coordinator does
+
+    def step(self) -> None:
+        act = self.random.choices(
+            (self.offer, self.invent, self.open, self.sign, self.again, self.prepare, self.go_on, self.restart),
+            (8, 4, 6, 4, 2, 1, 14, 1),
+        )[0]
+        POINTS.left = self.random.randrange(3) if self.random.random() < 0.06 else None
+        try:
+            act()
+        except Killed:
+            self.start_anew()
+        POINTS.left = None
+
+    def offer(self) -> None:
+        """Some HEAD to some device, mostly the newest."""
+        complete = [(key, by) for key, by in self.signatures.items() if len(by) == self.count]
+        head = max(complete, key=lambda one: one[0][0]) if self.random.random() < 0.7 else self.random.choice(complete)
+        self.show(self.random.choice(self.honest), *head)
+
+    def show(self, honest: Honest, named: tuple[int, Digest], by: dict[int, bytes]) -> None:
+        """The device may make an Update of it; it must not, where the rules say so."""
+        version, snapshot_hash = named
+        signatures = tuple(by[j] for j in range(self.count))
+        if self.random.random() < 0.1:  # another Snapshot or version under true signatures
+            version, snapshot_hash = self.random.choice(((version + 1, snapshot_hash), (version, sha256(b"mine"))))
+        head = Head(plan_id=self.world.plan_id, version=version, snapshot_hash=snapshot_hash, signatures=signatures)
+        try:
+            seen = Seen(max(honest.seen, default=None), honest.seen.get(version))
+            head_hash = verified_head(head, self.world.plan_id, self.manifest, seen)
+        except HeadRefused:
+            return
+        assert all(self.signed[j, version] == snapshot_hash for j in range(self.count)), "an unsigned HEAD was trusted"
+        honest.seen[version] = snapshot_hash
+        wishes = Wishes()
+        answer = train_now(
+            self.manifest, version, honest.standing, wishes, Conditions(), Clock(self.asked.now[0], 12.0), FOREVER
+        )
+        if not isinstance(answer, Go):
+            return
+        upload = honest.device.update(version, head_hash)
+        honest.debts.append(debit_of(self.manifest, honest.standing))
+        honest.versions.append(version)
+        honest.next_ok = next_ok_version(self.manifest, version)
+        self.owner[upload.update_id] = honest
+        self.pool.append(upload)
+
+    def invent(self) -> None:
+        """An Update of a device of its own, which keeps no rule. It enrols as many as it likes."""
+        known = [upload.update_id for upload in self.pool]
+        name = self.random.choice(known) if known and self.random.random() < 0.1 else None
+        version, snapshot_hash = self.random.choice(list(self.signatures))
+        self.forge(version, snapshot_hash, name)
+
+    def forge(self, version: int, snapshot_hash: Digest, name: UpdateId | None = None) -> None:
+        if self.random.random() < 0.7:
+            self.sybils.append(Device(self.world))
+        sybil = self.random.choice(self.sybils)
+        self.pool.append(sybil.update(version, self.world.head_hash(version, snapshot_hash), update_id=name))
+
+    def open(self) -> None:
+        j = self.random.randrange(self.count)
+        t = self.t[j] if self.random.random() < 0.9 else self.random.randrange(SNAPSHOTS + 1)
+        size = self.random.choice((THRESHOLD, THRESHOLD, 3, MOST, MOST + 1, 1, 0))
+        self.ask(j, t, self.entries(j, size))
+
+    def prepare(self) -> None:
+        j = self.random.randrange(self.count)
+        t, entries = self.t[j], self.entries(j, self.random.randrange(1, MOST + 1))
+        snapshot_hash = self.signed.get((j, t), self.world.initial_hash)
+        with suppress(Refusal):
+            self.asked.keyholders[j].prepare(self.asked.prepare_request(t, entries, snapshot_hash))
+
+    def again(self) -> None:
+        """A request that was sent before, perhaps to another keyholder or long ago."""
+        if self.requests:
+            j, request = self.random.choice(self.requests)
+            self.send(j if self.random.random() < 0.8 else self.random.randrange(self.count), request)
+
+    def sign(self) -> None:
+        j = self.random.randrange(self.count)
+        version = self.t[j] + 1 if self.random.random() < 0.9 else self.random.randrange(SNAPSHOTS + 1)
+        self.ask_head(j, version, self.random.random() < 0.5, sha256(self.random.choice((b"a", b"b"))))
+
+    def go_on(self) -> None:
+        """What an honest coordinator would do, so that schedules get somewhere: open with all, sign with all."""
+        at = self.t[0]
+        for _ in self.honest:
+            self.offer()
+        while self.random.random() < 0.7:
+            self.forge(at, self.signed[0, at])
+        entries = self.chosen(self.random.randint(THRESHOLD, MOST), at)
+        for j in range(self.count):
+            if self.t[j] == at:
+                self.ask(j, at, [entry_of(upload, j + 1) for upload in entries])
+        spoilt = any((j, at) not in self.answers for j in range(self.count))
+        snapshot_hash = sha256(bytes([self.random.randrange(2)]))
+        for j in range(self.count):
+            self.ask_head(j, at + 1, spoilt, snapshot_hash)
+
+    def restart(self) -> None:
+        self.start_anew()
+
+    # How it asks
+
+    def entries(self, j: int, size: int) -> list[Entry]:
+        uploads = self.chosen(size, self.t[j])
+        entries = [entry_of(upload, j + 1) for upload in uploads]
+        if entries and self.random.random() < 0.2:
+            entries[0] = self.altered(entries[0], j)
+        return entries
+
+    def chosen(self, size: int, t: int) -> list[Upload]:
+        """Some of what it has, mostly such that could be opened at t."""
+        fresh = [one for one in self.pool if one.base_version <= t <= one.base_version + MAX_AGE]
+        pool = fresh if self.random.random() < 0.85 else self.pool
+        return self.random.sample(pool, min(size, len(pool)))
+
+    def altered(self, entry: Entry, j: int) -> Entry:
+        """An entry with a field of its own choice."""
+        other = self.random.choice(self.pool)
+        changed = {
+            "base_version": self.t[j],
+            "head_hash": other.head_hash,
+            "update_id": UpdateId(self.random.randbytes(16)),
+            "dpk": other.dpk,
+            "sealed": entry_of(other, j + 1).sealed,
+            "credential": other.credential,
+        }
+        name = self.random.choice(sorted(changed))
+        return msgspec.structs.replace(entry, **{name: changed[name]})
+
+    def ask(self, j: int, t: int, entries: list[Entry]) -> None:
+        snapshot_hash = self.signed.get((j, t), self.world.initial_hash)
+        request = self.asked.open_request(t, entries, snapshot_hash)
+        self.requests.append((j, request))
+        self.send(j, request)
+
+    def send(self, j: int, request: OpenRequest) -> None:
+        try:
+            opened = self.asked.keyholders[j].open(request)
+        except Refusal as refusal:
+            self.refused(request, refusal)
+            return
+        self.opened(j, request, opened)
+
+    def ask_head(self, j: int, version: int, spoilt: bool, snapshot_hash: Digest) -> None:
+        t = version - 1
+        marks = [self.answers[i, t] for i in range(self.count) if (i, t) in self.answers]
+        entries = self.lists.get((j, t), [])
+        if spoilt:
+            snapshot_hash = self.signed.get((j, t), self.world.initial_hash)
+        opened = [] if spoilt else [msgspec.msgpack.decode(mark, type=Opened) for mark in marks]
+        request = self.asked.sign_request(version, snapshot_hash, entries, opened, spoilt)
+        try:
+            signature = self.asked.keyholders[j].sign_head(request)
+        except Refusal:
+            return
+        self.note_head(j, version, snapshot_hash, signature)
+
+    def note_head(self, j: int, version: int, snapshot_hash: Digest, signature) -> None:
+        assert self.signed.setdefault((j, version), snapshot_hash) == snapshot_hash, "two HEADs for one version"
+        by = self.signatures.setdefault((version, snapshot_hash), {})
+        assert by.setdefault(j, signature.signature) == signature.signature
+        self.t[j] = max(self.t[j], version)
+
+    def start_anew(self) -> None:
+        POINTS.left = None
+        for j, keyholder in enumerate(self.asked.keyholders, 1):
+            keyholder.close()
+            self.asked.keyholders[j - 1] = start(self.world, j, self.asked.now)
+
+    # What must hold
+
+    def refused(self, request: OpenRequest, refusal: Refusal) -> None:
+        """The separation lemma: the device's own rule leaves the keyholder's nothing to refuse."""
+        if not self.correlated or refusal.code is not Code.E_PARTICIPATION:
+            return
+        name = UpdateId(bytes.fromhex(refusal.reason.split()[1].rstrip(":")))
+        shown = {update_hash(entry) for entry in request.entries if entry.update_id == name}
+        mine = {update_hash(upload) for upload in self.pool if upload.update_id == name and name in self.owner}
+        mine -= {update_hash(upload) for upload in self.pool if upload.dpk in map(_key, self.sybils)}
+        assert shown.isdisjoint(mine), f"a device that keeps the rules was refused: {refusal}"
+
+    def opened(self, j: int, request: OpenRequest, opened: Opened) -> None:
+        self.opens += 1
+        t, answer = request.t, encode(opened)
+        assert opened.t == t
+        assert self.answers.setdefault((j, t), answer) == answer, "two answers for one batch"
+        if (j, t) in self.lists:
+            # The list's root is what it is known by: seals and credentials that were exchanged now change nothing.
+            assert root_of(self.lists[j, t]) == root_of(request.entries), "two lists for one batch"
+            return
+        entries = self.lists[j, t] = list(request.entries)
+        assert THRESHOLD <= len(entries) <= MOST, f"a list of {len(entries)} was opened"
+        assert len({entry.dpk for entry in entries}) == len(entries), "a device stands twice in a list"
+        for entry in entries:
+            made = (entry_of(one, j + 1) for one in self.pool if one.update_id == entry.update_id)
+            # Exchanging a credential for another that holds is no forgery.
+            assert update_hash(entry) in map(update_hash, made), "an altered entry was opened"
+        before = {entry.update_id for (i, at), one in self.lists.items() if i == j and at != t for entry in one}
+        assert before.isdisjoint(entry.update_id for entry in entries), "an id was opened twice"
+        for honest in self.honest:
+            self.check_landings(j, honest)
+
+    def check_landings(self, j: int, honest: Honest) -> None:
+        landed = sorted(
+            (
+                Landed(t, entry.base_version)
+                for (i, t), entries in self.lists.items()
+                if i == j
+                for entry in entries
+                if entry.dpk == _key(honest.device) and self.owner.get(entry.update_id) is honest
+            ),
+            key=lambda one: one.t,
+        )
+        assert len(landed) <= LANDINGS, "more landings than the Plan allows"
+        assert all(one.version <= one.t <= one.version + MAX_AGE for one in landed), "opened outside its window"
+        for one, two in pairwise(landed):
+            assert two.t - one.t >= SEPARATION, f"landings at {one.t} and {two.t} are too near"
+        assert sum(honest.debts) >= self.manifest.spent(len(landed)) * (1 - 1e-12), "the ledger says too little"
+
+
+def _key(device: Device) -> DeviceKey:
+    return DeviceKey(device.key.public)
+
+
+def play(random: Random, steps: int = 40) -> int:
+    """One schedule of so many steps; how many lists were opened. AssertionError where something does not hold."""
+    folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        schedule = Schedule(folder, random, random.choice((1, 1, 2)), random.random() < 0.8)
+        try:
+            with killable():
+                for _ in range(steps):
+                    schedule.step()
+            return schedule.opens
+        finally:
+            for keyholder in schedule.asked.keyholders:
+                keyholder.close()
+    finally:
+        shutil.rmtree(folder)
+
+
+def several(seed: int, count: int, tell: Callable[[int], None] | None = None) -> int:
+    """So many schedules from one seed; how many lists they opened."""
+    opens = 0
+    for number in range(count):
+        try:
+            opens += play(Random(f"{seed}/{number}"))
+        except AssertionError as error:
+            raise AssertionError(f"schedule {seed}/{number}: {error}") from error
+        if tell is not None:
+            tell(opens)
+    return opens
