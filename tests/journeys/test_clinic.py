@@ -62,5 +62,5 @@ def test_four_hospitals_learn_together_and_what_a_patient_spends_is_paid_before_
     assert spent == [(pytest.approx(manifest.noise.mu2_total), float("inf"))] * 4
     assert "ach patient is protected at (" in said
     assert status["privacy"]["unit"] == "patient" and head.version == ROUNDS
-    # 0.82 to 0.84 in a hundred runs drawn with numpy; knowing nothing is right in 0.45.
+    # 0.83 to 0.84 in a hundred runs drawn with numpy; knowing nothing is right in 0.45.
     assert right(decode_snapshot(snapshot, manifest.program.d), data.unseen()) > 0.65
