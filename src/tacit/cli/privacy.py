@@ -83,6 +83,7 @@ def _of_plan(arguments: argparse.Namespace) -> Bought:
     from tacit.cli.figures import noise_of, promise
     from tacit.errors import InputError
     from tacit.plan.bundle import read_plan
+    from tacit.plan.manifest import OnDevice
     from tacit.plan.numbers import Numbers
 
     others = (*POLICY, "epsilon", "noise", "delta", "values", "trust", "keyholders")
@@ -93,6 +94,11 @@ def _of_plan(arguments: argparse.Namespace) -> Bought:
         raise InputError(f"a Plan says all of it by itself; leave out --{given.replace('_', '-')}, or leave out --plan")
     plan = read_plan(arguments.plan)
     manifest = plan.manifest
+    if isinstance(manifest.noise.mechanism, OnDevice):
+        raise InputError(
+            f"the sites of {plan.name} add their noise themselves, step by step, and no keyholder adds any; what that "
+            f"is worth is said by: tacit inspect {arguments.plan}"
+        )
     return Bought(
         Numbers(manifest.quantisation, manifest.batch, manifest.participation, manifest.noise),
         noise_of(plan) is not None,
