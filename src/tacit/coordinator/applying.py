@@ -49,12 +49,9 @@ def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[in
     The mean is worked out in float64 (rotated back by sums in one fixed order, where the Plan rotates), added in
     float64, one element at a time, and rounded to float32 once, so there is no order of summation that could differ.
     """
-    quant, d = manifest.quantisation, manifest.program.d
-    delta = dequantise_sum(unmasked, quant.clip, quant.q_in, sum(weights))
-    if quant.rotation == "hadamard/1":
-        delta = rotate_back(delta, manifest.charter_id)
+    mean = _mean(unmasked, weights, manifest)
     with np.errstate(over="ignore"):
-        after = (decode_snapshot(snapshot, d) + delta * manifest.server_rate).astype(np.float32)
+        after = (decode_snapshot(snapshot, manifest.program.d) + mean * manifest.server_rate).astype(np.float32)
     if not np.isfinite(after).all():
         raise SumBroken("the sum of this batch is too large for a Snapshot")
     return encode_snapshot(after)
@@ -63,8 +60,13 @@ def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[in
 def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
     """The next Snapshot of an evaluation: the values to be judged next, and the mean of what was said of those before.
 
-    No answer, however long, makes the values unusable: the keyholders' noise and the devices' words stand behind them.
+    No answer, however long, changes the values.
     """
+    mean = _mean(unmasked, weights, manifest)
+    return judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32))
+
+
+def _mean(unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> NDArray[np.float64]:
     quant = manifest.quantisation
     mean = dequantise_sum(unmasked, quant.clip, quant.q_in, sum(weights))
-    return judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32))
+    return rotate_back(mean, manifest.charter_id) if quant.rotation == "hadamard/1" else mean

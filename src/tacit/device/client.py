@@ -87,6 +87,7 @@ class Offered:
     head: Head
     etag: str | None
     successor: PlanId | None = None  # the Plan that goes on from here, as the coordinator says
+    evaluation: PlanId | None = None  # and the one by which the evaluation cohort judges this one's Snapshots
 
 
 class Client:
@@ -123,7 +124,8 @@ class Client:
             if answer.status == 304:
                 return None
             successor = _plan_id(answer.getheader("Tacit-Successor"))
-            return Offered(self._message(Head, answer), answer.getheader("ETag"), successor)
+            evaluation = _plan_id(answer.getheader("Tacit-Evaluation"))
+            return Offered(self._message(Head, answer), answer.getheader("ETag"), successor, evaluation)
 
     def head_of(self, version: int) -> Head:
         """The HEAD of a version that was published."""
