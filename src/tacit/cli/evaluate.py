@@ -133,7 +133,7 @@ def _read(link: str, as_json: bool) -> None:
         None if before.snapshot_hash == after.snapshot_hash else opened.get(before.version)
         for before, after in pairwise(heads)
     ]
-    found = read_judged(followed.plan, [followed.snapshot(head) for head in heads], counts)
+    found = read_judged(followed.plan, map(followed.snapshot, heads), counts)
     names = _names(followed)
     print(
         json.dumps(_record(followed.plan, found, names)) if as_json else "\n".join(_lines(followed.plan, found, names))

@@ -71,7 +71,7 @@ def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[in
 def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
     """The next Snapshot of an evaluation: the values to be judged next, and the mean of what was said of those before.
 
-    No answer, however long, makes the values unusable: the keyholders' noise and the devices' words stand behind them.
+    No answer, however long, changes the values.
     """
     mean = mean_of(unmasked, weights, manifest)
     return judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32))
