@@ -480,7 +480,7 @@ def accounts() -> Json:
 
 
 def full_round(batch: int = 7) -> Json:
-    """PROTOCOL 17.8: twelve devices, two keyholders, base versions 5 to 7 opened at t = 7; plain noise, weights of 1."""
+    """PROTOCOL 17.8: twelve devices, 2 keyholders, base versions 5 to 7 opened at t = 7; plain noise, weights of 1."""
     return _round(batch, (1, 1, 1), correlate=False)
 
 
