@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tacit.codec.ring import pack
+from tacit.codec.rotate import rotate_back
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.keyholder.keys import load_identity, new_card
 from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan
@@ -39,9 +40,11 @@ from tacit.plan.manifest import (
     Manifest,
     Mechanism,
     Noise,
+    OnDevice,
     Participation,
     Plain,
     Quantisation,
+    Unit,
 )
 from tacit.plan.program import Field, Optimizer, Program, Resources
 from tacit.privacy.blt import Blt, sensitivity
@@ -68,6 +71,7 @@ def make_plan(
     *,
     d: int = D,
     bits: int = 24,
+    rotation: Literal["none", "hadamard/1"] = "none",
     target: int = 4,
     most: int = 8,
     threshold: int = 3,
@@ -100,7 +104,7 @@ def make_plan(
         keyholders=tuple(charter_keyholders or [card.sig_pk for card in cards]),
         most_plans=most_plans,
         mu2_total=mu2_total * budgets,
-        unit="device",
+        unit=_unit(mechanism),
         expires_at=expires_at,
     )
     manifest = Manifest(
@@ -120,9 +124,9 @@ def make_plan(
             optimizer=Optimizer(0.1),
             resources=Resources(64, 0, 64, 384, 64, 0, 0, 0, "head", 1, 4096),
         ),
-        local=LocalTraining(epochs=1, minibatch=1),
+        local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server_rate=0.5,
-        quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0),
+        quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
         batch=BatchRule(target=target, most=most, threshold=threshold, max_age=max_age, weights=(1,) * (max_age + 1)),
         participation=Participation(landings=landings, separation=separation, devices=10**6),
         noise=Noise(
@@ -132,6 +136,7 @@ def make_plan(
             snapshots=snapshots,
             mu2_total=mu2_total,
             delta=1e-7,
+            unit=_unit(mechanism),
         ),
         keyholders=tuple(cards),
         enrolment=coordinator.enrolment.public,
@@ -150,7 +155,13 @@ def worst(mechanism: Mechanism, landings: int, separation: int, snapshots: int) 
     """S_C of a Plan."""
     if isinstance(mechanism, Blt):
         return sensitivity(mechanism, landings, separation, snapshots)
-    return landings**0.5
+    return (landings * (mechanism.passes if isinstance(mechanism, OnDevice) else 1)) ** 0.5
+
+
+def _unit(mechanism: Mechanism) -> Unit:
+    if not isinstance(mechanism, OnDevice):
+        return "device"
+    return "patient" if mechanism.group else "record"
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +251,7 @@ class Device:
     def integers(self) -> NDArray[np.int64]:
         """Some, well within the bound; another device has others."""
         seed = int.from_bytes(self.key.public[:8], "big")
-        return np.random.default_rng(seed).integers(-40, 41, self.world.plan.manifest.program.d)
+        return np.random.default_rng(seed).integers(-40, 41, self.world.plan.manifest.values)
 
     def update(
         self,
@@ -288,6 +299,8 @@ def next_snapshot(world: World, before: bytes, total: NDArray[np.int64], count: 
     manifest = world.plan.manifest
     quant = manifest.quantisation
     delta = total.astype(np.float64) * (quant.clip / quant.q_in / count)
+    if quant.rotation == "hadamard/1":
+        delta = rotate_back(delta, manifest.charter_id)
     values = decode_snapshot(before, manifest.program.d).astype(np.float64) + delta * manifest.server_rate
     return encode_snapshot(values.astype(np.float32))
 

@@ -391,15 +391,15 @@ MUTATIONS = (
     ),
     Mutation(
         "the device's cap",
-        "tacit.device.ledger:Ledger.debit",
-        "standing.mu2_device + debt.mu2 <=",
-        "True or standing.mu2_device + debt.mu2 <=",
+        "tacit.device.ledger:Ledger._check_caps",
+        "standing.mu2_device + mu2 <=",
+        "True or standing.mu2_device + mu2 <=",
         "tests/device/test_ledger.py",
         "cap",
     ),
     Mutation(
         "no version twice",
-        "tacit.device.ledger:Ledger.debit",
+        "tacit.device.ledger:Ledger._check_caps",
         "offer.version < standing.next_ok_version",
         "False",
         "tests/device/test_ledger.py",
@@ -407,7 +407,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a Plan's landings",
-        "tacit.device.ledger:Ledger.debit",
+        "tacit.device.ledger:Ledger._check_caps",
         "standing.landings_used >= row[0]",
         "False",
         "tests/device/test_ledger.py",

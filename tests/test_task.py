@@ -80,3 +80,36 @@ def test_a_wrong_field_is_named_with_its_value_and_a_fix(field, make):
 @given(st.integers(1, 10**6), st.sampled_from([("", 1), ("KiB", 1024), (" MiB", 1024**2), ("kB", 1000)]))
 def test_sizes_are_read_as_people_write_them(count, unit):
     assert parse_bytes(f"{count}{unit[0]}") == count * unit[1]
+
+
+OF_PATIENTS = {**EXAMPLE, "patient": tacit.group()}
+SILO = tacit.Silo(epsilon=4, sites=4, rounds=10)
+
+
+@pytest.mark.parametrize(
+    ("field", "make"),
+    [
+        ("silo epsilon", lambda: tacit.Silo(epsilon=0, sites=4, rounds=10)),
+        ("silo clip", lambda: tacit.Silo(epsilon=4, sites=4, rounds=10, clip=float("inf"))),
+        ("silo delta", lambda: tacit.Silo(epsilon=4, sites=4, rounds=10, delta=0.1)),
+        ("silo rounds", lambda: tacit.Silo(epsilon=4, sites=4, rounds=0)),
+        ("silo sites", lambda: tacit.Silo(epsilon=4, sites=2, rounds=10)),
+        ("silo sites", lambda: tacit.Silo(epsilon=4, sites=4, rounds=10, absent=2)),
+        ("silo absent", lambda: tacit.Silo(epsilon=4, sites=4, rounds=10, absent=-1)),
+        ("example patient", lambda: task(example=OF_PATIENTS)),
+        ("example", lambda: task(example={**OF_PATIENTS, "w": tacit.weight()}, privacy=SILO)),
+        ("example weight", lambda: task(example={**EXAMPLE, "w": tacit.weight()}, privacy=SILO)),
+        ("local balance", lambda: task(privacy=SILO, local=tacit.Local(balance=True))),
+        ("local batch_statistics", lambda: task(privacy=SILO, local=tacit.Local(batch_statistics=True))),
+    ],
+)
+def test_what_would_not_protect_people_within_a_site_is_refused(field, make):
+    with pytest.raises(TaskInvalid) as refused:
+        make()
+
+    assert refused.value.field == field and "; " in str(refused.value)
+
+
+def test_who_is_protected_within_a_site_is_whose_examples_a_group_tells_apart():
+    assert task(example=OF_PATIENTS, privacy=SILO).group == "patient"
+    assert task(privacy=SILO).group == ""

@@ -82,7 +82,7 @@ class Data:
 
     def parts(self) -> Parts:
         """All images in floats, channels first."""
-        train, test = self._read("train"), self._read("test")
+        train, test = self.images("train"), self.images("test")
         order = np.random.default_rng(0).permutation(len(train.y))
         ends = np.cumsum([PROXIES, HOLDOUT, OWN, self.public])
         if ends[-1] > len(order):
@@ -90,7 +90,8 @@ class Data:
         proxies, holdout, own, public = (train[part] for part in np.split(order, ends)[:4])
         return Parts(public, proxies, holdout, own, test)
 
-    def _read(self, split: str) -> Examples:
+    def images(self, split: str) -> Examples:
+        """All of a split, in the data set's order."""
         folder = os.environ.get("TACIT_DATA")
         path = Path(folder or "") / self.file
         if folder is None or not path.is_file():

@@ -8,9 +8,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tacit.errors import InputError
+from tacit.privacy.trust import Trust
+
+if TYPE_CHECKING:
+    from tacit.plan.numbers import Numbers
 
 OF_CLASSES = ("cross_entropy", "next_token")  # losses whose labels are classes
 CUSTOM = "custom"  # a loss the developer wrote
@@ -57,6 +61,11 @@ class Weight:
     """How much an example counts. See `weight`."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """Whose an example is. See `group`."""
+
+
 def array(shape: Sequence[int], dtype: str = "float32") -> Array:
     """An input array of this shape, without the batch.
 
@@ -101,6 +110,15 @@ def weight() -> Weight:
     Weight()
     """
     return Weight()
+
+
+def group() -> Group:
+    """A whole number beside every example that says whose it is, a patient's for example: see `Silo`.
+
+    >>> group()
+    Group()
+    """
+    return Group()
 
 
 @dataclass(frozen=True)
@@ -472,6 +490,14 @@ class Privacy:
     |---|---|
     | `Privacy(epsilon=8, devices=1_000_000)` | batches of 1,000, at most 4 Updates a device, 2,000 Snapshots |
     | `Privacy(noise=0.02, batch=4, threshold=4)` | a dozen devices: exercises the protocol, protects little |
+    | `Privacy(epsilon=8, separation=100)` | a device's Updates land at least 100 batches apart: see below |
+    | `Privacy(epsilon=8, correlated=False)` | every sum gets noise of its own |
+    | `Privacy(epsilon=8, trust="three-party", weights="age")` | two other operators hold keys; old Updates count less |
+
+    Noise is correlated where an epsilon is asked for, for more than ten Snapshots, of a fleet that is large enough:
+    devices ≥ batch · (max_age + separation). Snapshots then hold a fraction of the noise at the same epsilon.
+    `separation` is Snapshots / (participations + 1) if nothing is said, and less where only half of the fleet could
+    not keep it up; noise that is not correlated needs none. Weights by age are 8 / √(1 + age), rounded, at least 1.
     """
 
     epsilon: float | None = None
@@ -484,6 +510,10 @@ class Privacy:
     max_age: int = 16
     clip: float = 1.0
     delta: float = 1e-7
+    separation: int | None = None
+    correlated: bool | None = None
+    trust: str = Trust.SINGLE_OPERATOR
+    weights: Literal["equal", "age"] = "equal"
 
     def __post_init__(self) -> None:
         if self.epsilon is not None and self.noise is not None:
@@ -507,11 +537,147 @@ class Privacy:
                 )
         if self.batch > self.devices:
             raise TaskInvalid("privacy batch", self.batch, f"there are {self.devices} devices", "choose at most that")
+        if self.separation is not None:
+            _whole("privacy separation", self.separation, 1)
+        if self.trust not in list(Trust):
+            raise TaskInvalid("privacy trust", self.trust, f"it is one of {', '.join(Trust)}", "who holds the keys?")
+        if self.weights not in ("equal", "age"):
+            raise TaskInvalid("privacy weights", self.weights, "they are equal or by age", 'write "equal" or "age"')
+        if self.weights == "age" and self.trust == Trust.TWO_PARTY:
+            raise TaskInvalid(
+                "privacy weights",
+                self.weights,
+                "in two-party mode the keyholder knows the noise, and unequal weights would tell Updates apart",
+                'write "equal"',
+            )
+        needed = self.batch * (self.max_age + self.separation_or_default)
+        if self.correlated and self.devices < needed:
+            raise TaskInvalid(
+                "privacy correlated",
+                True,
+                f"it needs devices ≥ batch · (max_age + separation) = {self.batch} · ({self.max_age} + "
+                f"{self.separation_or_default}) = {needed:,}, and there are {self.devices:,}",
+                "choose smaller batches, a smaller max_age or separation, or leave correlated out",
+            )
+
+    @property
+    def claimed(self) -> Trust:
+        """What the Plan says of its keyholders; each device works out its own, and takes no more."""
+        return Trust(self.trust)
+
+    @property
+    def noise_is_correlated(self) -> bool:
+        """Whether noises of later sums take back what earlier ones added, where nothing else is said.
+
+        >>> Privacy(epsilon=8).noise_is_correlated, Privacy(epsilon=8, devices=5000).noise_is_correlated
+        (True, False)
+        """
+        if self.correlated is not None:
+            return self.correlated
+        room = self._within_half if self.separation is None else self.devices // self.batch - self.max_age
+        return self.noise is None and self.snapshots > 10 and room >= (self.separation or 1)
+
+    @property
+    def separation_or_default(self) -> int:
+        """Batches from one landing of a device to its next.
+
+        >>> Privacy(epsilon=8).separation_or_default, Privacy(epsilon=8, devices=100_000).separation_or_default
+        (400, 34)
+        """
+        if self.separation is not None or not self.noise_is_correlated:
+            return self.separation or 1
+        return max(1, min(self.snapshots // (self.participations + 1), self._within_half))
+
+    @property
+    def _within_half(self) -> int:
+        """The separation that half of the devices can keep up, if the others never come."""
+        return self.devices // (2 * self.batch) - self.max_age
+
+    @property
+    def age_weights(self) -> tuple[int, ...]:
+        """How much an Update counts, by its age.
+
+        >>> Privacy(epsilon=8, weights="age", max_age=4).age_weights
+        (8, 6, 5, 4, 4)
+        """
+        if self.weights == "equal":
+            return (1,) * (self.max_age + 1)
+        return tuple(max(1, round(8 / math.sqrt(1 + age))) for age in range(self.max_age + 1))
+
+    def numbers(self, d: int, keyholders: int) -> "Numbers":
+        """What this comes to for so many values: noise, integer bound and ring.
+
+        >>> round(Privacy(epsilon=4).numbers(1000, 2).noise.sigma, 2)
+        1.3
+        """
+        from tacit.plan.numbers import choose_numbers
+
+        return choose_numbers(
+            d=d,
+            keyholders=keyholders,
+            epsilon=self.epsilon,
+            noise=self.noise,
+            batch=self.batch,
+            threshold=self.threshold_or_default,
+            snapshots=self.snapshots,
+            participations=self.participations,
+            max_age=self.max_age,
+            clip=self.clip,
+            delta=self.delta,
+            separation=self.separation_or_default,
+            devices=self.devices,
+            correlated=self.noise_is_correlated,
+            weights=self.age_weights,
+        )
 
     @property
     def threshold_or_default(self) -> int:
         """Half a batch, and never fewer than ten where the batch allows it."""
         return self.threshold if self.threshold is not None else min(self.batch, max(10, self.batch // 2))
+
+
+@dataclass(frozen=True)
+class Silo:
+    """A few sites, each with many people's examples, and what is revealed of one of those people in all rounds.
+
+    Each site adds the noise itself, step by step, before anything leaves. Who is protected is whose examples a
+    `group()` tells apart, else each record by itself; `Local.epochs` are the passes over them in a round, and
+    `Local.minibatch` is how many of them make up a step.
+
+    | example | meaning |
+    |---|---|
+    | `Silo(epsilon=4, sites=4, rounds=20)` | four hospitals, all of them in each of twenty rounds |
+    | `Silo(epsilon=4, sites=50, absent=5, rounds=20)` | a round goes on without five of fifty clinics |
+    | `Silo(epsilon=4, sites=4, rounds=20, clip=0.5)` | a person's summed gradient counts up to a length of 0.5 |
+    | `Silo(epsilon=4, sites=4, rounds=20, people=300)` | about so many at a site: an Update's bound follows from it |
+    """
+
+    epsilon: float
+    sites: int
+    rounds: int
+    absent: int = 0
+    clip: float = 1.0
+    people: int = 200
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "clip"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise TaskInvalid(f"silo {name}", value, "it is a number above 0; noise is never off", "e.g. 1.0")
+        if not 0 < self.delta < 1e-3:
+            raise TaskInvalid("silo delta", self.delta, "it lies between 0 and 0.001", "at most 1/(10 · people)")
+        for name in ("sites", "rounds", "people"):
+            _whole(f"silo {name}", getattr(self, name), 1)
+        _whole("silo absent", self.absent, 0)
+        if self.sites - self.absent < 3:
+            raise TaskInvalid(
+                "silo sites",
+                self.sites,
+                f"without the {self.absent} that may be absent a sum holds {self.sites - self.absent} Updates, and "
+                "fewer than 3 hide none of them",
+                "at least three sites in every round",
+            )
 
 
 @dataclass(frozen=True)
@@ -524,12 +690,12 @@ class Task:
 
     name: str
     model: Callable[[], Any]  # makes the torch.nn.Module, weights included
-    example: Mapping[str, Array | Label | Target | Weight]
+    example: Mapping[str, Array | Label | Target | Weight | Group]
     loss: str | Loss | Callable[[Any, Any], Any] = "cross_entropy"
     metrics: Sequence[str] = ()  # "accuracy", "loss"; none named: accuracy where the loss has one
     local: Local = field(default_factory=Local)
     budget: Budget = field(default_factory=Budget)
-    privacy: Privacy = field(default_factory=Privacy)
+    privacy: Privacy | Silo = field(default_factory=Privacy)
     # Parameters or modules to train, or parts of layers by `slices` and `lowrank`, or
     # one `projected` head; None: the compiler chooses.
     subset: Sequence[str | Slices | LowRank | Projected] | None = None
@@ -560,6 +726,11 @@ class Task:
         """The arrays by name: shape and dtype."""
         return {name: (part.shape, part.dtype) for name, part in self.example.items() if isinstance(part, Array)}
 
+    @property
+    def group(self) -> str:
+        """The name of what says whose an example is; empty where nothing does."""
+        return next((name for name, part in self.example.items() if isinstance(part, Group)), "")
+
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", self.name):
             raise TaskInvalid("name", self.name, "a name has 1 to 64 letters, digits, . _ - or spaces", "e.g. digits")
@@ -573,14 +744,17 @@ class Task:
         labels = [part for part in self.example.values() if isinstance(part, Label | Target)]
         inputs = [part for part in self.example.values() if isinstance(part, Array)]
         weights = [part for part in self.example.values() if isinstance(part, Weight)]
-        if len(labels) != 1 or not inputs or len(weights) > 1 or len(inputs) + 1 + len(weights) != len(self.example):
+        groups = [part for part in self.example.values() if isinstance(part, Group)]
+        beside = len(weights) + len(groups)
+        if len(labels) != 1 or not inputs or beside > 1 or len(inputs) + 1 + beside != len(self.example):
             raise TaskInvalid(
                 "example",
                 dict(self.example),
-                "it has one label or target, at least one array, and at most one weight",
+                "it has one label or target, at least one array, and at most one weight or one group",
                 'write {"x": tacit.array((1, 28, 28)), "y": tacit.label(10)}',
             )
         _check_loss(self.loss_named, labels[0])
+        _check_silo(self)
         if self.public is not None and not callable(self.public):
             raise TaskInvalid(
                 "public", type(self.public).__name__, "it is called to make examples", "write public=lambda: {...}"
@@ -614,6 +788,27 @@ class Task:
                 "public examples show the directions of a projected head, and the Task has none",
                 "write public=lambda: {...}, with the arrays of some hundred examples that anybody may see",
             )
+
+
+def _check_silo(task: Task) -> None:
+    """What protects people within a site bounds each of them by themselves."""
+    if not isinstance(task.privacy, Silo):
+        if task.group:
+            raise TaskInvalid(
+                f"example {task.group}", Group(), "nobody asks whose an example is", "write privacy=tacit.Silo(...)"
+            )
+        return
+    for name, told, why in (
+        ("local balance", task.local.balance, "the labels of all people at a site would set where training starts"),
+        ("local batch_statistics", task.local.batch_statistics, "people would meet in the statistics of a minibatch"),
+        (
+            "example weight",
+            any(isinstance(part, Weight) for part in task.example.values()),
+            "each person counts up to the clip, and no more by weight",
+        ),
+    ):
+        if told:
+            raise TaskInvalid(name, told, why, "leave it out")
 
 
 def _check_loss(loss: Loss, label: Label | Target) -> None:

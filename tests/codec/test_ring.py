@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.codec.errors import CodecError
-from tacit.codec.quantise import ring_fits, smallest_ring
+from tacit.codec.quantise import ring_fits
 from tacit.codec.ring import RING_BITS, center, low_bits, pack, packed_size, unpack, wrap
 from tests.vectors.make import read
 
@@ -97,19 +97,13 @@ def test_no_sum_within_the_bound_wraps_even_with_all_mass_on_one_coordinate(n_ma
             assert center(words, bits).tolist() == [value]
 
 
-@pytest.mark.parametrize("bits", RING_BITS[:-1])
-def test_a_ring_that_does_not_fit_by_one_is_not_chosen(bits):
+@pytest.mark.parametrize("bits", RING_BITS)
+def test_a_sum_fits_up_to_half_the_ring_and_no_further(bits):
     half = 2 ** (bits - 1)
 
-    assert smallest_ring(1, 1, half - 1, 0.0) == bits
-    assert smallest_ring(1, 1, half, 0.0) > bits
-    assert smallest_ring(1, 1, half - 9, 1.0) == bits
-    assert smallest_ring(1, 1, half - 8, 1.0) > bits
-
-
-def test_a_sum_that_fits_no_ring_says_what_would():
-    with pytest.raises(CodecError, match="a smaller batch"):
-        smallest_ring(10**6, 8, 4096, 0.0)
+    assert ring_fits(bits, 1, 1, half - 1, 0.0) and not ring_fits(bits, 1, 1, half, 0.0)
+    assert ring_fits(bits, 1, 1, half - 9, 1.0) and not ring_fits(bits, 1, 1, half - 8, 1.0)
+    assert ring_fits(bits, 2, 2, half - 1, 0.0, share=0.25) and not ring_fits(bits, 2, 2, half, 0.0, share=0.25)
 
 
 @pytest.mark.parametrize("sd", [float("nan"), float("inf")])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.codec.ring import RING_BITS, pack, wrap
+from tacit.codec.rotate import rotate
 from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, unmask
 from tacit.plan.bundle import decode_snapshot, encode_snapshot
 from tacit.privacy.mask import masked, sum_masks
@@ -45,6 +46,19 @@ def test_the_mean_is_scaled_by_the_servers_rate(tmp_path: Path):
     assert after == next_snapshot(world, world.plan.initial_snapshot, total, 3)
     step = decode_snapshot(after, 32) - decode_snapshot(world.plan.initial_snapshot, 32)
     assert step == pytest.approx(np.arange(32) * 45 / 450 / 3 * 0.5, abs=1e-6)
+
+
+def test_a_sum_of_rotated_updates_moves_the_values_that_the_devices_moved(tmp_path: Path):
+    world = make_world(tmp_path, d=100, rotation="hadamard/1")
+    manifest, before = world.plan.manifest, world.plan.initial_snapshot
+    delta = np.where(np.arange(100) == 7, 0.8, 0.0)
+    total = np.rint(3 * rotate(delta, manifest.charter_id) * 450).astype(np.int64)
+
+    after = apply_sum(before, total, [1, 1, 1], manifest)
+
+    step = decode_snapshot(after, 100) - decode_snapshot(before, 100)
+    assert step == pytest.approx(0.5 * delta, abs=0.5 * 5 / 3 / 450 / 2)
+    assert after == next_snapshot(world, before, total, 3)
 
 
 def test_a_snapshot_nobody_could_train_from_is_not_made(tmp_path: Path):

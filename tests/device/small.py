@@ -3,6 +3,7 @@
 With `prefix=True` the inputs are copied by a prefix tape and kept, so both ways of training are there.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 
 from tacit.device.link import JoinLink
 from tacit.device.settings import JoinSettings
+from tacit.keyholder.keys import new_card
 from tacit.plan.bundle import build_plan, parse_plan, playable_blobs
+from tacit.plan.evaluating import Evaluating, evaluation_of
 from tacit.plan.layout import TensorPlace
 from tacit.plan.program import Field, KeptTensor, Optimizer, Playable, Program, Resources
 from tacit.plan.tape import (
@@ -158,6 +161,23 @@ def with_plan(world: World, model: Playable, **changes: Any) -> World:
     data = build_plan(manifest, world.plan.charter, playable_blobs(model), world.author)
     world.plan_file.write_bytes(data)
     return replace(world, plan=parse_plan(data))
+
+
+def judged_world(
+    folder: Path, evaluators: int = 50, how: Evaluating | None = None, **rules: Any
+) -> tuple[World, World]:
+    """A world whose charter has an evaluation cohort, and the same world with the Plan that judges its Snapshots."""
+    world = learning_world(folder, **rules)
+    charter = msgspec.structs.replace(world.plan.charter, evaluators=evaluators)
+    data = build_plan(world.plan.manifest, charter, playable_blobs(world.plan.playable()), world.author)
+    world.plan_file.write_bytes(data)
+    trained = replace(world, plan=parse_plan(data))
+    count = len(world.plan.manifest.keyholders)
+    cards = [new_card(world.keyholder_home(j), "http://127.0.0.1:1", os.urandom) for j in range(1, count + 1)]
+    manifest, blobs = evaluation_of(trained.plan, cards, how or Evaluating(batch=4))
+    made = build_plan(manifest, charter, blobs, world.author)
+    (folder / "eval.tacit").write_bytes(made)
+    return trained, replace(world, plan=parse_plan(made), file="eval.tacit")
 
 
 def examples(count: int = 20, seed: int = 0) -> dict[str, np.ndarray]:

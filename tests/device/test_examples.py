@@ -19,6 +19,7 @@ from tacit.device.examples import (
     read_examples,
     shuffled,
     split,
+    split_examples,
 )
 from tacit.errors import InputError
 from tacit.plan.program import Field
@@ -247,3 +248,54 @@ def test_the_digest_changes_with_any_value():
     data["x"][2, 0, 7, 7] = 0.25
 
     assert first == again != check_examples(data, IMAGE, LABEL, "here").digest()
+
+
+def patients(**changes):
+    return {"x": np.ones((4, 2)), "y": np.arange(4) % 3, "patient": np.array([7, 7, 2**40, -1]), **changes}
+
+
+def test_whose_an_example_is_travels_with_it(tmp_path: Path):
+    x, y = Field("x", (2,), "float32", 0), Field("y", (), "int32", 0, classes=3)
+    np.savez(tmp_path / "a.npz", **patients())
+    (tmp_path / "a.csv").write_text("u,patient,v,y\n1,7,2,0\n3,7,4,1\n5,9,6,2\n")
+
+    read = read_examples(tmp_path / "a.npz", (x,), y, group="patient")
+    listed = read_examples(tmp_path / "a.csv", (x,), y, group="patient")
+    folder = read_examples(tmp_path, (x,), y, group="patient")
+
+    assert read.groups is not None and read.groups.tolist() == [7, 7, 2**40, -1]
+    assert read.take(np.array([3, 0])).groups.tolist() == [-1, 7]
+    assert listed.groups.tolist() == [7, 7, 9] and listed.inputs["x"].tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert folder.groups.tolist() == read.groups.tolist()
+    assert read_examples(tmp_path / "a.npz", (x,), y).groups is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "why"),
+    [
+        (None, FieldMissing, "no array 'patient'"),
+        (np.array([1.0, 2.5, 3.0, 4.0]), ValueRefused, "2.5 is not a whole number in example 1"),
+        (np.array([1.0, np.nan, 3.0, 4.0]), ValueRefused, "not a whole number in example 1"),
+        (np.array(["a", "b", "c", "d"]), ValueRefused, "one whole number an example"),
+        (np.ones((4, 2)), ValueRefused, "one whole number an example"),
+    ],
+)
+def test_whose_an_example_is_is_a_whole_number(tmp_path: Path, groups, error, why: str):
+    x, y = Field("x", (2,), "float32", 0), Field("y", (), "int32", 0, classes=3)
+    arrays = patients(patient=groups)
+    np.savez(tmp_path / "a.npz", **{name: array for name, array in arrays.items() if array is not None})
+
+    with pytest.raises(error, match=why):
+        read_examples(tmp_path / "a.npz", (x,), y, group="patient")
+
+
+def test_all_examples_of_one_patient_train_or_all_of_them_validate():
+    x, y = Field("x", (1,), "float32", 0), Field("y", (), "int32", 0, classes=3)
+    groups = np.random.default_rng(0).integers(0, 30, 200)
+    given = check_examples({"x": np.ones((200, 1)), "y": groups % 3, "p": groups}, (x,), y, "here", group="p")
+
+    training, validation = split_examples(given, b"secret", 0.2)
+
+    assert len(training) + len(validation) == 200
+    assert not set(training.groups.tolist()) & set(validation.groups.tolist())
+    assert len(set(validation.groups.tolist())) == int(0.2 * len(set(groups.tolist())))

@@ -246,14 +246,6 @@ def test_a_tape_that_the_verifier_refuses_is_not_played(tmp_path: Path):
         assert untouched_but_fetched(stage)
 
 
-def test_an_evaluation_plan_is_refused(tmp_path: Path):
-    world = learning_world(tmp_path / "world")
-    part = msgspec.structs.replace(world.plan.manifest.participation, cohort="eval")
-    evaluation = with_plan(world, playable(), participation=part)
-    with staged(evaluation, tmp_path) as stage, pytest.raises(PlanRefused, match="for evaluation"):
-        stage.run()
-
-
 def test_a_credential_by_somebody_else_is_refused_before_training(stage: Stage):
     def forged(asked: Asked) -> Answer:
         enrol = decode(Enrol, asked.body)

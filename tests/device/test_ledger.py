@@ -263,9 +263,9 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path: Path):
 
 def test_a_ledger_of_a_later_format_is_refused(tmp_path: Path):
     with opened(tmp_path) as ledger:
-        ledger._run("UPDATE device SET format = 3")
+        ledger._run("UPDATE device SET format = 4")
 
-    with pytest.raises(LedgerBroken, match=r"format 3 .* update tacit"):
+    with pytest.raises(LedgerBroken, match=r"format 4 .* update tacit"):
         Ledger.open(tmp_path, os.urandom)
 
 
@@ -335,3 +335,114 @@ def test_whatever_happens_in_whatever_order_the_ledger_never_owes_more_than_it_s
                 assert len(versions) == len(set(versions))
         finally:
             ledger.close()
+
+
+def of_unit(home: Path, *units: str) -> Ledger:
+    """A home with a Plan for each unit, in this order."""
+    ledger = Ledger.open(home, os.urandom)
+    for number, unit in enumerate(units):
+        plan = PlanId(bytes([number]) * 32)
+        ledger.pin(
+            plan, author=b"a" * 32, lineage=plan, title="t", server="s", landings=LANDINGS, delta=1e-7, unit=unit
+        )
+    return ledger
+
+
+def test_a_landing_that_is_paid_for_before_its_training_outlives_a_crash_and_is_used_once(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        state = ledger.offer(PLAN, 0, HASH, 1)
+        ledger.pay(state, 0.5)
+        ledger.move(trained(state), 2)
+        ledger.drop(state)
+    with opened(tmp_path) as ledger:
+        ledger.drop_unfinished()
+        after_crash = ledger.mu2_spent(), ledger.receipts(), ledger.standing(PLAN), ledger.standing(OTHER)
+        again = made(ledger, version=2)
+        used = ledger.mu2_spent(), len(ledger.receipts()), ledger.standing(PLAN)
+        next_one = ledger.offer(PLAN, 3, HASH, 4)
+
+    assert again.offer.number == state.offer.number != next_one.offer.number
+    assert after_crash[:2] == (0.5, [])
+    # The next debit of its own Plan is what was paid; to another Plan it is spent.
+    assert (after_crash[2].landings_used, after_crash[2].mu2_spent, after_crash[2].mu2_device) == (0, 0.0, 0.0)
+    assert after_crash[3].mu2_device == 0.5
+    assert used[:2] == (0.5, 1) and (used[2].landings_used, used[2].mu2_spent) == (1, 0.5)
+
+
+def test_a_landing_is_not_paid_for_beyond_a_cap(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        made(ledger, plan=OTHER, mu2=1.8)
+        state = ledger.offer(PLAN, 0, HASH, 1)
+        with pytest.raises(BudgetRefused, match="it was not made"):
+            ledger.pay(state, 0.5)
+        spent = ledger.mu2_spent()
+
+    assert spent == 1.8
+
+
+@given(st.lists(st.sampled_from(["pay", "train", "debit", "drop", "crash"]), max_size=25))
+@settings(max_examples=20, deadline=None)
+def test_what_is_paid_for_is_never_given_back_and_each_payment_makes_one_update_at_most(schedule: list[str]):
+    with tempfile.TemporaryDirectory() as folder:
+        home, spent, version = Path(folder), 0.0, 0
+        ledger, state = opened(home), None
+        try:
+            for step in schedule:
+                try:
+                    if step == "pay":
+                        offered = ledger.offer(PLAN, version, HASH, 1)
+                        ledger.pay(offered, 0.3)
+                        state = offered
+                    elif step == "train" and isinstance(state, Offered):
+                        state = trained(state)
+                        ledger.move(state, 2)
+                    elif step == "debit" and isinstance(state, Trained):
+                        ledger.debit(debited(state, debt(0.3, state.offer.version + 1)), b"u", 3)
+                        state, version = None, version + 1
+                    elif step == "drop" and state is not None:
+                        ledger.drop(state)
+                        state = None
+                    elif step == "crash":
+                        ledger.close()
+                        ledger, state = opened(home), None
+                        ledger.drop_unfinished()
+                except (StepRefused, BudgetRefused):
+                    state = None
+                assert ledger.mu2_spent() >= spent - 1e-12
+                spent = ledger.mu2_spent()
+                made_here = len(ledger.receipts())
+                assert 0.3 * made_here - 1e-9 <= spent <= 0.3 * (made_here + 1) + 1e-9
+        finally:
+            ledger.close()
+
+
+def test_a_patient_has_spent_four_times_what_the_device_that_holds_it_has(tmp_path: Path):
+    device, patient, record = (PlanId(bytes([number]) * 32) for number in range(3))
+    with of_unit(tmp_path, "device", "patient", "record") as ledger:
+        made(ledger, plan=device, mu2=0.1)
+        made(ledger, plan=patient, mu2=0.2)
+        spent = {unit: ledger.mu2_spent(unit) for unit in ("device", "patient", "record")}
+        seen = [ledger.standing(plan).mu2_device for plan in (device, patient, record)]
+
+    assert spent == pytest.approx({"device": float("inf"), "patient": 0.6, "record": 1.2})
+    assert seen == pytest.approx([float("inf"), 0.6, 1.2])
+
+
+def test_after_a_plan_that_protects_patients_nothing_is_bounded_for_the_device_and_its_plans_are_refused(tmp_path):
+    device, patient = (PlanId(bytes([number]) * 32) for number in range(2))
+    with of_unit(tmp_path, "device", "patient") as ledger:
+        made(ledger, plan=patient, mu2=0.2)
+        state = trained(ledger.offer(device, 0, HASH, 1))
+        ledger.move(state, 2)
+        with pytest.raises(BudgetRefused):
+            ledger.debit(debited(state, debt(0.1)), b"u", 3)
+
+
+def test_a_ledger_without_units_counts_for_the_device(tmp_path: Path):
+    with opened(tmp_path) as ledger:
+        made(ledger)
+        ledger._run("ALTER TABLE plan DROP COLUMN unit")
+        ledger._run("UPDATE device SET format = 2")
+    with Ledger.open(tmp_path, os.urandom) as ledger:
+        assert ledger.spent_by_unit() == {"device": 0.5}
+        assert [plan.unit for plan in ledger.plans()] == ["device", "device"]

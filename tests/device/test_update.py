@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tacit.codec.errors import NotFinite
-from tacit.codec.quantise import quantise, square_norm
+from tacit.codec.quantise import dequantise_sum, quantise, square_norm
 from tacit.codec.ring import RING_BITS, center, packed_size, unpack
+from tacit.codec.rotate import rotate_back
 from tacit.device.update import make_update
 from tacit.keyholder.keys import load_card
 from tacit.plan.manifest import Manifest
@@ -134,6 +135,37 @@ def test_a_short_delta_keeps_its_direction_and_length(world: World):
 
     assert total[3] == round(0.5 * world.plan.manifest.quantisation.q_in)
     assert np.delete(total, 3).tolist() == [0] * (D - 1)
+
+
+def test_a_rotated_delta_comes_back_from_the_sum(world: World):
+    """16 values in float32, over a step of 1/450 each: the sum of 40 turned back is their mean, rounding apart."""
+    manifest = rotated(world)
+    rng = np.random.default_rng(8)
+    several = rng.normal(size=(40, D)) / np.sqrt(D)
+
+    total = unmasked(world, [made(world, delta, manifest, stream(number)) for number, delta in enumerate(several)])
+
+    means = np.mean([clip(delta, 1.0).values for delta in several], axis=0)
+    found = rotate_back(dequantise_sum(total, 1.0, manifest.quantisation.q_in, 40), manifest.charter_id)
+    assert np.abs(found - means).max() < 5 / 450 / np.sqrt(4 * 40)
+    assert np.abs(dequantise_sum(total, 1.0, manifest.quantisation.q_in, 40) - means).max() > 0.05, "it was not rotated"
+
+
+@settings(max_examples=25, deadline=None)
+@given(arrays.arrays(np.float32, D, elements=st.floats(width=32)))
+def test_any_delta_is_bounded_or_nothing_leaves_where_the_plan_rotates(world: World, delta: np.ndarray):
+    manifest = rotated(world)
+    if not np.isfinite(delta).all():
+        with pytest.raises(NotFinite, match=f"{D - np.isfinite(delta).sum()} of the 16"):
+            made(world, delta, manifest)
+        return
+
+    assert square_norm(unmasked(world, [made(world, delta, manifest)])) <= manifest.quantisation.q**2
+
+
+def rotated(world: World) -> Manifest:
+    quantisation = msgspec.structs.replace(world.plan.manifest.quantisation, rotation="hadamard/1")
+    return msgspec.structs.replace(world.plan.manifest, quantisation=quantisation)
 
 
 def test_what_is_sent_decodes_is_signed_and_has_the_stated_size(world: World):

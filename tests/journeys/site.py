@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from tacit.cli.demo.audit import Audit, Made, Opening, audit, claims_for, made_by, openings_of
 from tacit.cli.processes import Served, serve, stop
-from tacit.cli.serve import fetch, start_servers
+from tacit.cli.serve import fetch, link_of, start_servers
 from tacit.plan.bundle import Plan, read_plan
 from tests.factory import wait_for
 
@@ -47,6 +47,7 @@ class Site:
     coordinator: Served
     processes: list[subprocess.Popen[str]]
     homes: dict[str, Path] = field(default_factory=dict)
+    evaluation: Plan | None = None
 
     @property
     def base(self) -> str:
@@ -60,13 +61,20 @@ class Site:
         version = self.status().get("version")
         return -1 if version is None else version
 
-    def join(self, name: str, *words: str, crash_at: str | None = None) -> subprocess.Popen[str]:
+    @property
+    def evaluation_link(self) -> str:
+        assert self.evaluation is not None
+        return link_of(self.link, self.evaluation)
+
+    def join(
+        self, name: str, *words: str, crash_at: str | None = None, link: str | None = None
+    ) -> subprocess.Popen[str]:
         """Start `tacit join` for this device, on data of its own."""
         data = self.folder / f"{name}.npz"
         if not data.exists():
             np.savez(data, **flowers(len(self.homes)))
         self.homes[name] = self.folder / "devices" / name
-        command = [sys.executable, "-m", "tacit.cli", "join", self.link, "--data", str(data)]
+        command = [sys.executable, "-m", "tacit.cli", "join", link or self.link, "--data", str(data)]
         command += ["--home", str(self.homes[name]), "--accept-epsilon", "any", "--poll", "0.1", "--json", *words]
         environment = {k: v for k, v in os.environ.items() if k != "TACIT_CRASH_AT"}
         if crash_at:
@@ -123,7 +131,7 @@ class Site:
             raise AssertionError(f"{error}\n{logs}") from error
 
 
-def compile_task(folder: Path, text: str, command_name: str = "compile") -> Path:
+def compile_task(folder: Path, text: str, command_name: str = "compile", words: Sequence[str] = ()) -> Path:
     """`tacit compile`, as a person runs it; or `tacit scout`."""
     (folder / "mine.py").write_text(text)
     command = [
@@ -134,6 +142,7 @@ def compile_task(folder: Path, text: str, command_name: str = "compile") -> Path
         str(folder / "mine.py"),
         "-o",
         str(folder / "mine.tacit"),
+        *words,
     ]
     done = subprocess.run([*command, "--home", str(folder / "home")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -149,17 +158,36 @@ def readme_compiled() -> Path:
     return folder
 
 
+def evaluation_of(folder: Path, words: Sequence[str]) -> Path:
+    """`tacit evaluate`, as a person runs it."""
+    made = folder / "mine.eval.tacit"
+    command = [sys.executable, "-m", "tacit.cli", "evaluate", str(folder / "mine.tacit"), "-o", str(made), *words]
+    done = subprocess.run([*command, "--home", str(folder / "home")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
 @contextlib.contextmanager
-def site(folder: Path, text: str | None = None, command: str = "compile") -> Iterator[Site]:
-    """Everything up; nothing left running."""
+def site(
+    folder: Path,
+    text: str | None = None,
+    command: str = "compile",
+    words: Sequence[str] = (),
+    evaluated: Sequence[str] | None = None,
+) -> Iterator[Site]:
+    """Everything up; nothing left running. `evaluated` are the words of an evaluation beside it."""
     if text is None:
         shutil.copytree(readme_compiled(), folder, dirs_exist_ok=True)
     else:
-        compile_task(folder, text, command)
+        compile_task(folder, text, command, words)
     path = folder / "mine.tacit"
+    made = None if evaluated is None else evaluation_of(folder, evaluated)
     processes: list[subprocess.Popen[str]] = []
     try:
-        link, keyholder, coordinator = start_servers(path, folder / "home", processes, host="127.0.0.1", port=0)
-        yield Site(folder, read_plan(path), link, keyholder, coordinator, processes)
+        link, keyholder, coordinator = start_servers(
+            path, folder / "home", processes, host="127.0.0.1", port=0, evaluation=made
+        )
+        evaluation = None if made is None else read_plan(made)
+        yield Site(folder, read_plan(path), link, keyholder, coordinator, processes, evaluation=evaluation)
     finally:
         stop(processes)

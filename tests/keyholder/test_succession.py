@@ -1,5 +1,6 @@
 """A Plan that continues another, at a keyholder: no human step, one budget, and what was landed before counts."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ import msgspec
 import pytest
 
 from tacit.keyholder.states import Active, Done, Halted, Loaded
-from tacit.plan.bundle import PlanRefused
+from tacit.plan.bundle import PlanRefused, build_plan
+from tacit.plan.evaluating import Evaluating
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, PlanId, sha256
+from tests.device.small import judged_world
 from tests.factory import Device, World, following, make_plan
-from tests.keyholder.asking import Asking, asking, code_of
+from tests.keyholder.asking import Asking, asking, code_of, start
 
 
 def loaded(asked: Asking, world: World) -> Asking:
@@ -177,6 +180,21 @@ def test_classes_do_not_share_a_budget_because_no_device_is_of_two(tmp_path: Pat
     assert isinstance(asked.keyholders[0].load(of_class("laptop")).state, Loaded)
     assert isinstance(asked.keyholders[0].load(of_class("phone")).state, Loaded)
     assert code_of(lambda: asked.keyholders[0].load(of_class("phone"))) is Code.E_BUDGET
+
+
+def test_cohorts_do_not_share_a_budget_because_no_device_is_in_both(tmp_path: Path):
+    trained, judging = judged_world(tmp_path, how=Evaluating(batch=4, noise=1e-5), sigma=1e-6, budgets=1.0)
+    keyholder = start(trained, 1, [time.time()])
+    cards = following(trained, 0, d=64).plan.manifest.keyholders
+    manifest = msgspec.structs.replace(judging.plan.manifest, keyholders=cards)
+    blobs = {name: blob.tobytes() for name, blob in judging.plan.blobs.items()}
+    again = build_plan(manifest, judging.plan.charter, blobs, trained.author)
+
+    # Training takes all of the charter's budget from a device, and so may judging, from another one.
+    assert isinstance(keyholder.load(bytes(trained.plan.raw)).state, Loaded)
+    assert isinstance(keyholder.load(bytes(judging.plan.raw)).state, Loaded)
+    assert judging.plan.manifest.mu2_life * 2 < trained.plan.charter.mu2_total
+    assert isinstance(keyholder.load(again).state, Loaded)
 
 
 def test_a_keyholder_that_did_not_serve_the_plan_before_takes_its_successor(tmp_path: Path):

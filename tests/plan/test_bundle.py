@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tacit.plan import manifest as canonical
 from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
+from tacit.plan.checks import room_text, unrotated_bits
 from tacit.plan.manifest import FORMAT
 from tacit.plan.program import KeptTensor, Optimizer, Resources, Stretch
 from tacit.plan.tape import Number
@@ -125,6 +126,19 @@ def test_a_key_given_twice_in_the_manifest_is_refused(world: World):
 
     with pytest.raises(PlanRefused, match="canonical"):
         parse_plan(padded)
+
+
+def test_a_ring_too_small_for_a_sum_serves_where_the_plan_rotates(tmp_path):
+    rules = {"d": 4096, "bits": 12, "target": 4, "most": 4, "threshold": 3, "max_upload_bytes": 8192}
+
+    plan = make_world(tmp_path / "rotated", rotation="hadamard/1", **rules).plan
+
+    assert room_text(plan.manifest) == "6·n·W·Q/√B + 8·σ_tot = 6·4·1·512/√4096 + 8·0.0 = 192"
+    assert unrotated_bits(plan.manifest) == 16
+    with pytest.raises(PlanRefused, match="a sum may wrap: n·W·Q"):
+        make_world(tmp_path / "as it is", **rules)
+    with pytest.raises(PlanRefused, match="a sum may wrap: 6·n·W·Q/√B"):
+        make_world(tmp_path / "eight bits", rotation="hadamard/1", **{**rules, "bits": 8})
 
 
 def with_batch(**changes):

@@ -234,16 +234,17 @@ def test_an_update_that_is_made_has_the_bytes_that_were_foretold(tmp_path):
     assert visit.plan_bytes == len(world.plan.raw)
 
 
-def test_the_codec_takes_what_is_counted_for_it(tmp_path):
-    """Measured where the values are so many that nothing else counts."""
+@pytest.mark.parametrize("rotation", ["none", "hadamard/1"])
+def test_the_codec_takes_what_is_counted_for_it(tmp_path, rotation):
+    """Measured where the values are so many that nothing else counts, of a delta that is longer than its clip."""
     d = 400_000
     world = make_world(tmp_path)
     large = msgspec.structs.replace(
         world.plan.manifest,
         program=msgspec.structs.replace(world.plan.manifest.program, d=d),
-        quantisation=Quantisation(bits=24, q=2000, q_in=1950, clip=1.0),
+        quantisation=Quantisation(bits=24, q=2000, q_in=1950, clip=1.0, rotation=rotation),
     )
-    delta = np.linspace(-1e-3, 1e-3, d, dtype=np.float32)
+    delta = np.linspace(-1e-2, 1e-2, d, dtype=np.float32)
     updated(world, world.plan.manifest)  # whatever a first time loads
 
     tracemalloc.start()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tacit.codec.quantise import dequantise_sum, inner_bound, quantise, smallest_ring
+from tacit.codec.quantise import dequantise_sum, inner_bound, quantise, ring_fits
 from tacit.codec.ring import center, low_bits, pack, unpack, wrap
 from tacit.privacy.clip import clip
 from tacit.privacy.mask import draw_seed, hash_of_integers, mask_key, masked, sum_masks
@@ -39,7 +39,8 @@ from tacit.wire.signed import (
 from tests.vectors.make import read
 
 D, N, CLIP, BIG_Q, T = 300, 7, 0.5, 256, 4
-Q_IN, BITS = inner_bound(BIG_Q, D), smallest_ring(N, 1, BIG_Q, 60.0)
+Q_IN, BITS = inner_bound(BIG_Q, D), 16
+assert ring_fits(BITS, N, 1, BIG_Q, 60.0)
 PLAN, SNAPSHOT = PlanId(sha256(b"plan")), sha256(b"snapshot")
 AUTHORITY, COORDINATOR = SigningKey.from_seed(b"\1" * 32), SigningKey.from_seed(b"\2" * 32)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from tacit.codec.quantise import dequantise_sum, inner_bound, quantise, square_norm
 from tacit.codec.ring import RING_BITS, center, low_bits, pack, unpack, wrap
+from tacit.codec.rotate import rotate
 from tacit.plan import manifest
 from tacit.plan.manifest import Charter
 from tacit.privacy.account import debit, epsilon_of_mu, mu_of_epsilon, plain_mu
@@ -145,6 +146,22 @@ def quantising() -> Json:
         "truncated": case(many, 1.0, 20, q_in, [away] * 65),
         "not_truncated": case(many, 1.0, 20, q_in, [away] * 64 + [stream("last", 2000)]),
     }
+
+
+def rotation() -> Json:
+    """The public rotation of few values: one block, and two that overlap; to the bit."""
+    cases: list[Json] = []
+    for d in (1, 2, 8, 13, 200):
+        values = np.frombuffer(stream(f"rotated {d}", 8 * d), "<i8") / 2.0**62
+        name = sha256(b"charter %d" % d)
+        cases.append(
+            {
+                "charter_id": name.hex(),
+                "values": [double(value) for value in values],
+                "rotated": [double(value) for value in rotate(values, name)],
+            }
+        )
+    return {"cases": cases}
 
 
 def noise() -> Json:
@@ -679,6 +696,7 @@ VECTORS = {
     "mask": masks,
     "packing": packing,
     "quantise": quantising,
+    "rotation": rotation,
     "noise": noise,
     "seal": seals,
     "keys": keys,

@@ -26,6 +26,14 @@ def describe_chain(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plans", type=int, help="how many Plans the charter has room for (default: 8)")
     parser.add_argument(
+        "--evaluators",
+        type=int,
+        default=0,
+        metavar="N",
+        help="so many devices in a hundred, by a lot that each draws for itself, judge Snapshots and never train "
+        "(default: 0; 5 is usual; see `tacit evaluate`)",
+    )
+    parser.add_argument(
         "--class", dest="device_class", default="", metavar="NAME", help="the class of devices it is for"
     )
     parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="every class of the charter")
@@ -50,8 +58,12 @@ def assembled(
     from tacit.compiler.succession import succeed, within
     from tacit.plan.bundle import read_plan
 
-    if (given.continues or given.charter_of) and (given.plans or given.classes):
-        raise InputError("--plans and --classes are said once, with the first Plan of a charter; leave them out here")
+    if (given.continues or given.charter_of) and (given.plans or given.classes or given.evaluators):
+        raise InputError(
+            "--plans, --classes and --evaluators are said once, with the first Plan of a charter; leave them out here"
+        )
+    if not 0 <= given.evaluators <= 50:
+        raise InputError(f"--evaluators {given.evaluators}: of a hundred devices 0 to 50 judge; 5 is usual")
     if given.continues and (given.charter_of or given.device_class):
         raise InputError("what continues a Plan has its charter and its class; leave --charter-of and --class out")
     if given.from_snapshot and not given.continues:
@@ -70,7 +82,9 @@ def assembled(
     if given.plans is not None and given.plans < 1:
         raise InputError(f"--plans {given.plans}: a charter has room for one Plan at least")
     room = given.plans or made.charter.most_plans * max(1, len(given.classes))
-    charter = msgspec.structs.replace(made.charter, most_plans=room, classes=tuple(given.classes))
+    charter = msgspec.structs.replace(
+        made.charter, most_plans=room, classes=tuple(given.classes), evaluators=given.evaluators
+    )
     manifest = msgspec.structs.replace(made.manifest, device_class=given.device_class)
     return replace(made, charter=charter, manifest=manifest)
 

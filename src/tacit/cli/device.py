@@ -71,7 +71,7 @@ def _status(plan: Any, as_json: bool) -> str:
     from tacit.privacy.trust import Trust
 
     # The ledger holds no directory of operators, so nobody counts as independent here.
-    said = statement(standing.mu2_spent**0.5, plan.delta, trust=Trust.SINGLE_OPERATOR)
+    said = statement(standing.mu2_spent**0.5, plan.delta, trust=Trust.SINGLE_OPERATOR, unit=plan.unit)
     name = f"{plan.title} {plan.plan_id.hex()[:8]} at {plan.server}"
     if plan.device_class:
         name += f", for devices of the class {plan.device_class}"
@@ -93,7 +93,9 @@ def _status(plan: Any, as_json: bool) -> str:
 def _spent(ledger: Any) -> None:
     from tacit.device.ledger import MU2_DEVICE_MAX
 
-    print(f"spent over all Plans: μ² = {ledger.mu2_spent():.4g}; a device's lifetime budget is {MU2_DEVICE_MAX:g}")
+    for unit in ledger.spent_by_unit() or ("device",):
+        spent = f"{ledger.mu2_spent(unit):.4g}"
+        print(f"spent over all Plans: μ² = {spent}; a {unit}'s lifetime budget is {MU2_DEVICE_MAX:g}")
 
 
 def _receipt(receipt: Any, as_json: bool) -> str:

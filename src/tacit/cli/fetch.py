@@ -1,13 +1,12 @@
 """`tacit fetch`: the newest Snapshot as a file, its signatures checked."""
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tacit.plan.bundle import Plan
-    from tacit.wire.messages import Head
+    from tacit.wire.messages import Head, LogEntry
 
 MOST_LOG = 64 << 20  # bytes of a coordinator's log
 
@@ -41,31 +40,27 @@ def run(arguments: argparse.Namespace) -> None:
 
 def fetched(text: str) -> "tuple[Plan, Head, bytes]":
     """The Plan behind a join link, its newest HEAD and that Snapshot, all signatures checked."""
-    from tacit.device.client import Client
-    from tacit.device.link import parse_link
-    from tacit.device.trust import Seen, verified_head
+    from tacit.cli.following import following
     from tacit.errors import TacitError
-    from tacit.plan.bundle import parse_plan
-    from tacit.wire.ids import PlanId
 
-    link = parse_link(text)
-    client = Client(link)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "plan"
-        client.fetch_plan(path)
-        plan = parse_plan(path.read_bytes())
-    if plan.plan_id != link.plan_id or plan.author != link.author:
-        raise TacitError("the coordinator sent another Plan than the link names")
-    offered = client.head()
-    if offered is None:
+    followed = following(text)
+    head = followed.newest()
+    if head is None:
         raise TacitError("the coordinator has published no Snapshot yet")
-    head = offered.head
-    verified_head(head, PlanId(plan.plan_id), plan.manifest, Seen(None, None))
-    return plan, head, client.snapshot(head.snapshot_hash, 4 * plan.manifest.program.d)
+    return followed.plan, head, followed.snapshot(head)
 
 
 def opened_batches(text: str, plan: "Plan") -> dict[int, int]:
     """How many Updates each batch had that was opened, by the coordinator's signed log."""
+    from tacit.wire.messages import LoggedOpened, LogKind, decode
+
+    entries = signed_log(text, plan.manifest.coordinator)
+    marks = [decode(LoggedOpened, entry.body) for entry in entries if entry.kind is LogKind.OPENED]
+    return {mark.t: mark.count for mark in marks}
+
+
+def signed_log(text: str, coordinator: bytes) -> "list[LogEntry]":
+    """The coordinator's log of the Plan behind a join link, its signatures checked."""
     import urllib.error
     import urllib.request
 
@@ -75,7 +70,7 @@ def opened_batches(text: str, plan: "Plan") -> dict[int, int]:
     from tacit.device.link import parse_link
     from tacit.errors import TacitError
     from tacit.wire.log import verify_chain
-    from tacit.wire.messages import LogEntry, LoggedOpened, LogKind, decode
+    from tacit.wire.messages import LogEntry
 
     link = parse_link(text)
     try:
@@ -84,6 +79,5 @@ def opened_batches(text: str, plan: "Plan") -> dict[int, int]:
     except (urllib.error.URLError, OSError) as error:
         raise TacitError(f"the coordinator's log cannot be read: {error}") from error
     entries = [msgspec.json.decode(line, type=LogEntry) for line in lines]
-    verify_chain(entries, plan.manifest.coordinator)
-    marks = [decode(LoggedOpened, entry.body) for entry in entries if entry.kind is LogKind.OPENED]
-    return {mark.t: mark.count for mark in marks}
+    verify_chain(entries, coordinator)
+    return entries

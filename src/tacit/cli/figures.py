@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
+from tacit.plan.checks import room_text, unrotated_bits
+from tacit.plan.claim import claim
+from tacit.plan.manifest import Manifest, OnDevice
+from tacit.plan.numbers import Numbers, noise_to_signal
 from tacit.plan.scouted import asks
-from tacit.privacy.account import Statement, epsilon_text, statement
+from tacit.privacy.account import Statement, epsilon_text
+from tacit.privacy.blt import Blt
 from tacit.privacy.trust import Trust, sentence, trust_of
 
 if TYPE_CHECKING:
@@ -16,14 +21,12 @@ if TYPE_CHECKING:
 
 def promise(plan: Plan) -> Statement:
     """What the Plan promises over its whole life, as seen by somebody who knows no keyholder."""
-    noise = plan.manifest.noise
-    return statement(plan.manifest.mu2_life**0.5, noise.delta, unit=noise.unit, trust=trust(plan))
+    return claim(plan.manifest, plan.manifest.mu2_life, trust(plan))
 
 
 def charter_promise(plan: Plan) -> Statement:
     """The same over every Plan of its charter together, which share one budget for a device."""
-    noise = plan.manifest.noise
-    return statement(plan.charter.mu2_total**0.5, noise.delta, unit=noise.unit, trust=trust(plan))
+    return claim(plan.manifest, plan.charter.mu2_total, trust(plan))
 
 
 def trust(plan: Plan) -> Trust:
@@ -49,12 +52,18 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "operations_per_microbatch": resources.operations,
         "microbatch": program.microbatch,
         "upload_bytes": manifest.limits.max_upload_bytes,
-        "payload_bytes": packed_size(program.d, manifest.quantisation.bits),
+        "payload_bytes": packed_size(manifest.words, manifest.quantisation.bits),
         "ring_bits": manifest.quantisation.bits,
+        "rotation": manifest.quantisation.rotation,
         "batch": manifest.batch.target,
         "threshold": manifest.batch.threshold,
         "snapshots": noise.snapshots,
         "landings": manifest.participation.landings,
+        "separation": manifest.participation.separation,
+        "mechanism": type(noise.mechanism).__struct_config__.tag,
+        "sigma": noise.sigma,
+        "sensitivity": noise.sensitivity,
+        "noise_to_signal": _noisy(plan),
         "epsilon": said.epsilon,
         "charter_epsilon": charter_promise(plan).epsilon,
         "most_plans": plan.charter.most_plans,
@@ -82,6 +91,7 @@ def summary(plan: Plan, size: int) -> str:
     else:
         against = ""
     kept = f"{bytes_text(resources.kept_per_example)} kept an example" if resources.kept_per_example else "nothing kept"
+    each = "" if noise.unit == "device" else f" {noise.unit}s"
     passes = "1 pass" if manifest.local.epochs == 1 else f"{manifest.local.epochs} passes"
     return "\n".join(
         [
@@ -94,18 +104,49 @@ def summary(plan: Plan, size: int) -> str:
             f"{bytes_text(resources.state)}, in and out {bytes_text(resources.io)}, frozen "
             f"{bytes_text(resources.frozen_touched)}",
             f"           {against}the peak is at {resources.peak}; {kept}",
-            f"visit      {passes} in minibatches of {manifest.local.minibatch}, {program.microbatch} at a time, "
+            f"visit      {passes} in minibatches of {manifest.local.minibatch}{each}, {program.microbatch} at a time, "
             f"{operations_text(resources.operations)} each",
             f"Update     at most {bytes_text(manifest.limits.max_upload_bytes)}: {quant.bits} bits a value and "
-            f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(program.d, quant.bits))} of keys, signatures",
+            f"{bytes_text(manifest.limits.max_upload_bytes - packed_size(manifest.words, quant.bits))} of keys, "
+            "signatures",
+            f"           {_ring(manifest)}",
             f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "
             f"{batch.max_age} Snapshots old",
-            f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device",
+            f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device"
+            + (
+                f", {manifest.participation.separation:,} batches apart"
+                if manifest.participation.separation > 1
+                else ""
+            ),
+            f"noise      {_noise(plan)}",
             f"privacy    over the Plan's whole life, at most: {promise(plan).sentence}",
             f"charter    {_charter(plan)}",
             f"trust      {sentence(trust(plan))}",
         ]
     )
+
+
+def _noise(plan: Plan) -> str:
+    noise = plan.manifest.noise
+    if isinstance(noise.mechanism, OnDevice):
+        return f"added by each device itself: σ = {noise.sigma:.4g}"
+    how = "correlated from sum to sum" if isinstance(noise.mechanism, Blt) else "of its own for every sum"
+    return f"{how}: σ = {noise.sigma:.4g}, S_C = {noise.sensitivity:.4g}; {_noisy(plan):.2g} of the run's signal"
+
+
+def _noisy(plan: Plan) -> float:
+    manifest = plan.manifest
+    numbers = Numbers(manifest.quantisation, manifest.batch, manifest.participation, manifest.noise)
+    return noise_to_signal(numbers, manifest.program.d, len(manifest.keyholders))
+
+
+def _ring(manifest: Manifest) -> str:
+    """Why the ring has so many bits, and what the rotation has to do with it."""
+    bits, room = manifest.quantisation.bits, room_text(manifest)
+    text = f"{bits} bits hold a sum: {room} < 2^{bits - 1}"
+    if manifest.quantisation.rotation == "none":
+        return text
+    return f"{text}; without the rotation it would need {unrotated_bits(manifest) or 'more than 32'}"
 
 
 def _charter(plan: Plan) -> str:
@@ -118,8 +159,8 @@ def _charter(plan: Plan) -> str:
     if manifest.device_class:
         text += f"for the class {manifest.device_class} of {', '.join(charter.classes)}; "
     return (
-        f"{text}Plan {number} of at most {charter.most_plans}; for one device, over all of them, at most "
-        f"ε = {epsilon_text(charter_promise(plan).epsilon)}"
+        f"{text}Plan {number} of at most {charter.most_plans}; for one {manifest.noise.unit}, over all of them, at "
+        f"most ε = {epsilon_text(charter_promise(plan).epsilon)}"
     )
 
 

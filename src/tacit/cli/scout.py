@@ -77,7 +77,7 @@ def _make(arguments: argparse.Namespace) -> None:
         task = replace(task, budget=replace(task.budget, memory=arguments.memory))
 
     from tacit.compiler.assemble import Parties, assemble
-    from tacit.compiler.assemble_scouting import Scouting, assemble_scout, budget_of, spending
+    from tacit.compiler.assemble_scouting import Scouting, assemble_scout, budget_of, policy_of, spending
     from tacit.compiler.class_sums import asking
     from tacit.coordinator.keys import load_or_make
     from tacit.device.ledger import MU2_DEVICE_MAX
@@ -92,7 +92,7 @@ def _make(arguments: argparse.Namespace) -> None:
     card = new_card(place / "keyholder", "embedded:", os.urandom)
     parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
     if arguments.class_sums:
-        asked = asking(task, spending(task.privacy, arguments.epsilon, arguments.snapshots))
+        asked = asking(task, spending(policy_of(task), arguments.epsilon, arguments.snapshots))
         made = assemble(asked, parties)
     else:
         made = assemble_scout(task, parties, how)
@@ -103,7 +103,7 @@ def _make(arguments: argparse.Namespace) -> None:
     partial.replace(output)
     plan = parse_plan(data)
     warnings = [*made.warnings]
-    both = made.numbers.noise.mu2_total + budget_of(task.privacy)
+    both = made.numbers.noise.mu2_total + budget_of(policy_of(task))
     if both > MU2_DEVICE_MAX * (1 + 1e-9):
         warnings.append(
             f"this Plan and the Task's own may spend μ² = {both:.3g} of a device, and a device allows {MU2_DEVICE_MAX} "

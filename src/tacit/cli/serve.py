@@ -14,6 +14,7 @@ from tacit.errors import InputError
 
 if TYPE_CHECKING:
     from tacit.cli.processes import Served
+    from tacit.plan.bundle import Plan
 
 EXAMPLE = """\
 example:
@@ -29,6 +30,9 @@ State is kept in --home: stop with Ctrl-C, start again, and the run goes on wher
 def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("plan", type=Path, help="a Plan, as `tacit compile` writes it")
+    parser.add_argument(
+        "--evaluation", type=Path, metavar="PLAN", help="judge its Snapshots by what `tacit evaluate` made"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8750, help="port to listen on; 0 takes any (default: 8750)")
     parser.add_argument("--public-url", help="the address that devices use, if it is another one")
@@ -48,10 +52,18 @@ def run(arguments: argparse.Namespace) -> None:
     processes: list[Any] = []
     with stopping(processes):
         link, _keyholder, coordinator = start_servers(
-            arguments.plan, place, processes, host=arguments.host, port=arguments.port, public=arguments.public_url
+            arguments.plan,
+            place,
+            processes,
+            host=arguments.host,
+            port=arguments.port,
+            public=arguments.public_url,
+            evaluation=arguments.evaluation,
         )
         if arguments.json:
             print(json.dumps({"link": link, "plan_id": plan.plan_id.hex(), "trust": trust(plan).value}), flush=True)
+            if arguments.evaluation is not None:
+                print(json.dumps({"evaluation": link_of(link, read_plan(arguments.evaluation))}), flush=True)
         else:
             print(f"serving    {plan.name}")
             print(f"trust      {sentence(trust(plan))}")
@@ -63,6 +75,9 @@ def run(arguments: argparse.Namespace) -> None:
             if reached_at(arguments.host) != arguments.host and not arguments.public_url:
                 print("note       other machines need another address in this link: say --public-url")
             print(f"join       tacit join '{link}' --data FILE")
+            if arguments.evaluation is not None:
+                judging = link_of(link, read_plan(arguments.evaluation))
+                print(f"evaluate   tacit join '{judging}' --data FILE   (on devices that are told so)")
             print_code(link)
             print("Ctrl-C stops; nothing is lost.", flush=True)
         watch(
@@ -73,7 +88,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def start_servers(
-    path: Path, place: Path, processes: list[Any], *, host: str, port: int, public: str | None = None
+    path: Path,
+    place: Path,
+    processes: list[Any],
+    *,
+    host: str,
+    port: int,
+    public: str | None = None,
+    evaluation: Path | None = None,
 ) -> "tuple[str, Served, Served]":
     """The keyholder, then the coordinator; the link that devices join by. Fills `processes` as they start."""
     from tacit.cli.processes import serve
@@ -104,12 +126,18 @@ def start_servers(
         [
             *("--home", str(place / "coordinator"), "--plan", str(path.resolve())),
             *("--keyholder", f"http://127.0.0.1:{keyholder.port}", "--host", host, "--port", str(port)),
+            *([] if evaluation is None else ["--evaluation", str(evaluation.resolve())]),
         ],
         place / "logs" / "coordinator.log",
     )
     processes.append(coordinator.process)
     base = (public or f"http://{reached_at(host)}:{coordinator.port}").rstrip("/")
     return f"{base}/join/{plan.plan_id.hex()}?author={plan.author.hex()}", keyholder, coordinator
+
+
+def link_of(link: str, plan: "Plan") -> str:
+    """The link by which devices join another Plan of the same coordinator."""
+    return f"{link.partition('/join/')[0]}/join/{plan.plan_id.hex()}?author={plan.author.hex()}"
 
 
 def reached_at(host: str) -> str:

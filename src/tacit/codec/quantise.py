@@ -4,18 +4,18 @@ The integer test is the guarantee on which the sensitivity of a sum rests: no ve
 fails it. Rounding is random and unbiased; that is for accuracy, not for privacy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import isqrt, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tacit.codec.errors import CodecError, NotFinite
-from tacit.codec.ring import RING_BITS
 
 MAX_BIG_Q = 2**20  # exclusive: squares stay below 2^40, so a chunk's sum of squares cannot overflow
 REDRAWS = 64
 _CHUNK = 2**20
+_PIECE = 2**15  # values rounded at a time: what that needs beside its result stays in the cache
 
 
 def inner_bound(big_q: int, d: int) -> int:
@@ -53,23 +53,35 @@ def quantise(
     finite = np.isfinite(values)
     if not finite.all():
         raise NotFinite(int(finite.size - np.count_nonzero(finite)), int(finite.size))
-    # Dividing first keeps a value that is within the clip from overflowing on the way.
-    with np.errstate(over="ignore", under="ignore"):
-        scaled = values.astype(np.float64) / clip * q_in
-    if values.size and not float(np.abs(scaled).max()) <= big_q:
+    if values.size and not float(np.abs(values).max()) / clip * q_in <= big_q:
         raise CodecError("a value is larger than the clip: the delta was not clipped to this bound")
-    floor = np.floor(scaled)
-    threshold = (scaled - floor) * 2.0**32
-    base = floor.astype(np.int64)
+    rounded = np.empty(values.size, np.int64)
     for _ in range(1 + REDRAWS):
-        uniform = np.frombuffer(random(4 * base.size), "<u4")
-        rounded = base + (uniform < threshold)
+        uniform = np.frombuffer(random(4 * values.size), "<u4")
+        for at, scaled in _pieces(values, clip, q_in):
+            floor = np.floor(scaled)
+            scaled -= floor
+            scaled *= 2.0**32
+            up = uniform[at : at + scaled.size] < scaled
+            np.add(floor, up, out=rounded[at : at + scaled.size], casting="unsafe")
         if square_norm(rounded) <= big_q * big_q:
             return rounded
-    truncated = np.trunc(scaled).astype(np.int64)
-    if square_norm(truncated) > big_q * big_q:
+    for at, scaled in _pieces(values, clip, q_in):
+        rounded[at : at + scaled.size] = np.trunc(scaled)
+    if square_norm(rounded) > big_q * big_q:
         raise CodecError("the delta is longer than the clip: it was not clipped to this bound")
-    return truncated
+    return rounded
+
+
+def _pieces(
+    values: NDArray[np.float32 | np.float64], clip: float, q_in: int
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Stretches of `values * q_in / clip`, each with where it begins."""
+    for at in range(0, values.size, _PIECE):
+        scaled = values[at : at + _PIECE].astype(np.float64)
+        scaled /= clip  # dividing first keeps a value that is within the clip from overflowing on the way
+        scaled *= q_in
+        yield at, scaled
 
 
 def square_norm(integers: NDArray[np.int64]) -> int:
@@ -105,25 +117,14 @@ def sigma_total(k: int, sigma: float, s_c: float, w_max: int, big_q: int, a: flo
     return sqrt(k) * sigma * s_c * w_max * big_q * a
 
 
-def ring_fits(bits: int, n_max: int, w_max: int, big_q: int, sigma_total: float) -> bool:
+def ring_fits(bits: int, n_max: int, w_max: int, big_q: int, sigma_total: float, share: float = 1.0) -> bool:
     """Whether the largest sum and eight standard deviations of noise stay within half the ring.
+
+    `share` is what one value holds of a device's length at most: all of it, or `rotate.largest_share`.
 
     >>> ring_fits(24, 1000, 1, 512, 1000.0), ring_fits(16, 1000, 1, 512, 1000.0)
     (True, False)
+    >>> ring_fits(16, 1000, 1, 512, 1000.0, share=6 / 256)
+    True
     """
-    return n_max * w_max * big_q + 8 * sigma_total < 2 ** (bits - 1)
-
-
-def smallest_ring(n_max: int, w_max: int, big_q: int, sigma_total: float) -> int:
-    """The fewest bits in which a sum cannot wrap.
-
-    >>> smallest_ring(20, 1, 100, 80.0)
-    16
-    """
-    for bits in RING_BITS:
-        if ring_fits(bits, n_max, w_max, big_q, sigma_total):
-            return bits
-    raise CodecError(
-        f"sums of {n_max} Updates of weight {w_max} and length {big_q} with noise {sigma_total:.4g} do not "
-        f"fit into {RING_BITS[-1]} bits; a smaller batch or a smaller integer bound would"
-    )
+    return share * n_max * w_max * big_q + 8 * sigma_total < 2 ** (bits - 1)

@@ -21,7 +21,9 @@ def wrap(values: NDArray[np.int64 | np.int32], bits: int) -> NDArray[np.uint32]:
     >>> wrap(np.array([-1, 0, 256]), 8).tolist()
     [255, 0, 0]
     """
-    return (values.astype(np.int64, copy=False) & _low(bits)).astype(np.uint32)
+    words = values.astype(np.uint32)  # modulo 2^32, of negative integers too
+    words &= np.uint32(_low(bits))
+    return words
 
 
 def center(words: NDArray[np.uint32], bits: int) -> NDArray[np.int64]:

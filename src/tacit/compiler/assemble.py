@@ -5,6 +5,7 @@ Signing is the caller's: this room holds no keys.
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,10 +38,11 @@ from tacit.plan.chain import MOST_PLANS
 from tacit.plan.estimate import CODEC_BYTES_PER_VALUE
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
-from tacit.plan.numbers import Numbers, choose_numbers, noise_to_signal, upload_size
+from tacit.plan.numbers import NOISY, Numbers, less_noise, noise_to_signal, upload_size
 from tacit.plan.profile import read_profile, shipped
 from tacit.plan.program import Optimizer, Program
-from tacit.task import Label, Local, Precision, Privacy, Projected, Sign, Task, TaskInvalid, Weight
+from tacit.plan.silo import silo_noise_to_signal, silo_numbers
+from tacit.task import Label, Local, Precision, Privacy, Projected, Sign, Silo, Task, TaskInvalid, Weight
 
 DAY = 24 * 3600
 Start = Callable[[ProjectedHead, torch.Tensor], None]  # sets a head; it is shown the features of public examples
@@ -90,6 +92,9 @@ def assemble(
     With `compare` the subset that a Task names is shown among others, and each is announced to it: that takes a while.
     `say` hears how the search goes on; `scouted` is what devices reported of the layers, `start` sets a projected head.
     """
+    if isinstance(task.privacy, Silo) and task.local.microbatch is None:
+        # Each group is played by itself, and most have few examples.
+        task = replace(task, local=replace(task.local, microbatch=1))
     own = build_module(task)
     inputs, (label, labelled) = task.inputs, task.label
     classes = labelled.classes if isinstance(labelled, Label) else 0
@@ -144,7 +149,7 @@ def manifest_of(
     task: Task, parties: Parties, program: Program, *, days: int, now: int | None
 ) -> tuple[Numbers, Charter, Manifest]:
     """A program with its numbers and limits, if it is within the Task's budget."""
-    numbers = numbers_of(task.privacy, program.d, len(parties.keyholders))
+    numbers = numbers_for(task, program.d, len(parties.keyholders))
     upload = upload_size(program.d, numbers.quantisation.bits, len(parties.keyholders))
     resources = program.resources
     _within(
@@ -164,7 +169,7 @@ def manifest_of(
         keyholders=tuple(card.sig_pk for card in parties.keyholders),
         most_plans=MOST_PLANS,
         mu2_total=numbers.noise.mu2_total,
-        unit="device",
+        unit=numbers.noise.unit,
         expires_at=now + days * DAY,
     )
     manifest = Manifest(
@@ -189,6 +194,7 @@ def manifest_of(
             expires_at=now + days * DAY,
         ),
         blobs=(),
+        trust=task.privacy.claimed,
     )
     return numbers, charter, manifest
 
@@ -225,8 +231,8 @@ def _decided(
     if task.subset is not None:
         return with_subset(task, None)
     asked = Asked(
-        lambda values: upload_size(values, numbers_of(task.privacy, values, keyholders).quantisation.bits, keyholders),
-        lambda values: noise_to_signal(numbers_of(task.privacy, values, keyholders), values, keyholders),
+        lambda values: upload_size(values, numbers_for(task, values, keyholders).quantisation.bits, keyholders),
+        lambda values: _noise_to_signal(task, numbers_for(task, values, keyholders), values, keyholders),
         _most_values(task, sum(p.numel() for p in whole.module.parameters()), keyholders),
     )
     devices = [read_profile(name) for name in task.budget.devices or shipped()]
@@ -319,7 +325,7 @@ def _comparison(
     """What was compiled, among other subsets that such a module could train."""
 
     def upload_of(values: int) -> int:
-        return upload_size(values, numbers_of(task.privacy, values, keyholders).quantisation.bits, keyholders)
+        return upload_size(values, numbers_for(task, values, keyholders).quantisation.bits, keyholders)
 
     chosen = Planned(
         "what the Task names",
@@ -432,21 +438,56 @@ def _subset(
 
 def _most_values(task: Task, whole: int, keyholders: int) -> int:
     """The most values whose Update still fits the upload budget."""
-    low, high = 0, whole
-    while low < high:
-        middle = (low + high + 1) // 2
-        bits = numbers_of(task.privacy, middle, keyholders).quantisation.bits
-        if upload_size(middle, bits, keyholders) <= task.budget.upload_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    if low == 0:
-        least = upload_size(1, 8, keyholders)
-        raise NothingFits(
-            f"no Update fits into {task.budget.upload} of upload: keys and signatures alone take {least} bytes; "
-            "raise budget upload"
-        )
-    return low
+
+    def fits(values: int) -> bool:
+        bits = numbers_for(task, values, keyholders).quantisation.bits
+        return upload_size(values, bits, keyholders) <= task.budget.upload_bytes
+
+    # More values take more bytes up to the next power of two, where the block of the rotation doubles.
+    high = whole
+    while high > 0:
+        low = 1 << (high.bit_length() - 1)
+        if fits(low):
+            return bisect_left(range(low + 1, high + 1), True, key=lambda values: not fits(values)) + low
+        high = low - 1
+    least = upload_size(1, 8, keyholders)
+    raise NothingFits(
+        f"no Update fits into {task.budget.upload} of upload: keys and signatures alone take {least} bytes; "
+        "raise budget upload"
+    )
+
+
+def numbers_for(task: Task, d: int, keyholders: int) -> Numbers:
+    """What a Task's policy comes to for so many values."""
+    match task.privacy:
+        case Privacy():
+            return numbers_of(task.privacy, d, keyholders)
+        case Silo() as silo:
+            return silo_numbers(
+                d=d,
+                epsilon=silo.epsilon,
+                delta=silo.delta,
+                group=task.group,
+                clip=silo.clip,
+                sites=silo.sites,
+                absent=silo.absent,
+                rounds=silo.rounds,
+                passes=task.local.epochs,
+                steps=_steps(task, silo),
+                step_groups=task.local.minibatch,
+                optimizer=plan_optimizer(task.local),
+            )
+
+
+def _steps(task: Task, silo: Silo) -> int:
+    """How many steps a visit makes where a site has as many people as its Task says."""
+    return task.local.epochs * math.ceil(silo.people / task.local.minibatch)
+
+
+def _noise_to_signal(task: Task, numbers: Numbers, d: int, keyholders: int) -> float:
+    if isinstance(task.privacy, Silo):
+        return silo_noise_to_signal(numbers, d, _steps(task, task.privacy), task.local.minibatch)
+    return noise_to_signal(numbers, d, keyholders)
 
 
 def numbers_of(privacy: Privacy, d: int, keyholders: int) -> Numbers:
@@ -455,19 +496,7 @@ def numbers_of(privacy: Privacy, d: int, keyholders: int) -> Numbers:
     >>> numbers_of(Privacy(epsilon=8), 1000, 1).batch.target
     1000
     """
-    return choose_numbers(
-        d=d,
-        keyholders=keyholders,
-        epsilon=privacy.epsilon,
-        noise=privacy.noise,
-        batch=privacy.batch,
-        threshold=privacy.threshold_or_default,
-        snapshots=privacy.snapshots,
-        participations=privacy.participations,
-        max_age=privacy.max_age,
-        clip=privacy.clip,
-        delta=privacy.delta,
-    )
+    return privacy.numbers(d, keyholders)
 
 
 def _within(task: Task, what: str, needed: int, allowed: int, fix: str) -> None:
@@ -509,17 +538,19 @@ def _logit_bias(module: nn.Module, task: Task, places: Sequence[TensorPlace]) ->
 def _warnings(task: Task, numbers: Numbers, d: int, keyholders: int) -> list[str]:
     """What a developer should hear before anybody joins."""
     found: list[str] = []
-    ratio = noise_to_signal(numbers, d, keyholders)
-    if ratio > 0.3:
-        found.append(
-            f"the run's noise is about {ratio:.1f} times its signal: train fewer values, use larger batches, or "
-            "allow a larger epsilon"
+    ratio, privacy = _noise_to_signal(task, numbers, d, keyholders), task.privacy
+    if ratio > NOISY:
+        less = (
+            less_noise(numbers, d, keyholders)
+            if isinstance(privacy, Privacy)
+            else "train fewer values, have larger sites, or allow a larger epsilon"
         )
-    if task.privacy.devices * task.privacy.participations < task.privacy.batch * task.privacy.snapshots:
-        reach = task.privacy.devices * task.privacy.participations // task.privacy.batch
+        found.append(f"the run's noise is about {ratio:.1f} times its signal: {less}")
+    if isinstance(privacy, Privacy) and privacy.devices * privacy.participations < privacy.batch * privacy.snapshots:
+        reach = privacy.devices * privacy.participations // privacy.batch
         found.append(
-            f"{task.privacy.devices:,} devices with {task.privacy.participations} Updates each fill {reach:,} batches, "
-            f"not {task.privacy.snapshots:,}"
+            f"{privacy.devices:,} devices with {privacy.participations} Updates each fill {reach:,} batches, "
+            f"not {privacy.snapshots:,}"
         )
     if task.local.batch_statistics:
         found.append(

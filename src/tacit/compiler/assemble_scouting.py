@@ -12,7 +12,7 @@ from tacit.compiler.scouting import compile_scout, every_group
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.program import Stretch
 from tacit.plan.scouted import noise_of_sums
-from tacit.task import Label, Local, Precision, Privacy, Task, Weight, sgd
+from tacit.task import Label, Local, Precision, Privacy, Silo, Task, TaskInvalid, Weight, sgd
 
 PREFIX = "scouting "
 SNAPSHOTS = 8
@@ -84,7 +84,7 @@ def assemble_scout(
         weight=next((name for name, part in task.example.items() if isinstance(part, Weight)), None),
         score=task.metrics[0] if task.metrics else compiled.playable.program.score,
     )
-    privacy = replace(spending(task.privacy, how.epsilon, how.snapshots), clip=CLIP)
+    privacy = replace(spending(policy_of(task), how.epsilon, how.snapshots), clip=CLIP)
     asking = replace(
         task,
         name=(PREFIX + task.name)[:64].strip(),
@@ -94,7 +94,7 @@ def assemble_scout(
         server_rate=1.0,
     )
     numbers, charter, manifest = manifest_of(asking, parties, program, days=days, now=now)
-    spends, own = numbers.noise.mu2_total, budget_of(task.privacy)
+    spends, own = numbers.noise.mu2_total, budget_of(policy_of(task))
     reasons.append(f"it spends μ² = {spends:.3g} of each device; the Task's own Plan may spend {own:.3g} beside that")
     warnings = list(left)
     noise = noise_of_sums(manifest) / (CLIP * privacy.snapshots)
@@ -106,6 +106,18 @@ def assemble_scout(
     return Assembled(
         manifest, charter, playable_blobs(compiled.playable), compiled, numbers, tuple(reasons), tuple(warnings)
     )
+
+
+def policy_of(task: Task) -> Privacy:
+    """The policy of a Task that protects devices; TaskInvalid for one that protects people within a site."""
+    if isinstance(task.privacy, Silo):
+        raise TaskInvalid(
+            "privacy",
+            task.privacy,
+            "scouting sums gradients of devices, which are not clipped by person",
+            "choose the subset by public examples",
+        )
+    return task.privacy
 
 
 def budget_of(privacy: Privacy) -> float:
@@ -120,7 +132,15 @@ def budget_of(privacy: Privacy) -> float:
 def spending(own: Privacy, epsilon: float | None, snapshots: int) -> Privacy:
     """The Task's policy for a few sums, with as few Updates a device as fill the batches."""
     landings = max(1, math.ceil(snapshots * own.batch / own.devices))
-    mine = replace(own, snapshots=snapshots, participations=landings, max_age=snapshots, noise=None)
+    mine = replace(
+        own,
+        snapshots=snapshots,
+        participations=landings,
+        max_age=snapshots,
+        noise=None,
+        separation=None,
+        correlated=False,  # only the last Snapshot is read
+    )
     if epsilon is not None:
         return replace(mine, epsilon=epsilon)
     # Noise in one sum, in units of what one device adds to it at most: mu = sqrt(landings) / noise.

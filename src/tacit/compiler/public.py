@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.task import Array, Label, Target, Task, TaskInvalid, Weight
+from tacit.task import Array, Group, Label, Target, Task, TaskInvalid, Weight
 
 _LABEL = {Label: "int32", Target: "float32", Weight: "float32"}
 
@@ -21,6 +21,8 @@ def public_examples(task: Task) -> dict[str, NDArray[np.generic]] | None:
     given = {name: np.asarray(values) for name, values in task.public().items()}
     found: dict[str, NDArray[np.generic]] = {}
     for name, part in task.example.items():
+        if isinstance(part, Group):
+            continue  # public examples are nobody's
         if name not in given:
             if isinstance(part, Array):
                 raise TaskInvalid("public", sorted(given), f"it has no array {name!r}", f"return {{{name!r}: ...}}")

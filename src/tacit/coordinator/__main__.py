@@ -5,11 +5,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tacit.codec.errors import CodecError
+from tacit.coordinator.judged import check_judges, judged_by, newest_values
 from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
@@ -33,6 +34,7 @@ class Settings:
     |---|---|---|
     | home | `~/coordinator` | its keys, and a folder of records for each Plan |
     | plan | `digits.tacit` | the Plan it serves, with those before and after it that it has served |
+    | evaluation | `digits.eval.tacit` | the Plan by which its Snapshots are judged, if they are |
     | keyholders | `("http://127.0.0.1:9000",)` | where they are, in the Plan's order; what the Plan says if empty |
     | host | `127.0.0.1` | where it listens |
     | port | `8080` | 0 takes any free one |
@@ -45,6 +47,7 @@ class Settings:
     host: str
     port: int
     deadline_s: int
+    evaluation: Path | None = None
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -67,17 +70,32 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any free port")
     parser.add_argument("--deadline", type=int, default=600, metavar="SECONDS", help="default 600")
+    parser.add_argument("--evaluation", type=Path, metavar="FILE", help="a Plan that judges the Snapshots of --plan")
     given = parser.parse_args(arguments)
-    return Settings(given.home, given.plan, tuple(given.keyholder), given.host, given.port, given.deadline)
+    return Settings(
+        given.home, given.plan, tuple(given.keyholder), given.host, given.port, given.deadline, given.evaluation
+    )
 
 
 def coordinators_of(settings: Settings) -> list[Coordinator]:
-    """Everything that serves a Plan and the chain it belongs to, the newest last; nothing of it is started."""
+    """Everything that serves a Plan and the chain it belongs to, the newest last, and then the Plan that judges it.
+
+    Nothing of it is started.
+    """
     keys = load_or_make(settings.home, os.urandom)
     plan = _plan(settings.plan)
+    found = _chain(settings, settings.plan, plan, keys)
+    if settings.evaluation is not None:
+        evaluation = _plan(settings.evaluation)
+        check_judges(evaluation, plan)
+        found += _chain(settings, settings.evaluation, evaluation, keys)
+    return found
+
+
+def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) -> list[Coordinator]:
     if plan.manifest.coordinator != keys.sig.public:
         raise InputError(
-            f"{settings.plan} was made for the coordinator {plan.manifest.coordinator.hex()[:16]}… and the key in "
+            f"{path} was made for the coordinator {plan.manifest.coordinator.hex()[:16]}… and the key in "
             f"{settings.home} is {keys.sig.public.hex()[:16]}…; compile the Task with this home's keys"
         )
     cards = plan.manifest.keyholders
@@ -101,7 +119,12 @@ def coordinators_of(settings: Settings) -> list[Coordinator]:
         write_file(own, plan.raw)
     chain = chain_of(_plan(own), known)  # our own copies: nobody else writes to them
     pairs = zip([None, *chain], chain, [*chain[1:], None], strict=False)
-    return [_coordinator(settings.deadline_s, keys, folder, addresses, *three) for three in pairs]
+    judged = judged_by(plan, known.values())
+
+    def judged_next(before: bytes) -> bytes:
+        return newest_values(judged, lambda one: SqliteStore(_folder(folder, one), one, keys.sig), before)
+
+    return [_coordinator(settings.deadline_s, keys, folder, addresses, *three, judged_next) for three in pairs]
 
 
 def _coordinator(
@@ -112,6 +135,7 @@ def _coordinator(
     before: Plan | None,
     plan: Plan,
     successor: Plan | None,
+    judged_next: Callable[[bytes], bytes],
 ) -> Coordinator:
     """`addresses` are of keyholders by their signing keys; another one is where its card says."""
     urls = tuple(addresses.get(card.sig_pk, card.url) for card in plan.manifest.keyholders)
@@ -131,7 +155,7 @@ def _coordinator(
 
     cards = plan.manifest.keyholders
     keyholders = [HttpKeyholder(url, card.sig_pk, keys.sig) for url, card in zip(urls, cards, strict=True)]
-    opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor)
+    opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor, judged_next)
     thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins)
     return Coordinator(
         plan=plan,

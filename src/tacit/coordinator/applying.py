@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tacit.codec.quantise import dequantise_sum
 from tacit.codec.ring import center, unpack
+from tacit.codec.rotate import rotate_back
 from tacit.errors import TacitError
 from tacit.plan.bundle import decode_snapshot, encode_snapshot
 from tacit.plan.manifest import Manifest
@@ -45,13 +46,25 @@ def unmask(total: NDArray[np.uint32], masks: Iterable[bytes], bits: int) -> NDAr
 def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
     """The next Snapshot: the one before plus `server_rate` times the weighted mean. `SumBroken` if not finite.
 
-    The mean is worked out in float64 and added in float64, one element at a time, and rounded to float32 once,
-    so there is no order of summation that could differ.
+    The mean is worked out in float64 (rotated back by sums in one fixed order, where the Plan rotates), added in
+    float64, one element at a time, and rounded to float32 once, so there is no order of summation that could differ.
     """
     quant, d = manifest.quantisation, manifest.program.d
     delta = dequantise_sum(unmasked, quant.clip, quant.q_in, sum(weights))
+    if quant.rotation == "hadamard/1":
+        delta = rotate_back(delta, manifest.charter_id)
     with np.errstate(over="ignore"):
         after = (decode_snapshot(snapshot, d) + delta * manifest.server_rate).astype(np.float32)
     if not np.isfinite(after).all():
         raise SumBroken("the sum of this batch is too large for a Snapshot")
     return encode_snapshot(after)
+
+
+def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
+    """The next Snapshot of an evaluation: the values to be judged next, and the mean of what was said of those before.
+
+    No answer, however long, makes the values unusable: the keyholders' noise and the devices' words stand behind them.
+    """
+    quant = manifest.quantisation
+    mean = dequantise_sum(unmasked, quant.clip, quant.q_in, sum(weights))
+    return judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, unmask
+from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, publish_sum, unmask
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -84,7 +84,10 @@ class Trouble:
 
 @dataclass(frozen=True, eq=False)
 class Opener:
-    """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on."""
+    """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on.
+
+    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets.
+    """
 
     plan: Plan
     key: SigningKey
@@ -92,6 +95,7 @@ class Opener:
     deadline_s: int
     trouble: Trouble
     successor: Plan | None = None
+    judged_next: Callable[[bytes], bytes] = lambda before: before
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
     @property
@@ -213,7 +217,11 @@ class Opener:
         snapshot_hash = self._snapshot_hash(store, batch.t)
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
-            after = apply_sum(store.snapshot(snapshot_hash), unmasked, weights, manifest)
+            before = store.snapshot(snapshot_hash)
+            if manifest.evaluation is None:
+                after = apply_sum(before, unmasked, weights, manifest)
+            else:
+                after = publish_sum(self.judged_next(before), unmasked, weights, manifest)
         except SumBroken as error:
             log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
             return on_void(batch, snapshot_hash)

@@ -1,14 +1,15 @@
 """How a Plan is doing, as a value: what the status route answers and the command line prints."""
 
 from collections.abc import Sequence
-from math import isfinite, sqrt
+from math import isfinite
 
 import msgspec
 
 from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Ended, Fate, Opened, batch_number
 from tacit.coordinator.store import Counts
 from tacit.plan.bundle import Plan
-from tacit.privacy.account import Statement, statement
+from tacit.plan.claim import claim
+from tacit.privacy.account import Statement
 from tacit.privacy.trust import Trust, sentence, trust_of
 
 
@@ -134,14 +135,12 @@ def spent(plan: Plan, mu2: float) -> Statement:
     The coordinator knows no operator directory, so it can vouch for nobody: its trust is single-operator.
     Who is independent is for each device to say.
     """
-    noise = plan.manifest.noise
-    return statement(sqrt(mu2), noise.delta, trust=_trust(plan), unit=noise.unit)
+    return claim(plan.manifest, mu2, _trust(plan))
 
 
 def promise(plan: Plan) -> Statement:
     """What the Plan, with those before it, costs a device at most in its whole life, against one keyholder's noise."""
-    noise = plan.manifest.noise
-    return statement(sqrt(plan.manifest.mu2_life), noise.delta, trust=_trust(plan), unit=noise.unit)
+    return claim(plan.manifest, plan.manifest.mu2_life, _trust(plan))
 
 
 def _trust(plan: Plan) -> Trust:

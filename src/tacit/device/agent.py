@@ -16,7 +16,7 @@ from tacit.device.backoff import backoff_seconds
 from tacit.device.client import AnswerBroken, Client, Refused, Unreachable
 from tacit.device.decision import A_MINUTE, Go, Never, NotNow, send_now, train_now
 from tacit.device.events import Event
-from tacit.device.examples import Examples, read_examples, split
+from tacit.device.examples import Examples, read_examples, split_examples
 from tacit.device.home import agent_lock
 from tacit.device.joining import (
     Membership,
@@ -36,6 +36,7 @@ from tacit.device.world import AskedToStop, World
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan, PlanRefused
+from tacit.plan.manifest import OnDevice
 from tacit.privacy.trust import sentence
 from tacit.wire.codes import Code
 from tacit.wire.ids import Digest, PlanId
@@ -140,8 +141,10 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
     program, landings = manifest.program, manifest.participation.landings
     # A Plan with an Update in the outbox was measured before that was made, and is again before the next one.
     player = None if ledger.unanswered(member.plan_id) else _player(member, settings)
-    examples = read_examples(settings.data, program.inputs, program.label, program.weight).counted()
-    training, validation = split(len(examples), branch(ledger.root_secret, "split"), settings.validation)
+    group = manifest.noise.mechanism.group if isinstance(manifest.noise.mechanism, OnDevice) else ""
+    examples = read_examples(settings.data, program.inputs, program.label, program.weight, group or None).counted()
+    held = settings.validation if manifest.evaluation is None else 0.0
+    training, validation = split_examples(examples, branch(ledger.root_secret, "split"), held)
     known = ledger.before(member.plan_id)
     ledger.pin(
         member.plan_id,
@@ -154,8 +157,10 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
         charter=manifest.charter_id,
         device_class=manifest.device_class,
         mu2_life=manifest.mu2_life,
+        shared=charter.mu2_total if manifest.evaluation is not None else None,
         continues=manifest.continues,
         now=patience.world.second(),
+        unit=manifest.noise.unit,
     )
     before = ledger.before(member.plan_id)
     if before is not None and manifest.continues is not None:
@@ -182,8 +187,7 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
         )
     )
     outbox = Outbox(member, ledger, client, patience.world.second)
-    split_examples = examples.take(training), examples.take(validation)
-    return _Agent(settings, link, member, ledger, client, outbox, patience, player, *split_examples)
+    return _Agent(settings, link, member, ledger, client, outbox, patience, player, training, validation)
 
 
 def _player(member: Membership, settings: JoinSettings) -> "Player":

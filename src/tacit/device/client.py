@@ -125,6 +125,11 @@ class Client:
             successor = _plan_id(answer.getheader("Tacit-Successor"))
             return Offered(self._message(Head, answer), answer.getheader("ETag"), successor)
 
+    def head_of(self, version: int) -> Head:
+        """The HEAD of a version that was published."""
+        with self._answer("GET", self.path("heads", str(version))) as answer:
+            return self._message(Head, answer)
+
     def snapshot(self, digest: Digest, size: int) -> bytes:
         """The bytes of a Snapshot: `size` of them, with this SHA-256."""
         with self._answer("GET", self.path("snapshots", digest.hex())) as answer:

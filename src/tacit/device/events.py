@@ -77,6 +77,15 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A Snapshot was judged on all examples of this device, and nothing was trained."""
+
+    version: int
+    seconds: float
+    found: HeldBack
+
+
+@dataclass(frozen=True)
 class Dropped:
     """A visit came to nothing; nothing was sent or spent."""
 
@@ -137,7 +146,21 @@ class Ended:
     accepted: int
 
 
-Event = Joined | Moved | Prepared | Training | Trained | Dropped | Sent | Received | Settled | Expired | Waiting | Ended
+Event = (
+    Joined
+    | Moved
+    | Prepared
+    | Training
+    | Trained
+    | Judged
+    | Dropped
+    | Sent
+    | Received
+    | Settled
+    | Expired
+    | Waiting
+    | Ended
+)
 
 
 def line(event: Event) -> str:
@@ -173,6 +196,12 @@ def line(event: Event) -> str:
         case Trained():
             loss = f"loss {event.first_loss:.3f} to {event.last_loss:.3f}"
             return f"trained: {event.seconds:.2f} s, {loss}{_held_back(event.version, event.held_back)}"
+        case Judged(found=found):
+            right = "" if found.correct is None else f", {found.correct / max(1, found.examples):.1%} of them right"
+            return (
+                f"judged: Snapshot {event.version} in {event.seconds:.2f} s, a loss of {found.loss:.3f} on "
+                f"{found.examples} examples{right}; nothing was trained"
+            )
         case Dropped():
             return f"dropped: the visit to Snapshot {event.version}, {event.reason}; nothing was sent"
         case Sent():

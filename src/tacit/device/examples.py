@@ -59,6 +59,7 @@ class Examples:
     inputs: Mapping[str, Values]  # by field, [n, *shape]
     labels: Values  # [n, *shape of the label], int32 for classes and float32 for numbers
     weights: NDArray[np.float32]  # [n], how much each counts
+    groups: NDArray[np.int64] | None = None  # [n], whose each is; None where each record is for itself
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,7 +67,8 @@ class Examples:
     def take(self, indices: NDArray[np.int64]) -> "Examples":
         """These examples alone, in this order."""
         inputs = {name: values[indices] for name, values in self.inputs.items()}
-        return Examples(inputs, self.labels[indices], self.weights[indices])
+        groups = None if self.groups is None else self.groups[indices]
+        return Examples(inputs, self.labels[indices], self.weights[indices], groups)
 
     def counted(self) -> "Examples":
         """Those that count: their weight is above 0."""
@@ -83,8 +85,14 @@ class Examples:
         return sha.digest()
 
 
-def read_examples(path: Path, inputs: Sequence[Field], label: Field, weight: str | None = None) -> Examples:
-    """The examples at `path`, checked against the fields of a Plan; without a `weight` each counts 1."""
+def read_examples(
+    path: Path, inputs: Sequence[Field], label: Field, weight: str | None = None, group: str | None = None
+) -> Examples:
+    """The examples at `path`, checked against the fields of a Plan; without a `weight` each counts 1.
+
+    `group` names the whole numbers that say whose each is, a patient's for example.
+    """
+    beside = [name for name in (weight, group) if name is not None]
     if not path.exists():
         raise NoExamples(f"there is nothing at {path}; --data names an .npz file, a .csv file or a folder of .npz")
     if path.is_dir():
@@ -92,26 +100,28 @@ def read_examples(path: Path, inputs: Sequence[Field], label: Field, weight: str
         if not files:
             raise NoExamples(f"the folder {path} holds no .npz file")
     elif path.suffix == ".csv":
-        return check_examples(_from_csv(path, inputs, label, weight), inputs, label, str(path), weight=weight)
+        arrays = _from_csv(path, inputs, label, beside)
+        return check_examples(arrays, inputs, label, str(path), weight=weight, group=group)
     elif path.suffix == ".npz":
         files = [path]
     else:
-        arrays = ", ".join(f"{name}=..." for name in _names(inputs, label, weight))
+        arrays = ", ".join(f"{name}=..." for name in _names(inputs, label, beside))
         raise ExamplesUnreadable(
             f"{path} is neither .npz nor .csv nor a folder of .npz; numpy.savez({path.stem!r}, {arrays}) writes one"
         )
-    parts = [_from_npz(file, _names(inputs, label, weight)) for file in files]
+    parts = [_from_npz(file, _names(inputs, label, beside)) for file in files]
     if len(files) == 1 and not path.is_dir():
-        return check_examples(parts[0], inputs, label, str(path), weight=weight)
+        return check_examples(parts[0], inputs, label, str(path), weight=weight, group=group)
     checked: list[Examples] = []
     first = 0
     for file, part in zip(files, parts, strict=True):
-        checked.append(check_examples(_with_first_axis(part, label), inputs, label, str(file), first, weight))
+        checked.append(check_examples(_with_first_axis(part, label), inputs, label, str(file), first, weight, group))
         first += len(checked[-1])
     return Examples(
         {field.name: np.concatenate([part.inputs[field.name] for part in checked]) for field in inputs},
         np.concatenate([part.labels for part in checked]),
         np.concatenate([part.weights for part in checked]),
+        None if group is None else np.concatenate([part.groups for part in checked if part.groups is not None]),
     )
 
 
@@ -122,6 +132,7 @@ def check_examples(
     source: str,
     first: int = 0,
     weight: str | None = None,
+    group: str | None = None,
 ) -> Examples:
     """Arrays by field as checked examples; `first` is the number of the first one, for the messages.
 
@@ -130,11 +141,12 @@ def check_examples(
     >>> len(examples), examples.inputs["x"].dtype, examples.labels.tolist()
     (4, dtype('float32'), [0, 1, 2, 0])
     """
-    names = _names(inputs, label, weight)
+    beside = [name for name in (weight, group) if name is not None]
+    names = _names(inputs, label, beside)
     for name in names:
         if name not in arrays:
             raise FieldMissing(
-                f"{source} has no array {name!r}; this Plan trains on {_described(inputs, label, weight)}"
+                f"{source} has no array {name!r}; this Plan trains on {_described(inputs, label, beside)}"
             )
     counts = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in names}
     if len(set(counts.values())) > 1:
@@ -151,7 +163,19 @@ def check_examples(
             raise ValueRefused(f"a weight of {weights[bad]:g} in example {first + bad} ({weight}, {source})")
         if not weights.any():
             raise ValueRefused(f"every weight is 0, so no example counts ({weight}, {source})")
-    return Examples(checked, _checked(arrays[label.name], label, source, first), weights)
+    groups = None if group is None else _numbers_of_groups(arrays[group], group, source, first)
+    return Examples(checked, _checked(arrays[label.name], label, source, first), weights, groups)
+
+
+def _numbers_of_groups(values: Values, group: str, source: str, first: int) -> NDArray[np.int64]:
+    """Whose each example is. Whole numbers up to 2^53, which every file format keeps exactly."""
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise ValueRefused(f"{group} in {source} holds {values.dtype} {values.shape[1:]}; one whole number an example")
+    bad = ~(np.isfinite(values) & (np.floor(values) == values) & (np.abs(values.astype(np.float64)) <= 2.0**53))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueRefused(f"{values[row]:g} is not a whole number in example {first + row} ({group}, {source})")
+    return values.astype(np.int64)
 
 
 def split(count: int, secret: bytes, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -183,13 +207,24 @@ def shuffled(count: int, secret: bytes, purpose: bytes) -> NDArray[np.int64]:
     return np.argsort(np.frombuffer(drawn, "<u8"), kind="stable").astype(np.int64)
 
 
-def _names(inputs: Sequence[Field], label: Field, weight: str | None) -> list[str]:
-    return [*(field.name for field in inputs), label.name, *([weight] if weight is not None else [])]
+def split_examples(examples: Examples, secret: bytes, share: float) -> tuple[Examples, Examples]:
+    """The examples that train and those that validate; all of one group are on the same side."""
+    if examples.groups is None:
+        training, validation = split(len(examples), secret, share)
+        return examples.take(training), examples.take(validation)
+    numbers = np.unique(examples.groups)
+    _, held = split(len(numbers), secret, share)
+    validates = np.isin(examples.groups, numbers[held])
+    return examples.take(np.flatnonzero(~validates)), examples.take(np.flatnonzero(validates))
 
 
-def _described(inputs: Sequence[Field], label: Field, weight: str | None) -> str:
+def _names(inputs: Sequence[Field], label: Field, beside: Sequence[str]) -> list[str]:
+    return [*(field.name for field in inputs), label.name, *beside]
+
+
+def _described(inputs: Sequence[Field], label: Field, beside: Sequence[str]) -> str:
     listed = [f"{field.name} {field.shape or '()'}" for field in (*inputs, label)]
-    return ", ".join([*listed, *([f"{weight} ()"] if weight is not None else [])])
+    return ", ".join([*listed, *(f"{name} ()" for name in beside)])
 
 
 def _checked(values: Values, field: Field, source: str, first: int) -> Values:
@@ -261,27 +296,27 @@ def _with_first_axis(arrays: Mapping[str, Values], label: Field) -> Mapping[str,
     return {name: values[None] for name, values in arrays.items()}
 
 
-def _from_csv(path: Path, inputs: Sequence[Field], label: Field, weight: str | None) -> dict[str, Values]:
+def _from_csv(path: Path, inputs: Sequence[Field], label: Field, beside: Sequence[str]) -> dict[str, Values]:
     if len(inputs) != 1 or len(inputs[0].shape) != 1 or label.shape not in ((), (1,)):
         raise ExamplesUnreadable(
             f"{path}: a .csv holds one row of numbers an example, and this Plan trains on "
-            f"{_described(inputs, label, weight)}; give an .npz with these arrays"
+            f"{_described(inputs, label, beside)}; give an .npz with these arrays"
         )
     width = inputs[0].shape[0]
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
             header = [name.strip() for name in next(rows, list[str]())]
-            named = [label.name, *([weight] if weight is not None else [])]
+            named = [label.name, *beside]
             for name in named:
                 if header.count(name) != 1:
-                    what = "label" if name == label.name else "weight"
-                    raise FieldMissing(f"{path} has no column {name!r} for the {what}; its first line names {header}")
+                    what = " for the label" if name == label.name else ""
+                    raise FieldMissing(f"{path} has no column {name!r}{what}; its first line names {header}")
             at = [header.index(name) for name in named]
             if len(header) - len(at) != width:
-                beside = " and ".join(map(repr, named))
+                listed = " and ".join(map(repr, named))
                 raise ExampleMisshaped(
-                    f"{path} has {len(header) - len(at)} columns beside {beside}, this Plan trains on {width}"
+                    f"{path} has {len(header) - len(at)} columns beside {listed}, this Plan trains on {width}"
                 )
             features: list[list[float]] = []
             apart: list[list[float]] = []

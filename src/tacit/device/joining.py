@@ -21,12 +21,13 @@ from tacit.errors import InputError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.chain import broken_succession, prefix_digest
+from tacit.plan.claim import claim
 from tacit.plan.manifest import Manifest
-from tacit.privacy.account import Statement, epsilon_of_mu, epsilon_text, statement
+from tacit.privacy.account import Statement, epsilon_of_mu, epsilon_text
 from tacit.privacy.trust import Trust, trust_of
 from tacit.wire.codes import Refusal
 from tacit.wire.ids import DeviceKey, Lineage, PlanId
-from tacit.wire.keys import SigningKey, device_seed, hedge_key
+from tacit.wire.keys import SigningKey, cohort, device_seed, hedge_key
 from tacit.wire.messages import Credential, decode, encode
 from tacit.wire.signed import check_credential, sign_enrol
 
@@ -60,6 +61,17 @@ class PlanOverBudget(InputError):
         )
 
 
+class UnitsApart(InputError):
+    """What this home has spent says nothing of those whom the Plan protects; nothing was run."""
+
+    def __init__(self, plan: str, unit: str):
+        super().__init__(
+            f"Plan {plan} counts what it costs each {unit}, and this home has taken part in Plans that count for "
+            f"something smaller and bound nothing for a {unit}; nothing was run. Say --accept-epsilon any if that is "
+            f"right, or keep Plans that protect a {unit} in a --home of their own from the start"
+        )
+
+
 class AnotherCharter(InputError):
     """What goes on from here is under another charter, so the owner is asked again."""
 
@@ -69,6 +81,26 @@ class AnotherCharter(InputError):
             f"another charter: {after.charter.purpose}. Nothing was run. If you agree, join it: tacit join '{link}' "
             "--data FILE"
         )
+
+
+class OfAnotherCohort(InputError):
+    """The charter has an evaluation cohort, and this Plan is for those on the other side of it; nothing was run."""
+
+    def __init__(self, plan: Plan, judges: bool):
+        self.judges = judges
+        if judges:
+            said = (
+                f"this device is in the evaluation cohort of {plan.charter.title}, {plan.charter.evaluators} in a "
+                f"hundred by lot: it judges Snapshots and does not train, so Plan {plan.name} was not joined. If there "
+                "is an evaluation Plan, join that one: ask whoever gave you the link"
+            )
+        else:
+            said = (
+                f"Plan {plan.name} is for the evaluation cohort of {plan.charter.title}, {plan.charter.evaluators} "
+                "devices in a hundred by lot, and this device is one of those that train; it was not joined, and you "
+                "need do nothing"
+            )
+        super().__init__(said)
 
 
 class EnrolmentRefused(InputError):
@@ -104,6 +136,7 @@ class Membership:
 def promise(said: Statement) -> str:
     """What a Plan promises its devices. Its ε is not that of one Update, nor what has been spent so far.
 
+    >>> from tacit.privacy.account import statement
     >>> promise(statement(1.0, 1e-7, trust=Trust.TWO_PARTY)).split(" for ")[0]
     "Over the Plan's whole life, at most: ε = 5.35 at δ = 1e-07"
     """
@@ -176,17 +209,18 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
     manifest = plan.manifest
     if now >= manifest.limits.expires_at:
         raise PlanRefused(f"Plan {plan.name} has expired; nothing was run. Ask its author for a newer one")
-    if manifest.participation.cohort != "train":
-        raise PlanRefused(f"Plan {plan.name} is for evaluation, which this tacit does not do; nothing was run")
+    check_cohort(plan, ledger.root_secret)
     # What it says; what it takes is asked of the engine (`tacit.device.playing`).
     needs = max(manifest.program.resources.training_bytes, manifest.limits.max_memory)
     if needs > settings.memory:
         raise PlanOverMemory(plan.name, needs, settings.memory)
     mu2_most = MU2_DEVICE_MAX if settings.allow_mu2 is None else settings.allow_mu2
-    elsewhere = ledger.mu2_spent() - ledger.spent_in(plan.lineage)
+    elsewhere = ledger.mu2_spent(manifest.noise.unit) - ledger.spent_in(plan.lineage)
     wants = manifest.mu2_life
     trust = trust_of([card.sig_pk for card in manifest.keyholders], settings.operators)
-    said = statement(wants**0.5, manifest.noise.delta, trust=trust, unit=manifest.noise.unit)
+    said = claim(manifest, wants, trust)
+    if elsewhere == math.inf > mu2_most:
+        raise UnitsApart(plan.name, manifest.noise.unit)
     if elsewhere + wants > mu2_most * (1 + 1e-9):
         raise PlanOverBudget(plan.name, said, elsewhere, mu2_most)
     secret = ledger.root_secret
@@ -199,6 +233,17 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
         trust,
         said,
     )
+
+
+def check_cohort(plan: Plan, root_secret: bytes) -> None:
+    """OfAnotherCohort where the Plan is not for this device's side of its charter.
+
+    The population is everybody who has to do with one author, so that a device is on one side in all of an author's
+    Plans: a new charter, or a Task compiled again, does not draw the lots anew (docs/decisions/0036).
+    """
+    judges = cohort(root_secret, plan.author) < plan.charter.evaluators
+    if judges != (plan.manifest.participation.cohort == "eval"):
+        raise OfAnotherCohort(plan, judges)
 
 
 def current_credential(member: Membership, ledger: Ledger, client: Client, invitation: str, now: float) -> Credential:

@@ -12,9 +12,10 @@ still on their way: masked and sealed, as they will leave. It never holds a delt
 a hash of one: that would let whoever has the file later put a guess to the test.
 """
 
+import math
 import os
 import sqlite3
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,10 @@ from tacit.device.participation import (
 from tacit.durable import make_folder
 from tacit.errors import InputError, TacitError
 from tacit.faults import crash_point
-from tacit.plan.manifest import Continues
+from tacit.plan.manifest import Continues, Unit
 from tacit.wire.ids import Digest, PlanId, UpdateId
 
-FORMAT = 2
+FORMAT = 3
 FILE = "ledger.sqlite"
 MU2_DEVICE_MAX = 2.03  # over all Plans of this device, for its life: ε = 8 at this δ
 DELTA = 1e-7
@@ -84,6 +85,8 @@ _CHAIN = (
     "began INTEGER NOT NULL DEFAULT 0",
     "succeeded_by BLOB",
 )
+_UNIT = "unit TEXT NOT NULL DEFAULT 'device'"  # since format 3: whom the Plan's debits are for
+
 
 # Which states may come directly before a state. A step that finds another one is refused.
 _BEFORE: dict[str, tuple[str, ...]] = {
@@ -94,6 +97,24 @@ _BEFORE: dict[str, tuple[str, ...]] = {
     "Settled": ("Sent", "Receipted"),
     "Expired": ("Debited", "Sent", "Receipted"),
 }
+
+
+def towards(unit: Unit, spent: Mapping[Unit, float]) -> float:
+    """The μ² that spends by unit come to for one `unit` here.
+
+    What belongs to a patient reaches a device's Update, or a record a patient's part of a sum, by way of a whole that
+    is clipped: without it the whole may be any other, which is twice as far as nothing, so four times the μ². The other
+    way nothing is known: a device may hold any number of patients.
+
+    >>> towards("patient", {"device": 0.5, "patient": 1.0}), towards("device", {"patient": 1.0})
+    (3.0, inf)
+    """
+    order: list[Unit] = ["record", "patient", "device"]
+    total = 0.0
+    for other, mu2 in spent.items():
+        wider = order.index(other) - order.index(unit)
+        total += mu2 if wider == 0 or mu2 == 0 else 4 * mu2 if wider > 0 else math.inf
+    return total
 
 
 class LedgerBroken(TacitError):
@@ -134,7 +155,7 @@ class Standing:
     landings_used: int  # in its chain of Plans
     landings_here: int  # of them in this Plan itself
     mu2_spent: float  # by its chain
-    mu2_device: float  # by all Plans
+    mu2_device: float  # by all Plans, for one of this Plan's unit
     next_ok_version: int
     unanswered: int  # in the outbox
     unsettled: int  # in the outbox, or receipted and not yet opened
@@ -160,6 +181,7 @@ class PlanStatus:
     continues: PlanId | None
     began: int  # the Snapshot of that Plan from which this one starts
     succeeded_by: PlanId | None
+    unit: Unit
 
 
 @dataclass(frozen=True)
@@ -248,16 +270,22 @@ class Ledger:
         charter: bytes = b"",
         device_class: str = "",
         mu2_life: float | None = None,
+        shared: float | None = None,
         continues: Continues | None = None,
         now: int = 0,
+        unit: Unit = "device",
     ) -> None:
         """Remembers a Plan with its author. A Plan once pinned keeps its author.
+
+        Of one charter a device takes part in one chain of Plans; where `shared` is given, in several that may together
+        cost so much μ².
 
         Where it continues one that this device is in, the device moves over to it with this: what was never answered
         there has expired, and what it cost stays spent.
         """
         with self._transaction() as run:
-            self._check_chain(run, plan_id, author, lineage, charter, continues)
+            self._check_charter(run, plan_id, lineage, charter, mu2_life, shared)
+            self._check_chain(run, plan_id, author, lineage, continues)
             before = run("SELECT author FROM plan WHERE plan_id = ?", plan_id).fetchone()
             if before is not None and before[0] != author:
                 raise StepRefused(
@@ -266,7 +294,7 @@ class Ledger:
                 )
             run(
                 "INSERT INTO plan (plan_id, author, lineage, title, server, landings, delta,"
-                " charter, device_class, mu2_life, continues, began) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+                " charter, device_class, mu2_life, continues, began, unit) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
                 " ON CONFLICT (plan_id) DO UPDATE SET server = excluded.server, forgotten = 0,"
                 " charter = excluded.charter, device_class = excluded.device_class, mu2_life = excluded.mu2_life",
                 plan_id,
@@ -281,11 +309,45 @@ class Ledger:
                 mu2_life,
                 None if continues is None else continues.plan_id,
                 0 if continues is None else continues.version,
+                unit,
             )
             if continues is not None:
                 run("UPDATE plan SET succeeded_by = ? WHERE plan_id = ?", plan_id, continues.plan_id)
                 self._end_unanswered(run, continues.plan_id, f"Plan {plan_id.hex()[:8]} continues its Plan", now)
                 crash_point("device.move.before_commit")
+
+    def _check_charter(
+        self,
+        run: Callable[..., sqlite3.Cursor],
+        plan_id: PlanId,
+        lineage: bytes,
+        charter: bytes,
+        mu2_life: float | None,
+        shared: float | None,
+    ) -> None:
+        others = run(
+            "SELECT plan_id, title, max(mu2_life) FROM plan WHERE charter = ?1 AND charter != x'' AND lineage != ?2 AND"
+            " (NOT forgotten OR EXISTS (SELECT 1 FROM participation WHERE plan_id = plan.plan_id AND mu2 IS NOT NULL))"
+            " GROUP BY lineage",
+            charter,
+            lineage,
+        ).fetchall()
+        if not others:
+            return
+        taken = sum(other[2] or 0.0 for other in others)
+        if shared is not None and mu2_life is not None:
+            if taken + mu2_life <= shared * (1 + 1e-9):
+                return
+            raise SecondOfACharter(
+                f"Plan {plan_id.hex()[:8]} may cost μ² = {mu2_life:.4g}; of the {shared:.4g} that a device may spend "
+                f"under its charter the Plans that this one is in may take {taken:.4g}, so it was not joined"
+            )
+        other = others[0]
+        raise SecondOfACharter(
+            f"this device takes part in Plan {other[0].hex()[:8]} ({other[1]}), and of one charter a device takes "
+            f"part in one Plan and those that continue it; Plan {plan_id.hex()[:8]} was not joined. If nothing was "
+            f"sent there yet, `tacit device forget --plan {other[0].hex()[:8]}` makes room"
+        )
 
     def _check_chain(
         self,
@@ -293,21 +355,8 @@ class Ledger:
         plan_id: PlanId,
         author: bytes,
         lineage: bytes,
-        charter: bytes,
         continues: Continues | None,
     ) -> None:
-        other = run(
-            "SELECT plan_id, title FROM plan WHERE charter = ?1 AND charter != x'' AND lineage != ?2 AND (NOT forgotten"
-            " OR EXISTS (SELECT 1 FROM participation WHERE plan_id = plan.plan_id AND mu2 IS NOT NULL))",
-            charter,
-            lineage,
-        ).fetchone()
-        if other is not None:
-            raise SecondOfACharter(
-                f"this device takes part in Plan {other[0].hex()[:8]} ({other[1]}), and of one charter a device takes "
-                f"part in one Plan and those that continue it; Plan {plan_id.hex()[:8]} was not joined. If nothing was "
-                f"sent there yet, `tacit device forget --plan {other[0].hex()[:8]}` makes room"
-            )
         if run("SELECT 1 FROM plan WHERE lineage = ? AND author != ?", lineage, author).fetchone() is not None:
             raise StepRefused(
                 f"Plan {plan_id.hex()[:8]} says that it belongs to a chain of Plans of another author; it was not "
@@ -356,8 +405,23 @@ class Ledger:
     # -- Participations ------------------------------------------------------------------------------
 
     def offer(self, plan_id: PlanId, version: int, head_hash: Digest, now: int) -> Offered:
-        """A participation begins."""
+        """A participation begins. One that came to nothing after it was paid for begins again."""
         with self._transaction() as run:
+            paid = run(
+                "SELECT number FROM participation WHERE plan_id = ? AND state IN ('Offered','Trained')"
+                " AND mu2 IS NOT NULL",
+                plan_id,
+            ).fetchone()
+            if paid is not None:
+                run(
+                    "UPDATE participation SET version = ?, head_hash = ?, state = 'Offered', changed_at = ?"
+                    " WHERE number = ?",
+                    version,
+                    head_hash,
+                    now,
+                    paid[0],
+                )
+                return Offered(Offer(paid[0], plan_id, version, head_hash))
             number = run(
                 "INSERT INTO participation (plan_id, version, head_hash, state, changed_at) VALUES (?,?,?,'Offered',?)",
                 plan_id,
@@ -368,29 +432,42 @@ class Ledger:
             assert number is not None  # an INSERT into a rowid table sets it
         return Offered(Offer(number, plan_id, version, head_hash))
 
+    def pay(self, state: Offered, mu2: float, mu2_most: float = MU2_DEVICE_MAX) -> None:
+        """Spends the budget of one landing before its training begins; durable on return.
+
+        Where training comes to nothing, or the process dies, what was paid stays paid: it is for the next Update that
+        this Plan makes here, and for one only.
+        """
+        with self._transaction() as run:
+            self._check_caps(run, state.offer, mu2, mu2_most)
+            run("UPDATE participation SET mu2 = ? WHERE number = ?", mu2, state.offer.number)
+        crash_point("device.paid")
+
     def debit(self, state: Debited, upload: bytes, now: int, mu2_most: float = MU2_DEVICE_MAX) -> None:
         """Spends the budget and puts the bytes into the outbox, in one transaction that is durable on return.
 
         Refused if the device's cap, the Plan's landings or its next version do not allow it.
         """
-        debt, offer = state.debt, state.offer
         with self._transaction() as run:
-            standing = self.standing(offer.plan_id)
-            row = run("SELECT landings, mu2_life FROM plan WHERE plan_id = ?", offer.plan_id).fetchone()
-            if standing.landings_used >= row[0]:
-                raise StepRefused(f"all {row[0]} landings of this Plan are used; no Update was made")
-            if offer.version < standing.next_ok_version:
-                raise StepRefused(
-                    f"this Plan may be trained again from Snapshot {standing.next_ok_version}, and this is "
-                    f"{offer.version}; no Update was made"
-                )
-            # The caps are compared with a hair's room: sums of equal debits round in their last bit.
-            if row[1] is not None and not standing.mu2_spent + debt.mu2 <= row[1] * (1 + 1e-9):
-                raise BudgetRefused(standing.mu2_spent, debt.mu2, row[1])
-            if not standing.mu2_device + debt.mu2 <= mu2_most * (1 + 1e-9):
-                raise BudgetRefused(standing.mu2_device, debt.mu2, mu2_most)
+            self._check_caps(run, state.offer, state.debt.mu2, mu2_most)
             self._move(run, state, now)
-            run("INSERT INTO outbox VALUES (?,?)", offer.number, upload)
+            run("INSERT INTO outbox VALUES (?,?)", state.offer.number, upload)
+
+    def _check_caps(self, run: Callable[..., sqlite3.Cursor], offer: Offer, mu2: float, mu2_most: float) -> None:
+        standing = self.standing(offer.plan_id)
+        row = run("SELECT landings, mu2_life FROM plan WHERE plan_id = ?", offer.plan_id).fetchone()
+        if standing.landings_used >= row[0]:
+            raise StepRefused(f"all {row[0]} landings of this Plan are used; no Update was made")
+        if offer.version < standing.next_ok_version:
+            raise StepRefused(
+                f"this Plan may be trained again from Snapshot {standing.next_ok_version}, and this is "
+                f"{offer.version}; no Update was made"
+            )
+        # The caps are compared with a hair's room: sums of equal debits round in their last bit.
+        if row[1] is not None and not standing.mu2_spent + mu2 <= row[1] * (1 + 1e-9):
+            raise BudgetRefused(standing.mu2_spent, mu2, row[1])
+        if not standing.mu2_device + mu2 <= mu2_most * (1 + 1e-9):
+            raise BudgetRefused(standing.mu2_device, mu2, mu2_most)
 
     def move(self, state: Trained | Sent | Receipted | Settled | Expired, now: int) -> None:
         """Records a step. From a receipt or an end on, the bytes of the Update are erased."""
@@ -400,15 +477,15 @@ class Ledger:
                 run("DELETE FROM outbox WHERE number = ?", state.offer.number)
 
     def drop(self, state: Offered | Trained) -> None:
-        """Ends a participation that cost nothing: the visit failed or was stopped."""
+        """Ends a participation that cost nothing: the visit failed or was stopped. One that is paid for waits."""
         self._run(
-            "DELETE FROM participation WHERE number = ? AND state IN ('Offered','Trained')",
+            "DELETE FROM participation WHERE number = ? AND state IN ('Offered','Trained') AND mu2 IS NULL",
             state.offer.number,
         )
 
     def drop_unfinished(self) -> int:
         """After a crash: participations without an Update are gone, and the number of them is returned."""
-        return self._run("DELETE FROM participation WHERE state IN ('Offered','Trained')").rowcount
+        return self._run("DELETE FROM participation WHERE state IN ('Offered','Trained') AND mu2 IS NULL").rowcount
 
     def unanswered(self, plan_id: PlanId) -> list[Unanswered]:
         """What is in the outbox, oldest first."""
@@ -423,15 +500,21 @@ class Ledger:
         return self._run("SELECT upload FROM outbox WHERE number = ?", state.offer.number).fetchone()[0]
 
     def standing(self, plan_id: PlanId) -> Standing:
-        """Counts and sums. Whatever has a debt counts, whether it arrived or not."""
+        """Counts and sums. Whatever has a debt counts, whether it arrived or not.
+
+        What is paid for and not made yet counts everywhere but in its own chain of Plans: there it is the next debit.
+        """
         used, spent = self._run(
             "SELECT count(mu2), total(mu2) FROM participation WHERE plan_id IN (SELECT plan_id FROM plan"
-            " WHERE lineage = (SELECT lineage FROM plan WHERE plan_id = ?))",
+            " WHERE lineage = (SELECT lineage FROM plan WHERE plan_id = ?)) AND state NOT IN ('Offered','Trained')",
             plan_id,
         ).fetchone()
-        (here,) = self._run("SELECT count(mu2) FROM participation WHERE plan_id = ?", plan_id).fetchone()
+        (here,) = self._run(
+            "SELECT count(mu2) FROM participation WHERE plan_id = ? AND state NOT IN ('Offered','Trained')", plan_id
+        ).fetchone()
         next_ok = self._next_ok(plan_id)
-        (device,) = self._run("SELECT total(mu2) FROM participation").fetchone()
+        row = self._run("SELECT unit, lineage FROM plan WHERE plan_id = ?", plan_id).fetchone()
+        device = 0.0 if row is None else towards(row[0], self.spent_by_unit(but_for=row[1]))
         counts = dict(self._run("SELECT state, count(*) FROM participation WHERE plan_id = ? GROUP BY state", plan_id))
         unanswered = counts.get("Debited", 0) + counts.get("Sent", 0)
         unsettled = unanswered + counts.get("Receipted", 0)
@@ -443,6 +526,16 @@ class Ledger:
             "SELECT total(mu2) FROM participation WHERE plan_id IN (SELECT plan_id FROM plan WHERE lineage = ?)",
             lineage,
         ).fetchone()[0]
+
+    def spent_by_unit(self, but_for: bytes = b"") -> dict[Unit, float]:
+        """Σμ² of all Plans, by whom they protect; without what is paid and not yet made in the lineage `but_for`."""
+        return dict(
+            self._run(
+                "SELECT unit, total(mu2) FROM participation JOIN plan USING (plan_id)"
+                " WHERE mu2 IS NOT NULL AND NOT (state IN ('Offered','Trained') AND lineage = ?) GROUP BY unit",
+                but_for,
+            )
+        )
 
     def _next_ok(self, plan_id: PlanId) -> int:
         """The first version of this Plan from which its chain may be trained again."""
@@ -467,10 +560,10 @@ class Ledger:
         """Every Plan this device has joined, in the order of joining."""
         rows = self._run(
             "SELECT plan_id, title, server, author, landings, delta, forgotten, device_class, continues, began,"
-            " succeeded_by FROM plan ORDER BY rowid"
+            " succeeded_by, unit FROM plan ORDER BY rowid"
         ).fetchall()
         found: list[PlanStatus] = []
-        for plan_id, title, server, author, landings, delta, forgotten, of_class, continues, began, successor in rows:
+        for plan_id, title, server, author, landings, delta, forgotten, of_class, continues, *more in rows:
             counts = dict(
                 self._run("SELECT state, count(*) FROM participation WHERE plan_id = ? GROUP BY state", plan_id)
             )
@@ -490,8 +583,7 @@ class Ledger:
                     bool(forgotten),
                     of_class,
                     continues,
-                    began,
-                    successor,
+                    *more,
                 )
             )
         return found
@@ -500,15 +592,15 @@ class Ledger:
         """Every Update that was made here, oldest first."""
         rows = self._run(
             "SELECT number, plan_id, version, state, made_at, changed_at, update_id, update_hash, size, mu2, receipt,"
-            " opened_in, reason FROM participation WHERE mu2 IS NOT NULL AND (?1 IS NULL OR plan_id = ?1)"
+            " opened_in, reason FROM participation WHERE update_id IS NOT NULL AND (?1 IS NULL OR plan_id = ?1)"
             " ORDER BY number",
             plan_id,
         )
         return [ReceiptLine(*row) for row in rows]
 
-    def mu2_spent(self) -> float:
-        """Σμ² of every Update ever made here. Nothing but erasing the home lowers it."""
-        return self._run("SELECT total(mu2) FROM participation").fetchone()[0]
+    def mu2_spent(self, unit: Unit = "device") -> float:
+        """Σμ² of every Update ever made or paid for here, for one `unit`. Nothing but erasing the home lowers it."""
+        return towards(unit, self.spent_by_unit())
 
     def forget(self, plan_id: PlanId, now: int) -> int:
         """Ends a Plan: outbox and credential are erased, debits stay. Returns how many Updates were erased."""
@@ -521,7 +613,7 @@ class Ledger:
     def _end_unanswered(self, run: Callable[..., sqlite3.Cursor], plan_id: bytes, reason: str, now: int) -> int:
         """Nothing more of this Plan leaves. Returns how many Updates that ends."""
         run("DELETE FROM outbox WHERE number IN (SELECT number FROM participation WHERE plan_id = ?)", plan_id)
-        run("DELETE FROM participation WHERE plan_id = ? AND state IN ('Offered','Trained')", plan_id)
+        run("DELETE FROM participation WHERE plan_id = ? AND state IN ('Offered','Trained') AND mu2 IS NULL", plan_id)
         return run(
             "UPDATE participation SET state = 'Expired', reason = ?, changed_at = ?"
             " WHERE plan_id = ? AND state IN ('Debited','Sent')",
@@ -604,16 +696,16 @@ def _prepared(database: sqlite3.Connection, random: Callable[[int], bytes]) -> b
         # One transaction, so that a file with tables always has its secret.
         secret = random(32)
         database.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.replace("{chain}", "".join(f", {column}" for column in _CHAIN)).split(";"):
+        for statement in _SCHEMA.replace("{chain}", "".join(f", {column}" for column in (*_CHAIN, _UNIT))).split(";"):
             database.execute(statement)
         database.execute("INSERT INTO device VALUES (1, ?, ?)", (secret, FORMAT))
         database.execute("COMMIT")
     secret, version = database.execute("SELECT root_secret, format FROM device").fetchone()
-    if version == 1:
+    if version in (1, 2):
         database.execute("BEGIN IMMEDIATE")
         # Another process may have come first.
-        if database.execute("UPDATE device SET format = ? WHERE format = 1", (FORMAT,)).rowcount:
-            for column in _CHAIN:
+        if database.execute("UPDATE device SET format = ? WHERE format = ?", (FORMAT, version)).rowcount:
+            for column in (*_CHAIN, _UNIT) if version == 1 else (_UNIT,):
                 database.execute(f"ALTER TABLE plan ADD COLUMN {column}")
         database.execute("COMMIT")
     elif version != FORMAT:

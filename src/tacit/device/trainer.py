@@ -18,10 +18,12 @@ from tacit.device.decision import debit_of, next_ok_version
 from tacit.device.events import Event
 from tacit.device.examples import Examples
 from tacit.device.joining import Membership, current_credential
+from tacit.device.judging import judge
 from tacit.device.kept import Kept, load_kept, save_kept
 from tacit.device.ledger import Ledger
 from tacit.device.participation import Debited, Debt, Offered, Trained, debited, trained
 from tacit.device.settings import JoinSettings
+from tacit.device.silo import train_groups
 from tacit.device.update import make_update
 from tacit.device.visit import Diverged, Rows, Stopped, minibatches, train
 from tacit.device.world import AskedToStop, World
@@ -29,6 +31,8 @@ from tacit.engine.player import Player
 from tacit.errors import InputError, TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import decode_snapshot
+from tacit.plan.manifest import OnDevice
+from tacit.privacy.groups import members
 from tacit.wire.ids import Digest
 from tacit.wire.messages import Credential, Head, encode, update_hash
 
@@ -95,8 +99,11 @@ class Trainer:
     ):
         self._member, self._settings = member, settings
         self._validation, self._labels, self._weights = validation, training.labels, training.weights
+        each = np.arange(len(training), dtype=np.int64) if training.groups is None else training.groups
+        self._groups = members(each)
         self._ledger, self._client, self._report, self._world = ledger, client, report, world
         self._player = player
+        self._judged = training if member.manifest.evaluation is not None else None
         self._rows = self._prepared(training)
 
     def visit(self, head: Head, head_hash: Digest, newest: Callable[[], int]) -> Debited | Dropped:
@@ -110,9 +117,13 @@ class Trainer:
             self._member, self._ledger, self._client, self._settings.invitation, self._world.now()
         )
         d = manifest.program.d
-        snapshot = decode_snapshot(self._client.snapshot(head.snapshot_hash, 4 * d), d)
+        snapshot = decode_snapshot(self._client.snapshot(head.snapshot_hash, manifest.snapshot_bytes)[: 4 * d], d)
         offered = self._ledger.offer(self._member.plan_id, version, head_hash, self._world.second())
         try:
+            if isinstance(manifest.noise.mechanism, OnDevice):
+                # Whatever becomes of a visit whose noise is drawn here, its groups have paid for it.
+                debit = debit_of(manifest, self._ledger.standing(self._member.plan_id))
+                self._ledger.pay(offered, debit, self._member.mu2_most)
             outcome = self._trained(offered, snapshot)
             if isinstance(outcome, Dropped):
                 self._ledger.drop(offered)
@@ -134,24 +145,52 @@ class Trainer:
         manifest, version, world = self._member.manifest, offered.offer.version, self._world
         watch = _Watch(world, manifest.limits.max_seconds)
         too_slow = Dropped(version, f"it took more than the {manifest.limits.max_seconds} s of this Plan", True)
+        if manifest.evaluation is not None and self._judged is not None:
+            judgement = judge(self._player, self._judged, manifest.evaluation, snapshot, watch.over)
+            if isinstance(judgement, Stopped):
+                return too_slow
+            after = trained(offered)
+            self._ledger.move(after, world.second())
+            found = events.HeldBack(len(self._judged), judgement.loss, judgement.correct)
+            self._report(events.Judged(version, watch.worked(), found))
+            return after, judgement.said
         held = self._held_back(snapshot, watch)
         if held is None:
             return too_slow
         evaluated = watch.worked()
-        steps = len(minibatches(len(self._labels), manifest.local, version, b""))
-        self._report(events.Training(version, len(self._labels), steps))
-        outcome = train(
-            self._player,
-            self._rows,
-            self._labels,
-            self._weights,
-            manifest,
-            snapshot,
-            version,
-            self._member.order_secret,
-            watch.over,
-            lambda: watch.pause(self._settings.pace),
+        on_device = isinstance(manifest.noise.mechanism, OnDevice)
+        counted = len(self._groups) if on_device else len(self._labels)
+        self._report(
+            events.Training(version, len(self._labels), len(minibatches(counted, manifest.local, version, b"")))
         )
+        order, pause = self._member.order_secret, lambda: watch.pause(self._settings.pace)
+        if on_device:
+            outcome = train_groups(
+                self._player,
+                self._rows,
+                self._labels,
+                self._groups,
+                manifest,
+                snapshot,
+                version,
+                order,
+                world.random,
+                watch.over,
+                pause,
+            )
+        else:
+            outcome = train(
+                self._player,
+                self._rows,
+                self._labels,
+                self._weights,
+                manifest,
+                snapshot,
+                version,
+                order,
+                watch.over,
+                pause,
+            )
         if isinstance(outcome, Stopped):
             return too_slow
         if isinstance(outcome, Diverged):
@@ -216,7 +255,7 @@ class Trainer:
     def _prepared(self, training: Examples) -> Rows:
         """What every step starts from: the prefix's results where the Plan has a prefix, else the inputs."""
         tensors, home = self._member.manifest.program.kept, self._settings.home
-        if not tensors:
+        if not tensors or self._judged is not None:
             return training.inputs
         if len(training) * sum(tensor.example_bytes for tensor in tensors) > self._settings.memory:
             return training.inputs  # then the prefix is played anew at every step: slower, and within the limit

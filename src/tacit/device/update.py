@@ -1,4 +1,4 @@
-"""A delta becomes an Update: clipped, quantised, masked, sealed, signed. Pure, and in this order only.
+"""A delta becomes an Update: clipped, rotated, quantised, masked, sealed, signed. Pure, and in this order only.
 
 `random` is asked for the Update's id, for the roundings and for the seeds, so the same bytes give the same
 payload. (The seals differ all the same: the library draws their ephemeral keys itself.)
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tacit.codec.quantise import quantise
 from tacit.codec.ring import pack
+from tacit.codec.rotate import rotate
 from tacit.plan.manifest import Manifest
 from tacit.privacy.clip import clip
 from tacit.privacy.mask import draw_seed, hash_of_integers, mask_key, masked
@@ -35,11 +36,13 @@ def make_update(
     random: Callable[[int], bytes],
 ) -> Upload:
     """What leaves for this delta. `NotFinite` if a value is NaN or infinite: then nothing leaves."""
-    if delta.shape != (manifest.program.d,):
-        raise ValueError(f"a delta of this Plan has {manifest.program.d} values, this one {delta.shape}")
+    if delta.shape != (manifest.values,):
+        raise ValueError(f"a delta of this Plan has {manifest.values} values, this one {delta.shape}")
     quantisation = manifest.quantisation
-    clipped = clip(delta, quantisation.clip)
-    integers = quantise(clipped.values, quantisation.clip, quantisation.q, quantisation.q_in, random)
+    values = clip(delta, quantisation.clip).values
+    if quantisation.rotation == "hadamard/1":
+        values = rotate(values, manifest.charter_id)
+    integers = quantise(values, quantisation.clip, quantisation.q, quantisation.q_in, random)
     update_id = UpdateId(random(16))
     q_hash = hash_of_integers(integers)  # goes into the seeds and is not kept: it would bear witness to the delta
     seeds = [draw_seed(random, hedge_key, j, update_id, q_hash) for j, _ in enumerate(manifest.keyholders, start=1)]

@@ -150,6 +150,15 @@ class Player:
         """The minibatch's gradient so far, in the Plan's order."""
         return self._flat(Region.GRADIENT)
 
+    def give_gradient(self, gradient: NDArray[np.float32]) -> None:
+        """Puts these values, in the Plan's order, where the minibatch's gradient stands: `apply` takes them off."""
+        if gradient.shape != (self._program.d,):
+            raise InputError(f"this gradient has {gradient.size} values and the Plan has {self._program.d}")
+        self._memory[Region.GRADIENT][:] = 0  # what pads the panels too
+        places, panels_of_all = self._program.places, self._memory[Region.GRADIENT].view(np.float32)
+        for flat, panels in sides(places, gradient, panels_of_all):
+            panels[...] = flat
+
     def _flat(self, region: Region) -> NDArray[np.float32]:
         values = np.empty(self._program.d, np.float32)
         for flat, panels in sides(self._program.places, values, self._memory[region].view(np.float32)):
@@ -309,24 +318,31 @@ class Player:
         """
         n = self._count(inputs)
         weighing = np.ones(n, np.float32) if weights is None else weights
-        for what, count in (("labels", len(labels)), ("weights", len(weighing))):
-            if count != n:
-                raise WrongExamples(f"there are {count} {what} and {n} examples")
+        if len(weighing) != n:
+            raise WrongExamples(f"there are {len(weighing)} weights and {n} examples")
         _check_weights(weighing)
-        loss, right = 0.0, 0.0
+        scores = self.scores(inputs, labels, weighing)
+        return float(scores[:, 0] @ weighing), float(scores[:, 1].sum()), int(np.count_nonzero(weighing))
 
-        def add(start: int, count: int) -> None:
-            nonlocal loss, right
-            scores = self._output(2)[:count].astype(np.float64)
-            loss += float(scores[:, 0] @ weighing[start : start + count])
-            right += float(scores[:, 1].sum())
+    def scores(
+        self, inputs: Inputs, labels: NDArray[Any], weights: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float64]:
+        """Of each example its loss, and whether it is right: [n, 2]. What has the weight 0 is not right."""
+        n = self._count(inputs)
+        weighing = np.ones(n, np.float32) if weights is None else weights
+        if len(labels) != n:
+            raise WrongExamples(f"there are {len(labels)} labels and {n} examples")
+        found = np.empty((n, 2))
+
+        def take(start: int, count: int) -> None:
+            found[start : start + count] = self._output(2)[:count]
 
         def label(start: int, count: int) -> None:
             self._label(labels[start : start + count])
             self._weigh(weighing[start : start + count])
 
-        self._run(Kind.EVALUATE, inputs, label, add)
-        return loss, right, int(np.count_nonzero(weighing))
+        self._run(Kind.EVALUATE, inputs, label, take)
+        return found
 
     def predict(self, inputs: Inputs) -> NDArray[np.float32]:
         """What the model says of each example, [n, *output_shape]."""

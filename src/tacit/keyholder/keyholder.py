@@ -456,11 +456,15 @@ def _taken(same: Iterable[Plan], plan: Plan) -> float:
     """The μ² that other chains of this charter may cost a device of this Plan's class.
 
     A chain counts once, with the most of its Plans, because what devices spend is followed along it. Of another class
-    is another device, by that device's own ledger.
+    or cohort is another device: by that device's own ledger, and by the lot in its secret.
     """
     chains: dict[bytes, float] = {}
+
+    def whose(one: Plan) -> tuple[str, str]:
+        return one.manifest.device_class, one.manifest.participation.cohort
+
     for one in same:
-        if one.lineage != plan.lineage and one.manifest.device_class == plan.manifest.device_class:
+        if one.lineage != plan.lineage and whose(one) == whose(plan):
             chains[one.lineage] = max(chains.get(one.lineage, 0.0), one.manifest.noise.mu2_total)
     return sum(chains.values())
 

@@ -75,7 +75,8 @@ class Plan:
         tapes = {
             kind: self.blobs[name].tobytes() for kind in Kind if (name := f"tape/{kind.name.lower()}") in self.blobs
         }
-        initial = decode_snapshot(self.initial_snapshot, self.manifest.program.d)
+        d = self.manifest.program.d
+        initial = decode_snapshot(self.initial_snapshot[: 4 * d], d)
         return Playable(self.manifest.program, tapes, self.blobs["frozen"], initial)
 
 

@@ -11,9 +11,11 @@ from itertools import pairwise
 from tacit.codec.errors import CodecError
 from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
+from tacit.codec.rotate import MARGIN, largest_share
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
 from tacit.plan.manifest import Charter, Manifest, OnDevice, Plain
-from tacit.plan.program import Program
+from tacit.plan.program import Program, has_confidence
+from tacit.plan.silo import broken_silo
 from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.privacy.blt import Blt, broken, spread
 from tacit.privacy.trust import Trust
@@ -28,10 +30,12 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
     """The first thing that does not hold, in words; None where everything does."""
     for check in (
         _charter(manifest, charter, author),
+        _evaluation(manifest, charter),
         _model(manifest, blobs),
         _sums(manifest),
         _trust(manifest),
         _privacy(manifest, charter),
+        broken_silo(manifest),
     ):
         for sentence in check:
             return sentence
@@ -90,8 +94,8 @@ def _model(manifest: Manifest, blobs: Mapping[str, int]) -> Iterator[str]:
             yield f"tensor {place.name} lies outside the frozen weights"
     if state != program.d:
         yield f"its trained tensors hold {state} values and it says d = {program.d}"
-    if blobs.get("initial") != 4 * program.d:
-        yield f"Snapshot 0 has {blobs.get('initial')} bytes where d = {program.d} needs {4 * program.d}"
+    if blobs.get("initial") != manifest.snapshot_bytes:
+        yield f"Snapshot 0 has {blobs.get('initial')} bytes where d = {program.d} needs {manifest.snapshot_bytes}"
     if program.scouted:
         yield from _scouted(program)
     if program.cut is not None and not 0 < sum(program.cut.widths) <= MOST_VALUES:
@@ -153,7 +157,7 @@ def _narrow(place: TensorPlace) -> str | None:
 
 
 def _sums(manifest: Manifest) -> Iterator[str]:
-    quant, batch, d = manifest.quantisation, manifest.batch, manifest.program.d
+    quant, batch, d = manifest.quantisation, manifest.batch, manifest.values
     if quant.bits not in RING_BITS:
         yield f"a ring of {quant.bits} bits is not one of {RING_BITS}"
     if not 0 < quant.q < 1 << 20:
@@ -171,13 +175,30 @@ def _sums(manifest: Manifest) -> Iterator[str]:
     if len(batch.weights) != batch.max_age + 1:
         yield f"it has {len(batch.weights)} age weights for ages 0 to {batch.max_age}"
     yield from _weights(manifest)
-    total = noise_total(manifest)
-    if not ring_fits(quant.bits, batch.most, batch.weight_most, quant.q, total):
-        room = batch.most * batch.weight_most * quant.q + 8 * total
-        yield (
-            f"a sum may wrap: n·W·Q + 8·σ_tot = {batch.most}·{batch.weight_most}·{quant.q} + 8·{total:.1f} = {room:.0f}"
-            f" is not below 2^{quant.bits - 1} = {1 << quant.bits - 1}"
-        )
+    if not ring_fits(quant.bits, batch.most, batch.weight_most, quant.q, noise_total(manifest), share_of(manifest)):
+        yield f"a sum may wrap: {room_text(manifest)} is not below 2^{quant.bits - 1} = {1 << quant.bits - 1}"
+
+
+def share_of(manifest: Manifest) -> float:
+    """What one value of an Update holds at most of its length. A sum beyond that wraps, which harms the model alone."""
+    return 1.0 if manifest.quantisation.rotation == "none" else largest_share(manifest.program.d)
+
+
+def unrotated_bits(manifest: Manifest) -> int | None:
+    """The fewest bits that would hold the same sum without the rotation; None where 32 are too few."""
+    quant, batch, total = manifest.quantisation, manifest.batch, noise_total(manifest)
+    fitting = (bits for bits in RING_BITS if ring_fits(bits, batch.most, batch.weight_most, quant.q, total))
+    return next(fitting, None)
+
+
+def room_text(manifest: Manifest) -> str:
+    """What a sum needs of its ring, with the arithmetic."""
+    quant, batch, share, total = manifest.quantisation, manifest.batch, share_of(manifest), noise_total(manifest)
+    room = share * batch.most * batch.weight_most * quant.q + 8 * total
+    formula, values = "n·W·Q", f"{batch.most}·{batch.weight_most}·{quant.q}"
+    if share < 1:
+        formula, values = f"6·{formula}/√B", f"6·{values}/√{round((MARGIN / share) ** 2)}"
+    return f"{formula} + 8·σ_tot = {values} + 8·{total:.1f} = {room:.0f}"
 
 
 def noise_total(manifest: Manifest) -> float:
@@ -217,6 +238,27 @@ def _trust(manifest: Manifest) -> Iterator[str]:
     most = (Trust.SINGLE_OPERATOR, Trust.TWO_PARTY, Trust.THREE_PARTY)[min(len(operators), 2)]
     if not manifest.trust.at_most(most):
         yield f"it claims to be {manifest.trust} and its keyholders name {len(operators)} operators: {most} at most"
+
+
+def _evaluation(manifest: Manifest, charter: Charter) -> Iterator[str]:
+    """What is said of a Snapshot is said of that one alone, and fits into the clip without being shortened."""
+    asked, program = manifest.evaluation, manifest.program
+    if (manifest.participation.cohort == "eval") != (asked is not None):
+        yield f"it is for the cohort {manifest.participation.cohort!r} and says otherwise of what it asks"
+    if asked is None:
+        return
+    if not charter.evaluators:
+        yield "it is for the evaluation cohort and its charter names none"
+    if len(asked.of) != 32 or manifest.continues is not None or program.scouted:
+        yield "an evaluation judges the Snapshots of other Plans, continues none and asks for nothing else"
+    if manifest.batch.max_age != 0:
+        yield f"what a batch says would be of Snapshots up to {manifest.batch.max_age} versions apart"
+    if manifest.quantisation.clip != 1 or not isinstance(manifest.noise.mechanism, Plain):
+        yield "an evaluation has the clip 1 and plain/1 noise"
+    if asked.right > (program.score == "accuracy") or (asked.bins and not asked.right):
+        yield "it asks what is right where nothing is right or wrong"
+    if asked.bins and not has_confidence(program):
+        yield "it asks for confidence where the model does not choose one class for an example"
 
 
 def _privacy(manifest: Manifest, charter: Charter) -> Iterator[str]:

@@ -31,7 +31,7 @@ UPDATE_WORK, UPDATE_WORK_PER_VALUE = 4e7, 3100.0
 
 # Beside the engine's memory, which stays as it is until the Update is made.
 TRAINED_BYTES_PER_VALUE = 8  # the Snapshot and the delta, float32
-CODEC_BYTES_PER_VALUE = 50  # rounding a delta of many values, in float64 and int64; `make_update` was measured
+CODEC_BYTES_PER_VALUE = 20  # the clipped delta, its integers, and the random bytes that round it; measured
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class Charter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unit: Unit
     expires_at: Count  # seconds since 1970
     classes: tuple[str, ...] = ()
+    # So many devices in a hundred judge Snapshots and never train (docs/explanation/evaluation.md).
+    evaluators: Annotated[int, Meta(ge=0, le=50)] = 0
 
 
 class Continues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,6 +154,42 @@ class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate: Gate | None = None
 
 
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device of the evaluation cohort says of a Snapshot; nothing is trained. `tacit.plan.evaluated` says how.
+
+    Then a Snapshot has the values that are judged, and behind them what was said, in the mean, of the one before it.
+    """
+
+    of: bytes  # the lineage of the Plans whose Snapshots are judged
+    most_loss: Positive  # an example's loss counts as no more than this
+    right: bool  # whether an example is right or wrong
+    bins: Annotated[int, Meta(ge=0, le=30)]  # of confidence; none where the model does not choose one class
+
+    @property
+    def values(self) -> int:
+        """How many numbers are said.
+
+        >>> Evaluation(bytes(32), 4.6, right=True, bins=10).values
+        23
+        """
+        return 2 + self.right + 2 * self.bins
+
+
+def squares(noise: Noise, part: Participation) -> tuple[float, ...]:
+    """S_C² after 0, 1, ... landings of one device, worst case.
+
+    >>> squares(Noise(Plain(), 1.3, 2.0, 2000, 0.6, 1e-7), Participation(4))
+    (0.0, 1.0, 2.0, 3.0, 4.0)
+    """
+    match noise.mechanism:
+        case Blt() as blt:
+            return squared_sensitivities(blt, part.landings, part.separation, noise.snapshots)
+        case Plain():
+            return tuple(float(count) for count in range(part.landings + 1))
+        case OnDevice(passes=passes):
+            return tuple(float(count * passes) for count in range(part.landings + 1))
+
+
 class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one visit does: `epochs` passes in minibatches of `minibatch`, each split into micro-batches.
 
@@ -201,23 +239,27 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     continues: Continues | None = None
     device_class: str = ""
     trust: Trust = Trust.SINGLE_OPERATOR  # what its author says of it; a device works out its own and takes no more
+    evaluation: Evaluation | None = None
+
+    @property
+    def values(self) -> int:
+        """How many numbers a visit comes to."""
+        return self.program.d if self.evaluation is None else self.evaluation.values
 
     @property
     def words(self) -> int:
         """How many words of the ring an Update has."""
-        return self.program.d
+        return self.values
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """What a Snapshot takes: the trained values, and in an evaluation what was said of those before."""
+        return 4 * (self.program.d + (0 if self.evaluation is None else self.evaluation.values))
 
     @property
     def squared_sensitivities(self) -> tuple[float, ...]:
         """S_C² after 0, 1, ... `landings` landings in this Plan, worst case."""
-        landings, mechanism = self.participation.landings, self.noise.mechanism
-        match mechanism:
-            case Blt():
-                return squared_sensitivities(mechanism, landings, self.participation.separation, self.noise.snapshots)
-            case Plain():
-                return tuple(float(count) for count in range(landings + 1))
-            case OnDevice(passes=passes):
-                return tuple(float(count * passes) for count in range(landings + 1))
+        return squares(self.noise, self.participation)
 
     def spent(self, landings: int) -> float:
         """The mu² that so many landings in this Plan have cost a device."""

@@ -6,14 +6,22 @@ Pure arithmetic; `checks.py` verifies the same inequalities from the other side.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
+from typing import Literal
 
-from tacit.codec.quantise import MAX_BIG_Q, inner_bound, ring_fits, sigma_total, smallest_ring
-from tacit.codec.ring import packed_size
-from tacit.plan.manifest import BatchRule, Noise, Participation, Plain, Quantisation
-from tacit.privacy.account import mu_of_epsilon
+from tacit.codec.errors import CodecError
+from tacit.codec.quantise import MAX_BIG_Q, inner_bound, ring_fits, sigma_total
+from tacit.codec.ring import RING_BITS, packed_size
+from tacit.codec.rotate import largest_share
+from tacit.errors import InputError
+from tacit.plan.manifest import BatchRule, Mechanism, Noise, OnDevice, Participation, Plain, Quantisation
+from tacit.privacy.account import MEANINGLESS_ABOVE, epsilon_of_mu, epsilon_text, mu_of_epsilon
+from tacit.privacy.blt import Blt, re_keyable, running_error, sensitivity, spread
+from tacit.privacy.fitted import shipped
 
 DEFAULT_EPSILON = 8.0
 ALIGNMENT = 0.05  # mean cosine between one device's delta and the mean, the default of PROTOCOL 6.6's rule
+NOISY = 0.3  # of a run's signal: above this people are warned
 ENVELOPE_BYTES = 896  # fields, credential and signatures of an Update in MessagePack, rounded up
 SEALED_BYTES = 128  # one sealed seed
 
@@ -41,38 +49,121 @@ def choose_numbers(
     max_age: int,
     clip: float,
     delta: float,
+    separation: int = 1,
+    devices: int = 0,
+    correlated: bool = False,
+    weights: tuple[int, ...] | None = None,
 ) -> Numbers:
     """Noise, integer bound and ring for `d` values.
 
-    `noise` is the standard deviation of one keyholder's noise in one sum, in units of one device's bound;
-    where it is absent it follows from `epsilon`.
+    `noise` is the standard deviation of what one keyholder draws for one sum, in units of one device's bound;
+    where it is absent it follows from `epsilon`. `weights` are by age, and all 1 where none are given.
 
     >>> n = choose_numbers(d=5130, keyholders=1, epsilon=None, noise=0.1, batch=4, threshold=4, snapshots=60,
     ...                    participations=40, max_age=8, clip=0.5, delta=1e-7)
     >>> n.quantisation.bits, n.quantisation.q, round(n.noise.mu2_total)
     (12, 426, 4000)
     """
-    sensitivity = math.sqrt(participations)
-    if noise is None:
-        noise = sensitivity / mu_of_epsilon(epsilon or DEFAULT_EPSILON, delta)
-    sigma = noise / sensitivity
-    least = _least_bound(d, batch)
-    bits = smallest_ring(batch, 1, least, sigma_total(keyholders, sigma, sensitivity, 1, least))
-    q = _largest_bound(least, lambda q: ring_fits(bits, batch, 1, q, sigma_total(keyholders, sigma, sensitivity, 1, q)))
+    weights = weights or (1,) * (max_age + 1)
+    most = max(weights)
+    mechanism, worst, amplified = _mechanism(correlated, snapshots, participations, separation)
+    sigma = _up(1 / mu_of_epsilon(epsilon or DEFAULT_EPSILON, delta)) if noise is None else noise / worst
     return Numbers(
-        Quantisation(bits, q, inner_bound(q, d), clip),
-        BatchRule(batch, batch, threshold, max_age, (1,) * (max_age + 1)),
-        Participation(participations),
-        Noise(Plain(), sigma, sensitivity, snapshots, 1 / sigma**2, delta),
+        chosen_ring(d, batch, clip, sigma_total(keyholders, sigma, worst, most, 1, amplified), most),
+        BatchRule(batch, batch, threshold, max_age, weights),
+        Participation(participations, separation, devices),
+        Noise(mechanism, sigma, worst, snapshots, 1 / sigma**2, delta),
+    )
+
+
+def _mechanism(correlated: bool, snapshots: int, landings: int, separation: int) -> tuple[Mechanism, float, float]:
+    """How noise is made, S_C and A."""
+    if not correlated:
+        return Plain(), _up(math.sqrt(landings)), 1.0
+    blt = shipped(snapshots, landings, separation)
+    if reason := re_keyable(blt, landings, separation, snapshots):
+        raise InputError(
+            f"{landings} landings, {separation} batches apart, among {snapshots} Snapshots leave a keyholder that lost "
+            f"its state no way to begin anew within the budget: {reason}; ask for fewer participations, for a "
+            f"separation of at most {max(1, snapshots // (landings + 1))}, or for noise that is not correlated"
+        )
+    return blt, _up(sensitivity(blt, landings, separation, snapshots)), spread(blt, snapshots)
+
+
+def drift(noise: Noise) -> float:
+    """The noise that Snapshots hold, at mu = 1, in units of what one device adds to one sum at most.
+
+    The root mean square over the Plan's batches, in every value; one keyholder's.
+
+    >>> plain = Noise(Plain(), 1.3, 2.0, 2000, 0.6, 1e-7)
+    >>> round(drift(plain), 1)
+    63.3
+    """
+    match noise.mechanism:
+        case Blt() as blt:
+            error = running_error(blt, noise.snapshots)
+        case Plain():
+            error = math.sqrt((noise.snapshots + 1) / 2)
+        case OnDevice():
+            error = 0.0  # keyholders add none
+    return noise.sensitivity * error
+
+
+def chosen_ring(d: int, batch: int, clip: float, noise: float, weight: int = 1) -> Quantisation:
+    """The quantisation of the fewest bytes whose rounding stays small: ring, rotation and Q.
+
+    `noise` is the standard deviation of all keyholders' noise in one value of a sum, in units of Q, and `weight` the
+    largest by age. The rounding alone says how small Q may be, and the rotation leaves a rounding error as long as it
+    was; so what the rotation saves is bits of the ring, and where it saves none it is left out.
+
+    >>> few, many = chosen_ring(1000, 100, 1.0, 0.0), chosen_ring(100_000, 100, 1.0, 0.0)
+    >>> (few.bits, few.rotation), (many.bits, many.rotation)
+    ((16, 'none'), (12, 'hadamard/1'))
+    """
+    least = _least_bound(d, batch)
+    choices: tuple[tuple[Literal["none", "hadamard/1"], float], ...] = (
+        ("none", 1.0),
+        ("hadamard/1", largest_share(d)),
+    )
+    for bits in RING_BITS:
+        for rotation, share in choices:
+
+            def fits(q: int, bits: int = bits, share: float = share) -> bool:
+                return ring_fits(bits, batch, weight, q, noise * q, share)
+
+            if fits(least):
+                q = _largest_bound(least, fits)
+                return Quantisation(bits, q, inner_bound(q, d), clip, rotation=rotation)
+    raise CodecError(
+        f"sums of {batch} Updates of length {least} with noise {noise * least:.4g} do not fit into {RING_BITS[-1]} "
+        "bits; a smaller batch, fewer values or less noise would"
     )
 
 
 def noise_to_signal(numbers: Numbers, d: int, keyholders: int) -> float:
     """What the run's noise is of its signal, in norm (PROTOCOL 6.6); above 0.3 people are warned."""
     noise, batch = numbers.noise, numbers.batch
-    drift = math.sqrt(numbers.participation.landings * noise.snapshots / 2)
-    mu = 1 / noise.sigma
-    return math.sqrt(d) * drift * math.sqrt(keyholders) / (mu * batch.target * noise.snapshots * ALIGNMENT)
+    reached = batch.target * noise.snapshots * ALIGNMENT
+    return math.sqrt(d * keyholders) * drift(noise) * noise.sigma / reached
+
+
+def less_noise(numbers: Numbers, d: int, keyholders: int) -> str:
+    """What would bring the run's noise down to what nobody is warned of, in words."""
+    times = noise_to_signal(numbers, d, keyholders) / NOISY
+    noise, batch = numbers.noise, numbers.batch
+    larger = math.ceil(batch.target * times)
+    fleet = larger * (batch.max_age + numbers.participation.separation)
+    needing = f" (which want {fleet:,} devices)" if isinstance(noise.mechanism, Blt) else ""
+    fewer = math.floor(d / times**2)
+    train = f"train at most {fewer:,} of the {d:,} values or " if fewer else ""
+    epsilon = epsilon_of_mu(times / noise.sigma, noise.delta)
+    more = f", or allow ε = {epsilon_text(epsilon)}" if epsilon <= MEANINGLESS_ABOVE else ""
+    return f"{train}use batches of {larger:,}{needing}{more}"
+
+
+def _up(value: float) -> float:
+    """In nine digits, rounded up: noise is never less than what was accounted for."""
+    return float(Context(prec=9, rounding=ROUND_CEILING).create_decimal(Decimal(value)))
 
 
 def upload_size(d: int, bits: int, keyholders: int) -> int:

@@ -165,6 +165,12 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scouted: tuple[Stretch, ...] = ()
 
 
+def has_confidence(program: Program) -> bool:
+    """Whether the model chooses one class for an example, so that its softmax says how sure it is."""
+    label = program.label
+    return label.classes is not None and label.shape == () and program.output_shape == (label.classes,)
+
+
 @dataclass(frozen=True, eq=False)
 class Playable:
     """A program with its bytes. `frozen` may be a memory map; nobody writes to it."""

@@ -8,11 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tacit.codec.quantise import sigma_total
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot
 from tacit.plan.manifest import Manifest
 from tacit.plan.program import Stretch
+from tacit.privacy.blt import Blt, combined_error
 
 DROWNED = 4.0  # standard errors that the total must be away from 0 for shares of it to mean anything
 
@@ -61,14 +64,26 @@ def noise_of_sums(manifest: Manifest, opened: Sequence[int] | None = None) -> fl
     quant, noise, batch = manifest.quantisation, manifest.noise, manifest.batch
     counts = [batch.target] * noise.snapshots if opened is None else opened
     each = sigma_total(len(manifest.keyholders), noise.sigma, noise.sensitivity, batch.weight_most, quant.q)
+    shares = 1 / np.array(counts)
+    # Correlated noises partly cancel; what the Snapshot holds of the keyholders' is that of all of them together.
+    blt = noise.mechanism
+    drawn = combined_error(blt, shares) if isinstance(blt, Blt) else math.sqrt(float(shares @ shares))
     # A value rounded up or down at random is off by a half at most; the keyholders' noise is rounded too.
-    spread = sum((each**2 + count / 4 + 1 / 12) / count**2 for count in counts)
-    return manifest.server_rate * quant.clip / quant.q_in * math.sqrt(spread)
+    rounding = sum((count / 4 + 1 / 12) / count**2 for count in counts)
+    return manifest.server_rate * quant.clip / quant.q_in * math.sqrt((each * drawn) ** 2 + rounding)
 
 
 def asks(plan: Plan) -> str | None:
-    """What a scouting Plan wants of a device, in words; nothing where a Plan trains."""
-    scouted = plan.manifest.program.scouted
+    """What a Plan wants of a device that does not train, in words; nothing where a Plan trains."""
+    scouted, evaluation = plan.manifest.program.scouted, plan.manifest.evaluation
+    if evaluation is not None:
+        right = "how many of its examples are right, " if evaluation.right else ""
+        bins = f"how sure the model was of them in {evaluation.bins} steps, " if evaluation.bins else ""
+        return (
+            f"asks for {evaluation.values} numbers about each Snapshot of the Plans that began with "
+            f"{evaluation.of.hex()[:8]}: {right}{bins}their mean loss, each at most {evaluation.most_loss:g}; trains "
+            "nothing"
+        )
     if not scouted:
         return None
     names = list(dict.fromkeys(stretch.parameter for stretch in scouted))

@@ -32,16 +32,6 @@ def plain_mu(landings: int, sigma: float) -> float:
     return sqrt(landings) / sigma if sigma > 0 else inf
 
 
-def debit(j: int, sigma: float) -> float:
-    """What landing number `j` (from 1) of `plain/1` takes out of a device's ledger, as μ². The same for each.
-
-    >>> sum(debit(j, 2.0) for j in range(1, 5)) == plain_mu(4, 2.0) ** 2
-    True
-    """
-    _sane(j >= 1 and sigma >= 0, f"landing {j}, sigma = {sigma}")
-    return 1.0 / (sigma * sigma) if sigma > 0 else inf
-
-
 def gaussian_delta(epsilon: float, mu: float) -> float:
     """The smallest δ with which a μ-Gaussian mechanism is (ε, δ)-private.
 
@@ -108,6 +98,8 @@ class Statement:
     unit: str
     relation: str
     trust: Trust
+    together: int = 0  # the fewest Updates that any opened sum holds
+    everybody: bool = False  # those are of all devices there are
 
     @property
     def meaningful(self) -> bool:
@@ -121,11 +113,17 @@ class Statement:
         "ε = 5.35 at δ = 1e-07 for each device (one device's contributions replaced by zeros"
         >>> statement(inf, 1e-7, trust=Trust.TWO_PARTY).sentence.split(".")[0]
         'No meaningful differential privacy (ε = ∞)'
+        >>> statement(inf, 1e-7, trust=Trust.TWO_PARTY, together=12, everybody=True).sentence.split(".")[0]
+        'No meaningful differential privacy: a masked sum of all 12'
         """
+        if self.unit != "device" and self.meaningful:
+            return _within_sites(self)
         relation = f"{RELATIONS[self.relation].format(unit=self.unit)}; that it took part is not hidden"
         if not self.meaningful:
+            of_all = self.everybody and self.unit == "device"
+            remains = f": a masked sum of all {self.together}. ε" if of_all else " (ε"
             return (
-                f"No meaningful differential privacy (ε = {epsilon_text(self.epsilon)}). "
+                f"No meaningful differential privacy{remains} = {epsilon_text(self.epsilon)}{'' if of_all else ')'}. "
                 f"Unit: one {self.unit} ({relation}), δ = {self.delta:g}. Trust: {self.trust}."
             )
         return (
@@ -134,14 +132,44 @@ class Statement:
         )
 
 
-def statement(mu: float, delta: float, *, trust: Trust, unit: str = "device", relation: str = "zero-out") -> Statement:
+def _within_sites(said: Statement) -> str:
+    """Where sites add noise for whom they have data on: whom that protects, and from whom (PROTOCOL 9).
+
+    >>> said = statement(0.5, 1e-5, trust=Trust.TWO_PARTY, unit="patient", together=4)
+    >>> said.sentence.split(" The site")[0]
+    "Each patient is protected at (ε = 1.9, δ = 1e-05) against coordinator, all keyholders and all other sites \
+together, if their own site's software is honest."
+    """
+    if said.together > 1:
+        seen = f"a sum of {said.together}, and {said.together - 1} colluding sites see its noised Update"
+    else:
+        seen = "a sum"
+    alone = " Trust: single-operator: whoever runs the server can see that noised Update too."
+    return (
+        f"Each {said.unit} is protected at (ε = {epsilon_text(said.epsilon)}, δ = {said.delta:g}) against coordinator, "
+        "all keyholders and all other sites together, if their own site's software is honest. The site itself has no "
+        f"ε: it is visible only within {seen}."
+        f"{alone if said.trust is Trust.SINGLE_OPERATOR else f' Trust: {said.trust}.'}"
+    )
+
+
+def statement(
+    mu: float,
+    delta: float,
+    *,
+    trust: Trust,
+    unit: str = "device",
+    relation: str = "zero-out",
+    together: int = 0,
+    everybody: bool = False,
+) -> Statement:
     """The statement that goes with a total spend of μ² = `mu`².
 
     >>> round(statement(0.5, 1e-7, trust=Trust.THREE_PARTY).epsilon, 2)
     2.49
     """
     _sane(relation in RELATIONS, f"relation = {relation!r}, known are {sorted(RELATIONS)}")
-    return Statement(epsilon_of_mu(mu, delta), delta, mu, unit, relation, trust)
+    return Statement(epsilon_of_mu(mu, delta), delta, mu, unit, relation, trust, together, everybody)
 
 
 def _delta_at(a: float, mu: float) -> float:

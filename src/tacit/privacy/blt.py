@@ -54,20 +54,32 @@ def squared_sensitivities(blt: Blt, landings: int, separation: int, snapshots: i
     """S_C² for 0, 1, ... `landings` landings at least `separation` batches apart, among `snapshots` batches.
 
     S_C is the length of the sum of that many columns, `separation` apart from the first on: for columns that are
-    non-negative and never increase no other pattern gives more.
+    non-negative and never increase no other pattern gives more. Between two landings every buffer of that sum decays by
+    its θ, so squares add up in closed form, whatever the number of batches.
 
     >>> squared_sensitivities(Blt((0.5,), (0.5,)), 2, 2, 3)
     (0.0, 1.3125, 2.8125)
     """
-    first = column(blt, snapshots)
-    total = np.zeros(snapshots)
-    squares = [0.0]
-    for landing in range(landings):
-        at = landing * separation
-        if at < snapshots:
-            total[at:] += first[: snapshots - at]
-        squares.append(float(total @ total))
-    return tuple(squares)
+    theta, omega = np.array(blt.theta), np.array(blt.omega)
+    within = min(landings, -(-snapshots // separation))  # landings that find a batch
+    at = separation * np.arange(within)
+    # The buffers after landing j hold 1 + θ^sep + ... + θ^(j sep); what the next landing meets has decayed since.
+    after = _less_power(theta, at[:, None] + separation) / _less_power(theta, np.array(separation))
+    met = np.concatenate((np.zeros((1, theta.size)), after[:-1])) * theta ** (separation - 1)
+    landed = (1 + met @ omega) ** 2
+    pairs = np.multiply.outer(theta, theta).ravel()
+    weights = (omega * after)[:, :, None] * (omega * after)[:, None, :]
+
+    def decaying(batches: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The squares of so many batches after each landing."""
+        sums = _less_power(pairs, batches[:, None]) / _less_power(pairs, np.array(1))
+        return np.einsum("jp,jp->j", weights.reshape(within, -1), sums)
+
+    between = landed + decaying(np.full(within, separation - 1))
+    to_the_end = landed + decaying(snapshots - 1 - at)
+    before = np.concatenate(([0.0], np.cumsum(between)[:-1]))
+    found = [0.0, *(before + to_the_end).tolist()]
+    return (*found, *[found[-1]] * (landings - within))
 
 
 def sensitivity(blt: Blt, landings: int, separation: int, snapshots: int) -> float:
@@ -79,6 +91,42 @@ def sensitivity(blt: Blt, landings: int, separation: int, snapshots: int) -> flo
     return sqrt(squared_sensitivities(blt, landings, separation, snapshots)[-1])
 
 
+def re_keyable(blt: Blt, landings: int, separation: int, snapshots: int) -> str | None:
+    """Why a keyholder that lost its state could not begin anew within the budget, in words; None where it could.
+
+    Noise that begins anew has empty buffers, so landings before and after cost S(i)² + S(j)². That must be no more than
+    the S(i + j)² that was accounted for. It is, except where the last landings come so late that the Plan's end cuts
+    their columns short.
+
+    >>> re_keyable(Blt((0.5,), (0.5,)), 2, 2, 8), re_keyable(Blt((0.5,), (0.5,)), 2, 7, 8)
+    (None, 'S(1)² + S(1)² = 2.67 is more than S(2)² = 2.35')
+    """
+    squares = np.array(squared_sensitivities(blt, landings, separation, snapshots))
+    for first in range(1, landings // 2 + 1):
+        apart, together = squares[first] + squares[first : landings - first + 1], squares[2 * first :]
+        worst = int(np.argmax(apart - together))
+        if apart[worst] > together[worst] * (1 + 1e-12):
+            return (
+                f"S({first})² + S({first + worst})² = {apart[worst]:.3g} is more than "
+                f"S({2 * first + worst})² = {together[worst]:.3g}"
+            )
+    return None
+
+
+@lru_cache(maxsize=64)
+def inverse(blt: Blt) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """λ and γ of C⁻¹: its first column is 1 and then -Σ γ_i λ_i^(j-1).
+
+    The buffers move by diag(θ) - 1ωᵀ, which in units of √ω is symmetric: its eigenvalues are real, between -1 and 1.
+
+    >>> [values.tolist() for values in inverse(Blt((0.5,), (0.25,)))]
+    [[0.25], [0.25]]
+    """
+    root = np.sqrt(np.array(blt.omega))
+    decays, vectors = np.linalg.eigh(np.diag(blt.theta) - np.outer(root, root))
+    return decays, (root @ vectors) ** 2
+
+
 @lru_cache(maxsize=64)
 def spread(blt: Blt, snapshots: int) -> float:
     """A: the largest standard deviation of one value of C⁻¹z within `snapshots` batches, z being standard normal.
@@ -86,12 +134,49 @@ def spread(blt: Blt, snapshots: int) -> float:
     >>> round(spread(Blt((0.5,), (0.5,)), 3), 3)
     1.118
     """
-    noise, response = Correlated(blt, 1), np.zeros(1)
-    square = 0.0
-    for t in range(snapshots):
-        response = noise.step(np.array([1.0 if t == 0 else 0.0]))
-        square += float(response[0]) ** 2
-    return sqrt(square)
+    decays, shares = inverse(blt)
+    pairs = np.multiply.outer(decays, decays)
+    sums = _less_power(pairs, np.array(snapshots - 1)) / (1 - pairs)
+    return sqrt(1 + float(shares @ sums @ shares))
+
+
+def running_error(blt: Blt, snapshots: int) -> float:
+    """The root mean square, over all batches, of the noise in a running sum of C⁻¹z, z being standard normal.
+
+    Times S_C/μ it is what a Snapshot holds of noise on the way, in units of what one device adds at most.
+
+    >>> round(running_error(Blt((0.5,), (0.5,)), 3), 3)
+    1.118
+    """
+    decays, shares = inverse(blt)
+    # The running sums of C⁻¹'s column are a constant, 1/C(1), and what decays: as powers of one and of λ.
+    constant = 1 / (1 + float(np.sum(np.array(blt.omega) / (1 - np.array(blt.theta)))))
+    bases = np.concatenate(([1.0], decays))
+    factors = np.concatenate(([constant], shares / (1 - decays)))
+    pairs = np.multiply.outer(bases, bases)
+    # Σ_s (T - s) r^s; towards r = 1 the quotient loses its digits, and the sum is T (T + 1) / 2.
+    near = snapshots * (1 - pairs) < 1e-5
+    apart = np.where(near, 0.5, pairs)
+    steps = _less_power(apart, np.array(snapshots)) / (1 - apart)
+    sums = np.where(near, snapshots * (snapshots + 1) / 2, (snapshots - apart * steps) / (1 - apart))
+    return sqrt(float(factors @ sums @ factors) / snapshots)
+
+
+def combined_error(blt: Blt, factors: NDArray[np.float64]) -> float:
+    """The standard deviation of Σ factors_t (C⁻¹z)_t, z being standard normal.
+
+    >>> combined_error(Blt((0.5,), (0.5,)), np.array([1.0, 1.0])) == 1.25**0.5
+    True
+    """
+    # C⁻ᵀ is C⁻¹ with time running backwards.
+    noise = Correlated(blt, 1)
+    return sqrt(sum(float(noise.step(np.array([factor]))[0]) ** 2 for factor in factors[::-1]))
+
+
+def _less_power(base: NDArray[np.float64], exponent: NDArray[np.int64]) -> NDArray[np.float64]:
+    """1 - base^exponent for |base| < 1, with all digits also where base is close to one."""
+    close = base > 0.5
+    return np.where(close, -np.expm1(exponent * np.log(np.where(close, base, 0.75))), 1 - base ** (1.0 * exponent))
 
 
 class Correlated:

@@ -35,8 +35,10 @@ def clip(values: Floats, bound: float) -> ClippedDelta:
     if largest == 0.0:
         return ClippedDelta(values, bound)
     # Relative to the largest value neither the squares of huge values overflow nor those of tiny ones vanish.
-    relative = values.astype(np.float64) / largest
+    relative = values.astype(np.float64)
+    relative /= largest
     norm = float(np.linalg.norm(relative))
     if largest * norm <= bound:
         return ClippedDelta(values, bound)
-    return ClippedDelta((relative * (bound / norm)).astype(values.dtype), bound)
+    relative *= bound / norm
+    return ClippedDelta(relative.astype(values.dtype, copy=False), bound)

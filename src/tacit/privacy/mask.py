@@ -43,7 +43,7 @@ def hash_of_integers(q: NDArray[np.int64]) -> bytes:
     >>> len(hash_of_integers(np.array([1, -1])))
     32
     """
-    return hashlib.sha256(q.astype("<i8").tobytes()).digest()
+    return hashlib.sha256(np.ascontiguousarray(q, "<i8").data).digest()
 
 
 def mask_key(seed: bytes, plan_id: bytes, update_id: bytes) -> bytes:

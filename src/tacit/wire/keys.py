@@ -86,6 +86,15 @@ def hedge_key(root_secret: bytes) -> bytes:
     return _branch(root_secret, b"TACIT1/hedge\0")
 
 
+def cohort(root_secret: bytes, population: bytes) -> int:
+    """Which hundredth of a population this device is in, 0 to 99. It stays here, and is never drawn anew.
+
+    >>> cohort(bytes(32), b"everybody") == cohort(bytes(32), b"everybody") < 100
+    True
+    """
+    return int.from_bytes(_branch(root_secret, b"TACIT1/cohort\0" + population), "big") % 100
+
+
 def _branch(root_secret: bytes, info: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(_seed(root_secret))
 

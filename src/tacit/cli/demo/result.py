@@ -10,7 +10,7 @@ from tacit.cli.demo.judge import Curve
 from tacit.cli.demo.watch import Watched
 from tacit.cli.figures import bytes_text, trust
 from tacit.plan.bundle import Plan
-from tacit.privacy.account import Statement, epsilon_text, plain_mu, statement
+from tacit.privacy.account import Statement, epsilon_text, statement
 from tacit.privacy.trust import sentence
 
 
@@ -33,20 +33,14 @@ def spent(plan: Plan, landings: Mapping[str, int]) -> Spent:
     At a million devices a batch holds 1,000. For the same noise *in the mean* the noise in the sum is larger by
     that factor, while one device still adds at most one unit.
     """
-    noise, manifest = plan.manifest.noise, plan.manifest
-    most = max(landings.values(), default=0)
-    in_one_sum = noise.sigma * noise.sensitivity
-    in_fleet_sum = in_one_sum * FLEET_BATCH / manifest.batch.target
+    manifest, noise = plan.manifest, plan.manifest.noise
+    most, allowed = max(landings.values(), default=0), manifest.participation.landings
 
-    def said(count: int, deviation: float) -> Statement:
-        return statement(plain_mu(count, deviation), noise.delta, unit=noise.unit, trust=trust(plan))
+    def said(count: int, less: float = 1.0) -> Statement:
+        return statement(manifest.spent(count) ** 0.5 * less, noise.delta, unit=noise.unit, trust=trust(plan))
 
-    return Spent(
-        said(most, in_one_sum),
-        most,
-        said(manifest.participation.landings, in_fleet_sum),
-        said(FLEET_LANDINGS, in_fleet_sum),
-    )
+    scale = manifest.batch.target / FLEET_BATCH
+    return Spent(said(most), most, said(allowed, scale), said(min(FLEET_LANDINGS, allowed), scale))
 
 
 def gather(

@@ -1,0 +1,288 @@
+"""`tacit privacy`: what noise is worth and what it leaves of a run, before anything is compiled. No torch."""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tacit.plan.numbers import Numbers
+    from tacit.privacy.account import Statement
+    from tacit.privacy.trust import Trust
+
+EXAMPLE = """\
+example:
+  tacit privacy --devices 1e6 --batch 1000 --snapshots 2000 --participations 4 --separation 400 --epsilon 4
+  tacit privacy --devices 2e4 --batch 100 --epsilon 8 --values 5000 --picture bought.html
+  tacit privacy --plan mine.tacit
+"""
+POLICY = {
+    "devices": "how many the fleet has",
+    "batch": "Updates in a sum",
+    "snapshots": "batches in the Plan's life",
+    "participations": "Updates a device sends at most",
+    "separation": "batches from a landing of a device to its next",
+    "max_age": "versions an Update may be old",
+}
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLE
+    for name, meaning in POLICY.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="N", help=f"{meaning}, such as 1000 or 1e3")
+    parser.add_argument("--epsilon", type=float, help="asked for over the Plan's whole life (default 8)")
+    parser.add_argument(
+        "--noise", type=float, help="instead: what is drawn for one sum, in units of one device's bound"
+    )
+    parser.add_argument("--delta", type=float, help="default 1e-7")
+    parser.add_argument("--plain", action="store_true", help="noise of its own for every sum, not correlated")
+    parser.add_argument("--values", metavar="D", help="trained values (default 10000)")
+    parser.add_argument("--trust", help="who holds the keys: single-operator (default), two-party, three-party")
+    parser.add_argument("--keyholders", metavar="K", help="default: as many as the trust needs")
+    parser.add_argument("--plan", type=Path, metavar="PLAN", help="the same of a Plan; nothing else is asked then")
+    parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="ε and noise drawn, as .svg, .png or .html")
+
+
+@dataclass(frozen=True)
+class Bought:
+    """The numbers of a Plan, real or thought, and what a device has spent of μ² after each landing."""
+
+    numbers: "Numbers"
+    d: int
+    keyholders: int
+    spent: tuple[float, ...]
+    said: "Statement"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    bought = _of_plan(arguments) if arguments.plan else _of_policy(arguments)
+    if arguments.picture:
+        from tacit.cli.bought import draw
+
+        draw(bought, lines(bought), arguments.picture)
+    if arguments.json:
+        print(json.dumps(figures(bought)))
+        return
+    print("\n".join(lines(bought)))
+    if arguments.picture:
+        print(f"picture    {arguments.picture}")
+
+
+def _of_plan(arguments: argparse.Namespace) -> Bought:
+    from tacit.cli.figures import promise
+    from tacit.errors import InputError
+    from tacit.plan.bundle import read_plan
+    from tacit.plan.numbers import Numbers
+
+    others = (*POLICY, "epsilon", "noise", "delta", "values", "trust", "keyholders")
+    given = next(
+        (name for name in others if getattr(arguments, name) is not None), "plain" if arguments.plain else None
+    )
+    if given:
+        raise InputError(f"a Plan says all of it by itself; leave out --{given.replace('_', '-')}, or leave out --plan")
+    plan = read_plan(arguments.plan)
+    manifest = plan.manifest
+    return Bought(
+        Numbers(manifest.quantisation, manifest.batch, manifest.participation, manifest.noise),
+        manifest.program.d,
+        len(manifest.keyholders),
+        tuple(manifest.spent(landings) for landings in range(manifest.participation.landings + 1)),
+        promise(plan),
+    )
+
+
+def _of_policy(arguments: argparse.Namespace) -> Bought:
+    from tacit.errors import InputError
+    from tacit.plan.manifest import squares
+    from tacit.privacy.account import statement
+    from tacit.task import Privacy
+
+    given: dict[str, Any] = {
+        name: counted(f"--{name.replace('_', '-')}", text) for name in POLICY if (text := getattr(arguments, name))
+    }
+    given |= {
+        name: value
+        for name in ("epsilon", "noise", "delta", "trust")
+        if (value := getattr(arguments, name)) is not None
+    }
+    privacy = Privacy(**given, correlated=False if arguments.plain else None)
+    trust = privacy.claimed
+    d = counted("--values", arguments.values or "10000", least=1)
+    keyholders = counted("--keyholders", arguments.keyholders or str(_keyholders(trust)), least=1)
+    if keyholders < _keyholders(trust):
+        raise InputError(f"--keyholders {keyholders}: {trust} needs {_keyholders(trust)} at least")
+    numbers = privacy.numbers(d, keyholders)
+    noise = numbers.noise
+    drawn = (noise.sigma * noise.sensitivity) ** 2
+    spent = tuple(square / drawn for square in squares(noise, numbers.participation))
+    said = statement(math.sqrt(noise.mu2_total), noise.delta, unit=noise.unit, trust=trust)
+    return Bought(numbers, d, keyholders, spent, said)
+
+
+def counted(name: str, text: str, least: int = 0) -> int:
+    """A whole number as people write it.
+
+    >>> counted("--devices", "1e6"), counted("--batch", "1,000")
+    (1000000, 1000)
+    """
+    from tacit.errors import InputError
+
+    try:
+        value = float(text.replace(",", "").replace("_", ""))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value == int(value) and value >= least):
+        raise InputError(f"{name} {text}: write a whole number of at least {least}, such as 1000 or 1e6")
+    return int(value)
+
+
+def _keyholders(trust: "Trust") -> int:
+    """How many a trust takes."""
+    from tacit.privacy.trust import Trust
+
+    return 2 if trust is Trust.THREE_PARTY else 1
+
+
+def figures(bought: Bought) -> dict[str, Any]:
+    """Everything that is printed, for machines."""
+    from tacit.plan.numbers import drift, noise_to_signal
+    from tacit.privacy.account import epsilon_of_mu
+    from tacit.privacy.blt import Blt, spread
+
+    numbers, said = bought.numbers, bought.said
+    noise, batch, part = numbers.noise, numbers.batch, numbers.participation
+    root = math.sqrt(bought.keyholders)
+    blt = noise.mechanism if isinstance(noise.mechanism, Blt) else None
+    amplified = 1.0 if blt is None else spread(blt, noise.snapshots)
+    plain = math.sqrt(part.landings * (noise.snapshots + 1) / 2)
+    return {
+        "mechanism": type(noise.mechanism).__struct_config__.tag,
+        "buffers": 0 if blt is None else len(blt.theta),
+        "theta": [] if blt is None else blt.theta,
+        "omega": [] if blt is None else blt.omega,
+        "sigma": noise.sigma,
+        "sensitivity": noise.sensitivity,
+        "spread": amplified,
+        "mu": said.mu,
+        "epsilon": said.epsilon,
+        "delta": said.delta,
+        "unit": said.unit,
+        "relation": said.relation,
+        "trust": said.trust.value,
+        "keyholders": bought.keyholders,
+        "devices": part.devices,
+        "batch": batch.target,
+        "snapshots": noise.snapshots,
+        "landings": part.landings,
+        "separation": part.separation,
+        "max_age": batch.max_age,
+        "devices_needed": batch.target * (batch.max_age + part.separation),
+        "values": bought.d,
+        "epsilon_by_landings": [epsilon_of_mu(math.sqrt(spent), said.delta) for spent in bought.spent],
+        # In every value, in units of what one device adds to a sum at most, of all keyholders together.
+        "noise_of_one_sum": root * noise.sigma * noise.sensitivity * amplified,
+        "noise_of_one_sum_plain": root * noise.sigma * math.sqrt(part.landings),
+        "noise_of_the_run": root * noise.sigma * drift(noise),
+        "noise_of_the_run_plain": root * noise.sigma * plain,
+        "noise_to_signal": noise_to_signal(numbers, bought.d, bought.keyholders),
+    }
+
+
+def lines(bought: Bought) -> list[str]:
+    """What people read."""
+    from tacit.plan.numbers import ALIGNMENT, NOISY, less_noise
+    from tacit.privacy.account import epsilon_text
+    from tacit.privacy.trust import sentence
+
+    found = figures(bought)
+    correlated = found["mechanism"] == "blt/1"
+    apart = f", {found['separation']:,} batches apart" if found["landings"] > 1 and found["separation"] > 1 else ""
+    how = f"correlated (blt/1, {found['buffers']} buffers)" if correlated else "of its own for every sum (plain/1)"
+    shown = sorted({1, 2, 3, found["landings"] // 2, found["landings"]} & set(range(1, found["landings"] + 1)))
+    ratio = found["noise_to_signal"]
+    text = [
+        f"policy     {found['devices']:,} devices, batches of {found['batch']:,}, {found['snapshots']:,} Snapshots, at "
+        f"most {found['landings']} Updates a device{apart}; an Update may be {found['max_age']} Snapshots old",
+        f"noise      {how}: σ = {found['sigma']:.4g}, S_C = {found['sensitivity']:.4g}, A = {found['spread']:.3g}; μ = "
+        f"{found['mu']:.4g}",
+        f"privacy    over the whole life, at most: {bought.said.sentence}",
+        "landings   ε after "
+        + ", ".join(f"{count}: {epsilon_text(found['epsilon_by_landings'][count])}" for count in shown),
+        f"trust      {sentence(bought.said.trust)}",
+        f"keyholders {found['keyholders']}; each adds noise of full strength, so all together add "
+        f"√{found['keyholders']} times that of one",
+        f"one sum    noise of {found['noise_of_one_sum']:.3g} C in every value; plain noise at the same ε "
+        f"{found['noise_of_one_sum_plain']:.3g} C",
+        f"the run    noise of {found['noise_of_the_run']:.3g} C in every value of a running sum (root mean square over "
+        f"batches); plain noise at the same ε {found['noise_of_the_run_plain']:.3g} C"
+        + (f": {found['noise_of_the_run_plain'] / found['noise_of_the_run']:.1f} times as much" if correlated else ""),
+    ]
+    if not correlated:
+        text.append(f"           {_why_plain(found)}")
+    text += [
+        f"buys       noise is {ratio:.3g} of the run's signal for {bought.d:,} values, where devices agree as a mean "
+        f"cosine of {ALIGNMENT} says",
+        *_table(bought, found),
+    ]
+    if ratio > NOISY:
+        text.append(f"warning    {less_noise(bought.numbers, bought.d, bought.keyholders)}")
+    return text
+
+
+def _why_plain(found: dict[str, Any]) -> str:
+    fewest = found["batch"] * (found["max_age"] + 1)
+    return (
+        "correlated noise wants an ε that is asked for, more than 10 Snapshots, and devices ≥ batch · (max age + "
+        f"separation): {fewest:,} at the least"
+    )
+
+
+def sizes(bought: Bought) -> tuple[list[int], list[int]]:
+    """Values and batches around those that are asked about."""
+    batch = bought.numbers.batch.target
+    values = sorted({100, 1000, 10_000, 100_000, bought.d})
+    return values, [max(1, round(batch * factor)) for factor in (0.1, 0.3, 1, 3, 10)]
+
+
+def ratio_at(bought: Bought, found: dict[str, Any], d: int, batch: int) -> float | None:
+    """Noise of the run over its signal for other sizes; None where the fleet is too small for such batches."""
+    fleet = max(1, found["devices"])
+    apart = found["max_age"] + found["separation"] if found["mechanism"] == "blt/1" else 1
+    if found["devices"] and batch * apart > fleet:
+        return None
+    return float(found["noise_to_signal"]) * math.sqrt(d / bought.d) * found["batch"] / batch
+
+
+def _table(bought: Bought, found: dict[str, Any]) -> list[str]:
+    from tacit.plan.numbers import NOISY
+
+    values, batches = sizes(bought)
+    batches = sorted(set(batches))
+    head = f"{'values':>19}" + "".join(f"{f'n = {batch:,}':>13}" for batch in batches)
+    rows: list[str] = []
+    for d in values:
+        cells: list[str] = []
+        for batch in batches:
+            ratio = ratio_at(bought, found, d, batch)
+            cells.append(f"{'-':>12} " if ratio is None else f"{ratio:>12.2g}{'*' if ratio > NOISY else ' '}")
+        rows.append(f"{d:>19,}" + "".join(cells).rstrip())
+    return [
+        head,
+        *rows,
+        f"           noise of the run over its signal by values and batch; * above {NOISY}: expect to learn little; "
+        "- the fleet is too small",
+    ]
+
+
+def curve(bought: Bought) -> Sequence[tuple[int, float]]:
+    """Batches opened, and the most that a device which lands as early and as often as it can has spent, as ε."""
+    from tacit.privacy.account import epsilon_of_mu
+
+    noise, part = bought.numbers.noise, bought.numbers.participation
+    ends = [min(noise.snapshots, 1 + j * part.separation) for j in range(part.landings)]
+    costs = [epsilon_of_mu(math.sqrt(spent), noise.delta) for spent in bought.spent[1:]]
+    return [*zip(ends, costs, strict=True), (noise.snapshots, costs[-1])]

@@ -1,0 +1,109 @@
+"""`tacit privacy`: the protocol's figures, the same for a Plan, a picture, and a sentence where something is wrong."""
+
+import json
+import math
+
+import pytest
+
+from tacit.cli import main
+from tacit.plan.bundle import read_plan
+from tacit.privacy.account import epsilon_of_mu
+from tacit.privacy.blt import Blt
+from tests.factory import make_world
+
+WORKED = (
+    "privacy --devices 1e6 --batch 1000 --snapshots 2000 --participations 4 --separation 400 --epsilon 4 "
+    "--trust three-party --values 100000"
+).split()
+
+
+def said_by(capsys, *words):
+    assert main(list(words)) == 0
+    return capsys.readouterr().out
+
+
+def test_the_worked_case_is_the_protocols(capsys):
+    said = json.loads(said_by(capsys, *WORKED, "--json"))
+
+    assert said["sigma"] == pytest.approx(1.30, rel=0.02)
+    assert (said["mechanism"], said["keyholders"], said["devices_needed"]) == ("blt/1", 2, 416_000)
+    assert said["epsilon"] == pytest.approx(4, rel=1e-6) and said["mu"] == pytest.approx(0.771, rel=1e-3)
+    assert said["noise_of_the_run_plain"] / said["noise_of_the_run"] == pytest.approx(8.7, rel=0.01)
+    assert said["noise_to_signal"] == pytest.approx(0.042, rel=0.02)
+    assert said["epsilon_by_landings"][0] == 0 and said["epsilon_by_landings"][-1] == pytest.approx(4, rel=1e-6)
+
+
+def test_people_read_the_same_with_unit_delta_relation_and_trust(capsys):
+    said = said_by(capsys, *WORKED)
+
+    for part in ("σ = 1.298", "S_C = ", "A = ", "μ = 0.77", "ε = 4", "δ = 1e-07", "each device", "replaced by zeros"):
+        assert part in said
+    assert "three-party" in said and "Three-party mode: " in said and "8.7 times as much" in said
+    rows = {line.split()[0]: line for line in said.splitlines() if line.split()[0].replace(",", "").isdigit()}
+    assert set(rows) == {"100", "1,000", "10,000", "100,000"}
+    assert rows["100,000"].count("*") == 1 and "-" in rows["100"]
+    assert "warning" not in said
+
+
+def test_noise_that_drowns_the_signal_is_warned_of_with_numbers_that_help(capsys):
+    words = "privacy --devices 50 --batch 10 --snapshots 100 --participations 20 --noise 1"
+    said = said_by(capsys, *words.split())
+
+    assert "No meaningful differential privacy (ε = 32.6)" in said
+    assert "warning    train at most 4 of the 10,000 values" in said and "use batches of" in said
+    assert "of its own for every sum" in said and "correlated noise wants" in said
+
+
+def test_a_plan_says_the_same_as_its_numbers(tmp_path, capsys):
+    blt = Blt((0.5, 0.9), (0.3, 0.2))
+    world = make_world(tmp_path, mechanism=blt, snapshots=40, landings=3, separation=10, sigma=1.25)
+    plan = read_plan(world.plan_file)
+
+    said = json.loads(said_by(capsys, "privacy", "--plan", str(world.plan_file), "--json"))
+
+    spent = [plan.manifest.spent(landings) for landings in range(4)]
+    assert (said["sigma"], said["theta"], said["values"]) == (1.25, [0.5, 0.9], 32)
+    assert said["epsilon_by_landings"] == [epsilon_of_mu(math.sqrt(one), 1e-7) for one in spent]
+    assert said["epsilon"] == pytest.approx(epsilon_of_mu(0.8, 1e-7))
+
+
+@pytest.mark.parametrize(("ending", "begins"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("html", b"<!doctype html>")])
+def test_a_picture_is_drawn_in_the_form_that_its_name_asks_for(ending, begins, tmp_path, capsys):
+    file = tmp_path / f"bought.{ending}"
+
+    said = said_by(capsys, "privacy", "--picture", str(file))
+
+    assert str(file) in said
+    assert file.read_bytes().startswith(begins)
+    if ending == "html":
+        assert "<svg" in file.read_text() and "S_C = " in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--devices", "many"], "--devices many: write a whole number"),
+        (["--batch", "2.5"], "--batch 2.5: write a whole number"),
+        (["--devices", "inf"], "--devices inf: write a whole number"),
+        (["--devices", "10"], "privacy batch = 1000: there are 10 devices"),
+        (["--snapshots", "0"], "privacy snapshots = 0"),
+        (["--epsilon", "-1"], "privacy epsilon = -1.0"),
+        (["--epsilon", "1", "--noise", "1"], "epsilon is given too"),
+        (["--delta", "0.5"], "privacy delta = 0.5"),
+        (["--trust", "nobody"], "it is one of single-operator, two-party, three-party"),
+        (["--trust", "three-party", "--keyholders", "1"], "three-party needs 2 at least"),
+        (["--separation", "1999", "--participations", "2", "--devices", "1e7"], "begin anew"),
+        (["--plan", "nowhere.tacit"], "nowhere.tacit"),
+        (["--plan", "nowhere.tacit", "--epsilon", "4"], "leave out --epsilon"),
+        (["--plan", "nowhere.tacit", "--plain"], "leave out --plain"),
+        (["--picture", "bought.jpg"], "a picture is a .html, .svg or .png file, not '.jpg'"),
+    ],
+)
+def test_wrong_numbers_end_with_2_and_one_sentence(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    code = main(["privacy", *words])
+
+    said = capsys.readouterr()
+    assert code == 2 and said.err.count("\n") == 1 and sentence in said.err
+    assert said.out == ""
