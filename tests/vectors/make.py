@@ -22,7 +22,7 @@ from tacit.codec.ring import RING_BITS, center, low_bits, pack, unpack, wrap
 from tacit.codec.rotate import rotate
 from tacit.plan import manifest
 from tacit.plan.manifest import Charter
-from tacit.privacy.account import debit, epsilon_of_mu, mu_of_epsilon, plain_mu
+from tacit.privacy.account import epsilon_of_mu, mu_of_epsilon, plain_mu
 from tacit.privacy.blt import Blt, Correlated, column, sensitivity, spread, squared_sensitivities
 from tacit.privacy.mask import add_mask, draw_seed, hash_of_integers, mask_key, masked, sum_masks
 from tacit.privacy.noise import gauss, gaussians, next_key, plain_noise, rounded
@@ -484,7 +484,10 @@ def accounts() -> Json:
             for z in (1, 2, 4)
             for landings in (1, 2, 4, 8, 16)
         ],
-        "plain_debits": [{"sigma": "2", "landing": j, "mu2": f"{debit(j, 2.0):.6f}"} for j in (1, 2, 3)],
+        "plain_debits": [
+            {"sigma": "2", "landing": j, "mu2": f"{plain_mu(j, 2.0) ** 2 - plain_mu(j - 1, 2.0) ** 2:.6f}"}
+            for j in (1, 2, 3)
+        ],
         "blt": {
             "landings": 4,
             "separation": 200,
