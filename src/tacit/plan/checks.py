@@ -181,7 +181,7 @@ def _sums(manifest: Manifest) -> Iterator[str]:
 
 def share_of(manifest: Manifest) -> float:
     """What one value of an Update holds at most of its length. A sum beyond that wraps, which harms the model alone."""
-    return 1.0 if manifest.quantisation.rotation == "none" else largest_share(manifest.program.d)
+    return 1.0 if manifest.quantisation.rotation == "none" else largest_share(manifest.values)
 
 
 def unrotated_bits(manifest: Manifest) -> int | None:
