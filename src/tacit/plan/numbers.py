@@ -109,18 +109,19 @@ def drift(noise: Noise) -> float:
     return noise.sensitivity * error
 
 
-def chosen_ring(d: int, batch: int, clip: float, noise: float, weight: int = 1) -> Quantisation:
+def chosen_ring(d: int, batch: int, clip: float, noise: float, weight: int = 1, least: int = 0) -> Quantisation:
     """The quantisation of the fewest bytes whose rounding stays small: ring, rotation and Q.
 
     `noise` is the standard deviation of all keyholders' noise in one value of a sum, in units of Q, and `weight` the
     largest by age. The rounding alone says how small Q may be, and the rotation leaves a rounding error as long as it
-    was; so what the rotation saves is bits of the ring, and where it saves none it is left out.
+    was; so what the rotation saves is bits of the ring, and where it saves none it is left out. `least` asks for a
+    larger Q than that.
 
     >>> few, many = chosen_ring(1000, 100, 1.0, 0.0), chosen_ring(100_000, 100, 1.0, 0.0)
     >>> (few.bits, few.rotation), (many.bits, many.rotation)
     ((16, 'none'), (12, 'hadamard/1'))
     """
-    least = _least_bound(d, batch)
+    least = max(least, _least_bound(d, batch))
     choices: tuple[tuple[Literal["none", "hadamard/1"], float], ...] = (
         ("none", 1.0),
         ("hadamard/1", largest_share(d)),

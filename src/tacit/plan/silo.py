@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator
 
-from tacit.codec.quantise import inner_bound, smallest_ring
-from tacit.plan.manifest import BatchRule, Manifest, Noise, OnDevice, Participation, Quantisation
-from tacit.plan.numbers import ALIGNMENT, Numbers
+from tacit.codec.quantise import inner_bound
+from tacit.plan.manifest import BatchRule, Manifest, Noise, OnDevice, Participation
+from tacit.plan.numbers import ALIGNMENT, Numbers, chosen_ring
 from tacit.plan.program import Optimizer
 from tacit.privacy.account import mu_of_epsilon
 from tacit.privacy.groups import MOST_MULTIPLIER
@@ -47,7 +47,7 @@ def silo_numbers(
         q = math.ceil(q * 1.05)
     max_age = 1 if absent else 0
     return Numbers(
-        Quantisation(smallest_ring(sites, 1, q, 0.0), q, inner_bound(q, d), bound),
+        chosen_ring(d, sites, bound, 0.0, least=q),
         BatchRule(sites, sites, sites - absent, max_age, (1,) * (max_age + 1)),
         Participation(rounds, devices=sites),
         Noise(
