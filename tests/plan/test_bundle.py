@@ -188,7 +188,7 @@ NUMBERS = {
         m, keyholders=(change(m.keyholders[0], key_id=bytes(16)), m.keyholders[1])
     ),
     "named twice": lambda m: change(m, keyholders=(m.keyholders[0],) * 2),
-    "it names no keyholder": lambda m: change(m, keyholders=()),
+    "it names 0 keyholders": lambda m: change(m, keyholders=()),
     "32 bytes each": lambda m: change(m, coordinator=b"short"),
     "its runtime is": with_program(runtime="tape/9"),
     "it says d = ": with_program(d=31),
