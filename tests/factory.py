@@ -27,6 +27,7 @@ from tacit.codec.rotate import rotate_back
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.keyholder.keys import load_identity, new_card
 from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan
+from tacit.plan.cards import cards_at, key_ids_at
 from tacit.plan.chain import continuation
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import (
@@ -55,7 +56,7 @@ from tacit.wire.calls import Call, sign_call
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey
-from tacit.wire.messages import Credential, ErrorReply, Head, Message, Receipt, Upload, decode, encode
+from tacit.wire.messages import Credential, ErrorReply, Head, Message, Receipt, Rekeyed, Upload, decode, encode
 from tacit.wire.signed import sign_credential, sign_upload
 
 D = 32
@@ -193,12 +194,12 @@ class World:
         hour = int(time.time()) // 3600 + hours
         return sign_credential(self.coordinator.enrolment, DeviceKey(dpk), self.plan.lineage, hour)
 
-    def head_hash(self, version: int, snapshot_hash: Digest) -> Digest:
-        key_ids = [KeyId(card.key_id) for card in self.plan.manifest.keyholders]
+    def head_hash(self, version: int, snapshot_hash: Digest, rekeyed: Sequence[Rekeyed] = ()) -> Digest:
+        key_ids = key_ids_at(self.plan.manifest, self.plan_id, rekeyed, version)
         return sha256(preimage.head(self.plan_id, version, snapshot_hash, key_ids))
 
     def hash_of(self, head: Head) -> Digest:
-        return self.head_hash(head.version, head.snapshot_hash)
+        return self.head_hash(head.version, head.snapshot_hash, head.rekeyed)
 
     @property
     def initial_hash(self) -> Digest:
@@ -263,13 +264,14 @@ class Device:
         credential: Credential | None = None,
         plan_id: bytes | None = None,
         cards: Sequence[KeyholderCard] | None = None,
+        rekeyed: Sequence[Rekeyed] = (),
     ) -> Upload:
         """A whole Update: masked, sealed and signed."""
         manifest = self.world.plan.manifest
         plan = PlanId(self.world.plan_id if plan_id is None else plan_id)
         name = UpdateId(os.urandom(16) if update_id is None else update_id)
         q = self.integers() if q is None else q
-        cards = manifest.keyholders if cards is None else cards
+        cards = cards_at(manifest, self.world.plan_id, rekeyed, version) if cards is None else cards
         seeds = [os.urandom(32) for _ in cards]
         keys = [mask_key(seed, plan, name) for seed in seeds]
         payload = pack(masked(q, keys, manifest.quantisation.bits), manifest.quantisation.bits)

@@ -34,6 +34,19 @@ def trust(plan: Plan) -> Trust:
     return trust_of([card.sig_pk for card in plan.manifest.keyholders], {})
 
 
+def trust_text(plan: Plan) -> str:
+    """What is said of its keyholders: what everybody may count on, and what its author claims."""
+    text = sentence(trust(plan))
+    operators = dict.fromkeys(card.operator for card in plan.manifest.keyholders if card.operator)
+    if not operators:
+        return text
+    claim = plan.manifest.trust
+    return (
+        f"{text}\n           That is so for a device that pinned no key. Its author claims {claim}, with keyholders of "
+        f"{', '.join(operators)}; a device that pinned theirs works it out by itself:\n           {sentence(claim)}"
+    )
+
+
 def figures(plan: Plan, size: int) -> dict[str, Any]:
     """The figures of a Plan, for machines."""
     manifest = plan.manifest
@@ -72,6 +85,11 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "delta": said.delta,
         "relation": said.relation,
         "trust": trust(plan).value,
+        "trust_claimed": plan.manifest.trust.value,
+        "keyholders": [
+            {"operator": card.operator, "sig_pk": card.sig_pk.hex(), "url": card.url}
+            for card in plan.manifest.keyholders
+        ],
         "unit": noise.unit,
     }
 
@@ -121,7 +139,7 @@ def summary(plan: Plan, size: int) -> str:
             f"noise      {_noise(plan)}",
             f"privacy    over the Plan's whole life, at most: {promise(plan).sentence}",
             f"charter    {_charter(plan)}",
-            f"trust      {sentence(trust(plan))}",
+            f"trust      {trust_text(plan)}",
         ]
     )
 
