@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tacit.plan import manifest as canonical
 from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
-from tacit.plan.checks import room_text
-from tacit.plan.manifest import FORMAT
+from tacit.plan.checks import room_text, unrotated_bits
+from tacit.plan.manifest import FORMAT, Gate
 from tacit.plan.program import KeptTensor, Optimizer, Resources, Stretch
 from tacit.plan.tape import Number
 from tacit.privacy.trust import Trust
@@ -177,6 +177,7 @@ NUMBERS = {
     "delta = ": with_noise(delta=0.5),
     "it claims sensitivity": with_noise(sensitivity=1.0),
     "it claims a budget": with_noise(mu2_total=1.0),
+    "it has a gate": with_noise(gate=Gate(32, 8.0, 4.15)),
     "more than the charter's": with_noise(mu2_total=1e17),
     "landings, separation": lambda m: change(m, participation=change(m.participation, landings=0)),
     "it outlives its charter": lambda m: change(m, limits=change(m.limits, expires_at=2**40)),
@@ -187,7 +188,7 @@ NUMBERS = {
         m, keyholders=(change(m.keyholders[0], key_id=bytes(16)), m.keyholders[1])
     ),
     "named twice": lambda m: change(m, keyholders=(m.keyholders[0],) * 2),
-    "it names no keyholder": lambda m: change(m, keyholders=()),
+    "it names 0 keyholders": lambda m: change(m, keyholders=()),
     "32 bytes each": lambda m: change(m, coordinator=b"short"),
     "its runtime is": with_program(runtime="tape/9"),
     "it says d = ": with_program(d=31),
