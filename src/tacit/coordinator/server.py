@@ -39,10 +39,11 @@ from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
+from tacit.plan.cards import key_ids_at
 from tacit.serving import MESSAGE_TYPE, SecurityHeaders, natural, read_body, refused
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId, sha256
+from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
 from tacit.wire.messages import (
     Credential,
     Enrol,
@@ -189,7 +190,7 @@ class Coordinator:
         head = self.store.head(version)
         if head is None:
             return None
-        key_ids = [KeyId(card.key_id) for card in self.plan.manifest.keyholders]
+        key_ids = key_ids_at(self.plan.manifest, self.plan_id, head.rekeyed, version)
         return sha256(preimage.head(self.plan_id, version, head.snapshot_hash, key_ids))
 
     async def take(self, body: bytes) -> Receipt:

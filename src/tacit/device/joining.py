@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tacit.device.client import Client
+from tacit.device.directory import trusted
 from tacit.device.home import plan_file
 from tacit.device.kept import erase_kept, move_kept
 from tacit.device.ledger import DELTA, MU2_DEVICE_MAX, Ledger
@@ -24,7 +25,7 @@ from tacit.plan.chain import broken_succession, prefix_digest
 from tacit.plan.claim import claim
 from tacit.plan.manifest import Manifest
 from tacit.privacy.account import Statement, epsilon_of_mu, epsilon_text
-from tacit.privacy.trust import Trust, trust_of
+from tacit.privacy.trust import Trust
 from tacit.wire.codes import Refusal
 from tacit.wire.ids import DeviceKey, Lineage, PlanId
 from tacit.wire.keys import SigningKey, cohort, device_seed, hedge_key
@@ -229,7 +230,7 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
     mu2_most = MU2_DEVICE_MAX if settings.allow_mu2 is None else settings.allow_mu2
     elsewhere = ledger.mu2_spent(manifest.noise.unit) - ledger.spent_in(plan.lineage)
     wants = manifest.mu2_life
-    trust = trust_of([card.sig_pk for card in manifest.keyholders], settings.operators)
+    trust = trusted(plan, settings.operators, settings.accept_trust)
     said = claim(manifest, wants, trust)
     if elsewhere == math.inf > mu2_most:
         raise UnitsApart(plan.name, manifest.noise.unit)

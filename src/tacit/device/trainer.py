@@ -8,6 +8,7 @@ or the training, is looked at between two micro-batches: for the Plan's seconds,
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +32,7 @@ from tacit.engine.player import Player
 from tacit.errors import InputError, TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import decode_snapshot
+from tacit.plan.cards import cards_at
 from tacit.plan.manifest import OnDevice
 from tacit.privacy.groups import members
 from tacit.wire.ids import Digest
@@ -140,7 +142,7 @@ class Trainer:
             if self._full(version):
                 self._ledger.drop(after)
                 return Dropped(version, ENOUGH, True)
-            return self._made(after, delta, credential)
+            return self._made(after, delta, credential, head)
         except BaseException:
             # Before the debit there is nothing to lose; after it the ledger keeps what is owed.
             self._ledger.drop(offered)
@@ -231,12 +233,16 @@ class Trainer:
         counted = self._member.manifest.program.score == "accuracy"
         return events.HeldBack(len(held), loss / max(1, len(held)), right if counted else None)
 
-    def _made(self, state: Trained, delta: NDArray[np.float32], credential: Credential) -> Debited | Dropped:
+    def _made(
+        self, state: Trained, delta: NDArray[np.float32], credential: Credential, head: Head
+    ) -> Debited | Dropped:
         manifest, version = self._member.manifest, state.offer.version
+        # Seals are for the cards that keyholders have at this version: one that lost its state has another.
+        cards = cards_at(manifest, self._member.plan_id, head.rekeyed, version)
         try:
             upload = make_update(
                 delta,
-                manifest=manifest,
+                manifest=msgspec.structs.replace(manifest, keyholders=cards),
                 plan_id=self._member.plan_id,
                 base_version=version,
                 head_hash=state.offer.head_hash,
