@@ -13,7 +13,9 @@ from tacit.errors import InputError
 from tacit.plan.bundle import encode_snapshot
 from tacit.wire.ids import PlanId, sha256
 from tacit.wire.messages import Head
-from tests.device.small import D, examples, learning_world
+from tests.device.coordinating import staged
+from tests.device.scripted import Answer
+from tests.device.small import D, examples, learning_world, link_to, save_examples
 
 
 def verdict(version: int, accuracy: float | None = None, loss: float | None = 1.0) -> Verdict:
@@ -61,6 +63,31 @@ def test_a_snapshot_is_as_good_as_the_model_is_on_the_examples(tmp_path: Path):
     assert len(good) == 4 * D
     assert judged[0].loss == pytest.approx(np.log(3), abs=1e-5) and judged[1].accuracy == 1.0
     assert fallen(judged, 5.0) is None and fallen(judged[::-1], 5.0) == judged[1]
+
+
+def test_the_evaluator_waits_for_a_coordinator_that_is_away_and_ends_with_the_run(tmp_path: Path, capsys):
+    world = learning_world(tmp_path / "world")
+    data = save_examples(tmp_path / "check.npz", 40)
+    files = ["--history", str(tmp_path / "h.jsonl"), "--best", str(tmp_path / "best.bin"), "--poll", "0.01"]
+    with staged(world, tmp_path) as stage:
+        script, pretender = stage.script, stage.pretender
+        pretender.publish(1)
+        for version in (0, 1):
+            script.on(f"GET {version}", pretender.head(version))
+        busy = Answer(503, b"busy")
+        script.on("GET status", busy, Answer(body=b'{"ended": null}'), busy, Answer(body=b'{"ended": "all opened"}'))
+        words = ["judge", str(link_to(world, script.port)), "--examples", str(data), *files]
+        code = main(words)
+        once = main([*words, "--once"])
+        script.on("GET 1", pretender.head(0))
+        forged = main([*words, "--history", str(tmp_path / "other.jsonl"), "--once"])
+
+    said = capsys.readouterr()
+    history = [json.loads(line) for line in (tmp_path / "h.jsonl").read_text().splitlines()]
+    assert (code, once, forged) == (0, 0, 1) and said.err.count("waiting: ") == 2
+    assert [one["version"] for one in history] == [0, 1] and said.out.count("\n") == 3
+    assert sha256((tmp_path / "best.bin").read_bytes()).hex() == history[0]["snapshot"]
+    assert "was asked for HEAD 1 and sent HEAD 0" in said.err
 
 
 @pytest.mark.parametrize("line", ["no json", "{}", '{"plan_id": "00", "version": 1}', "[1]"])

@@ -112,5 +112,7 @@ def test_the_process_serves_both_and_refuses_a_pair_that_does_not_belong_togethe
     served = process.coordinators_of(process.parse([*words, str(judging.plan_file)]))
 
     assert [one.plan_id for one in served] == [trained.plan_id, judging.plan_id]
+    # Devices of the cohort are told of it beside every HEAD of what it judges.
+    assert [None if one.evaluation is None else one.evaluation.plan_id for one in served] == [judging.plan_id, None]
     with pytest.raises(NotJudged):
         process.coordinators_of(process.parse([*words, str(other.plan_file)]))

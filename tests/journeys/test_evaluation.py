@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from tacit.cli import main
+from tacit.compiler import open_plan
 from tacit.coordinator.keys import load_or_make
 from tacit.device.client import Client
 from tacit.device.ledger import Ledger
 from tacit.device.link import parse_link
 from tacit.engine.player import Player
+from tacit.errors import InputError
 from tacit.plan.bundle import decode_snapshot
 from tacit.wire.ids import Digest, sha256
 from tacit.wire.keys import SigningKey, cohort
@@ -102,6 +104,8 @@ def test_devices_of_the_evaluation_cohort_judge_what_the_others_train(tmp_path, 
         here.join("ada", link=here.evaluation_link)
         wait_for(lambda: "one of those that train" in here.log("ada"), "that who trains is not taken for judging", 30)
         inspected = tacit("inspect", tmp_path / "mine.eval.tacit").stdout
+        with pytest.raises(InputError, match="trains nothing: `tacit evaluate --read`"):
+            open_plan(tmp_path / "mine.eval.tacit")
         spent = {name: spent_by(here.homes[name]) for name in here.homes}
 
     for one, right in zip(found["judged"], wanted, strict=True):

@@ -14,11 +14,13 @@ from tacit.coordinator.applying import publish_sum
 from tacit.errors import InputError
 from tacit.keyholder.sums import noise_deviation
 from tacit.plan.bundle import Plan, PlanRefused, build_plan, playable_blobs
+from tacit.plan.chain import broken_succession
 from tacit.plan.evaluated import Judged, answer, error_of, read_judged
 from tacit.plan.evaluating import Evaluating, evaluation_of
 from tacit.plan.manifest import Evaluation
 from tacit.privacy.account import epsilon_of_mu
 from tests.device.small import D, judged_world, learning_world
+from tests.factory import following
 
 FORMS = [Evaluation(bytes(32), 4.6, right, bins) for right, bins in ((True, 10), (True, 30), (True, 0), (False, 0))]
 anything = st.floats(allow_nan=True, allow_infinity=True)
@@ -181,3 +183,11 @@ def test_a_plan_of_the_cohort_needs_a_charter_that_names_one(tmp_path: Path):
 
     with pytest.raises(PlanRefused, match="its charter names none"):
         build_plan(plan.manifest, charter, {name: blob.tobytes() for name, blob in plan.blobs.items()}, world.author)
+
+
+def test_nothing_goes_on_from_an_evaluation(tmp_path: Path):
+    _, judging = judged_world(tmp_path)
+
+    assert (
+        broken_succession(judging.plan, following(judging, 0, d=64).plan) == "nothing is trained there that could go on"
+    )

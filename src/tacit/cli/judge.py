@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tacit.cli.following import Following
     from tacit.device.examples import Examples
     from tacit.plan.bundle import Plan
     from tacit.wire.messages import Head
@@ -100,27 +101,40 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"Plan {plan.name} trains nothing, so there is nothing to judge")
     examiner = Examiner(plan, read_examples(arguments.examples, program.inputs, program.label, program.weight))
     verdicts = read_history(arguments.history, plan)
-    while True:
-        over = followed.client.ended() is not None  # asked first: what it published until then is judged below
-        newest = followed.newest()
-        for version in range(verdicts[-1].version + 1 if verdicts else 0, newest.version + 1 if newest else 0):
-            head = followed.head(version)
-            data = followed.snapshot(head)
-            verdict = examiner.verdict(head, data)
-            if not verdicts or verdict.goodness > max(one.goodness for one in verdicts):
-                keep_best(arguments.best, head, data)
-            verdicts.append(verdict)
-            line = json.dumps({"plan_id": plan.plan_id.hex(), **asdict(verdict)})
-            with arguments.history.open("a") as file:
-                file.write(line + "\n")
-            print(line, flush=True)
+    over = False
+    while not over:
+        try:
+            ended = followed.client.ended() is not None  # asked first: what it published until then is judged below
+            judge_new(followed, examiner, verdicts, arguments.history, arguments.best)
+            over = ended
+        except TacitError as error:
+            if arguments.once or not error.retryable:
+                raise
+            print(f"waiting: {error}", file=sys.stderr)
         best = fallen(verdicts, arguments.fall)
         if best is not None:
             raise SnapshotFell(verdicts[-1], best, arguments.fall, arguments.best)
-        if over or arguments.once:
+        if arguments.once:
             break
-        time.sleep(arguments.poll)
+        if not over:
+            time.sleep(arguments.poll)
     print(f"{len(verdicts)} Snapshots of {plan.name} judged; the newest is within {arguments.fall:g}", file=sys.stderr)
+
+
+def judge_new(followed: "Following", examiner: "Examiner", verdicts: list[Verdict], history: Path, best: Path) -> None:
+    """Judges what was published since the last verdict; each is written down before the next is looked at."""
+    newest = followed.newest()
+    for version in range(verdicts[-1].version + 1 if verdicts else 0, newest.version + 1 if newest else 0):
+        head = followed.head(version)
+        data = followed.snapshot(head)
+        verdict = examiner.verdict(head, data)
+        if not verdicts or verdict.goodness > max(one.goodness for one in verdicts):
+            keep_best(best, head, data)
+        line = json.dumps({"plan_id": followed.plan.plan_id.hex(), **asdict(verdict)})
+        with history.open("a") as file:
+            file.write(line + "\n")
+        verdicts.append(verdict)
+        print(line, flush=True)
 
 
 class Examiner:

@@ -131,4 +131,6 @@ def open_plan(path: str | Path) -> DeveloperPlan:
     plan = read_plan(Path(path))
     if plan.manifest.program.scouted:
         raise InputError(f"Plan {plan.name} trains nothing: `tacit scout --read` says what its devices have answered")
+    if plan.manifest.evaluation is not None:
+        raise InputError(f"Plan {plan.name} trains nothing: `tacit evaluate --read` says what its devices have said")
     return DeveloperPlan(plan)

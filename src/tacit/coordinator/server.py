@@ -259,14 +259,17 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         if newest is None:
             return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
         tag = f'"{newest.version}-{newest.snapshot_hash.hex()[:16]}"'
+        following: dict[str, str] = {}
+        if coordinator.evaluation is not None:
+            following["Tacit-Evaluation"] = coordinator.evaluation.plan_id.hex()
         if coordinator.successor is None or not isinstance(coordinator.store.batch(), Ended):
-            found = _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
-            if coordinator.evaluation is not None:
-                found.headers["Tacit-Evaluation"] = coordinator.evaluation.plan_id.hex()
-            return found
-        # This was the last one. Whoever has it already has to hear all the same that another Plan goes on from here.
-        answer = _head(newest, tag, "no-cache")
-        answer.headers["Tacit-Successor"] = coordinator.successor.plan_id.hex()
+            answer = _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+        else:
+            # This was the last one. Whoever has it already has to hear all the same that another Plan goes on from
+            # here.
+            answer = _head(newest, tag, "no-cache")
+            following["Tacit-Successor"] = coordinator.successor.plan_id.hex()
+        answer.headers.update(following)
         return answer
 
     async def head_of_version(request: Request) -> Response:

@@ -30,6 +30,8 @@ def broken_succession(before: Plan, after: Plan) -> str | None:
     continues = after.manifest.continues
     if continues is None or continues.plan_id != before.plan_id:
         return f"it does not name Plan {before.plan_id.hex()[:8]}"
+    if before.manifest.evaluation is not None:
+        return "nothing is trained there that could go on"
     if after.author != before.author:
         return f"it is signed by {after.author.hex()[:8]} and the Plan before it by {before.author.hex()[:8]}"
     if after.manifest.charter_id != before.manifest.charter_id:
