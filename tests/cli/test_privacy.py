@@ -3,10 +3,12 @@
 import json
 import math
 
+import msgspec
 import pytest
 
 from tacit.cli import main
-from tacit.plan.bundle import read_plan
+from tacit.plan.bundle import build_plan, read_plan
+from tacit.plan.program import Stretch
 from tacit.plan.manifest import OnDevice
 from tacit.privacy.account import epsilon_of_mu
 from tacit.privacy.blt import Blt
@@ -66,6 +68,21 @@ def test_a_plan_says_the_same_as_its_numbers(tmp_path, capsys):
     assert (said["sigma"], said["theta"], said["values"]) == (1.25, [0.5, 0.9], 32)
     assert said["epsilon_by_landings"] == [epsilon_of_mu(math.sqrt(one), 1e-7) for one in spent]
     assert said["epsilon"] == pytest.approx(epsilon_of_mu(0.8, 1e-7))
+
+
+def test_a_plan_that_trains_nothing_has_no_signal_to_compare_with(tmp_path, capsys):
+    world = make_world(tmp_path, snapshots=4, landings=1, sigma=2.0)
+    program = msgspec.structs.replace(world.plan.manifest.program, scouted=tuple(Stretch(f"{n}") for n in range(32)))
+    blobs = {name: blob.tobytes() for name, blob in world.plan.blobs.items()}
+    manifest = msgspec.structs.replace(world.plan.manifest, program=program)
+    file = tmp_path / "scout.tacit"
+    file.write_bytes(build_plan(manifest, world.plan.charter, blobs, world.author))
+
+    said = said_by(capsys, "privacy", "--plan", str(file))
+
+    assert "ε = 2.50" in said and "one sum" in said and "signal" not in said
+    assert json.loads(said_by(capsys, "privacy", "--plan", str(file), "--json"))["noise_to_signal"] is None
+    assert main(["privacy", "--plan", str(file), "--picture", str(tmp_path / "a.svg")]) == 2
 
 
 @pytest.mark.parametrize(("ending", "begins"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("html", b"<!doctype html>")])

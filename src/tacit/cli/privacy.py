@@ -215,11 +215,7 @@ def lines(bought: Bought) -> list[str]:
     found = figures(bought)
     correlated = found["mechanism"] == "blt/1"
     apart = f", {found['separation']:,} batches apart" if found["landings"] > 1 and found["separation"] > 1 else ""
-    how = {
-        "blt/1": f"correlated (blt/1, {found['buffers']} buffers)",
-        "plain/1": "of its own for every sum (plain/1)",
-        "local/1": "of each site's own, in every step (local/1)",
-    }[found["mechanism"]]
+    how = f"correlated (blt/1, {found['buffers']} buffers)" if correlated else "of its own for every sum (plain/1)"
     shown = sorted({1, 2, 3, found["landings"] // 2, found["landings"]} & set(range(1, found["landings"] + 1)))
     text = [
         f"policy     {found['devices']:,} devices, batches of {found['batch']:,}, {found['snapshots']:,} Snapshots, at "
@@ -230,10 +226,6 @@ def lines(bought: Bought) -> list[str]:
         "landings   ε after "
         + ", ".join(f"{count}: {epsilon_text(found['epsilon_by_landings'][count])}" for count in shown),
         f"trust      {sentence(bought.said.trust)}",
-    ]
-    if found["mechanism"] == "local/1":
-        return text
-    text += [
         f"keyholders {found['keyholders']}; each adds noise of full strength, so all together add "
         f"√{found['keyholders']} times that of one",
         f"one sum    noise in every value of {found['noise_of_one_sum']:.3g} times the most that one device adds; "
