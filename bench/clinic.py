@@ -250,8 +250,8 @@ def compare(settings: Sequence[Setting], epsilons: Sequence[float], rounds: int)
     for epsilon in epsilons:
         sites, place, single = [], [], []
         for seed, one in enumerate(settings):
-            print(f"{name}, ε = {epsilon:g}, {seed + 1} of {count} …", file=sys.stderr)
             sites.append(right(together(one, task_of(one, epsilon, rounds)), one.test))
+            print(f"{name}, ε = {epsilon:g}, {seed + 1} of {count}: {100 * sites[-1]:.1f} %", file=sys.stderr)
             draws = [
                 right(in_one_place(one.sites, one.step * len(one.sites), epsilon, rounds, 100 * seed + k), one.test)
                 for k in range(20)

@@ -80,6 +80,7 @@ def make_plan(
     max_age: int = 2,
     landings: int = 3,
     separation: int = 1,
+    devices: int = 10**6,
     snapshots: int = 5,
     sigma: float = 1e-6,
     most_plans: int = 3,
@@ -130,7 +131,7 @@ def make_plan(
         server_rate=0.5,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
         batch=BatchRule(target=target, most=most, threshold=threshold, max_age=max_age, weights=(1,) * (max_age + 1)),
-        participation=Participation(landings=landings, separation=separation, devices=10**6),
+        participation=Participation(landings=landings, separation=separation, devices=devices),
         noise=Noise(
             mechanism=mechanism,
             sigma=sigma,

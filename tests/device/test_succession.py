@@ -20,7 +20,7 @@ from tacit.device.agent import run
 from tacit.device.home import device_receipts, plan_file
 from tacit.device.joining import AnotherCharter, PlanOverMemory
 from tacit.device.kept import kept_bytes
-from tacit.device.ledger import _CHAIN, FILE, BudgetRefused, Ledger, SecondOfACharter, StepRefused
+from tacit.device.ledger import _CHAIN, _UNIT, FILE, BudgetRefused, Ledger, SecondOfACharter, StepRefused
 from tacit.plan.bundle import build_plan, decode_snapshot, parse_plan
 from tacit.plan.manifest import Continues
 from tacit.wire.codes import Code
@@ -365,7 +365,7 @@ def test_a_ledger_of_the_format_before_is_brought_up_to_date_and_keeps_what_was_
     with pinned(tmp_path) as ledger:
         made(ledger)
     database = sqlite3.connect(tmp_path / FILE, isolation_level=None)
-    for column in _CHAIN:
+    for column in (*_CHAIN, _UNIT):
         database.execute(f"ALTER TABLE plan DROP COLUMN {column.split()[0]}")
     database.execute("UPDATE device SET format = 1")
     database.close()

@@ -97,6 +97,10 @@ def test_where_nothing_is_kept_the_prefix_goes_before_every_step():
     assert plays(VISIT, kept=False)[Kind.PREFIX] == plays(VISIT, kept=False)[Kind.TRAIN]
 
 
+def test_where_each_patient_is_clipped_by_itself_none_shares_a_micro_batch():
+    assert plays(replace(VISIT, grouped=True), kept=True) == {Kind.EVALUATE: 2, Kind.TRAIN: 20, Kind.APPLY: 6}
+
+
 def test_the_figures_are_those_that_paper_gives():
     one = {kind: tape_seconds(PHONE.compute, tape) for kind, tape in VISIT.tapes.items()}
     compute = 2 * one[Kind.EVALUATE] + 10 * one[Kind.TRAIN] + 6 * one[Kind.APPLY] + (4e7 + 250 * 3100) / 1e12

@@ -18,7 +18,7 @@ from tacit.codec.ring import packed_size
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan
 from tacit.plan.compute import Compute, Step, reference, steps, tape_seconds
-from tacit.plan.manifest import LocalTraining
+from tacit.plan.manifest import LocalTraining, OnDevice
 from tacit.plan.profile import Profile, Radio, RadioName
 from tacit.plan.program import Resources, example_bytes
 from tacit.plan.tape import Kind, Region, Tape, decode
@@ -55,6 +55,7 @@ class Visit:
     d: int
     seconds: int
     rotated: bool = False
+    grouped: bool = False  # each group of examples is played by itself; taken for one example each, which is the most
 
     @cached_property
     def steps(self) -> Mapping[Kind, Sequence[Step]]:
@@ -112,6 +113,7 @@ def visit_of(plan: Plan, examples: int, held_back: int = 0) -> Visit:
         d=program.d,
         seconds=manifest.limits.max_seconds,
         rotated=manifest.quantisation.rotation != "none",
+        grouped=isinstance(manifest.noise.mechanism, OnDevice),
     )
 
 
@@ -202,7 +204,7 @@ def estimate(visit: Visit, profile: Profile, radio: RadioName, memory: int) -> E
 
 def plays(visit: Visit, kept: bool) -> dict[Kind, int]:
     """How often a later visit plays each tape; where nothing is kept the prefix goes before every step."""
-    microbatches, steps = steps_of(visit.local, visit.examples, visit.microbatch)
+    microbatches, steps = steps_of(visit.local, visit.examples, 1 if visit.grouped else visit.microbatch)
     counts = {
         Kind.EVALUATE: math.ceil(visit.held_back / visit.microbatch),
         Kind.PREFIX: 0 if kept else microbatches,

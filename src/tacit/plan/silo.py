@@ -35,8 +35,8 @@ def silo_numbers(
 
     >>> n = silo_numbers(d=58, epsilon=4.0, delta=1e-5, group="patient", clip=1.0, sites=4, absent=0, rounds=10,
     ...                  passes=2, steps=8, step_groups=64, optimizer=Optimizer(0.5))
-    >>> n.batch.threshold, round(n.noise.sigma, 3), round(n.noise.sigma * n.noise.sensitivity, 2)
-    (4, 1.081, 4.83)
+    >>> n.batch.threshold, round(n.noise.sigma, 2), round(n.noise.sigma * n.noise.sensitivity, 1)
+    (4, 1.08, 4.8)
     """
     sigma = (1 + 1e-9) / mu_of_epsilon(epsilon, delta)  # up, and by more than later roundings take off
     sensitivity = math.sqrt(rounds * passes)
