@@ -51,7 +51,7 @@ export type Plan = {
 
 export class PlanRefused extends Error {}
 
-const FORMAT = 3;
+const FORMAT = 4;
 const HEADER = 192;
 const ALIGNMENT = 64;
 
