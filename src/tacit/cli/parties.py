@@ -102,8 +102,8 @@ def claim_of(given: argparse.Namespace, cards: "Sequence[KeyholderCard]", asked:
         count = "two keyholders of two operators" if wanted is Trust.THREE_PARTY else "a keyholder of another operator"
         raise InputError(
             f"the Plan is to claim {wanted}, and keyholders of {operators or 'nobody but the coordinator'} give "
-            f"{most} at most. Name {count}: --keyholder NAME=KEY@URL, as `tacit keyholder init` printed it for them; or "
-            "claim less"
+            f"{most} at most. Name {count}: --keyholder NAME=KEY@URL, as `tacit keyholder init` printed it; or claim "
+            "less"
         )
     return wanted
 

@@ -131,7 +131,7 @@ def start_servers(
             )
     if addresses and len(addresses) != len(elsewhere):
         raise InputError(
-            f"the Plan has {len(elsewhere)} keyholders of others and {len(addresses)} --keyholder were said"
+            f"the Plan has {len(elsewhere)} keyholders of others and --keyholder was said {len(addresses)} times"
         )
     others = iter(addresses or [card.url for card in elsewhere])
     keyholder = None
