@@ -472,14 +472,14 @@ class Site:
     def head(self) -> Head:
         return decode(Head, self.coordinator.get(f"{self.path}/head"))
 
-    def wait_version(self, version: int) -> Head:
+    def wait_version(self, version: int, seconds: float = PATIENCE_S) -> Head:
         def there() -> bool:
             try:
                 return self.head().version >= version
             except (Refused, OSError, http.client.HTTPException):
                 return False
 
-        wait_for(there, f"HEAD {version}; {self.logs()}")
+        wait_for(there, f"HEAD {version}; {self.logs()}", seconds)
         return decode(Head, self.coordinator.get(f"{self.path}/heads/{version}"))
 
     def snapshot(self, head: Head) -> bytes:

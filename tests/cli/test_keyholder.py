@@ -2,16 +2,26 @@
 
 import io
 import json
+import os
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tacit.cli import main
+from tacit.cli.keyholder import charter_lines
+from tacit.cli.parties import chartered, claim_of, named
+from tacit.cli.serve import start_servers
 from tacit.errors import InputError
+from tacit.keyholder.approvals import Shown
 from tacit.keyholder.cards import read_card
 from tacit.keyholder.keys import new_card
 from tacit.plan.bundle import parse_plan
+from tacit.plan.manifest import Charter, KeyholderCard, Manifest
+from tacit.privacy.trust import Trust
 from tacit.wire.codes import Code
+from tacit.wire.keys import SigningKey
 from tests.factory import World, make_plan, make_world
 from tests.keyholder.asking import asking
 from tests.keyholder.test_rekeying import lose, published, show
@@ -138,19 +148,12 @@ def test_wrong_words_end_with_2_and_one_sentence(words: list[str], tmp_path: Pat
 
 
 def test_who_wrote_a_charter_cannot_write_on_the_operator_s_terminal(home: Path, capsys):
-    from tacit.cli.keyholder import charter_lines
-    from tacit.keyholder.approvals import Shown
-    from tacit.plan.manifest import Charter
-
     charter = Charter("a\x1b[2Jb", "p\nkeyholder  this one", ("x\r",), bytes(32), (bytes(32),), 1, 1.0, "device", 0)
 
     assert all(line.isprintable() for line in charter_lines(Shown(charter), bytes(32)))
 
 
 def test_a_developer_names_a_keyholder_by_its_pin_or_by_the_file_of_its_card(home: Path, tmp_path: Path, capsys):
-    from tacit.cli.parties import named
-    from tacit.wire.keys import SigningKey
-
     author = SigningKey.from_seed(bytes(32))
     capsys.readouterr()
     tacit("keyholder", "card", "--home", home)
@@ -163,13 +166,63 @@ def test_a_developer_names_a_keyholder_by_its_pin_or_by_the_file_of_its_card(hom
             named(word, author)
 
 
-def test_a_card_made_beside_a_coordinator_gives_nobody_s_trust(tmp_path: Path):
-    import os
+def card_of(home: Path, operator: str) -> KeyholderCard:
+    return new_card(home, "https://k.example", os.urandom, operator)
 
-    from tacit.plan.checks import most_trust
-    from tacit.privacy.trust import Trust
 
+@pytest.mark.parametrize(
+    ("operators", "most"),
+    [
+        ((), "single-operator"),
+        (("uni",), "two-party"),
+        (("uni", "uni"), "two-party"),
+        (("uni", "union"), "three-party"),
+    ],
+)
+def test_a_plan_claims_what_its_keyholders_operators_give_and_never_more(operators, most, tmp_path: Path):
+    cards = [card_of(tmp_path / str(i), name) for i, name in enumerate(operators)] or [card_of(tmp_path, "")]
+    given = Namespace(keyholders=list(operators), trust=None)
+
+    assert claim_of(given, cards, Trust.SINGLE_OPERATOR) == most
+    for claim in Trust:
+        if claim.at_most(Trust(most)):
+            assert claim_of(Namespace(keyholders=list(operators), trust=claim), cards, Trust(most)) is claim
+        else:
+            for asked in (Namespace(keyholders=[], trust=claim), Namespace(keyholders=[], trust=None)):
+                with pytest.raises(InputError, match=f"is to claim {claim}.*{most} at most"):
+                    claim_of(asked, cards, claim)
+
+
+def test_a_charter_may_name_the_keyholders_of_later_plans(tmp_path: Path):
     world = make_world(tmp_path)
+    made = Made(world.plan.manifest, world.plan.charter)
 
-    assert new_card(tmp_path / "k", "embedded:", os.urandom).operator == ""
-    assert most_trust(world.plan.manifest) is Trust.SINGLE_OPERATOR
+    found = chartered(made, Trust.SINGLE_OPERATOR, ["0a" * 32])  # pyright: ignore[reportArgumentType]
+    assert found.charter.keyholders == (*world.plan.charter.keyholders, bytes.fromhex("0a" * 32))
+    for later, old in ((["0a"], False), (["0a" * 32], True)):
+        with pytest.raises(InputError, match="--keyholder-later"):
+            chartered(made, Trust.SINGLE_OPERATOR, later, old_charter=old)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Made:
+    """The part of what was assembled that a charter changes."""
+
+    manifest: Manifest
+    charter: Charter
+
+
+def test_serving_says_which_keyholder_it_cannot_place(home: Path, tmp_path: Path, capsys):
+    world = world_of(home, capsys)
+    started: list = []
+
+    with pytest.raises(InputError, match="1 keyholders of others and --keyholder was said 2 times"):
+        start_servers(
+            world.plan_file, tmp_path / "h", started, host="127.0.0.1", port=0, addresses=["http://a", "http://b"]
+        )
+    beside = make_world(tmp_path / "beside")
+    data = make_plan(beside.author, beside.coordinator, [new_card(tmp_path / "gone", "embedded:", os.urandom)])
+    beside.plan_file.write_bytes(data)
+    with pytest.raises(InputError, match="has no key in"):
+        start_servers(beside.plan_file, tmp_path / "h", started, host="127.0.0.1", port=0)
+    assert started == []

@@ -34,6 +34,7 @@ from tests.keyholder.asking import Asking, code_of
 
 NAMES = ("a university", "a patients' union")
 DEVICES, SNAPSHOTS = 20, 6
+PATIENCE_S = 180  # twenty-three processes on a machine that may be busy
 
 
 def be_device(settings: JoinSettings, log: str) -> None:
@@ -86,13 +87,13 @@ def test_twenty_devices_train_while_a_keyholder_is_killed_and_comes_back(tmp_pat
             device = FORKS.Process(target=be_device, args=(settings, str(tmp_path / f"{i:02}.log")), daemon=True)
             device.start()
             devices.append(device)
-        site.wait_version(2)
+        site.wait_version(2, PATIENCE_S)
         site.keyholders[1].kill()
-        wait_for(lambda: any(one["trouble"] for one in site.status()["keyholders"]), "its absence is seen", 60)
+        wait_for(lambda: any(one["trouble"] for one in site.status()["keyholders"]), "its absence is seen", PATIENCE_S)
         site.keyholders[1].start()
-        last = site.wait_version(SNAPSHOTS)
+        last = site.wait_version(SNAPSHOTS, PATIENCE_S)
         for i, device in enumerate(devices):
-            device.join(60)
+            device.join(PATIENCE_S)
             assert device.exitcode == 0, (tmp_path / f"{i:02}.log").read_text()
 
         lists = [site.opened_ids(j) for j in (1, 2)]

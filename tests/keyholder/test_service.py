@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from tacit.cli.parties import named
 from tacit.coordinator.keyholders import HttpKeyholder, Unreachable
 from tacit.coordinator.keys import load_or_make
 from tacit.errors import InputError
@@ -200,6 +201,16 @@ def test_a_card_with_another_key_to_seal_to_is_refused(served: Process, world: W
         read_card(msgspec.json.encode({**signed, "card": {**signed["card"], "url": "http://elsewhere"}}))
     with pytest.raises(InputError, match="is not signed by the key"):
         read_card(msgspec.json.encode(signed))
+
+
+def test_a_developer_is_given_a_card_of_the_keyholder_that_was_pinned_and_of_no_other(served: Process, world: World):
+    key = identity(world).public.hex()
+
+    assert named(f"{OPERATOR.operator}={key}@{served.url}", world.author).operator == OPERATOR.operator
+    with pytest.raises(InputError, match="say its own name"):
+        named(f"somebody={key}@{served.url}", world.author)
+    with pytest.raises(Unreachable, match="not signed by the keyholder"):
+        named(f"{OPERATOR.operator}={world.author.public.hex()}@{served.url}", world.author)
 
 
 def test_an_embedded_keyholder_gives_no_cards(world: World):

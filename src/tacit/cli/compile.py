@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tacit.cli.chain import assembled, describe_chain
-from tacit.cli.parties import chartered, describe_parties, parties_of
+from tacit.cli.parties import chartered, claim_of, describe_parties, parties_of
 
 if TYPE_CHECKING:
     from tacit.compiler.assemble import Scouted, Start
@@ -87,10 +87,11 @@ def run(arguments: argparse.Namespace) -> None:
     place = home(arguments.home)
     author = author_key(place)
     parties = parties_of(arguments, place)
+    claim = claim_of(arguments, parties.keyholders, task.privacy.claimed)
     scouted = _scouted(Path(arguments.scouted[0]), arguments.scouted[1]) if arguments.scouted else None
     start = _start(Path(arguments.class_sums[0]), arguments.class_sums[1]) if arguments.class_sums else None
     made = assembled(arguments, task, parties, place, _progress, scouted, start)
-    made = chartered(made, arguments, old_charter=bool(arguments.continues or arguments.charter_of))
+    made = chartered(made, claim, arguments.later, old_charter=bool(arguments.continues or arguments.charter_of))
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     if arguments.picture is not None:
         from tacit.compiler.picture import svg

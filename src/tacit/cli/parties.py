@@ -90,46 +90,48 @@ def named(word: str, author: "SigningKey") -> "KeyholderCard":
     return card
 
 
-def chartered(made: "Assembled", given: argparse.Namespace, *, old_charter: bool = False) -> "Assembled":
-    """With what is claimed of the keyholders, and those whom later Plans may use. InputError for a claim too high."""
-    import msgspec
-
+def claim_of(given: argparse.Namespace, cards: "Sequence[KeyholderCard]", asked: "Trust") -> "Trust":
+    """What the Plan is to claim of these keyholders, where the Task asks for `asked`. InputError if they give less."""
     from tacit.plan.checks import most_trust
     from tacit.privacy.trust import Trust
 
-    manifest, charter = made.manifest, made.charter
-    most = most_trust(manifest)
-    wanted = Trust(given.trust or (max_trust(manifest.trust, most) if given.keyholders else manifest.trust))
+    most = most_trust(cards)
+    wanted = Trust(given.trust or (stronger(asked, most) if given.keyholders else asked))
     if not wanted.at_most(most):
+        operators = ", ".join(sorted({card.operator for card in cards if card.operator}))
+        count = "two keyholders of two operators" if wanted is Trust.THREE_PARTY else "a keyholder of another operator"
         raise InputError(
-            f"it is to claim {wanted}, and keyholders of {_operators(manifest.keyholders)} give {most} at most. "
-            f"{_remedy(wanted)}"
+            f"the Plan is to claim {wanted}, and keyholders of {operators or 'nobody but the coordinator'} give "
+            f"{most} at most. Name {count}: --keyholder NAME=KEY@URL, as `tacit keyholder init` printed it; or claim "
+            "less"
         )
-    later = tuple(map(_key, given.later))
-    if later and not old_charter:
-        charter = msgspec.structs.replace(charter, keyholders=tuple(dict.fromkeys((*charter.keyholders, *later))))
-    elif later:
+    return wanted
+
+
+def chartered(
+    made: "Assembled", claim: "Trust", later: Sequence[str] = (), *, old_charter: bool = False
+) -> "Assembled":
+    """With what is claimed of the keyholders, and a charter that names those whom `later` Plans may use too."""
+    import msgspec
+
+    if later and old_charter:
         raise InputError("--keyholder-later is said once, with the first Plan of a charter; leave it out here")
-    return replace(made, manifest=msgspec.structs.replace(manifest, trust=wanted), charter=charter)
+    keyholders = dict.fromkeys((*made.charter.keyholders, *map(_key, later)))
+    return replace(
+        made,
+        manifest=msgspec.structs.replace(made.manifest, trust=claim),
+        charter=msgspec.structs.replace(made.charter, keyholders=tuple(keyholders)),
+    )
 
 
-def max_trust(one: "Trust", other: "Trust") -> "Trust":
-    """The stronger claim.
+def stronger(one: "Trust", other: "Trust") -> "Trust":
+    """The one that claims more.
 
     >>> from tacit.privacy.trust import Trust
-    >>> max_trust(Trust.TWO_PARTY, Trust.SINGLE_OPERATOR)
+    >>> stronger(Trust.TWO_PARTY, Trust.SINGLE_OPERATOR)
     <Trust.TWO_PARTY: 'two-party'>
     """
     return other if one.at_most(other) else one
-
-
-def _operators(cards: "Sequence[KeyholderCard]") -> str:
-    return ", ".join(sorted({card.operator for card in cards if card.operator})) or "nobody but the coordinator"
-
-
-def _remedy(wanted: "Trust") -> str:
-    count = "two keyholders of two operators" if wanted == "three-party" else "a keyholder of another operator"
-    return f"Name {count}: --keyholder NAME=KEY@URL, as `tacit keyholder init` printed it for them; or claim less"
 
 
 def _file(word: str) -> bytes:

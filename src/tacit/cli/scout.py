@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tacit.cli.parties import chartered, describe_parties, parties_of
+from tacit.cli.parties import chartered, claim_of, describe_parties, parties_of
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,11 +88,12 @@ def _make(arguments: argparse.Namespace) -> None:
     place = home(arguments.home)
     author = author_key(place)
     parties = parties_of(arguments, place)
+    claim = claim_of(arguments, parties.keyholders, task.privacy.claimed)
     if arguments.class_sums:
         asked = asking(task, spending(policy_of(task), arguments.epsilon, arguments.snapshots))
-        made = chartered(assemble(asked, parties), arguments)
+        made = chartered(assemble(asked, parties), claim, arguments.later)
     else:
-        made = chartered(assemble_scout(task, parties, how), arguments)
+        made = chartered(assemble_scout(task, parties, how), claim, arguments.later)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     output = arguments.output or arguments.task.with_suffix(".scout.tacit")
     partial = output.with_name(output.name + ".partial")

@@ -131,7 +131,7 @@ def start_servers(
             )
     if addresses and len(addresses) != len(elsewhere):
         raise InputError(
-            f"the Plan has {len(elsewhere)} keyholders of others and {len(addresses)} --keyholder were said"
+            f"the Plan has {len(elsewhere)} keyholders of others and --keyholder was said {len(addresses)} times"
         )
     others = iter(addresses or [card.url for card in elsewhere])
     keyholder = None
@@ -229,7 +229,7 @@ def status_line(status: dict[str, Any]) -> str:
     troubles = [one["trouble"] for one in status["keyholders"] if one["trouble"]]
     waits = f"; waiting: {troubles[0]}" if troubles and not status["ended"] else ""
     if status["version"] is None:
-        return f"waiting for the keyholders to sign Snapshot 0{waits}"
+        return f"waiting for the keyholders to sign Snapshot 0{waits.replace('waiting: ', '')}"
     text = f"Snapshot {status['version']}: {updates['accepted']} Updates accepted, {updates['opened']} opened"
     if refused := sum(updates["refused"].values()):
         text += f", {refused} refused"

@@ -5,7 +5,7 @@ the first sentence that does not hold, with its values, or nothing.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from tacit.codec.errors import CodecError
@@ -13,7 +13,7 @@ from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
 from tacit.codec.rotate import MARGIN, largest_share
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
-from tacit.plan.manifest import Charter, Manifest, OnDevice, Plain
+from tacit.plan.manifest import Charter, KeyholderCard, Manifest, OnDevice, Plain
 from tacit.plan.program import Program, has_confidence
 from tacit.plan.silo import broken_silo
 from tacit.plan.tape import ALIGNMENT, Kind, Number
@@ -234,15 +234,15 @@ def unequal_weights(manifest: Manifest, trust: Trust) -> str | None:
     return None
 
 
-def most_trust(manifest: Manifest) -> Trust:
-    """The most that any device's directory could make of its keyholders, by the operators that they name."""
-    operators = {card.operator for card in manifest.keyholders if card.operator}
+def most_trust(cards: Sequence[KeyholderCard]) -> Trust:
+    """The most that any device's directory could make of these keyholders, by the operators that they name."""
+    operators = {card.operator for card in cards if card.operator}
     return (Trust.SINGLE_OPERATOR, Trust.TWO_PARTY, Trust.THREE_PARTY)[min(len(operators), 2)]
 
 
 def _trust(manifest: Manifest) -> Iterator[str]:
     """What no directory could make true. Who is independent is for each device to say."""
-    most = most_trust(manifest)
+    most = most_trust(manifest.keyholders)
     if not manifest.trust.at_most(most):
         operators = len({card.operator for card in manifest.keyholders if card.operator})
         yield f"it claims to be {manifest.trust} and its keyholders name {operators} operators: {most} at most"
