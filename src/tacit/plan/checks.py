@@ -20,6 +20,7 @@ from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.privacy.blt import Blt, broken, spread
 from tacit.privacy.trust import Trust
 from tacit.wire.ids import key_id
+from tacit.wire.messages import MAX_KEYHOLDERS
 
 MOST_VALUES = 1 << 28
 MOST_LANDINGS, MOST_SNAPSHOTS = 1 << 12, 1 << 20
@@ -45,8 +46,8 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
 def _charter(manifest: Manifest, charter: Charter, author: bytes) -> Iterator[str]:
     if charter.author != author:
         yield "the charter names another author"
-    if not manifest.keyholders:
-        yield "it names no keyholder"
+    if not 1 <= len(manifest.keyholders) <= MAX_KEYHOLDERS:
+        yield f"it names {len(manifest.keyholders)} keyholders, and an Update is sealed to 1 to {MAX_KEYHOLDERS}"
     for card in manifest.keyholders:
         if card.sig_pk not in charter.keyholders:
             yield f"keyholder {card.key_id.hex()[:8]} is not in the charter"
@@ -182,13 +183,6 @@ def _sums(manifest: Manifest) -> Iterator[str]:
 def share_of(manifest: Manifest) -> float:
     """What one value of an Update holds at most of its length. A sum beyond that wraps, which harms the model alone."""
     return 1.0 if manifest.quantisation.rotation == "none" else largest_share(manifest.values)
-
-
-def unrotated_bits(manifest: Manifest) -> int | None:
-    """The fewest bits that would hold the same sum without the rotation; None where 32 are too few."""
-    quant, batch, total = manifest.quantisation, manifest.batch, noise_total(manifest)
-    fitting = (bits for bits in RING_BITS if ring_fits(bits, batch.most, batch.weight_most, quant.q, total))
-    return next(fitting, None)
 
 
 def room_text(manifest: Manifest) -> str:
