@@ -305,7 +305,7 @@ def next_snapshot(world: World, before: bytes, total: NDArray[np.int64], count: 
     """What the Snapshot must be after `count` Updates whose integers and noise sum to `total`."""
     manifest = world.plan.manifest
     quant = manifest.quantisation
-    delta = total.astype(np.float64) * (quant.clip / quant.q_in / count)
+    delta = total.astype(np.float64) * (quant.clip / quant.q_in / manifest.divisor([1] * count))
     if quant.rotation == "hadamard/1":
         delta = rotate_back(delta, manifest.charter_id)
     values = decode_snapshot(before, manifest.program.d).astype(np.float64) + delta * manifest.server_rate

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tacit.cli import main
 from tacit.codec.errors import CodecError
 from tacit.coordinator import __main__ as process
 from tacit.coordinator.server import MOST_AT_ONCE
@@ -40,6 +40,7 @@ from tacit.wire.messages import (
 )
 from tacit.wire.signed import check_credential, check_head, check_proof, check_receipt, sign_enrol
 from tests.factory import (
+    BLT,
     Device,
     Refused,
     Site,
@@ -51,7 +52,6 @@ from tests.factory import (
     running,
     wait_for,
 )
-from tests.keyholder.asking import start
 
 
 @pytest.fixture(scope="module")
@@ -425,33 +425,35 @@ def test_a_coordinator_waits_for_its_keyholder_and_loses_nothing(tmp_path: Path)
         keyholder.stop()
 
 
-def test_training_waits_for_a_keyholder_that_lost_its_records_and_goes_on_once_it_is_re_keyed(tmp_path: Path):
-    with small(tmp_path, target=3) as site:
+def test_training_waits_for_a_keyholder_that_lost_its_home_and_goes_on_once_it_is_re_keyed_by_command(tmp_path: Path):
+    """The second of two, as processes; all that is left of it is its identity."""
+    with small(tmp_path, keyholders=2, mechanism=BLT, target=3) as site:
         site.wait_version(0)
-        site.keyholders[0].kill()
-        for path in site.world.keyholder_home().glob("keyholder.sqlite*"):
+        home, process, plan_id = site.world.keyholder_home(2), site.keyholders[1], site.world.plan_id.hex()
+        process.kill()
+        for path in [*home.glob("*.sqlite*"), *home.glob("cards/*"), *home.glob("plans/*")]:
             path.unlink()
-        site.keyholders[0].start()
-        lost = [site.send(update(site)) for _ in range(3)]
-        wait_for(lambda: site.status()["keyholders"][0]["trouble"] is not None, "the trouble is said")
-        assert "tacit keyholder rekey" in site.status()["keyholders"][0]["trouble"]
-        assert json.loads(site.keyholders[0].get("/v1/status"))["plans"][0]["state"] == "halted"
+        process.start()
+        lost = [update(site) for _ in range(3)]
+        for upload in lost:
+            site.send(upload)
+        wait_for(lambda: site.status()["keyholders"][1]["trouble"] is not None, "the trouble is said")
+        wait_for(lambda: f"rekey {plan_id}" in str(site.status()["keyholders"][1]["trouble"]), "what to do is said")
+        assert json.loads(process.get("/v1/status"))["plans"][0]["state"] == "halted"
         assert site.status()["ended"] is None
 
-        rekeyed = start(site.world, 1, [time.time()]).rekey(site.world.plan_id)  # another process, as the command is
+        assert main(["keyholder", "rekey", plan_id[:8], "--home", str(home)]) == 0
         head = site.wait_version(2)
 
-        assert head.rekeyed == (rekeyed,)
-        device = Device(site.world)
-        again = device.update(2, site.world.hash_of(head), rekeyed=head.rekeyed)
-        others = [Device(site.world).update(2, site.world.hash_of(head), rekeyed=head.rekeyed) for _ in range(2)]
-        for upload in (again, *others):
-            site.send(upload)
-        site.wait_version(3)
-        assert [(t, len(ids)) for t, ids in site.opened_ids()] == [(2, 3)]
-        assert site.status()["updates"]["opened"] == 3 < len(lost) + 3
-        kinds = [entry.kind for entry in entries_of_log(site)]
-        assert kinds.count(LogKind.REKEYED) == 1
+        devices = [Device(site.world) for _ in range(3)]
+        for device in devices:
+            site.send(device.update(2, site.world.hash_of(head), rekeyed=head.rekeyed))
+        after = site.wait_version(3)
+        total = np.sum([device.integers() for device in devices], axis=0)
+        assert site.snapshot(after) == next_snapshot(site.world, site.world.plan.initial_snapshot, total, 3)
+        assert [(t, len(ids)) for t, ids in site.opened_ids(2)] == [(2, 3)]
+        assert not {one.update_id.hex() for one in lost} & set(site.opened_ids(2)[0][1])
+        assert [entry.kind for entry in entries_of_log(site)].count(LogKind.REKEYED) == 1
 
 
 def test_two_coordinators_on_one_home_open_every_batch_once(tmp_path: Path):
