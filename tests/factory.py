@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from tacit.codec.rotate import rotate_back
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.keyholder.keys import load_identity, new_card
 from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan
+from tacit.plan.cards import cards_at, key_ids_at
 from tacit.plan.chain import continuation
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import (
@@ -44,6 +45,7 @@ from tacit.plan.manifest import (
     Participation,
     Plain,
     Quantisation,
+    Rotation,
     Unit,
 )
 from tacit.plan.program import Field, Optimizer, Program, Resources
@@ -55,7 +57,7 @@ from tacit.wire.calls import Call, sign_call
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey
-from tacit.wire.messages import Credential, ErrorReply, Head, Message, Receipt, Upload, decode, encode
+from tacit.wire.messages import Credential, ErrorReply, Head, Message, Receipt, Rekeyed, Upload, decode, encode
 from tacit.wire.signed import sign_credential, sign_upload
 
 D = 32
@@ -71,7 +73,7 @@ def make_plan(
     *,
     d: int = D,
     bits: int = 24,
-    rotation: Literal["none", "hadamard/1"] = "none",
+    rotation: Rotation = "none",
     target: int = 4,
     most: int = 8,
     threshold: int = 3,
@@ -193,23 +195,26 @@ class World:
         hour = int(time.time()) // 3600 + hours
         return sign_credential(self.coordinator.enrolment, DeviceKey(dpk), self.plan.lineage, hour)
 
-    def head_hash(self, version: int, snapshot_hash: Digest) -> Digest:
-        key_ids = [KeyId(card.key_id) for card in self.plan.manifest.keyholders]
+    def head_hash(self, version: int, snapshot_hash: Digest, rekeyed: Sequence[Rekeyed] = ()) -> Digest:
+        key_ids = key_ids_at(self.plan.manifest, self.plan_id, rekeyed, version)
         return sha256(preimage.head(self.plan_id, version, snapshot_hash, key_ids))
 
     def hash_of(self, head: Head) -> Digest:
-        return self.head_hash(head.version, head.snapshot_hash)
+        return self.head_hash(head.version, head.snapshot_hash, head.rekeyed)
 
     @property
     def initial_hash(self) -> Digest:
         return sha256(self.plan.initial_snapshot)
 
 
-def make_world(folder: Path, keyholders: int = 1, **rules: Any) -> World:
-    """Fresh keys and a Plan with these rules (see `make_plan`)."""
+def make_world(folder: Path, keyholders: int = 1, *, operators: Sequence[str] = (), **rules: Any) -> World:
+    """Fresh keys and a Plan with these rules (see `make_plan`). `operators` names whose the keyholders are."""
     author = SigningKey.from_seed(os.urandom(32))
     coordinator = load_or_make(folder / "coordinator", os.urandom)
-    cards = [new_card(folder / f"keyholder{j}", "http://127.0.0.1:1", os.urandom) for j in range(1, keyholders + 1)]
+    names = operators or [""] * keyholders
+    cards = [
+        new_card(folder / f"keyholder{j}", "http://127.0.0.1:1", os.urandom, name) for j, name in enumerate(names, 1)
+    ]
     data = make_plan(author, coordinator, cards, **rules)
     (folder / "plan.tacit").write_bytes(data)
     return World(folder, author, coordinator, parse_plan(data))
@@ -263,13 +268,14 @@ class Device:
         credential: Credential | None = None,
         plan_id: bytes | None = None,
         cards: Sequence[KeyholderCard] | None = None,
+        rekeyed: Sequence[Rekeyed] = (),
     ) -> Upload:
         """A whole Update: masked, sealed and signed."""
         manifest = self.world.plan.manifest
         plan = PlanId(self.world.plan_id if plan_id is None else plan_id)
         name = UpdateId(os.urandom(16) if update_id is None else update_id)
         q = self.integers() if q is None else q
-        cards = manifest.keyholders if cards is None else cards
+        cards = cards_at(manifest, self.world.plan_id, rekeyed, version) if cards is None else cards
         seeds = [os.urandom(32) for _ in cards]
         keys = [mask_key(seed, plan, name) for seed in seeds]
         payload = pack(masked(q, keys, manifest.quantisation.bits), manifest.quantisation.bits)
@@ -322,8 +328,10 @@ class Refused(Exception):
 
 
 # Processes are forked from one that has imported everything, so a start costs a tenth of a second, not one.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tacit.coordinator.__main__", "tacit.keyholder.__main__", "tests.factory"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["tacit.coordinator.__main__", "tacit.keyholder.__main__", "tacit.device.agent", "tests.factory"]
+)
 
 
 def _become(module: str, arguments: list[str], crash_at: str | None, log_path: str, stdout: Connection) -> None:
@@ -352,9 +360,9 @@ class Process:
 
     def start(self, crash_at: str | None = None, expect_ready: bool = True) -> "Process":
         """Returns when it listens. With `expect_ready` false it may die before that."""
-        reading, writing = _FORKS.Pipe(duplex=False)
+        reading, writing = FORKS.Pipe(duplex=False)
         arguments = [*self.arguments, "--port", str(self.port)]
-        process = _FORKS.Process(
+        process = FORKS.Process(
             target=_become, args=(self.module, arguments, crash_at, str(self.log_path), writing), daemon=True
         )
         process.start()

@@ -23,6 +23,7 @@ REPORT = Path(__file__).parents[1] / "docs" / "reference" / "mutations.md"
 KEYHOLDER = "tests/keyholder/test_keyholder.py"
 CHECKS = "tests/keyholder/test_checks.py"
 STATES = "tests/keyholder/test_states.py"
+REKEYING = "tests/keyholder/test_rekeying.py"
 SUCCESSION = "tests/keyholder/test_succession.py"
 
 
@@ -199,7 +200,7 @@ MUTATIONS = (
     _keyholder(
         "an answer is gone once its HEAD is signed", "sign_head", "self._store.drop_answers(plan_id)", "", "given_again"
     ),
-    _keyholder("one HEAD for a version", "sign_head", "signed != request.snapshot_hash", "False", "signed_once"),
+    _keyholder("one HEAD for a version", "sign_head", "signed != head_hash", "False", "signed_once"),
     _keyholder(
         "a HEAD needs the answers of all", "sign_head", "self._check_marks(plan, request)", "", "answers_of_all"
     ),
@@ -307,6 +308,43 @@ MUTATIONS = (
         STATES,
         "done",
     ),
+    # After a loss
+    _keyholder("a HEAD names the newest card", "_key_ids", "!= record.key_id", "is None", "names_the_lost", REKEYING),
+    _keyholder(
+        "a re-keyed Plan stands where all keyholders signed",
+        "_remember_shown",
+        "check_signed(",
+        "(",
+        "all_signed",
+        REKEYING,
+    ),
+    _keyholder(
+        "landings before and after a loss cost no more", "rekey", "re_keyable(", "not (", "more_apart", REKEYING
+    ),
+    Mutation(
+        "a new card is made of a lost one only",
+        "tacit.keyholder.states:resume",
+        "not isinstance(state, Halted) or state.code is not Code.E_STATE_LOST",
+        "False",
+        STATES,
+        "what_was_lost",
+    ),
+    Mutation(
+        "an old HEAD is not gone back to",
+        "tacit.keyholder.states:resume",
+        "remembered.t > head.version + 1",
+        "False",
+        REKEYING,
+        "not_forgotten",
+    ),
+    Mutation(
+        "a new card is signed by its keyholder",
+        "tacit.wire.signed:check_rekeyed",
+        "not verify",
+        "False and not verify",
+        REKEYING,
+        "new_card_is_bound or signature_alone",
+    ),
     # The store, the sum, the noise
     Mutation(
         "an opened id is burnt",
@@ -391,15 +429,15 @@ MUTATIONS = (
     ),
     Mutation(
         "the device's cap",
-        "tacit.device.ledger:Ledger.debit",
-        "standing.mu2_device + debt.mu2 <=",
-        "True or standing.mu2_device + debt.mu2 <=",
+        "tacit.device.ledger:Ledger._check_caps",
+        "standing.mu2_device + mu2 <=",
+        "True or standing.mu2_device + mu2 <=",
         "tests/device/test_ledger.py",
         "cap",
     ),
     Mutation(
         "no version twice",
-        "tacit.device.ledger:Ledger.debit",
+        "tacit.device.ledger:Ledger._check_caps",
         "offer.version < standing.next_ok_version",
         "False",
         "tests/device/test_ledger.py",
@@ -407,7 +445,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a Plan's landings",
-        "tacit.device.ledger:Ledger.debit",
+        "tacit.device.ledger:Ledger._check_caps",
         "standing.landings_used >= row[0]",
         "False",
         "tests/device/test_ledger.py",
@@ -420,6 +458,79 @@ MUTATIONS = (
         "True",
         "tests/codec/test_quantise.py",
         "bound or longer or redraw",
+    ),
+    Mutation(
+        "S_C is recomputed",
+        "tacit.plan.checks:_privacy",
+        "noise.sensitivity < sensitivity",
+        "False and noise.sensitivity < sensitivity",
+        "tests/plan/test_bundle.py",
+        "do_not_hold",
+    ),
+    Mutation(
+        "the budget is recomputed",
+        "tacit.plan.checks:_privacy",
+        "noise.mu2_total < manifest.spent",
+        "False and noise.mu2_total < manifest.spent",
+        "tests/plan/test_bundle.py",
+        "do_not_hold",
+    ),
+    Mutation(
+        "and within the charter's",
+        "tacit.plan.checks:_privacy",
+        "noise.mu2_total > charter.mu2_total",
+        "False and noise.mu2_total > charter.mu2_total",
+        "tests/plan/test_bundle.py",
+        "do_not_hold",
+    ),
+    Mutation(
+        "a gate that is not built is refused",
+        "tacit.plan.checks:_privacy",
+        "noise.gate is not None",
+        "False",
+        "tests/plan/test_bundle.py",
+        "do_not_hold",
+    ),
+    Mutation(
+        "columns of C never grow",
+        "tacit.privacy.blt:broken",
+        "sum(blt.omega) <= 1",
+        "sum(blt.omega) <= 9",
+        "tests/privacy/test_blt.py",
+        "columns_that_grow or no_strategy",
+    ),
+    Mutation(
+        "trust is not claimed beyond the operators that are named",
+        "tacit.plan.checks:_trust",
+        "not manifest.trust.at_most(most)",
+        "False",
+        "tests/privacy/test_invariants.py",
+        "no_more_trust",
+    ),
+    # A site's own noise
+    Mutation(
+        "a group's share is bounded",
+        "tacit.privacy.groups:share",
+        "max(norm, bound)",
+        "bound",
+        "tests/privacy/test_groups.py",
+        "no_group_adds",
+    ),
+    Mutation(
+        "a site adds noise to every sum",
+        "tacit.privacy.groups:noised",
+        "total + noise",
+        "total",
+        "tests/privacy/test_groups.py",
+        "stated_deviation",
+    ),
+    Mutation(
+        "and divides by the Plan's number",
+        "tacit.device.silo:train_groups",
+        "/ local.minibatch",
+        "/ len(part)",
+        "tests/device/test_silo.py",
+        "same_number",
     ),
 )
 

@@ -15,6 +15,7 @@ from tacit.wire.messages import (
     OpenRequest,
     PrepareReply,
     PrepareRequest,
+    Rekeyed,
     SignHeadRequest,
 )
 from tests.factory import World
@@ -37,8 +38,8 @@ class Direct:
             self.keyholder.close()
         self.keyholder = start(self.world, self.j, self.now)
 
-    def load(self, plan: Plan, newest: Head | None) -> None:
-        self._there().load(bytes(plan.raw), newest)
+    def load(self, plan: Plan, newest: Head | None) -> Rekeyed | None:
+        return self._there().load(bytes(plan.raw), newest).rekeyed
 
     def prepare(self, request: PrepareRequest) -> PrepareReply:
         return self._line(lambda: self._there().prepare(request))

@@ -25,13 +25,14 @@ from tacit.coordinator.intake import check_upload
 from tacit.coordinator.keyholders import Unreachable
 from tacit.coordinator.store import Known, Overtaken
 from tacit.keyholder import keyholder as keyholder_module
+from tacit.plan.manifest import Plain
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import KeyId, UpdateId
 from tacit.wire.log import verify_chain
 from tacit.wire.messages import Head, LogKind, Receipt, Upload, update_hash
 from tacit.wire.signed import check_head, check_receipt
 from tests.coordinator.direct import Direct, make_opener, open_store
-from tests.factory import Device, make_world, next_snapshot
+from tests.factory import BLT, Device, make_world, next_snapshot
 
 MEMORY = "/dev/shm"
 LANDINGS, TARGET, THRESHOLD, SNAPSHOTS = 2, 3, 2, 4
@@ -74,6 +75,7 @@ class CoordinatorModel(RuleBasedStateMachine):
             max_age=1,
             landings=LANDINGS,
             snapshots=SNAPSHOTS,
+            mechanism=BLT if keyholders > 1 else Plain(),
         )
         self.now = [time.time()]
         self.lines = [Direct(self.world, j, self.now) for j in range(1, keyholders + 1)]

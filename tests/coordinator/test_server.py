@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ from tests.factory import (
     running,
     wait_for,
 )
+from tests.keyholder.asking import start
 
 
 @pytest.fixture(scope="module")
@@ -423,23 +425,33 @@ def test_a_coordinator_waits_for_its_keyholder_and_loses_nothing(tmp_path: Path)
         keyholder.stop()
 
 
-def test_a_keyholder_that_lost_its_records_ends_the_plan(tmp_path: Path):
+def test_training_waits_for_a_keyholder_that_lost_its_records_and_goes_on_once_it_is_re_keyed(tmp_path: Path):
     with small(tmp_path, target=3) as site:
         site.wait_version(0)
         site.keyholders[0].kill()
         for path in site.world.keyholder_home().glob("keyholder.sqlite*"):
             path.unlink()
         site.keyholders[0].start()
-        for _ in range(3):
-            site.send(update(site))
+        lost = [site.send(update(site)) for _ in range(3)]
+        wait_for(lambda: site.status()["keyholders"][0]["trouble"] is not None, "the trouble is said")
+        assert "tacit keyholder rekey" in site.status()["keyholders"][0]["trouble"]
+        assert json.loads(site.keyholders[0].get("/v1/status"))["plans"][0]["state"] == "halted"
+        assert site.status()["ended"] is None
 
-        wait_for(lambda: site.status()["ended"] is not None, "the Plan ends")
+        rekeyed = start(site.world, 1, [time.time()]).rekey(site.world.plan_id)  # another process, as the command is
+        head = site.wait_version(2)
 
-        assert site.status()["ended_code"] == "E_STATE_LOST"
-        assert "successor Plan" in site.status()["ended"]
-        assert refusal_code(lambda: site.send(update(site))) is Code.E_STATE_LOST
-        keyholder = json.loads(site.keyholders[0].get("/v1/status"))
-        assert keyholder["plans"][0]["state"] == "halted"
+        assert head.rekeyed == (rekeyed,)
+        device = Device(site.world)
+        again = device.update(2, site.world.hash_of(head), rekeyed=head.rekeyed)
+        others = [Device(site.world).update(2, site.world.hash_of(head), rekeyed=head.rekeyed) for _ in range(2)]
+        for upload in (again, *others):
+            site.send(upload)
+        site.wait_version(3)
+        assert [(t, len(ids)) for t, ids in site.opened_ids()] == [(2, 3)]
+        assert site.status()["updates"]["opened"] == 3 < len(lost) + 3
+        kinds = [entry.kind for entry in entries_of_log(site)]
+        assert kinds.count(LogKind.REKEYED) == 1
 
 
 def test_two_coordinators_on_one_home_open_every_batch_once(tmp_path: Path):

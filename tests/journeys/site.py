@@ -187,6 +187,7 @@ def site(
         link, keyholder, coordinator = start_servers(
             path, folder / "home", processes, host="127.0.0.1", port=0, evaluation=made
         )
+        assert keyholder is not None
         evaluation = None if made is None else read_plan(made)
         yield Site(folder, read_plan(path), link, keyholder, coordinator, processes, evaluation=evaluation)
     finally:

@@ -17,6 +17,7 @@ from tacit.wire.messages import (
     Opened,
     OpenRequest,
     PrepareRequest,
+    Rekeyed,
     SignHeadRequest,
     Upload,
     entry_of,
@@ -61,6 +62,7 @@ class Asking:
         uploads: Sequence[Upload],
         opened: Sequence[Opened],
         spoilt: bool = False,
+        rekeyed: Sequence[Rekeyed] = (),
     ) -> SignHeadRequest:
         return sign_head_request(
             self.world.coordinator.sig,
@@ -70,6 +72,7 @@ class Asking:
             root=root_of(uploads) if uploads else preimage.root([]),
             opened=[mark_of(one) for one in opened],
             spoilt=spoilt,
+            rekeyed=rekeyed,
         )
 
     def entries(self, uploads: Sequence[Upload], j: int = 1) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Correlated noise at the keyholder: what is drawn, what is kept for the next batch, and what a void batch does to it."""
+"""Correlated noise at the keyholder: what is drawn, what is kept for the next batch, what a void batch does to it."""
 
 import sqlite3
 from contextlib import closing
@@ -32,10 +32,10 @@ def kept_buffers(world: World, j: int = 1) -> bytes | None:
     return None if row is None else row[0]
 
 
-def next_noise(asked: Asking, t: int, root: Digest) -> Drawn:
-    """What the keyholder is about to draw, from its own records."""
+def next_noise(asked: Asking, t: int, root: Digest, j: int = 1) -> Drawn:
+    """What keyholder `j` is about to draw, from its own records."""
     world = asked.world
-    return draw(world.plan, t, root, noise_key(world), kept_buffers(world))
+    return draw(world.plan, t, root, noise_key(world, j), kept_buffers(world, j))
 
 
 def inverse(steps: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_the_noise_of_all_batches_is_the_inverse_of_c_times_independent_gaussian
 
 
 def test_lag_covariances_are_those_of_c(wide: Plan):
-    """Fixed keys. 21 covariances, each within 5 standard errors: one in 80,000 sets of keys would fail a sound sampler."""
+    """Fixed keys. 21 covariances within 5 standard errors each: one in 80,000 sets of keys fails a sound sampler."""
     sd, buffers, noises = noise_deviation(wide.manifest), None, []
 
     for t in range(STEPS):
@@ -90,7 +90,7 @@ def test_buffers_of_another_size_are_never_gone_on_from(wide: Plan):
 
 
 def test_a_sum_holds_the_noise_that_takes_back_what_sums_before_it_got(tmp_path: Path):
-    """Opened, void and opened, void without having been opened, opened: every batch takes one step, restarts between."""
+    """Opened, void and opened, void and not opened, opened: every batch takes one step, with restarts between."""
     asked = asking(tmp_path, mechanism=BLT, sigma=0.5, snapshots=6)
     noises: list[np.ndarray] = []
     z: list[np.ndarray] = []
@@ -125,6 +125,22 @@ def test_a_sum_holds_the_noise_that_takes_back_what_sums_before_it_got(tmp_path:
     head_after(3, open_batch(3))
 
     assert np.abs(np.array(noises) - inverse(4) @ np.array(z)).max() <= 0.5 + 1e-6 * sd
+
+
+def test_lists_that_differ_teach_nothing_and_the_next_sum_has_the_noise_of_both(tmp_path: Path):
+    asked = asking(tmp_path, keyholders=2, mechanism=BLT, sigma=0.5, target=4)
+    uploads = asked.updates(4)
+    masks = [asked.open(0, uploads, 1).masks, asked.open(0, uploads[:3], 2).masks]
+    asked.skip(0)
+    devices = [Device(asked.world) for _ in range(3)]
+    again = [device.update(1, asked.head_hash(1)) for device in devices]
+    noise = np.sum([next_noise(asked, 1, root_of(again), j).noise for j in (1, 2)], axis=0)
+
+    rest = unmasked(uploads, masks, 32, 24)
+    total = unmasked(again, [asked.open(1, again, j).masks for j in (1, 2)], 32, 24)
+
+    assert np.abs(rest).max() > 2**20  # a mask is left: uniform over the ring
+    assert total.tolist() == (np.sum([device.integers() for device in devices], axis=0) + noise).tolist()
 
 
 def test_buffers_go_with_the_last_batch(tmp_path: Path):

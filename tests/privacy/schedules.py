@@ -19,13 +19,14 @@ from pathlib import Path
 from random import Random
 
 import msgspec
+import numpy as np
 
 from tacit.device.decision import Clock, Conditions, Go, debit_of, next_ok_version, train_now
 from tacit.device.ledger import Standing
 from tacit.device.settings import Wishes
 from tacit.device.trust import HeadRefused, Seen, verified_head
 from tacit.keyholder import keyholder as keyholder_module
-from tacit.privacy.blt import Blt
+from tacit.privacy.blt import Blt, column
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, UpdateId, sha256
 from tacit.wire.messages import Entry, Head, Opened, OpenRequest, Upload, encode, entry_of, update_hash
@@ -115,6 +116,8 @@ class Schedule:
             **rules,
         )
         self.world = self.asked.world
+        first = column(BLT, SNAPSHOTS) if correlated else np.eye(1, SNAPSHOTS)[0]
+        self.columns = np.array([np.concatenate((np.zeros(t), first[: SNAPSHOTS - t])) for t in range(SNAPSHOTS)]).T
         self.count = keyholders
         self.honest = [Honest(Device(self.world)) for _ in range(3)]
         self.sybils = [Device(self.world)]
@@ -354,7 +357,10 @@ class Schedule:
         assert all(one.version <= one.t <= one.version + MAX_AGE for one in landed), "opened outside its window"
         for one, two in pairwise(landed):
             assert two.t - one.t >= SEPARATION, f"landings at {one.t} and {two.t} are too near"
-        assert sum(honest.debts) >= self.manifest.spent(len(landed)) * (1 - 1e-12), "the ledger says too little"
+        # Not what so many landings may cost, but what these did: how far this device could move what is told apart.
+        moved = self.columns[:, [one.t for one in landed]].sum(axis=1)
+        true = float(moved @ moved) / (self.manifest.noise.sensitivity * self.manifest.noise.sigma) ** 2
+        assert sum(honest.debts) >= true * (1 - 1e-9), "the ledger says too little"
 
 
 def _key(device: Device) -> DeviceKey:

@@ -19,13 +19,13 @@ from tacit.device.decision import next_ok_version
 from tacit.keyholder.checks import Knowledge, examine
 from tacit.keyholder.keys import load_card
 from tacit.plan.checks import broken_numbers
-from tacit.plan.manifest import Manifest, Plain
+from tacit.plan.manifest import KeyholderCard, Manifest, Plain
 from tacit.privacy.blt import Blt, Correlated, broken, column, squared_sensitivities
 from tacit.privacy.noise import gauss
 from tacit.privacy.trust import Trust
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, KeyId, sha256
-from tacit.wire.messages import Entry, decode, encode, entry_of
+from tacit.wire.ids import Digest, KeyId, key_id, sha256
+from tacit.wire.messages import MAX_KEYHOLDERS, Entry, decode, encode, entry_of
 from tests.factory import Device, World, make_world
 from tests.privacy.schedules import several
 
@@ -295,6 +295,22 @@ def test_weights_are_refused_where_no_noise_hides_them(world: World, claimed: Tr
     hidden = claimed is Trust.SINGLE_OPERATOR or (claimed is Trust.THREE_PARTY and steps >= 4)
     assume(abs(steps - 4) > 1e-9)
     assert (said is None) == (max(weights) == 1 or hidden), said
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_KEYHOLDERS, MAX_KEYHOLDERS + 1])
+def test_a_plan_names_as_many_keyholders_as_an_update_has_seals_for(world: World, count: int):
+    """One more would make a Plan that no device can send anything to."""
+    cards: list[KeyholderCard] = []
+    for j in range(count):
+        sig_pk, hpke_pk = bytes([j]) * 32, bytes([j + 100]) * 32
+        cards.append(KeyholderCard(sig_pk, hpke_pk, key_id(hpke_pk, sig_pk), "http://127.0.0.1:1"))
+    manifest = msgspec.structs.replace(world.plan.manifest, keyholders=tuple(cards))
+    charter = msgspec.structs.replace(world.plan.charter, keyholders=tuple(card.sig_pk for card in cards))
+    blobs = {name: blob.size for name, blob in world.plan.blobs.items()}
+
+    said = broken_numbers(manifest, charter, world.plan.author, blobs)
+
+    assert (said is None) == (1 <= count <= MAX_KEYHOLDERS), said
 
 
 # The table in tests/README.md

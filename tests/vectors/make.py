@@ -11,21 +11,30 @@ import hashlib
 import json
 import pathlib
 import struct
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tacit.codec.quantise import dequantise_sum, inner_bound, quantise, square_norm
 from tacit.codec.ring import RING_BITS, center, low_bits, pack, unpack, wrap
 from tacit.codec.rotate import rotate
+from tacit.plan import manifest
+from tacit.plan.manifest import Charter
+from tacit.privacy.account import epsilon_of_mu, mu_of_epsilon, plain_mu
+from tacit.privacy.blt import Blt, Correlated, column, sensitivity, spread, squared_sensitivities
 from tacit.privacy.mask import add_mask, draw_seed, hash_of_integers, mask_key, masked, sum_masks
-from tacit.privacy.noise import gauss, next_key, plain_noise
+from tacit.privacy.noise import gauss, gaussians, next_key, plain_noise, rounded
+from tacit.privacy.seal import open_seal
 from tacit.wire import log, preimage
+from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, KeyId, Lineage, PlanId, UpdateId, key_id, sha256
 from tacit.wire.keys import SealingKey, SigningKey, device_seed, hedge_key
 from tacit.wire.messages import (
     OUTCOMES,
+    Entry,
+    ErrorReply,
     LoggedOpened,
     LoggedPlan,
     LoggedSuccession,
@@ -184,8 +193,36 @@ SEALED = (
 )
 
 
+# Two more, each for a key, a place and a seed of its own: of `suite1(i)`.
+SEALED_1 = (
+    "68149d884dcf32bdba7bbd28f0b8f224c345e8d2ed607802a97c3fbbcdbb645df96e01f0a726820cf69bba0a2329972bc882d8"
+    "264fc2700d0e7eee76c31b1375102937e279967982b7ea22c708dd6496"
+)
+SEALED_2 = (
+    "75ff3af5c890d3b20cd2f26f596acca2860a27012ef039415c315334542b583a9578bb8d8255823fdb731500a17cdfee545ace"
+    "036ab7b5f304b07d27cdb2eed4af7f42c71e00fde40da1475199c80ad7"
+)
+
+
 def seals() -> Json:
-    """PROTOCOL 17.3: a fixed private key and a recorded ciphertext."""
+    """PROTOCOL 17.3: fixed private keys and recorded ciphertexts, and some that must not open."""
+
+    def suite1(i: int, sealed: str) -> Json:
+        info = b"TACIT1/seal\0" + sha256(b"bound%d" % i) + bytes([i]) + sha256(b"card%d" % i)[:16]
+        key = SealingKey.from_seed(bytes([i]) * 32)
+        seed = open_seal(bytes.fromhex(sealed), key.private, info)
+        assert seed == sha256(b"seed%d" % i)
+        return {"private": (bytes([i]) * 32).hex(), "info": info.hex(), "sealed": sealed, "seed": seed.hex()}
+
+    one = suite1(1, SEALED_1)
+    sealed, info = bytes.fromhex(SEALED_1), one["info"]
+    broken = {
+        "another place": {**one, "info": info[:-2] + "00"},
+        "another key": {**one, "private": (b"\3" * 32).hex()},
+        "another ciphertext": {**one, "sealed": (sealed[:-1] + bytes([sealed[-1] ^ 1])).hex()},
+        "another ephemeral key": {**one, "sealed": (bytes([sealed[0] ^ 1]) + sealed[1:]).hex()},
+        "an ephemeral key of small order": {**one, "sealed": (bytes(32) + sealed[32:]).hex()},
+    }
     return {
         "suite": 1,
         "private": bytes(range(32)).hex(),
@@ -193,6 +230,11 @@ def seals() -> Json:
         "info": (b"TACIT1/seal\0" + bytes(range(32)) + b"\x01" + bytes(range(16))).hex(),
         "sealed": SEALED,
         "seed": bytes(range(32)).hex(),
+        "more": [one, suite1(2, SEALED_2)],
+        "broken": [
+            {"why": why, **{name: value for name, value in case.items() if name != "seed"}}
+            for why, case in broken.items()
+        ],
     }
 
 
@@ -348,7 +390,25 @@ def messages() -> Json:
         "log_2": second,
         "log_3": third,
     }
+    charter = manifest.encode(
+        Charter(
+            title="steps",
+            purpose="to count steps, häufig",
+            data_sources=("pedometer",),
+            author=coordinator.public,
+            keyholders=(keyholder.public,),
+            most_plans=3,
+            mu2_total=0.59375,
+            unit="device",
+            expires_at=1_800_000_000,
+        )
+    )
     return {
+        "charter": {
+            "bytes": charter.hex(),
+            "charter_id": sha256(charter).hex(),
+            "signature_of_coordinator": coordinator.sign(preimage.charter(sha256(charter))).hex(),
+        },
         "seeds": {"device": 1, "authority": 2, "coordinator": 3, "keyholder": 4, "sealing": 5},
         "key_id": name.hex(),
         "H_UPD": update_preimage(upload).hex(),
@@ -358,17 +418,106 @@ def messages() -> Json:
     }
 
 
-def full_round() -> Json:
-    """PROTOCOL 17.8 at W = 1: twelve devices, two keyholders, base versions 5 to 7 opened at t = 7, plain noise.
+# Of `blt/1` in these vectors; T = 1000, four landings, 200 apart.
+BLT = Blt((0.501474, 0.826958, 0.99025, 0.989161), (0.163454, 0.167289, 0.070254, 0.099197))
 
-    The seals are stand-ins of the right length (their hashes matter here, their contents do not).
+
+def ratcheted(j: int, t: int, key: bytes) -> bytes:
+    """Keyholder j's noise key after the one of batch t."""
+    return next_key(key, lambda count: stream(f"ratchet{j}/{t}", count))
+
+
+def correlated(j: int, d: int, sd: float, roots: list[Digest]) -> tuple[list[Json], Correlated]:
+    """The steps of keyholder j's noise for batches with these roots."""
+    noise, key = Correlated(BLT, d), bytes([j]) * 32
+    steps: list[Json] = []
+    for t, root in enumerate(roots):
+        z = gaussians(key, PLAN, t, root, d, sd)
+        values = noise.step(z)
+        steps.append(
+            {
+                "t": t,
+                "noise_key": key.hex(),
+                "root": root.hex(),
+                "z": [double(float(value)) for value in z],
+                "values": [double(float(value)) for value in values],
+                "noise": rounded(values).tolist(),
+            }
+        )
+        key = ratcheted(j, t, key)
+    return steps, noise
+
+
+def blt() -> Json:
+    """PROTOCOL 17.7: ten steps for four values. Batch 3 is void and was never opened: it takes its step all the same.
+
+    `column` is the first column of C, `squared` are S_C^2 for 0 to 4 landings 200 apart among 1000 batches, `spread` A.
     """
-    d, bits, big_q, clip, sd, t = 10, 20, 100, 0.5, 40.0, 7
+    roots = [preimage.root([]) if t == 3 else sha256(b"root %d" % t) for t in range(10)]
+    steps, noise = correlated(1, 4, 100.0, roots)
+    return {
+        "theta": [double(value) for value in BLT.theta],
+        "omega": [double(value) for value in BLT.omega],
+        "plan_id": PLAN.hex(),
+        "sd": double(100.0),
+        "steps": steps,
+        "buffers": [[double(float(value)) for value in row] for row in noise.buffers],
+        "column": [double(float(value)) for value in column(BLT, 10)],
+        "squared": [f"{value:.6f}" for value in squared_sensitivities(BLT, 4, 200, 1000)],
+        "spread": f"{spread(BLT, 1000):.6f}",
+    }
+
+
+def accounts() -> Json:
+    """PROTOCOL 17.11, the tables of 6.6. Decimal, because libraries differ in the last bits: agree to 1e-3."""
+    delta = 1e-7
+    most = sensitivity(BLT, 4, 200, 1000) ** 2
+    squares = squared_sensitivities(BLT, 4, 200, 1000)
+    return {
+        "delta": "1e-7",
+        "mu_of_epsilon": [
+            {"epsilon": str(epsilon), "mu": f"{mu_of_epsilon(epsilon, delta):.4f}"}
+            for epsilon in (0.5, 1, 2, 3, 4, 6, 8, 10)
+        ],
+        "plain": [
+            {"sigma": str(z), "landings": landings, "epsilon": f"{epsilon_of_mu(plain_mu(landings, z), delta):.4f}"}
+            for z in (1, 2, 4)
+            for landings in (1, 2, 4, 8, 16)
+        ],
+        "plain_debits": [
+            {"sigma": "2", "landing": j, "mu2": f"{plain_mu(j, 2.0) ** 2 - plain_mu(j - 1, 2.0) ** 2:.6f}"}
+            for j in (1, 2, 3)
+        ],
+        "blt": {
+            "landings": 4,
+            "separation": 200,
+            "snapshots": 1000,
+            "S_C": f"{most**0.5:.4f}",
+            "A": f"{spread(BLT, 1000):.4f}",
+            "debits_at_sigma_1.3": [f"{(after - before) / (most * 1.3**2):.6f}" for before, after in pairwise(squares)],
+        },
+    }
+
+
+def full_round(batch: int = 7) -> Json:
+    """PROTOCOL 17.8: twelve devices, 2 keyholders, base versions 5 to 7 opened at t = 7; plain noise, weights of 1."""
+    return _round(batch, (1, 1, 1), correlate=False)
+
+
+def full_round_blt(batch: int = 7) -> Json:
+    """The same under correlated noise, with weights by age: what batches 0 to 6 left is in the noise of batch 7."""
+    return _round(batch, (8, 6, 5), correlate=True)
+
+
+def _round(t: int, weights: tuple[int, ...], correlate: bool) -> Json:
+    """The seals are stand-ins of the right length (their hashes matter here, their contents do not)."""
+    d, bits, big_q, clip, sd = 10, 20, 100, 0.5, 40.0
     q_in = inner_bound(big_q, d)
     devices: list[Json] = []
     sent, keys_of, names = np.zeros(d, np.uint32), ([], []), []
     true_sum = np.zeros(d, np.int64)
-    for i in range(12):
+    shares = [weights[t - (5 + i % 3)] for i in range(12)]
+    for i, weight in enumerate(shares):
         values = np.frombuffer(stream(f"delta{i}", 4 * d), ">u4") / 2**32 - 0.5
         values = values * (clip / max(clip, float(np.linalg.norm(values))))
         uniforms = stream(f"uniforms{i}", 4 * d)
@@ -382,8 +531,8 @@ def full_round() -> Json:
         dpk = DeviceKey(key.public)
         h_upd = preimage.update(PLAN, version, head_hash, update_id, dpk, sha256(payload), 1, seal_hashes)
         names.append(sha256(h_upd))
-        sent += unpack(payload, d, bits)
-        true_sum += q
+        sent += unpack(payload, d, bits) * np.uint32(weight)
+        true_sum += q * weight
         for mine, one in zip(keys_of, mask_keys, strict=True):
             mine.append(one)
         devices.append(
@@ -399,15 +548,20 @@ def full_round() -> Json:
                 "seal_hashes": [one.hex() for one in seal_hashes],
                 "payload": payload.hex(),
                 "update_hash": sha256(h_upd).hex(),
+                **({"weight": weight} if correlate else {}),
             }
         )
     root = preimage.root(names)
     total, all_noise, keyholders = sent, np.zeros(d, np.int64), []
-    for j, mine in enumerate(keys_of):
-        noise_key = bytes([j + 1]) * 32
-        own = plain_noise(noise_key, PLAN, t, root, d, sd)
-        answer = low_bits(sum_masks(mine, [1] * len(mine), d, bits) - wrap(own, 32), bits)
-        keyholders.append({"noise_key": noise_key.hex(), "noise": own.tolist(), "masks": pack(answer, bits).hex()})
+    for j, mine in enumerate(keys_of, 1):
+        if correlate:
+            steps, _ = correlated(j, d, sd, [*(sha256(b"root %d" % before) for before in range(t)), root])
+            own, said = np.array(steps[-1]["noise"]), {"steps": steps}
+        else:
+            own = plain_noise(bytes([j]) * 32, PLAN, t, root, d, sd)
+            said = {"noise_key": (bytes([j]) * 32).hex()}
+        answer = low_bits(sum_masks(mine, shares, d, bits) - wrap(own, 32), bits)
+        keyholders.append({**said, "noise": own.tolist(), "masks": pack(answer, bits).hex()})
         total = total - answer
         all_noise += own
     result = center(total, bits)
@@ -425,7 +579,119 @@ def full_round() -> Json:
         "root": root.hex(),
         "keyholders": keyholders,
         "sum": result.tolist(),
-        "mean": [double(float(value)) for value in dequantise_sum(result, clip, q_in, len(devices))],
+        "mean": [double(float(value)) for value in dequantise_sum(result, clip, q_in, sum(shares))],
+    }
+
+
+# One Plan's rules for `negative`, and what a keyholder knows while it looks at a list of batch 7.
+AUTHORITY, DEVICE, SEALING = (bytes([i]) * 32 for i in (2, 1, 5))
+HEAD_6, HEAD_7 = sha256(b"head 6"), sha256(b"head 7")
+KNOWN: Json = {
+    "plan_id": PLAN.hex(),
+    "lineage": PLAN.hex(),
+    "enrolment": SigningKey.from_seed(AUTHORITY).public.hex(),
+    "key_id": (b"\7" * 16).hex(),
+    "keyholders": 1,
+    "j": 1,
+    "sealing_private": SEALING.hex(),
+    "t": 7,
+    "snapshot_hash": SNAPSHOT.hex(),
+    "snapshots": 9,
+    "threshold": 2,
+    "most": 3,
+    "max_age": 2,
+    "landings": 2,
+    "separation": 3,
+    "hour": 490_000,
+    "head_hashes": {"6": HEAD_6.hex(), "7": HEAD_7.hex()},
+    "burnt": [bytes(15).hex() + "63"],
+    "landed": {SigningKey.from_seed(b"\x0b" * 32).public.hex(): {"count": 1, "last_t": 5}},
+}
+
+
+def entry_of_device(seed: bytes = DEVICE, place: int = 0, **changed: Any) -> Entry:
+    """An entry that holds against KNOWN, but for what is changed. Seals are recorded: of a place out of three."""
+    given: Json = {"base_version": 7, "head_hash": HEAD_7, "lineage": Lineage(PLAN), "expires": 500_000, "plan": PLAN}
+    given |= changed
+    key = SigningKey.from_seed(seed)
+    sealed = bytes.fromhex(given.get("sealed", SEALED_ENTRIES[place]))
+    credential = sign_credential(
+        SigningKey.from_seed(given.get("authority", AUTHORITY)),
+        DeviceKey(key.public),
+        given["lineage"],
+        given["expires"],
+    )
+    upload = sign_upload(
+        key,
+        plan_id=given["plan"],
+        base_version=given["base_version"],
+        head_hash=given["head_hash"],
+        update_id=given.get("update_id", UpdateId(bytes([place]) * 16)),
+        payload=b"payload",
+        sealed=[sealed] * given.get("keyholders", 1),
+        credential=credential,
+    )
+    return entry_of(upload, 1)
+
+
+# Seals of 32 zero bytes to SEALING, bound to what `entry_of_device` makes of DEVICE in places 0 and 1, and of the
+# device with the seed b"\x0a" * 32 in place 2.
+SEALED_ENTRIES = (
+    "62636bbad0cfef7d8e02ea4e5fce2baf1812766fba6da43a2ba98127cf65e1378b65b300f7512428b629fa10990fe263e13f55"
+    "1c5cb16400c9662fac02e56495fbb0892ed1a4a0ed5a171538d5fc1c24",
+    "1f322d3d037db96608b43e31ef3cebbd98fc4ad9eff6955bd7d5a4114c335051d29aae27c97dd205492877a95008e6653c36cd"
+    "c9726c692144ce4d0740d45aa31280d546eee8eb53ce2c3e0d308310b3",
+    "f9a03604bb10892254c8181b26a6747c68aa0580294e358c4a2e2e4542907565914106f9d80befceede30b2c06f20c29d2e906"
+    "31b466d1c20c0dd6c36376cdfb9c69c98dad3f02c7a2cc910499186cc8",
+)
+
+
+def negative() -> Json:
+    """PROTOCOL 17.12: every error code once. Every case is KNOWN and one list, alike but for what its words say.
+
+    `entries` are Entry messages in the order they came in. The list as a whole is looked at first, then each entry.
+    Codes that no list gives are there with the answer that carries them, as is every other.
+    """
+    good = [entry_of_device(), entry_of_device(b"\x0a" * 32, 2)]
+    twice = entry_of_device(place=1)
+    resealed = msgspec.structs.replace(good[0], sealed=bytes.fromhex(SEALED_ENTRIES[1]))
+    unsigned = msgspec.structs.replace(good[0], signature=bytes(64))
+    landed = entry_of_device(b"\x0b" * 32, 0)
+    lists: list[tuple[str, Code | None, Json, list[Entry]]] = [
+        ("nothing is wrong", None, {}, good),
+        ("another batch", Code.E_T_ORDER, {"t": 6}, good),
+        ("no batch is left", Code.E_BUDGET, {"snapshots": 7}, good),
+        ("another Snapshot", Code.E_HEAD, {"snapshot_hash": bytes(32).hex()}, good),
+        ("one is too few", Code.E_BELOW_T, {}, good[:1]),
+        ("four are too many", Code.E_TOO_LARGE, {}, [*good, twice, landed]),
+        ("not in order", Code.E_MALFORMED, {}, good[::-1]),
+        ("of another Plan", Code.E_PLAN, {}, [entry_of_device(plan=PlanId(bytes(32))), good[1]]),
+        ("for two keyholders", Code.E_PLAN, {}, [entry_of_device(keyholders=2), good[1]]),
+        ("from the future", Code.E_VERSION_FUTURE, {}, [entry_of_device(base_version=8), good[1]]),
+        ("too old", Code.E_STALE, {}, [entry_of_device(base_version=4), good[1]]),
+        ("from another HEAD", Code.E_HEAD, {}, [entry_of_device(head_hash=HEAD_6), good[1]]),
+        ("opened before", Code.E_DUP_ID, {"burnt": [(bytes(16)).hex()]}, good),
+        ("too soon after its last", Code.E_PARTICIPATION, {}, [landed, good[1]]),
+        ("another seal", Code.E_SEAL_HASH, {}, [resealed, good[1]]),
+        ("a credential of nobody", Code.E_CRED, {}, [entry_of_device(authority=b"\x09" * 32), good[1]]),
+        ("a credential that has ended", Code.E_CRED, {"hour": 500_000}, good),
+        ("not signed", Code.E_SIG, {}, [unsigned, good[1]]),
+        ("sealed to nobody", Code.E_UNSEAL, {}, [entry_of_device(sealed="00" * 80), good[1]]),
+        ("sealed in another place", Code.E_UNSEAL, {}, [entry_of_device(sealed=SEALED_ENTRIES[1]), good[1]]),
+        ("a device twice", Code.E_DUP_DEVICE, {}, [good[0], twice]),
+    ]
+    return {
+        "known": KNOWN,
+        "lists": [
+            {
+                "words": words,
+                "code": code,
+                "known": changed,
+                "entries": [encode(entry).hex() for entry in entries],
+            }
+            for words, code, changed, entries in lists
+        ],
+        "replies": {code: encode(ErrorReply(code=code, reason="why")).hex() for code in Code},
     }
 
 
@@ -440,6 +706,10 @@ VECTORS = {
     "preimages": preimages,
     "messages": messages,
     "round": full_round,
+    "round_blt": full_round_blt,
+    "blt": blt,
+    "accounts": accounts,
+    "negative": negative,
 }
 
 

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tacit.cli.chain import assembled, describe_chain
+from tacit.cli.parties import chartered, describe_parties, parties_of
 
 if TYPE_CHECKING:
     from tacit.compiler.assemble import Scouted, Start
@@ -19,11 +19,13 @@ example:
   tacit compile mine.py --memory 2MiB --explain
   tacit compile mine.py --memory cache-2MiB --device pi-4b --battery 0.1% --front front.html
   tacit compile next.py --continues mine.tacit
+  tacit compile mine.py --keyholder 'a university=KEY@https://keys.uni.example' --keyholder patients.card
 
 Where the Task names no subset, the one that should learn most within the budget is looked for, on the devices that
 are named (all of `tacit estimate --device all`, if none is); --explain and --front show it among the others.
-The Plan is signed with the developer's key in --home (made at the first compile). It names the
-coordinator's key and an embedded keyholder's from the same folder, so `tacit serve` finds them there.
+The Plan is signed with the developer's key in --home (made at the first compile). It names the coordinator's key from
+the same folder and, where no --keyholder is named, that of one that `tacit serve` starts beside it: then whoever serves
+the Plan can read every Update. In production name two keyholders of two operators who are not you.
 """
 
 
@@ -60,6 +62,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the arena: time across, offset up")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
     describe_chain(parser)
+    describe_parties(parser)
     parser.add_argument("--home", help="where keys live (default: TACIT_HOME or ~/.tacit)")
 
 
@@ -78,21 +81,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.front is not None and task.subset is not None:
         raise InputError("--front draws what was found, and this Task names its subset: take `subset` out of it")
 
-    from tacit.compiler.assemble import Parties
-    from tacit.coordinator.keys import load_or_make
-    from tacit.keyholder.keys import new_card
     from tacit.plan.bundle import build_plan, parse_plan
 
     print(f"compiling {task.name} …", file=sys.stderr)
     place = home(arguments.home)
     author = author_key(place)
-    coordinator = load_or_make(place / "coordinator", os.urandom)
-    # "embedded" instead of an address: whoever serves the Plan starts this keyholder beside the coordinator.
-    card = new_card(place / "keyholder", "embedded:", os.urandom)
-    parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
+    parties = parties_of(arguments, place)
     scouted = _scouted(Path(arguments.scouted[0]), arguments.scouted[1]) if arguments.scouted else None
     start = _start(Path(arguments.class_sums[0]), arguments.class_sums[1]) if arguments.class_sums else None
     made = assembled(arguments, task, parties, place, _progress, scouted, start)
+    made = chartered(made, arguments, old_charter=bool(arguments.continues or arguments.charter_of))
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     if arguments.picture is not None:
         from tacit.compiler.picture import svg

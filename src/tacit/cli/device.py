@@ -4,19 +4,29 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tacit.privacy.trust import Trust
 
 EXAMPLE = """\
 example:
   tacit device status
   tacit device receipts --plan 3f2a
   tacit device forget --plan 3f2a
+  tacit device trust
+  tacit device trust add 'a university' KEY
+  tacit device trust remove 'a university'
+
+`trust` is whom this device holds for independent of coordinators: operators of keyholders, by keys that you have from
+themselves. Every other keyholder counts as the coordinator's own.
 """
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("what", choices=["status", "receipts", "forget"])
+    parser.add_argument("what", choices=["status", "receipts", "forget", "trust"])
+    parser.add_argument("words", nargs="*", metavar="add NAME KEY | remove NAME", help="with trust: what to do")
     parser.add_argument("--plan", help="the first digits of a Plan's id")
     parser.add_argument("--home", type=Path, help="where this device keeps its ledger (default: ~/.tacit/device)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -24,28 +34,76 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from tacit.device.ledger import Ledger
+    from tacit.errors import InputError
+    from tacit.privacy.trust import sentence
 
     home = arguments.home or Path.home() / ".tacit" / "device"
+    if arguments.what == "trust":
+        _directory(home, arguments.words, arguments.json)
+        return
+    if arguments.words:
+        raise InputError(f"tacit device {arguments.what} takes no {arguments.words[0]!r}")
     with Ledger.read(home) as ledger:
         known = ledger.plans()
         plans = [plan for plan in known if plan.plan_id.hex().startswith(arguments.plan or "")]
         match arguments.what:
             case "status":
                 for plan in plans:
-                    print(_status(plan, arguments.json))
+                    print(_status(plan, _trust(home, plan.plan_id), arguments.json))
                 if not arguments.json:
                     _spent(ledger)
             case "receipts":
                 for plan in plans:
+                    worth = _trust(home, plan.plan_id)
                     for receipt in ledger.receipts(plan.plan_id):
-                        print(_receipt(receipt, arguments.json))
+                        print(_receipt(receipt, worth, arguments.json))
+                    if not arguments.json:
+                        print(f"      {plan.title} {plan.plan_id.hex()[:8]}: {sentence(worth)}")
             case _:
                 pass
     if arguments.what == "forget":
         _forget(home, plans, known, arguments.plan)
 
 
-def _status(plan: Any, as_json: bool) -> str:
+def _trust(home: Path, plan_id: bytes) -> "Trust":
+    """What a Plan's keyholders are worth by the directory as it stands; the least, where the Plan is gone."""
+    from tacit.device.directory import operators
+    from tacit.device.home import plan_file
+    from tacit.plan.bundle import PlanRefused, read_plan
+    from tacit.privacy.trust import Trust, trust_of
+
+    path = plan_file(home, plan_id)
+    try:
+        cards = read_plan(path).manifest.keyholders if path.exists() else ()
+    except PlanRefused:
+        return Trust.SINGLE_OPERATOR  # of a format that is not read any more
+    return trust_of([card.sig_pk for card in cards], operators(home))
+
+
+def _directory(home: Path, words: list[str], as_json: bool) -> None:
+    from tacit.device.directory import operators, pin, unpin
+    from tacit.errors import InputError
+
+    match words:
+        case []:
+            pass
+        case ["add", name, key]:
+            pin(home, name, key)
+        case ["remove", named]:
+            unpin(home, named)
+        case _:
+            raise InputError("say: tacit device trust, or trust add NAME KEY, or trust remove NAME")
+    known = operators(home)
+    if as_json:
+        print(json.dumps({key.hex(): name for key, name in known.items()}))
+        return
+    for key, name in known.items():
+        print(f"{name}  {key.hex()}")
+    if not known:
+        print("no operator is held for independent: every Plan counts as single-operator here")
+
+
+def _status(plan: Any, worth: "Trust", as_json: bool) -> str:
     standing = plan.standing
     if as_json:
         return json.dumps(
@@ -65,13 +123,12 @@ def _status(plan: Any, as_json: bool) -> str:
                 "device_class": plan.device_class,
                 "continues": plan.continues and plan.continues.hex(),
                 "succeeded_by": plan.succeeded_by and plan.succeeded_by.hex(),
+                "trust": worth.value,
             }
         )
     from tacit.privacy.account import statement
-    from tacit.privacy.trust import Trust
 
-    # The ledger holds no directory of operators, so nobody counts as independent here.
-    said = statement(standing.mu2_spent**0.5, plan.delta, trust=Trust.SINGLE_OPERATOR, unit=plan.unit)
+    said = statement(standing.mu2_spent**0.5, plan.delta, trust=worth, unit=plan.unit)
     name = f"{plan.title} {plan.plan_id.hex()[:8]} at {plan.server}"
     if plan.device_class:
         name += f", for devices of the class {plan.device_class}"
@@ -98,7 +155,7 @@ def _spent(ledger: Any) -> None:
         print(f"spent over all Plans: μ² = {spent}; a {unit}'s lifetime budget is {MU2_DEVICE_MAX:g}")
 
 
-def _receipt(receipt: Any, as_json: bool) -> str:
+def _receipt(receipt: Any, worth: "Trust", as_json: bool) -> str:
     if as_json:
         return json.dumps(
             {
@@ -113,6 +170,7 @@ def _receipt(receipt: Any, as_json: bool) -> str:
                 "receipted": receipt.receipt is not None,
                 "opened_in": receipt.opened_in,
                 "reason": receipt.reason,
+                "trust": worth.value,
             }
         )
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(receipt.changed_at))
@@ -121,7 +179,7 @@ def _receipt(receipt: Any, as_json: bool) -> str:
     signed = "signed receipt" if receipt.receipt is not None else "no receipt"
     return (
         f"{receipt.number:4d}  {when}  Update {receipt.update_id.hex()[:8]} from Snapshot {receipt.version}, "
-        f"{receipt.size:,} masked bytes: {receipt.state.lower()}{opened}{why}; {signed}"
+        f"{receipt.size:,} masked bytes: {receipt.state.lower()}{opened}{why}; {signed}; {worth}"
     )
 
 

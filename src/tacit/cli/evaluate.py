@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tacit.cli.parties import cards_of, describe_keyholders
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="judged first, as `tacit fetch` wrote it (default: the newest)",
     )
+    describe_keyholders(parser)
     parser.add_argument("--read", metavar="LINK", help="say what the devices have said")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--home", help="where keys live (default: TACIT_HOME or ~/.tacit)")
@@ -63,7 +64,6 @@ def run(arguments: argparse.Namespace) -> None:
 def _make(arguments: argparse.Namespace) -> None:
     from tacit.cli.figures import figures, summary
     from tacit.cli.home import author_key, home
-    from tacit.keyholder.keys import load_identity, new_card
     from tacit.plan.bundle import build_plan, parse_plan, read_plan
     from tacit.plan.evaluating import Evaluating, evaluation_of
 
@@ -78,12 +78,13 @@ def _make(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
     plan = read_plan(arguments.plan)
     place = home(arguments.home)
-    own = load_identity(place / "keyholder", os.urandom).public
-    if [card.sig_pk for card in plan.manifest.keyholders] != [own]:
+    author = author_key(place)
+    cards = cards_of(arguments.keyholders, place, author)
+    if [card.sig_pk for card in plan.manifest.keyholders] != [card.sig_pk for card in cards]:
         raise InputError(
-            f"the keyholder of Plan {plan.name} has no key in {place}: name the --home it was compiled with"
+            f"Plan {plan.name} has other keyholders: name the same with --keyholder, in its order, or the --home it "
+            "was compiled with"
         )
-    card = new_card(place / "keyholder", "embedded:", os.urandom)
     how = Evaluating(
         batch=arguments.batch,
         threshold=arguments.threshold,
@@ -93,8 +94,7 @@ def _make(arguments: argparse.Namespace) -> None:
         most_loss=arguments.most_loss,
         bins=arguments.bins,
     )
-    manifest, blobs = evaluation_of(plan, [card], how, _start(plan, place, arguments.from_snapshot))
-    author = author_key(place)
+    manifest, blobs = evaluation_of(plan, cards, how, _start(plan, place, arguments.from_snapshot))
     data = build_plan(manifest, plan.charter, blobs, author)
     output = arguments.output or arguments.plan.with_suffix(".eval.tacit")
     partial = output.with_name(output.name + ".partial")
@@ -133,7 +133,7 @@ def _read(link: str, as_json: bool) -> None:
         None if before.snapshot_hash == after.snapshot_hash else opened.get(before.version)
         for before, after in pairwise(heads)
     ]
-    found = read_judged(followed.plan, [followed.snapshot(head) for head in heads], counts)
+    found = read_judged(followed.plan, map(followed.snapshot, heads), counts)
     names = _names(followed)
     print(
         json.dumps(_record(followed.plan, found, names)) if as_json else "\n".join(_lines(followed.plan, found, names))

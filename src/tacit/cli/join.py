@@ -28,6 +28,12 @@ def describe(parser: argparse.ArgumentParser) -> None:
         help="join although the Plan may spend more than this device's lifetime budget of μ² = 2.03 (for the device, "
         "ε about 8 at δ = 1e-7); a number, or 'any'",
     )
+    parser.add_argument(
+        "--accept-trust",
+        choices=["single-operator", "two-party"],
+        help="join although the Plan claims more than this device's directory of operators gives "
+        "(tacit device trust): what it has to give at least",
+    )
     parser.add_argument("--pace", type=float, default=0.0, help="seconds to wait after every minibatch")
     parser.add_argument("--poll", type=float, default=5.0, help="seconds between two looks at the coordinator")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -35,8 +41,10 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from tacit.device.agent import run as run_agent
+    from tacit.device.directory import operators
     from tacit.device.events import Event, Waiting, line, record
     from tacit.device.settings import JoinSettings
+    from tacit.privacy.trust import Trust
 
     stopped = threading.Event()
 
@@ -54,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(line(event), file=sys.stderr if isinstance(event, Waiting) else sys.stdout, flush=True)
 
     home = arguments.home or Path.home() / ".tacit" / "device"
+    accepted = arguments.accept_trust
     settings = JoinSettings(
         link=arguments.link,
         data=arguments.data,
@@ -62,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         pace=arguments.pace,
         poll=arguments.poll,
         allow_mu2=allowed_mu2(arguments.accept_epsilon),
+        operators=operators(home),
+        accept_trust=None if accepted is None else Trust(accepted),
     )
     run_agent(settings, report, stopped.is_set)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tacit.cli.parties import chartered, describe_parties, parties_of
 from tacit.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "--read", nargs=2, metavar=("PLAN", "SNAPSHOT"), help="say what was found; a file, or a join link"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    describe_parties(parser)
     parser.add_argument("--home", help="where keys live (default: TACIT_HOME or ~/.tacit)")
 
 
@@ -76,26 +77,22 @@ def _make(arguments: argparse.Namespace) -> None:
     if arguments.memory:
         task = replace(task, budget=replace(task.budget, memory=arguments.memory))
 
-    from tacit.compiler.assemble import Parties, assemble
+    from tacit.compiler.assemble import assemble
     from tacit.compiler.assemble_scouting import Scouting, assemble_scout, budget_of, policy_of, spending
     from tacit.compiler.class_sums import asking
-    from tacit.coordinator.keys import load_or_make
     from tacit.device.ledger import MU2_DEVICE_MAX
-    from tacit.keyholder.keys import new_card
     from tacit.plan.bundle import build_plan, parse_plan
 
     how = Scouting(groups_of(arguments.groups), arguments.epsilon, arguments.snapshots, arguments.microbatch)
     print(f"compiling scouting for {task.name} …", file=sys.stderr)
     place = home(arguments.home)
     author = author_key(place)
-    coordinator = load_or_make(place / "coordinator", os.urandom)
-    card = new_card(place / "keyholder", "embedded:", os.urandom)
-    parties = Parties(author.public, coordinator.sig.public, coordinator.enrolment.public, (card,))
+    parties = parties_of(arguments, place)
     if arguments.class_sums:
         asked = asking(task, spending(policy_of(task), arguments.epsilon, arguments.snapshots))
-        made = assemble(asked, parties)
+        made = chartered(assemble(asked, parties), arguments)
     else:
-        made = assemble_scout(task, parties, how)
+        made = chartered(assemble_scout(task, parties, how), arguments)
     data = build_plan(made.manifest, made.charter, made.blobs, author)
     output = arguments.output or arguments.task.with_suffix(".scout.tacit")
     partial = output.with_name(output.name + ".partial")

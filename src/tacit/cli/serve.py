@@ -1,12 +1,14 @@
-"""`tacit serve`: a coordinator and its embedded keyholder, two processes under one command."""
+"""`tacit serve`: a coordinator, and its embedded keyholder where the Plan names one, as processes under one command."""
 
 import argparse
 import ipaddress
 import json
+import os
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +17,15 @@ from tacit.errors import InputError
 if TYPE_CHECKING:
     from tacit.cli.processes import Served
     from tacit.plan.bundle import Plan
+    from tacit.plan.manifest import KeyholderCard
 
 EXAMPLE = """\
 example:
   tacit serve mine.tacit
   tacit serve mine.tacit --host 0.0.0.0 --public-url https://clinic.example
+
+A keyholder whose key is in --home is started here; every other one is where its card says, or where --keyholder does.
+While one of them cannot be reached nothing is lost: Updates wait, and it is asked again.
 
 Devices elsewhere should reach it through TLS, which a proxy in front of it ends.
 
@@ -37,15 +43,22 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8750, help="port to listen on; 0 takes any (default: 8750)")
     parser.add_argument("--public-url", help="the address that devices use, if it is another one")
     parser.add_argument("--home", help="where keys and runs live (default: TACIT_HOME or ~/.tacit)")
+    parser.add_argument(
+        "--keyholder",
+        dest="keyholders",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="where the keyholders of others are, in the Plan's order (default: as their cards say)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the link, then the status")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from tacit.cli.figures import promise, trust
+    from tacit.cli.figures import promise, trust, trust_text
     from tacit.cli.home import home
     from tacit.cli.processes import stopping
     from tacit.plan.bundle import read_plan
-    from tacit.privacy.trust import sentence
 
     plan = read_plan(arguments.plan)
     place = home(arguments.home)
@@ -58,15 +71,17 @@ def run(arguments: argparse.Namespace) -> None:
             host=arguments.host,
             port=arguments.port,
             public=arguments.public_url,
+            addresses=arguments.keyholders,
             evaluation=arguments.evaluation,
         )
         if arguments.json:
-            print(json.dumps({"link": link, "plan_id": plan.plan_id.hex(), "trust": trust(plan).value}), flush=True)
+            said = {"trust": trust(plan).value, "trust_claimed": plan.manifest.trust.value}
+            print(json.dumps({"link": link, "plan_id": plan.plan_id.hex(), **said}), flush=True)
             if arguments.evaluation is not None:
                 print(json.dumps({"evaluation": link_of(link, read_plan(arguments.evaluation))}), flush=True)
         else:
             print(f"serving    {plan.name}")
-            print(f"trust      {sentence(trust(plan))}")
+            print(f"trust      {trust_text(plan)}")
             print(f"privacy    over the Plan's whole life, at most: {promise(plan).sentence}")
             if (continues := plan.manifest.continues) is not None:
                 print(
@@ -77,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"join       tacit join '{link}' --data FILE")
             if arguments.evaluation is not None:
                 judging = link_of(link, read_plan(arguments.evaluation))
-                print(f"evaluate   tacit join '{judging}' --data FILE   (on devices that are told so)")
+                print(f"evaluate   tacit evaluate --read '{judging}'   (devices of the cohort go there by themselves)")
             print_code(link)
             print("Ctrl-C stops; nothing is lost.", flush=True)
         watch(
@@ -95,37 +110,49 @@ def start_servers(
     host: str,
     port: int,
     public: str | None = None,
+    addresses: Sequence[str] = (),
     evaluation: Path | None = None,
-) -> "tuple[str, Served, Served]":
-    """The keyholder, then the coordinator; the link that devices join by. Fills `processes` as they start."""
+) -> "tuple[str, Served | None, Served]":
+    """The embedded keyholder, if this home has one of the Plan, then the coordinator; the link that devices join by.
+
+    Fills `processes` as they start. `addresses` are those of the other keyholders, in the Plan's order.
+    """
     from tacit.cli.processes import serve
-    from tacit.keyholder.keys import load_card
     from tacit.plan.bundle import read_plan
-    from tacit.wire.ids import KeyId
 
     plan = read_plan(path)
-    for card in plan.manifest.keyholders:
-        # A key is erased when its Plan has ended; the keyholder then still knows the Plan, and its last
-        # Snapshot is served on.
-        known = (place / "keyholder" / "plans" / f"{plan.plan_id.hex()}.tacit").exists()
-        if not known and load_card(place / "keyholder", KeyId(card.key_id)) is None:
+    embedded = [is_embedded(place, plan, card) for card in plan.manifest.keyholders]
+    elsewhere = [card for card, here in zip(plan.manifest.keyholders, embedded, strict=True) if not here]
+    for card in elsewhere:
+        if not card.url.startswith(("http://", "https://")):
             raise InputError(
                 f"keyholder {card.key_id.hex()[:8]} of this Plan has no key in {place / 'keyholder'}: serve with the "
                 "--home the Plan was compiled with, or compile the Task again"
             )
-    keyholder = serve(
-        "keyholder",
-        "tacit.keyholder",
-        ["--home", str(place / "keyholder"), "--approve-author", plan.author.hex(), "--port", "0"],
-        place / "logs" / "keyholder.log",
-    )
-    processes.append(keyholder.process)
+    if addresses and len(addresses) != len(elsewhere):
+        raise InputError(
+            f"the Plan has {len(elsewhere)} keyholders of others and {len(addresses)} --keyholder were said"
+        )
+    others = iter(addresses or [card.url for card in elsewhere])
+    keyholder = None
+    # A Plan before this one may have a batch to finish, and a keyholder of this home.
+    if any(embedded) or (plan.manifest.continues is not None and (place / "keyholder").exists()):
+        keyholder = serve(
+            "keyholder",
+            "tacit.keyholder",
+            ["--home", str(place / "keyholder"), "--approve-author", plan.author.hex(), "--port", "0"],
+            place / "logs" / "keyholder.log",
+        )
+        processes.append(keyholder.process)
+    own = "" if keyholder is None else f"http://127.0.0.1:{keyholder.port}"
     coordinator = serve(
         "coordinator",
         "tacit.coordinator",
         [
             *("--home", str(place / "coordinator"), "--plan", str(path.resolve())),
-            *("--keyholder", f"http://127.0.0.1:{keyholder.port}", "--host", host, "--port", str(port)),
+            *("--keyholder", *(own if here else next(others) for here in embedded)),
+            *(("--embedded", own) if own else ()),
+            *("--host", host, "--port", str(port)),
             *([] if evaluation is None else ["--evaluation", str(evaluation.resolve())]),
         ],
         place / "logs" / "coordinator.log",
@@ -133,6 +160,19 @@ def start_servers(
     processes.append(coordinator.process)
     base = (public or f"http://{reached_at(host)}:{coordinator.port}").rstrip("/")
     return f"{base}/join/{plan.plan_id.hex()}?author={plan.author.hex()}", keyholder, coordinator
+
+
+def is_embedded(place: Path, plan: "Plan", card: "KeyholderCard") -> bool:
+    """Whether the keyholder of this home is the one that a card names."""
+    from tacit.keyholder.keys import load_card, load_identity
+    from tacit.wire.ids import KeyId
+
+    home = place / "keyholder"
+    if load_card(home, KeyId(card.key_id)) is not None:
+        return True
+    # A key is erased when its Plan has ended; the keyholder still knows the Plan, and its last Snapshot is served on.
+    known = (home / "plans" / f"{plan.plan_id.hex()}.tacit").exists()
+    return known and load_identity(home, os.urandom).public == card.sig_pk
 
 
 def link_of(link: str, plan: "Plan") -> str:
@@ -186,14 +226,16 @@ def fetch(url: str) -> dict[str, Any] | None:
 def status_line(status: dict[str, Any]) -> str:
     """The coordinator's status in one line."""
     updates = status["updates"]
+    troubles = [one["trouble"] for one in status["keyholders"] if one["trouble"]]
+    waits = f"; waiting: {troubles[0]}" if troubles and not status["ended"] else ""
     if status["version"] is None:
-        return "waiting for the keyholder to sign Snapshot 0"
+        return f"waiting for the keyholders to sign Snapshot 0{waits}"
     text = f"Snapshot {status['version']}: {updates['accepted']} Updates accepted, {updates['opened']} opened"
     if refused := sum(updates["refused"].values()):
         text += f", {refused} refused"
     if status["ended"]:
         text += f"; ended: {status['ended']}"
-    return text
+    return text + waits
 
 
 def print_code(link: str) -> None:

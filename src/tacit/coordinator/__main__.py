@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tacit.codec.errors import CodecError
@@ -21,6 +21,7 @@ from tacit.coordinator.succession import begin_after, chain_of, check_start, pla
 from tacit.durable import make_folder, write_file
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
+from tacit.plan.manifest import KeyholderCard
 from tacit.serving import serve
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 60.0
@@ -36,6 +37,7 @@ class Settings:
     | plan | `digits.tacit` | the Plan it serves, with those before and after it that it has served |
     | evaluation | `digits.eval.tacit` | the Plan by which its Snapshots are judged, if they are |
     | keyholders | `("http://127.0.0.1:9000",)` | where they are, in the Plan's order; what the Plan says if empty |
+    | embedded | `""` | where the keyholder beside it is, for Plans of the chain that name one |
     | host | `127.0.0.1` | where it listens |
     | port | `8080` | 0 takes any free one |
     | deadline_s | `600` | a batch closes then if its threshold is met |
@@ -44,6 +46,7 @@ class Settings:
     home: Path
     plan: Path
     keyholders: tuple[str, ...]
+    embedded: str
     host: str
     port: int
     deadline_s: int
@@ -67,13 +70,21 @@ def parse(arguments: list[str]) -> Settings:
         metavar="URL",
         help="the keyholders' addresses, in the Plan's order (default: as the Plan says)",
     )
+    parser.add_argument("--embedded", default="", metavar="URL", help="the one beside it, for cards without an address")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any free port")
     parser.add_argument("--deadline", type=int, default=600, metavar="SECONDS", help="default 600")
     parser.add_argument("--evaluation", type=Path, metavar="FILE", help="a Plan that judges the Snapshots of --plan")
     given = parser.parse_args(arguments)
     return Settings(
-        given.home, given.plan, tuple(given.keyholder), given.host, given.port, given.deadline, given.evaluation
+        home=given.home,
+        plan=given.plan,
+        keyholders=tuple(given.keyholder),
+        embedded=given.embedded,
+        host=given.host,
+        port=given.port,
+        deadline_s=given.deadline,
+        evaluation=given.evaluation,
     )
 
 
@@ -88,6 +99,7 @@ def coordinators_of(settings: Settings) -> list[Coordinator]:
     if settings.evaluation is not None:
         evaluation = _plan(settings.evaluation)
         check_judges(evaluation, plan)
+        found = [replace(one, evaluation=evaluation) for one in found]
         found += _chain(settings, settings.evaluation, evaluation, keys)
     return found
 
@@ -102,7 +114,11 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
     if settings.keyholders and len(settings.keyholders) != len(cards):
         given = len(settings.keyholders)
         raise InputError(f"the Plan has {len(cards)} keyholders and {given} addresses were given")
-    addresses = {card.sig_pk: url for card, url in zip(cards, settings.keyholders, strict=False)}
+    known_at = {card.sig_pk: url for card, url in zip(cards, settings.keyholders, strict=False)}
+
+    def address(card: KeyholderCard) -> str:
+        return known_at.get(card.sig_pk) or (settings.embedded if card.url == "embedded:" else card.url)
+
     folder = make_folder(settings.home / "plans")
     known = plans_in(folder)
     # What does not continue what was served here is refused before it is kept: a home follows one successor.
@@ -124,21 +140,21 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
     def judged_next(before: bytes) -> bytes:
         return newest_values(judged, lambda one: SqliteStore(_folder(folder, one), one, keys.sig), before)
 
-    return [_coordinator(settings.deadline_s, keys, folder, addresses, *three, judged_next) for three in pairs]
+    return [_coordinator(settings.deadline_s, keys, folder, address, *three, judged_next) for three in pairs]
 
 
 def _coordinator(
     deadline_s: int,
     keys: CoordinatorKeys,
     plans: Path,
-    addresses: Mapping[bytes, str],
+    address: Callable[[KeyholderCard], str],
     before: Plan | None,
     plan: Plan,
     successor: Plan | None,
     judged_next: Callable[[bytes], bytes],
 ) -> Coordinator:
-    """`addresses` are of keyholders by their signing keys; another one is where its card says."""
-    urls = tuple(addresses.get(card.sig_pk, card.url) for card in plan.manifest.keyholders)
+    """`address` says where the keyholder of a card is."""
+    urls = tuple(map(address, plan.manifest.keyholders))
     folder = _folder(plans, plan)
 
     def open_store() -> SqliteStore:

@@ -21,7 +21,7 @@ from tacit.plan.manifest import Manifest
 from tacit.wire import preimage
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId
-from tacit.wire.messages import Head, OpenedMark
+from tacit.wire.messages import Head, OpenedMark, Rekeyed
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -232,13 +232,16 @@ def on_opened(batch: Agreed, mark: OpenedMark, keyholders: int) -> Transition:
     return Transition(batch, Opened(batch.t, batch.members, opened), landed=landed)
 
 
-def on_void(batch: Closed | Agreed | Opened, snapshot_hash: Digest) -> Transition:
+def on_void(batch: Collecting | Closed | Agreed | Opened, snapshot_hash: Digest) -> Transition:
     """Batch t brings nothing: the Snapshot stays, and t + 1 goes on.
 
     `snapshot_hash` is that of Snapshot t. What a keyholder may have opened is spoilt and counts as landed;
     what was only chosen goes back to the queue.
     """
-    after = Applied(batch.t + 1, snapshot_hash, root_of(batch.members), opened=())
+    members = () if isinstance(batch, Collecting) else batch.members
+    after = Applied(batch.t + 1, snapshot_hash, root_of(members), opened=())
+    if isinstance(batch, Collecting):
+        return Transition(batch, after)
     if isinstance(batch, Closed):
         return Transition(batch, after, tuple(Moved(m.update_id, Fate.QUEUED) for m in batch.members))
     moved = tuple(Moved(member.update_id, Fate.SPOILT, batch.t) for member in batch.members)
@@ -254,12 +257,20 @@ def on_summed(batch: Opened, snapshot_hash: Digest) -> Transition:
     return Transition(batch, after, moved)
 
 
-def on_signed(batch: Applied, signature: bytes, plan_id: PlanId, keyholders: int) -> Transition:
-    """One more keyholder has signed the HEAD. With the last one it is published."""
+def on_signed(
+    batch: Applied, signature: bytes, plan_id: PlanId, keyholders: int, rekeyed: tuple[Rekeyed, ...] = ()
+) -> Transition:
+    """One more keyholder has signed the HEAD, which names new cards. With the last one it is published."""
     signatures = (*batch.signatures, signature)
     if len(signatures) < keyholders:
         return Transition(batch, msgspec.structs.replace(batch, signatures=signatures))
-    head = Head(plan_id=plan_id, version=batch.version, snapshot_hash=batch.snapshot_hash, signatures=signatures)
+    head = Head(
+        plan_id=plan_id,
+        version=batch.version,
+        snapshot_hash=batch.snapshot_hash,
+        signatures=signatures,
+        rekeyed=rekeyed,
+    )
     return Transition(batch, Headed(batch.version), head=head)
 
 

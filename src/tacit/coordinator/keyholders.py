@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
+
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan
 from tacit.wire.calls import Call, check_answer, sign_call
@@ -24,6 +26,7 @@ from tacit.wire.messages import (
     OpenRequest,
     PrepareReply,
     PrepareRequest,
+    Rekeyed,
     SignHeadRequest,
     decode,
     encode,
@@ -43,13 +46,21 @@ class Unreachable(TacitError):
 class Keyholder(Protocol):
     """One keyholder. Every method may raise `Unreachable`, or `Refusal` with what it said."""
 
-    def load(self, plan: Plan, newest: Head | None) -> None: ...
+    def load(self, plan: Plan, newest: Head | None) -> Rekeyed | None:
+        """Shows it the Plan and the newest HEAD. Its new card, if it has lost the one that the Plan names."""
+        ...
 
     def prepare(self, request: PrepareRequest) -> PrepareReply: ...
 
     def open(self, request: OpenRequest) -> Opened: ...
 
     def sign_head(self, request: SignHeadRequest) -> HeadSignature: ...
+
+
+class _Loaded(msgspec.Struct):
+    """What `load` says of a Plan, as far as a coordinator needs it."""
+
+    rekeyed: bytes | None = None
 
 
 class HttpKeyholder:
@@ -74,8 +85,14 @@ class HttpKeyholder:
         self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
         self._path = parts.path.rstrip("/")
 
-    def load(self, plan: Plan, newest: Head | None) -> None:
-        self._post("/v1/load", plan.raw, "" if newest is None else base64.b64encode(encode(newest)).decode())
+    def load(self, plan: Plan, newest: Head | None) -> Rekeyed | None:
+        shown = "" if newest is None else base64.b64encode(encode(newest)).decode()
+        data = self._post("/v1/load", plan.raw, shown)
+        try:
+            said = msgspec.json.decode(data, type=_Loaded).rekeyed
+            return None if said is None else decode(Rekeyed, said)
+        except (msgspec.DecodeError, Refusal) as error:
+            raise Unreachable(f"{self.url} answers, and not as a keyholder does: {error}") from error
 
     def prepare(self, request: PrepareRequest) -> PrepareReply:
         return self._ask("/v1/prepare", request, PrepareReply)

@@ -41,6 +41,7 @@ from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan
+from tacit.plan.cards import cards_at
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId
@@ -51,10 +52,11 @@ from tacit.wire.messages import (
     LoggedOpened,
     LoggedSuccession,
     LogKind,
+    Rekeyed,
     encode,
     mark_of,
 )
-from tacit.wire.signed import check_opened, sign_head_request, sign_open, sign_prepare
+from tacit.wire.signed import check_opened, check_rekeyed, sign_head_request, sign_open, sign_prepare
 
 log = logging.getLogger("tacit.coordinator")
 
@@ -64,7 +66,7 @@ LEASE_S = 30.0
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
-_FINAL = frozenset({Code.E_BUDGET, Code.E_EXPIRED, Code.E_HALTED, Code.E_STATE_LOST, Code.E_SUCCEEDED})
+_FINAL = frozenset({Code.E_BUDGET, Code.E_EXPIRED, Code.E_SUCCEEDED})
 # So often in a row a step may fail before a Plan that another continues ends without it: about a minute.
 _PATIENCE = 8
 
@@ -151,6 +153,9 @@ class Opener:
         return on_end(batch, store.queued(), Code.E_EXPIRED, "this Plan's time is over")
 
     def _next(self, batch: Batch, store: Store, now: int) -> Transition | None:
+        if isinstance(batch, Collecting | Closed | Agreed) and batch.t < self._sealed_from(store):
+            log.warning("%s: batch %d is void: a keyholder has lost what opens it", self.plan.name, batch.t)
+            return on_void(batch, self._snapshot_hash(store, batch.t))
         try:
             match batch:
                 case Collecting():
@@ -196,7 +201,7 @@ class Opener:
         request = sign_open(self.key, self.plan_id, batch.t, self._snapshot_hash(store, batch.t), entries)
         crash_point("coordinator.open.asking")
         opened = self._ask(j, store, lambda keyholder: keyholder.open(request))
-        card = self.plan.manifest.keyholders[j - 1]
+        card = cards_at(self.plan.manifest, self.plan_id, store.rekeyed(), batch.t)[j - 1]
         try:
             check_opened(opened, self.plan_id, batch.t, root_of(batch.members), KeyId(card.key_id), card.sig_pk)
         except Refusal as error:
@@ -231,6 +236,7 @@ class Opener:
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
+        rekeyed = tuple(new for new in store.rekeyed() if new.from_version <= batch.version)
         request = sign_head_request(
             self.key,
             self.plan_id,
@@ -239,14 +245,15 @@ class Opener:
             root=batch.root,
             opened=batch.opened,
             spoilt=batch.void,
+            rekeyed=rekeyed,
         )
         answer = self._ask(j, store, lambda keyholder: keyholder.sign_head(request))
-        cards = self.plan.manifest.keyholders
+        cards = cards_at(self.plan.manifest, self.plan_id, rekeyed, batch.version)
         signed = preimage.head(self.plan_id, batch.version, batch.snapshot_hash, [KeyId(card.key_id) for card in cards])
         if not verify(cards[j - 1].sig_pk, answer.signature, signed):
             raise Stalled(f"keyholder {j} gave a signature under HEAD {batch.version} that does not fit")
         crash_point("coordinator.sign.answered")
-        return on_signed(batch, answer.signature, self.plan_id, len(self.keyholders))
+        return on_signed(batch, answer.signature, self.plan_id, len(self.keyholders), rekeyed)
 
     def _on_refusal(self, batch: Batch, store: Store, refusal: Refusal) -> Transition:
         code = refusal.code
@@ -293,18 +300,37 @@ class Opener:
                 reply = ask(keyholder)
         except TacitError as error:
             self.trouble.reasons[j - 1] = str(error)
+            if not (isinstance(error, Refusal) and error.code.per_entry):
+                # Perhaps its records are older than its signatures: the next question comes after the newest HEAD.
+                self._loaded.discard(j)
             raise
         self.trouble.reasons[j - 1] = None
         return reply
 
     def _show_plan(self, j: int, store: Store) -> None:
         try:
-            self.keyholders[j - 1].load(self.plan, store.newest())
+            rekeyed = self.keyholders[j - 1].load(self.plan, store.newest())
         except Refusal as refusal:
             if refusal.code in _FINAL:
                 raise
             raise Stalled(f"keyholder {j} does not take this Plan: {refusal}") from refusal
+        if rekeyed is not None and rekeyed not in store.rekeyed():
+            self._take_rekeyed(j, rekeyed, store)
         self._loaded.add(j)
+
+    def _take_rekeyed(self, j: int, rekeyed: Rekeyed, store: Store) -> None:
+        newest, card = store.newest(), self.plan.manifest.keyholders[j - 1]
+        try:
+            check_rekeyed(rekeyed, self.plan_id)
+        except Refusal as refusal:
+            raise Stalled(f"keyholder {j} shows a new card that is not its own: {refusal.reason}") from refusal
+        if rekeyed.sig_pk != card.sig_pk or newest is None or rekeyed.from_version <= newest.version:
+            raise Stalled(f"keyholder {j} has a new card from version {rekeyed.from_version} on, which is published")
+        store.keep_rekeyed(rekeyed)
+
+    def _sealed_from(self, store: Store) -> int:
+        """The first version from which Updates are sealed to cards that all keyholders still have."""
+        return max((new.from_version for new in store.rekeyed()), default=0)
 
     def _entries(self, members: Sequence[Member], store: Store, j: int) -> list[Entry]:
         return [store.kept(member.update_id).entry(self.plan_id, j) for member in members]

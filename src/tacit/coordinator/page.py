@@ -9,7 +9,7 @@ import shlex
 from tacit.coordinator.status import promise
 from tacit.plan.bundle import Plan
 from tacit.plan.scouted import asks
-from tacit.privacy.trust import sentence
+from tacit.privacy.trust import WEB_TRUST, Fact, label, sentence
 
 _STYLE = """
 :root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
@@ -61,6 +61,9 @@ one Update at a time: clipped, rounded and masked, {manifest.limits.max_upload_b
 </dl>
 <h2>Whom you have to trust</h2>
 <p class="warning">{text(sentence(said.trust))}</p>
+{_claim(plan)}<p>This page comes from the coordinator and holds no code. The command above runs the tacit that you
+installed yourself. Were a page from here to train in your browser, the trust would be {label(said.trust, {Fact.WEB})}:
+{WEB_TRUST}</p>
 <p class="warning">Enrolment is open: anybody may enrol as many devices as they like, at no cost. So
 {manifest.batch.threshold} Updates are {manifest.batch.threshold} enrolments, perhaps not as many people. An outsider
 who fills a batch with Updates of their own knows all of its sum but yours, and against that only the noise
@@ -72,6 +75,18 @@ protects you.</p>
 </body>
 </html>
 """
+
+
+def _claim(plan: Plan) -> str:
+    """What the author says of the keyholders, which nobody has to believe."""
+    named = ", ".join(card.operator for card in plan.manifest.keyholders if card.operator)
+    if not named:
+        return ""
+    return (
+        f"<p>That is so for a device that knows none of its keyholders. Its author says it is {plan.manifest.trust}, "
+        f"with keyholders of {html.escape(named)}. To count on that, ask those operators for their keys and pin "
+        "them with <code>tacit device trust add NAME KEY</code>; your device then works the trust out by itself.</p>\n"
+    )
 
 
 def _class(plan: Plan) -> str:

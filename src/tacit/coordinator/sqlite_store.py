@@ -34,6 +34,7 @@ from tacit.wire.messages import (
     LogKind,
     Opened,
     Receipt,
+    Rekeyed,
     decode,
     encode,
 )
@@ -97,6 +98,15 @@ MIGRATIONS = (
     ALTER TABLE landings ADD COLUMN older INTEGER NOT NULL DEFAULT 0;    -- of `count`: in the Plans before this one
     ALTER TABLE landings ADD COLUMN older_mu2 REAL NOT NULL DEFAULT 0;   -- and what they cost
     """,
+    # 3
+    """
+    CREATE TABLE rekeyed (                      -- cards that took the place of lost ones
+        from_version INTEGER NOT NULL,
+        sig_pk       BLOB NOT NULL,
+        message      BLOB NOT NULL,             -- tacit.wire.messages.Rekeyed
+        PRIMARY KEY (from_version, sig_pk)
+    ) WITHOUT ROWID;
+    """,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -151,6 +161,18 @@ class SqliteStore:
     def keep_answer(self, j: int, opened: Opened) -> None:
         with transaction(self._db):
             self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (opened.t, j, encode(opened)))
+
+    def keep_rekeyed(self, rekeyed: Rekeyed) -> None:
+        with transaction(self._db):
+            self._db.execute(
+                "INSERT OR REPLACE INTO rekeyed VALUES (?, ?, ?)",
+                (rekeyed.from_version, rekeyed.sig_pk, encode(rekeyed)),
+            )
+            self._append(LogKind.REKEYED, encode(rekeyed))
+
+    def rekeyed(self) -> tuple[Rekeyed, ...]:
+        rows = self._db.execute("SELECT message FROM rekeyed ORDER BY from_version, sig_pk")
+        return tuple(decode(Rekeyed, message) for (message,) in rows)
 
     def answers(self, t: int) -> list[Opened]:
         rows = self._db.execute("SELECT answer FROM answers WHERE t = ? ORDER BY j", (t,))

@@ -49,6 +49,7 @@ class Privacy(msgspec.Struct, frozen=True):
     relation: str
     trust: str
     trust_sentence: str
+    trust_claimed: str  # by the Plan's author; a device counts it only as far as its own directory bears it out
     sentence: str
     most_landings: int
     landings_allowed: int
@@ -156,6 +157,7 @@ def _privacy(said: Statement, plan: Plan, landings: int) -> Privacy:
         relation=said.relation,
         trust=said.trust.value,
         trust_sentence=sentence(said.trust),
+        trust_claimed=plan.manifest.trust.value,
         sentence=f"Spent so far, by the device that landed most often: {said.sentence}",
         most_landings=landings,
         landings_allowed=plan.manifest.participation.landings,

@@ -14,7 +14,7 @@ from tacit.coordinator.intake import Kept, Offer
 from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, UpdateId
-from tacit.wire.messages import Head, LogEntry, LogKind, Opened, Receipt
+from tacit.wire.messages import Head, LogEntry, LogKind, Opened, Receipt, Rekeyed
 
 
 class Overtaken(TacitError):
@@ -58,6 +58,14 @@ class Store(Protocol):
 
     def keep_answer(self, j: int, opened: Opened) -> None:
         """What keyholder `j` answered; kept until the HEAD after it is published."""
+        ...
+
+    def keep_rekeyed(self, rekeyed: Rekeyed) -> None:
+        """A keyholder's new card, and a link of the log. What it said before for this version is replaced."""
+        ...
+
+    def rekeyed(self) -> tuple[Rekeyed, ...]:
+        """All new cards, in order of versions."""
         ...
 
     def answers(self, t: int) -> list[Opened]:

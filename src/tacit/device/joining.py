@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tacit.device.client import Client
+from tacit.device.directory import trusted
 from tacit.device.home import plan_file
 from tacit.device.kept import erase_kept, move_kept
 from tacit.device.ledger import DELTA, MU2_DEVICE_MAX, Ledger
@@ -24,7 +25,7 @@ from tacit.plan.chain import broken_succession, prefix_digest
 from tacit.plan.claim import claim
 from tacit.plan.manifest import Manifest
 from tacit.privacy.account import Statement, epsilon_of_mu, epsilon_text
-from tacit.privacy.trust import Trust, trust_of
+from tacit.privacy.trust import Trust
 from tacit.wire.codes import Refusal
 from tacit.wire.ids import DeviceKey, Lineage, PlanId
 from tacit.wire.keys import SigningKey, cohort, device_seed, hedge_key
@@ -87,12 +88,12 @@ class OfAnotherCohort(InputError):
     """The charter has an evaluation cohort, and this Plan is for those on the other side of it; nothing was run."""
 
     def __init__(self, plan: Plan, judges: bool):
-        self.judges = judges
+        self.plan, self.judges = plan, judges
         if judges:
             said = (
                 f"this device is in the evaluation cohort of {plan.charter.title}, {plan.charter.evaluators} in a "
-                f"hundred by lot: it judges Snapshots and does not train, so Plan {plan.name} was not joined. If there "
-                "is an evaluation Plan, join that one: ask whoever gave you the link"
+                f"hundred by lot: it judges Snapshots and does not train, so Plan {plan.name} was not joined. Its "
+                "coordinator serves no evaluation now; come again another time"
             )
         else:
             said = (
@@ -183,6 +184,18 @@ def fetched_successor(home: Path, before: Plan, link: JoinLink, client: Client) 
     return plan
 
 
+def fetched_evaluation(home: Path, trained: Plan, link: JoinLink, client: Client) -> Plan:
+    """The Plan of the link, if it judges under the charter of `trained`, which is what the owner agreed to."""
+    plan = fetched_plan(home, link, client)
+    if plan.manifest.evaluation is None or plan.manifest.charter_id != trained.manifest.charter_id:
+        plan_file(home, plan.plan_id).unlink()
+        raise PlanRefused(
+            f"the coordinator offers Plan {plan.name} as the evaluation of {trained.name}, and it is not one under the "
+            "same charter; it was not used"
+        )
+    return plan
+
+
 def leave_behind(home: Path, plan: Plan, ledger: Ledger) -> None:
     """What is on the disk of the Plans before this one goes, but for results of a prefix that is the same here."""
     before = ledger.before(PlanId(plan.plan_id))
@@ -217,7 +230,7 @@ def member_of(plan: Plan, ledger: Ledger, settings: JoinSettings, now: float) ->
     mu2_most = MU2_DEVICE_MAX if settings.allow_mu2 is None else settings.allow_mu2
     elsewhere = ledger.mu2_spent(manifest.noise.unit) - ledger.spent_in(plan.lineage)
     wants = manifest.mu2_life
-    trust = trust_of([card.sig_pk for card in manifest.keyholders], settings.operators)
+    trust = trusted(plan, settings.operators, settings.accept_trust)
     said = claim(manifest, wants, trust)
     if elsewhere == math.inf > mu2_most:
         raise UnitsApart(plan.name, manifest.noise.unit)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tacit.privacy.trust import Trust
+
 MIB = 2**20
 
 
@@ -34,6 +36,7 @@ class JoinSettings:
     validation   the share of the examples that is held back, to see what a Snapshot is worth here
     jitter       an Update leaves after a random wait of up to so many seconds
     operators    signing key to name, for every keyholder whose operator the owner holds for independent
+    accept_trust the least that its keyholders must be worth by that directory, where a Plan claims more
     invitation   where enrolment asks for one
     """
 
@@ -50,4 +53,5 @@ class JoinSettings:
     jitter: float = 0.0
     wishes: Wishes = Wishes()
     operators: Mapping[bytes, str] = field(default_factory=dict[bytes, str])
+    accept_trust: Trust | None = None
     invitation: str = ""

@@ -8,12 +8,13 @@ or the training, is looked at between two micro-batches: for the Plan's seconds,
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tacit.codec.errors import NotFinite
 from tacit.device import events
-from tacit.device.client import Client
+from tacit.device.client import Client, Refused, Unreachable
 from tacit.device.decision import debit_of, next_ok_version
 from tacit.device.events import Event
 from tacit.device.examples import Examples
@@ -31,10 +32,13 @@ from tacit.engine.player import Player
 from tacit.errors import InputError, TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import decode_snapshot
+from tacit.plan.cards import cards_at
 from tacit.plan.manifest import OnDevice
 from tacit.privacy.groups import members
 from tacit.wire.ids import Digest
 from tacit.wire.messages import Credential, Head, encode, update_hash
+
+ENOUGH = "enough devices have judged it"
 
 
 class UpdateTooLarge(TacitError):
@@ -112,6 +116,8 @@ class Trainer:
         `newest` is asked after training: an Update that no batch would take any more is not made.
         """
         manifest, version = self._member.manifest, head.version
+        if self._full(version):
+            return Dropped(version, ENOUGH, True)
         # Asked for first: work that could not be signed for would be work for nothing.
         credential = current_credential(
             self._member, self._ledger, self._client, self._settings.invitation, self._world.now()
@@ -133,11 +139,23 @@ class Trainer:
             if latest > version + manifest.batch.max_age or latest >= manifest.noise.snapshots:
                 self._ledger.drop(after)
                 return Dropped(version, f"Snapshot {latest} is out and no batch takes one this old", False)
-            return self._made(after, delta, credential)
+            if self._full(version):
+                self._ledger.drop(after)
+                return Dropped(version, ENOUGH, True)
+            return self._made(after, delta, credential, head)
         except BaseException:
             # Before the debit there is nothing to lose; after it the ledger keeps what is owed.
             self._ledger.drop(offered)
             raise
+
+    def _full(self, version: int) -> bool:
+        """Whether an answer about this Snapshot would be paid for and be too late: no other batch takes it."""
+        if self._judged is None:
+            return False
+        try:
+            return self._client.full(version)
+        except (Refused, Unreachable):
+            return False  # a mirror of the static files has no status
 
     def _trained(
         self, offered: Offered, snapshot: NDArray[np.float32]
@@ -215,12 +233,16 @@ class Trainer:
         counted = self._member.manifest.program.score == "accuracy"
         return events.HeldBack(len(held), loss / max(1, len(held)), right if counted else None)
 
-    def _made(self, state: Trained, delta: NDArray[np.float32], credential: Credential) -> Debited | Dropped:
+    def _made(
+        self, state: Trained, delta: NDArray[np.float32], credential: Credential, head: Head
+    ) -> Debited | Dropped:
         manifest, version = self._member.manifest, state.offer.version
+        # Seals are for the cards that keyholders have at this version: one that lost its state has another.
+        cards = cards_at(manifest, self._member.plan_id, head.rekeyed, version)
         try:
             upload = make_update(
                 delta,
-                manifest=manifest,
+                manifest=msgspec.structs.replace(manifest, keyholders=cards),
                 plan_id=self._member.plan_id,
                 base_version=version,
                 head_hash=state.offer.head_hash,

@@ -7,11 +7,11 @@ device a model that the others do not get. Against an old HEAD that was true onc
 from dataclasses import dataclass
 
 from tacit.errors import TacitError
+from tacit.plan.cards import check_signed
 from tacit.plan.manifest import Manifest
 from tacit.wire.codes import Refusal
-from tacit.wire.ids import Digest, KeyId, PlanId
+from tacit.wire.ids import Digest, PlanId
 from tacit.wire.messages import Head
-from tacit.wire.signed import check_head
 
 
 class HeadRefused(TacitError):
@@ -39,9 +39,8 @@ def verified_head(head: Head, plan_id: PlanId, manifest: Manifest, seen: Seen) -
             f"the coordinator offered a Snapshot of Plan {head.plan_id.hex()[:8]} and this device trains "
             f"{plan_id.hex()[:8]}; it was refused"
         )
-    keyholders = [(KeyId(card.key_id), card.sig_pk) for card in manifest.keyholders]
     try:
-        head_hash = check_head(head, keyholders)
+        head_hash = check_signed(head, plan_id, manifest)
     except Refusal as refusal:
         raise HeadRefused(f"Snapshot {head.version} was refused: {refusal.reason}") from refusal
     if seen.newest is not None and head.version < seen.newest:

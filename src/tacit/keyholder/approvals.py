@@ -52,7 +52,7 @@ def approve(home: Path, charter: Charter) -> Digest:
     >>> charter = Charter("t", "p", (), bytes(32), (), 1, 1.0, "device", 0)
     >>> with tempfile.TemporaryDirectory() as home:
     ...     name = approve(Path(home), charter)
-    ...     is_approved(Path(home), name), is_approved(Path(home), sha256(b"another")), approved(Path(home)) == [charter]
+    ...     is_approved(Path(home), name), is_approved(Path(home), bytes(32)), approved(Path(home)) == [charter]
     (True, False, True)
     """
     data = encode(charter)

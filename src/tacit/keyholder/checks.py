@@ -43,10 +43,11 @@ class Knowledge:
     burnt: AbstractSet[UpdateId]
     landings: Mapping[DeviceKey, Landings]
     hour: int  # of Unix time
+    new_card: KeyId | None = None  # that took the place of the Plan's, if its state was ever lost
 
     @property
     def key_id(self) -> KeyId:
-        return KeyId(self.plan.manifest.keyholders[self.j - 1].key_id)
+        return self.new_card or KeyId(self.plan.manifest.keyholders[self.j - 1].key_id)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ Every answer that could be asked for twice is on the disk before its first byte 
 is killed anywhere gives the same request the same bytes, or has not given any.
 """
 
+import base64
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,26 @@ from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.keyholder.approvals import is_approved
 from tacit.keyholder.checks import Knowledge, Landings, check_list, examine
-from tacit.keyholder.keys import erase_card, load_card, load_identity
-from tacit.keyholder.states import ROOT_OF_NOTHING, Active, Done, Halted, Loaded, active, advance, start
+from tacit.keyholder.keys import erase_card, load_card, load_identity, new_card
+from tacit.keyholder.states import (
+    ROOT_OF_NOTHING,
+    Active,
+    Done,
+    Halted,
+    Loaded,
+    OwnOpening,
+    active,
+    advance,
+    resume,
+    start,
+)
 from tacit.keyholder.store import KeyholderStore, OpenedList, PlanRecord
 from tacit.keyholder.sums import answer, draw
 from tacit.plan.bundle import Plan, PlanRefused, parse_plan, read_plan
+from tacit.plan.cards import cards_at, check_signed, key_ids_at
 from tacit.plan.chain import broken_succession
 from tacit.plan.manifest import Manifest
+from tacit.privacy.blt import Blt, re_keyable
 from tacit.privacy.noise import next_key
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
@@ -37,9 +51,11 @@ from tacit.wire.messages import (
     OpenRequest,
     PrepareReply,
     PrepareRequest,
+    Rekeyed,
     SignHeadRequest,
+    encode,
 )
-from tacit.wire.signed import check_head_request, check_opened, check_request, sign_head, sign_opened
+from tacit.wire.signed import check_head_request, check_opened, check_request, sign_head, sign_opened, sign_rekeyed
 
 log = logging.getLogger("tacit.keyholder")
 
@@ -51,7 +67,7 @@ class Keyholder:
     """One keyholder with its home folder. Calls come from any thread and are taken one at a time.
 
     `approved` are authors whose every Plan is taken (a keyholder beside its coordinator has one); other Plans need a
-    charter that its operator approved. `clock` gives seconds of Unix time, `random` fresh bytes of the operating system.
+    charter that its operator approved. `clock` gives seconds of Unix time, `random` bytes of the operating system.
     """
 
     def __init__(
@@ -99,9 +115,7 @@ class Keyholder:
         if caller is not None and caller != plan.manifest.coordinator:
             raise Refusal(Code.E_SIG, "this Plan names another coordinator than the one that shows it")
         with self._turn:
-            for other in self._store.plans():  # another process of this keyholder may have loaded some
-                if other.plan_id not in self._plans:
-                    self._wake(other)
+            self._wake_others()
             plan_id = PlanId(plan.plan_id)
             j = self._position(plan.manifest)
             key_id = KeyId(plan.manifest.keyholders[j - 1].key_id)
@@ -135,6 +149,8 @@ class Keyholder:
             record = self._current(plan_id)
             match record.state:
                 case Halted(Code.E_STATE_LOST, reason):
+                    if shown is not None:
+                        self._remember_shown(plan, shown)
                     raise Refusal(Code.E_STATE_LOST, reason)
                 case Halted(code, reason):
                     raise Refusal(Code.E_HALTED, f"halted since {code}: {reason}"[:500])
@@ -180,7 +196,7 @@ class Keyholder:
                     reason = f"Update {first.update_id.hex()}: {first.reason}"
                     raise Refusal(first.code, reason[:500])
                 masks = answer(openable, manifest, self._draw(plan, state.t, root))
-                opened = sign_opened(self._identity, self._key_id(manifest), plan_id, state.t, root, masks)
+                opened = sign_opened(self._identity, self._record(plan_id).key_id, plan_id, state.t, root, masks)
                 self._store.add_opening(opened, sha256(masks), request.entries)
                 crash_point("keyholder.open.before_commit")
             crash_point("keyholder.open.committed")
@@ -194,30 +210,31 @@ class Keyholder:
             plan, plan_id, version = self._plan(request.plan_id), request.plan_id, request.version
             manifest = plan.manifest
             check_head_request(request, manifest.coordinator)
-            key_ids = [KeyId(card.key_id) for card in manifest.keyholders]
-            signature = sign_head(
-                self._identity, self._key_id(manifest), plan_id, version, request.snapshot_hash, key_ids
-            )
-            signed = self._store.head(plan_id, version)
+            key_ids = self._key_ids(plan, request.rekeyed, version)
+            own_id = key_ids[self._position(manifest) - 1]
+            head_hash = sha256(preimage.head(plan_id, version, request.snapshot_hash, key_ids))
+            signature = sign_head(self._identity, own_id, plan_id, version, request.snapshot_hash, key_ids)
+            signed = self._store.head_hashes(plan_id, version).get(version)
             if signed is not None:
-                if signed != request.snapshot_hash:
-                    raise Refusal(Code.E_CHANGED, f"HEAD {version} was signed for another Snapshot")
+                if signed != head_hash:
+                    raise Refusal(Code.E_CHANGED, f"HEAD {version} was signed for another Snapshot, or with other keys")
                 return signature
             if not isinstance(self._current(plan_id).state, Loaded):
                 active(self._record(plan_id).state)
                 self._check_marks(plan, request)
             with self._store.transaction():
-                state = self._record(plan_id).state
+                record = self._record(plan_id)
+                state = record.state
                 own = self._store.opening(plan_id, version - 1)
                 if isinstance(state, Loaded):
                     after = start(state, request, sha256(plan.initial_snapshot))
                 else:
-                    after = advance(active(state), request, own, manifest)
+                    own_then = own or self._forgotten_opening(plan, record, request)
+                    after = advance(active(state), request, own_then, manifest)
                 if own is None and isinstance(state, Active):
                     # A batch declared void before it was opened here takes its step as well: its noise key is not
                     # used again, and correlated noise goes by t. No opened list has this root.
                     self._draw(plan, state.t, ROOT_OF_NOTHING)
-                head_hash = sha256(preimage.head(plan_id, version, request.snapshot_hash, key_ids))
                 self._store.add_head(plan_id, version, request.snapshot_hash, head_hash)
                 if request.spoilt:
                     self._store.declare_void(plan_id, version - 1)
@@ -229,6 +246,47 @@ class Keyholder:
             if isinstance(after, Done):
                 self._erase_secrets(self._current(plan_id))
             return signature
+
+    # What its operator asks for
+
+    def rekey(self, plan_id: PlanId) -> Rekeyed:
+        """A new card for a Plan of which the state was lost, with fresh noise, from the newest HEAD shown on.
+
+        What was sealed to the old card is never opened. docs/explanation/rekeying.md says why that is sound.
+        """
+        with self._turn:
+            self._wake_others()
+            plan = self._plan(plan_id)
+            manifest = plan.manifest
+            card = manifest.keyholders[self._position(manifest) - 1]
+            if self._clock() >= manifest.limits.expires_at:
+                raise Refusal(Code.E_EXPIRED, "this Plan's time is over")
+            mechanism, part = manifest.noise.mechanism, manifest.participation
+            if isinstance(mechanism, Blt) and re_keyable(
+                mechanism, part.landings, part.separation, manifest.noise.snapshots
+            ):
+                raise Refusal(
+                    Code.E_PLAN,
+                    "a device's landings before and after a loss could cost it more than this Plan says; let it end, "
+                    "or let its author continue it",
+                )
+            with self._store.transaction():
+                state, head = self._record(plan_id).state, self._store.shown(plan_id)
+                after, from_version = resume(state, head, self._remembered(plan_id), manifest)
+                assert head is not None, "resume refuses without one"
+                hpke_pk = new_card(self._home, card.url, self._random).hpke_pk
+                crash_point("keyholder.rekey.written")
+                rekeyed = sign_rekeyed(self._identity, plan_id, from_version, hpke_pk)
+                self._store.rekey(rekeyed, self._random(32))
+                if self._store.head(plan_id, head.version) is None:
+                    head_hash = check_signed(head, plan_id, manifest)
+                    self._store.add_head(plan_id, head.version, head.snapshot_hash, head_hash)
+                self._store.set_state(plan_id, after)
+            crash_point("keyholder.rekey.committed")
+            log.warning(
+                "%s: a new card from version %d on; what was sealed to the old one is lost", plan.name, from_version
+            )
+            return rekeyed
 
     # What anybody may ask for
 
@@ -297,16 +355,21 @@ class Keyholder:
                 return j
         raise Refusal(Code.E_PLAN, "this Plan does not name this keyholder")
 
-    def _key_id(self, manifest: Manifest) -> KeyId:
-        return KeyId(manifest.keyholders[self._position(manifest) - 1].key_id)
+    def _key_ids(self, plan: Plan, rekeyed: Sequence[Rekeyed], version: int) -> list[KeyId]:
+        """Whose cards HEAD `version` names. E_HEAD if it names one of this keyholder's that it has lost."""
+        key_ids = key_ids_at(plan.manifest, PlanId(plan.plan_id), rekeyed, version)
+        record = self._record(PlanId(plan.plan_id))
+        if version >= record.from_version and key_ids[self._position(plan.manifest) - 1] != record.key_id:
+            raise Refusal(Code.E_HEAD, f"HEAD {version} must name the card {record.key_id.hex()} of this keyholder")
+        return key_ids
 
     def _check_approval(self, plan: Plan, key_id: KeyId) -> None:
         manifest, charter = plan.manifest, plan.charter
         if plan.author not in self._approved and not is_approved(self._home, manifest.charter_id):
             raise Refusal(
                 Code.E_PLAN,
-                f"the charter {manifest.charter_id.hex()[:16]} of {charter.title!r} was not approved here; its operator "
-                "looks at it with: tacit keyholder approve PLAN"[:500],
+                f"the charter {manifest.charter_id.hex()[:16]} of this Plan was not approved here; this keyholder's "
+                "operator looks at it with: tacit keyholder approve PLAN",
             )
         if self._identity.public not in charter.keyholders:
             raise Refusal(Code.E_PLAN, "this Plan's charter does not name this keyholder")
@@ -334,11 +397,15 @@ class Keyholder:
         older_id = PlanId(older.plan_id)
         if reason := broken_succession(older, plan):
             raise Refusal(Code.E_PLAN, f"this Plan does not continue {older.name}: {reason}"[:500])
-        if self._store.head(older_id, continues.version) != continues.snapshot_hash:
+        record = self._record(older_id)
+        signed = self._store.head(older_id, continues.version)
+        # After a loss it may have signed that HEAD and not know it; others, and each device, have not forgotten.
+        forgotten = signed is None and (record.rekeyed is not None or isinstance(record.state, Halted))
+        if signed != continues.snapshot_hash and not forgotten:
             raise Refusal(Code.E_PLAN, f"HEAD {continues.version} of {older.name} was not signed for that Snapshot")
         if any(one.manifest.continues and one.manifest.continues.plan_id == older_id for one in self._plans.values()):
             raise Refusal(Code.E_PLAN, f"another Plan continues {older.name} already")
-        return self._record(older_id)
+        return record
 
     def _landings(self, plan: Plan, devices: list[DeviceKey]) -> dict[DeviceKey, Landings]:
         """What devices landed in the chain of Plans, as far as it was opened here."""
@@ -370,7 +437,8 @@ class Keyholder:
 
     def _knowledge(self, plan: Plan, state: Active, request: PrepareRequest | OpenRequest) -> Knowledge:
         plan_id, manifest = request.plan_id, plan.manifest
-        sealing = load_card(self._home, self._key_id(manifest))
+        key_id = self._record(plan_id).key_id
+        sealing = load_card(self._home, key_id)
         if sealing is None:
             raise Refusal(Code.E_HALTED, "the card's secret key cannot be found; start the keyholder again")
         return Knowledge(
@@ -382,16 +450,21 @@ class Keyholder:
             burnt=self._store.burnt(plan_id, [entry.update_id for entry in request.entries]),
             landings=self._landings(plan, [entry.dpk for entry in request.entries]),
             hour=int(self._clock()) // 3600,
+            new_card=key_id,
         )
 
     def _check_marks(self, plan: Plan, request: SignHeadRequest) -> None:
         """Every keyholder's OPENED signature for batch version - 1, in the Plan's order. E_SIG."""
-        cards, t = plan.manifest.keyholders, request.version - 1
+        t = request.version - 1
+        cards = cards_at(plan.manifest, request.plan_id, request.rekeyed, t)
+        own_id = KeyId(cards[self._position(plan.manifest) - 1].key_id)
         for mark in request.opened:
-            if mark.key_id == self._key_id(plan.manifest) and verify(
+            if mark.key_id == own_id and verify(
                 self.public, mark.signature, preimage.opened(request.plan_id, t, request.root, mark.masks_hash)
             ):
                 own = self._store.opening(request.plan_id, t)
+                if own is None and t < self._record(request.plan_id).from_version:
+                    continue  # opened with the card before this one: that those records are lost is known
                 if own is None or (own.root, own.masks_hash) != (request.root, mark.masks_hash):
                     self._halt_lost(
                         request.plan_id, f"an OPENED of batch {t} with its signature is unknown to its records"
@@ -404,19 +477,44 @@ class Keyholder:
         for card, mark in zip(cards, request.opened, strict=True):
             check_opened(mark, request.plan_id, t, request.root, KeyId(card.key_id), card.sig_pk)
 
+    def _forgotten_opening(self, plan: Plan, record: PlanRecord, request: SignHeadRequest) -> OwnOpening | None:
+        """What this keyholder opened before its state was lost, by its own signature, which `_check_marks` has seen."""
+        if request.spoilt or request.version > record.from_version:
+            return None
+        return OwnOpening(request.root, request.opened[self._position(plan.manifest) - 1].masks_hash)
+
     def _was_forgotten(self, plan: Plan, j: int, shown: Head) -> bool:
         """Whether `shown` carries this keyholder's signature for this Plan and its records do not know it."""
-        key_ids = [KeyId(card.key_id) for card in plan.manifest.keyholders]
         if shown.plan_id != plan.plan_id or len(shown.signatures) < j:
+            return False
+        try:
+            key_ids = key_ids_at(plan.manifest, shown.plan_id, shown.rekeyed, shown.version)
+        except Refusal:
             return False
         signed = preimage.head(shown.plan_id, shown.version, shown.snapshot_hash, key_ids)
         if not verify(self.public, shown.signatures[j - 1], signed):
             return False
         return self._store.head(shown.plan_id, shown.version) != shown.snapshot_hash
 
+    def _remember_shown(self, plan: Plan, shown: Head) -> None:
+        """The newest HEAD that all keyholders signed: it says where the Plan stands when this one is re-keyed."""
+        plan_id = PlanId(plan.plan_id)
+        before = self._store.shown(plan_id)
+        if before is not None and before.version >= shown.version:
+            return
+        try:
+            check_signed(shown, plan_id, plan.manifest)
+        except Refusal:
+            return
+        with self._store.transaction():
+            self._store.set_shown(plan_id, shown)
+
     def _halt_lost(self, plan_id: PlanId, evidence: str) -> None:
         record = self._record(plan_id)
-        reason = f"this keyholder's state is lost: {evidence}; a successor Plan with a new card is needed"
+        reason = (
+            f"this keyholder's state is lost: {evidence}. Its operator gives it a new key with: "
+            f"tacit keyholder rekey {plan_id.hex()}"
+        )
         with self._store.transaction():
             self._store.set_state(plan_id, Halted(Code.E_STATE_LOST, reason))
         crash_point("keyholder.halt.committed")
@@ -428,6 +526,18 @@ class Keyholder:
         erase_card(self._home, record.key_id)
         self._store.forget_deleted()
         crash_point("keyholder.erased")
+
+    def _remembered(self, plan_id: PlanId) -> Active | None:
+        """The newest HEAD that was signed here, as far as the records go."""
+        version = self._store.newest_head(plan_id)
+        snapshot_hash = None if version is None else self._store.head(plan_id, version)
+        return None if version is None or snapshot_hash is None else Active(version, snapshot_hash)
+
+    def _wake_others(self) -> None:
+        """Another process of this keyholder may have loaded some Plans."""
+        for other in self._store.plans():
+            if other.plan_id not in self._plans:
+                self._wake(other)
 
     def _wake(self, record: PlanRecord) -> None:
         """After a start: finish what a kill interrupted, and halt where a secret is missing."""
@@ -486,4 +596,12 @@ def describe(record: PlanRecord) -> Mapping[str, str | int | None]:
             name, why = "done", code.value
         case Halted(code, reason):
             name, why = "halted", f"{code}: {reason}"
-    return {"plan_id": record.plan_id.hex(), "key_id": record.key_id.hex(), "state": name, "t": t, "why": why}
+    rekeyed = None if record.rekeyed is None else base64.b64encode(encode(record.rekeyed)).decode()
+    return {
+        "plan_id": record.plan_id.hex(),
+        "key_id": record.key_id.hex(),
+        "state": name,
+        "t": t,
+        "why": why,
+        "rekeyed": rekeyed,
+    }

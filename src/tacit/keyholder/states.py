@@ -11,7 +11,7 @@ from tacit.plan.manifest import Manifest
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest
-from tacit.wire.messages import SignHeadRequest
+from tacit.wire.messages import Head, SignHeadRequest
 
 ROOT_OF_NOTHING = preimage.root([])
 
@@ -85,6 +85,32 @@ def start(state: Loaded, request: SignHeadRequest, initial: Digest) -> Active:
     if request.snapshot_hash != initial or request.root != ROOT_OF_NOTHING or request.spoilt or request.opened:
         raise Refusal(Code.E_HEAD, "HEAD 0 must name the Plan's own initial values")
     return Active(0, request.snapshot_hash)
+
+
+def resume(state: PlanState, head: Head | None, remembered: Active | None, manifest: Manifest) -> tuple[Active, int]:
+    """Out of Halted, and the first version whose seals a new card opens. E_HALTED, E_BUDGET if there is no going on.
+
+    `head` is the newest that all keyholders signed, as far as it was shown; `remembered` stands for the newest that
+    this one knows to have signed. Under the HEAD after `head` others may have put their names already, so that one
+    names the old card: nothing made from it can be opened.
+    """
+    if not isinstance(state, Halted) or state.code is not Code.E_STATE_LOST:
+        raise Refusal(Code.E_HALTED, "this keyholder has not lost its state of this Plan: there is nothing to re-key")
+    if head is None:
+        raise Refusal(
+            Code.E_HALTED,
+            "nobody has shown a HEAD that all keyholders signed since this one halted; leave it and the coordinator "
+            "running for a minute and say it again",
+        )
+    if remembered is not None and remembered.t > head.version + 1:
+        raise Refusal(
+            Code.E_HALTED,
+            f"HEAD {head.version} was shown and HEAD {remembered.t} was signed here: a newer one is needed",
+        )
+    if head.version + 2 >= manifest.noise.snapshots:
+        raise Refusal(Code.E_BUDGET, "no batch of this Plan would be left to open with a new key; let it end")
+    shown = Active(head.version, head.snapshot_hash)
+    return (remembered if remembered is not None and remembered.t > shown.t else shown), head.version + 2
 
 
 def advance(state: Active, request: SignHeadRequest, own: OwnOpening | None, manifest: Manifest) -> Active | Done:

@@ -16,7 +16,7 @@ from tacit.keyholder.checks import Landings
 from tacit.keyholder.states import Active, Done, Halted, Loaded, OwnOpening, PlanState
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId
-from tacit.wire.messages import Entry, Opened, decode, encode
+from tacit.wire.messages import Entry, Head, Opened, Rekeyed, decode, encode
 
 MIGRATIONS = (
     # 1
@@ -87,6 +87,13 @@ MIGRATIONS = (
         plan_id BLOB PRIMARY KEY REFERENCES plans,
         data    BLOB NOT NULL              -- [m, words] little-endian float64
     );
+    ALTER TABLE plans ADD COLUMN shown BLOB;     -- halted: the newest HEAD shown that all keyholders signed
+    CREATE TABLE rekeyed (                 -- cards that took the place of lost ones; `plans.key_id` is the newest
+        plan_id      BLOB NOT NULL REFERENCES plans,
+        from_version INTEGER NOT NULL,
+        message      BLOB NOT NULL,        -- tacit.wire.messages.Rekeyed
+        PRIMARY KEY (plan_id, from_version)
+    ) WITHOUT ROWID;
     """,
 )
 
@@ -99,6 +106,12 @@ class PlanRecord:
     key_id: KeyId
     expires_at: int
     state: PlanState
+    rekeyed: Rekeyed | None = None  # the newest, if state was ever lost
+
+    @property
+    def from_version(self) -> int:
+        """The first version whose seals the card opens."""
+        return 0 if self.rekeyed is None else self.rekeyed.from_version
 
 
 @dataclass(frozen=True)
@@ -143,7 +156,10 @@ class KeyholderStore:
         if row is None:
             return None
         key_id, expires_at, name, t, code, reason = row
-        return PlanRecord(plan_id, KeyId(key_id), expires_at, self._state(plan_id, name, t, code, reason))
+        newest = "SELECT message FROM rekeyed WHERE plan_id = ? ORDER BY from_version DESC LIMIT 1"
+        message = self._db.execute(newest, (plan_id,)).fetchone()
+        rekeyed = None if message is None else decode(Rekeyed, message[0])
+        return PlanRecord(plan_id, KeyId(key_id), expires_at, self._state(plan_id, name, t, code, reason), rekeyed)
 
     def add_plan(
         self,
@@ -202,6 +218,25 @@ class KeyholderStore:
         if buffers is not None:
             self._db.execute("INSERT OR REPLACE INTO buffers VALUES (?, ?)", (plan_id, buffers))
 
+    def shown(self, plan_id: PlanId) -> Head | None:
+        """The newest HEAD that a coordinator showed while the Plan stood halted."""
+        row = self._db.execute("SELECT shown FROM plans WHERE plan_id = ?", (plan_id,)).fetchone()
+        return None if row is None or row[0] is None else decode(Head, row[0])
+
+    def set_shown(self, plan_id: PlanId, head: Head) -> None:
+        self._db.execute("UPDATE plans SET shown = ? WHERE plan_id = ?", (encode(head), plan_id))
+
+    def rekey(self, rekeyed: Rekeyed, noise_key: bytes) -> None:
+        """A new card, a fresh noise key and no buffers."""
+        plan_id = rekeyed.plan_id
+        self._db.execute(
+            "INSERT OR REPLACE INTO rekeyed VALUES (?, ?, ?)", (plan_id, rekeyed.from_version, encode(rekeyed))
+        )
+        self._db.execute(
+            "UPDATE plans SET key_id = ?, noise_key = ?, shown = NULL WHERE plan_id = ?",
+            (rekeyed.key_id, noise_key, plan_id),
+        )
+
     # HEADs
 
     def head(self, plan_id: PlanId, version: int) -> Digest | None:
@@ -210,6 +245,11 @@ class KeyholderStore:
             "SELECT snapshot_hash FROM heads WHERE plan_id = ? AND version = ?", (plan_id, version)
         ).fetchone()
         return None if row is None else Digest(row[0])
+
+    def newest_head(self, plan_id: PlanId) -> int | None:
+        """The last version whose HEAD this keyholder remembers to have signed."""
+        (version,) = self._db.execute("SELECT max(version) FROM heads WHERE plan_id = ?", (plan_id,)).fetchone()
+        return None if version is None else int(version)
 
     def head_hashes(self, plan_id: PlanId, oldest: int) -> dict[int, Digest]:
         rows = self._db.execute(

@@ -20,6 +20,7 @@ from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.privacy.blt import Blt, broken, spread
 from tacit.privacy.trust import Trust
 from tacit.wire.ids import key_id
+from tacit.wire.messages import MAX_KEYHOLDERS
 
 MOST_VALUES = 1 << 28
 MOST_LANDINGS, MOST_SNAPSHOTS = 1 << 12, 1 << 20
@@ -45,8 +46,8 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
 def _charter(manifest: Manifest, charter: Charter, author: bytes) -> Iterator[str]:
     if charter.author != author:
         yield "the charter names another author"
-    if not manifest.keyholders:
-        yield "it names no keyholder"
+    if not 1 <= len(manifest.keyholders) <= MAX_KEYHOLDERS:
+        yield f"it names {len(manifest.keyholders)} keyholders, and an Update is sealed to 1 to {MAX_KEYHOLDERS}"
     for card in manifest.keyholders:
         if card.sig_pk not in charter.keyholders:
             yield f"keyholder {card.key_id.hex()[:8]} is not in the charter"
@@ -184,13 +185,6 @@ def share_of(manifest: Manifest) -> float:
     return 1.0 if manifest.quantisation.rotation == "none" else largest_share(manifest.values)
 
 
-def unrotated_bits(manifest: Manifest) -> int | None:
-    """The fewest bits that would hold the same sum without the rotation; None where 32 are too few."""
-    quant, batch, total = manifest.quantisation, manifest.batch, noise_total(manifest)
-    fitting = (bits for bits in RING_BITS if ring_fits(bits, batch.most, batch.weight_most, quant.q, total))
-    return next(fitting, None)
-
-
 def room_text(manifest: Manifest) -> str:
     """What a sum needs of its ring, with the arithmetic."""
     quant, batch, share, total = manifest.quantisation, manifest.batch, share_of(manifest), noise_total(manifest)
@@ -215,29 +209,43 @@ def noise_total(manifest: Manifest) -> float:
 
 
 def _weights(manifest: Manifest) -> Iterator[str]:
-    """Weights by age. Where the noise is known to somebody who sees the sum, unequal ones tell Updates apart."""
-    batch, noise = manifest.batch, manifest.noise
+    batch = manifest.batch
     if any(after > before for before, after in pairwise(batch.weights)) or min(batch.weights, default=1) < 1:
         yield f"its age weights {batch.weights} are not positive, or grow with age"
-    if batch.weights and batch.weight_most > 1:
-        single = noise.sigma * noise.sensitivity * manifest.quantisation.q
-        if isinstance(noise.mechanism, OnDevice):
-            yield "age weights other than 1 are not allowed where keyholders add no noise"
-        elif manifest.trust is Trust.TWO_PARTY:
-            yield "age weights other than 1 are not allowed in two-party mode, whose keyholder knows the noise"
-        elif manifest.trust is Trust.THREE_PARTY and single < LEAST_NOISE_UNDER_WEIGHTS:
-            yield (
-                f"age weights other than 1 need noise of at least {LEAST_NOISE_UNDER_WEIGHTS:g} steps: "
-                f"σ·S_C·Q = {single:.3g}"
-            )
+    if batch.weights and (reason := unequal_weights(manifest, manifest.trust)):
+        yield reason
+
+
+def unequal_weights(manifest: Manifest, trust: Trust) -> str | None:
+    """Why weights by age may not stand under this trust: where the noise is known to somebody who sees the sum, they
+    tell Updates apart. None where they may, or are all 1."""
+    if manifest.batch.weight_most <= 1:
+        return None
+    single = manifest.noise.sigma * manifest.noise.sensitivity * manifest.quantisation.q
+    if isinstance(manifest.noise.mechanism, OnDevice):
+        return "age weights other than 1 are not allowed where keyholders add no noise"
+    if trust is Trust.TWO_PARTY:
+        return "age weights other than 1 are not allowed in two-party mode, whose keyholder knows the noise"
+    if trust is Trust.THREE_PARTY and single < LEAST_NOISE_UNDER_WEIGHTS:
+        return (
+            f"age weights other than 1 need noise of at least {LEAST_NOISE_UNDER_WEIGHTS:g} steps: "
+            f"σ·S_C·Q = {single:.3g}"
+        )
+    return None
+
+
+def most_trust(manifest: Manifest) -> Trust:
+    """The most that any device's directory could make of its keyholders, by the operators that they name."""
+    operators = {card.operator for card in manifest.keyholders if card.operator}
+    return (Trust.SINGLE_OPERATOR, Trust.TWO_PARTY, Trust.THREE_PARTY)[min(len(operators), 2)]
 
 
 def _trust(manifest: Manifest) -> Iterator[str]:
     """What no directory could make true. Who is independent is for each device to say."""
-    operators = {card.operator for card in manifest.keyholders if card.operator}
-    most = (Trust.SINGLE_OPERATOR, Trust.TWO_PARTY, Trust.THREE_PARTY)[min(len(operators), 2)]
+    most = most_trust(manifest)
     if not manifest.trust.at_most(most):
-        yield f"it claims to be {manifest.trust} and its keyholders name {len(operators)} operators: {most} at most"
+        operators = len({card.operator for card in manifest.keyholders if card.operator})
+        yield f"it claims to be {manifest.trust} and its keyholders name {operators} operators: {most} at most"
 
 
 def _evaluation(manifest: Manifest, charter: Charter) -> Iterator[str]:

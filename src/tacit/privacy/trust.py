@@ -6,6 +6,7 @@ coordinator's.
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 
 
@@ -51,6 +52,22 @@ def trust_of(keyholders: Sequence[bytes], directory: Mapping[bytes, str]) -> Tru
             return Trust.THREE_PARTY
 
 
+class Fact(StrEnum):
+    """What else was seen of a Plan's parties. It is said beside a trust and never replaces independence."""
+
+    ATTESTED = "TEE"  # the attestation of a keyholder's machine was verified
+    WEB = "web-trust"  # the device's code came from the coordinator, as a page that trains does
+
+
+def label(trust: Trust, facts: AbstractSet[Fact] = frozenset()) -> str:
+    """The name with what else is known.
+
+    >>> label(Trust.THREE_PARTY, {Fact.WEB})
+    'three-party+web-trust'
+    """
+    return "+".join([trust, *(fact for fact in Fact if fact in facts)])
+
+
 def sentence(trust: Trust) -> str:
     """What a person is told.
 
@@ -82,6 +99,10 @@ _SENTENCES = {
         "Three-party mode: individual Updates are hidden unless the coordinator and all independent keyholders collude."
     ),
 }
+WEB_TRUST = (
+    "A page that trains is code from whoever serves it: it could read what the device holds and send it elsewhere, "
+    "whatever the keyholders do."
+)
 _HOLDS = {
     Trust.SINGLE_OPERATOR: "only towards outsiders who see Snapshots, not towards the operator",
     Trust.TWO_PARTY: "towards the coordinator and outsiders, not towards the independent keyholder",

@@ -24,7 +24,7 @@ from tacit.wire.keys import SigningKey, verify
 
 WINDOW_MS = 300_000  # how far two clocks may be apart
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
-_TIME = re.compile(r"[0-9]{1,15}")
+_TIME = re.compile(r"0|[1-9][0-9]{0,14}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def read_call(target: str, headers: Mapping[str, str]) -> tuple[Call, bytes]:
 
 
 def check_call(call: Call, signature: bytes, keyholder: bytes, now_ms: int) -> None:
-    """The caller said this, to this keyholder, at about this time. That it was not said before is not seen here. E_SIG."""
+    """The caller said this, to this keyholder, at about this time. Replays are not seen here. E_SIG."""
     if call.keyholder != keyholder:
         raise Refusal(Code.E_SIG, f"this call is for the keyholder {call.keyholder.hex()}, not for this one")
     if abs(now_ms - call.time_ms) > WINDOW_MS:

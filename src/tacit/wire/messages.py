@@ -13,10 +13,11 @@ from msgspec import Meta
 
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import DeviceKey, Digest, KeyId, Lineage, PlanId, UpdateId, sha256
+from tacit.wire.ids import DeviceKey, Digest, KeyId, Lineage, PlanId, UpdateId, key_id, sha256
 
 KIB, MIB = 2**10, 2**20
 MAX_KEYHOLDERS = 16
+MAX_REKEYED = 64  # losses in a Plan's life
 SUITE_1: Literal[1] = 1  # HPKE base mode: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-128-GCM
 SEALED_SIZE = 80  # a seed of 32 bytes under suite 1: 32 for the ephemeral key, 16 for the tag
 
@@ -27,6 +28,7 @@ _DeviceKey = Annotated[DeviceKey, Meta(min_length=32, max_length=32)]
 _KeyId = Annotated[KeyId, Meta(min_length=16, max_length=16)]
 _Digest = Annotated[Digest, Meta(min_length=32, max_length=32)]
 _Lineage = Annotated[Lineage, Meta(min_length=32, max_length=32)]
+_PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 _Sealed = Annotated[bytes, Meta(min_length=SEALED_SIZE, max_length=SEALED_SIZE)]
 _PerKeyholder = Meta(min_length=1, max_length=MAX_KEYHOLDERS)
@@ -97,13 +99,34 @@ class Receipt(Message, frozen=True, tag="receipt"):
     signature: _Signature
 
 
-class Head(Message, frozen=True, tag="head"):
-    """Which Snapshot is version `version`, signed by every keyholder in the Plan's order."""
+class Rekeyed(Message, frozen=True, tag="rekeyed"):
+    """A keyholder that lost its state has a new card: from `from_version` on, seals are made with `hpke_pk`."""
+
+    plan_id: _PlanId
+    from_version: _Count
+    sig_pk: _PublicKey  # whose: its identity outlives a loss
+    hpke_pk: _PublicKey
+    signature: _Signature
+
+    @property
+    def key_id(self) -> KeyId:
+        return key_id(self.hpke_pk, self.sig_pk)
+
+
+_AllRekeyed = Annotated[tuple[Rekeyed, ...], Meta(max_length=MAX_REKEYED)]
+
+
+class Head(Message, frozen=True, tag="head", omit_defaults=True):
+    """Which Snapshot is version `version`, signed by every keyholder in the Plan's order.
+
+    `rekeyed` tells which keyholders have other cards by now than the Plan says; as a rule there is none.
+    """
 
     plan_id: _PlanId
     version: _Count
     snapshot_hash: _Digest
     signatures: Annotated[tuple[_Signature, ...], _PerKeyholder]
+    rekeyed: _AllRekeyed = ()
 
 
 class PrepareRequest(Message, frozen=True, tag="prepare"):
@@ -167,7 +190,7 @@ class OpenedMark(Message, frozen=True, tag="opened-mark"):
     signature: _Signature
 
 
-class SignHeadRequest(Message, frozen=True, tag="sign-head"):
+class SignHeadRequest(Message, frozen=True, tag="sign-head", omit_defaults=True):
     """Sign HEAD for `version`. Batch `version - 1` had `root`; `opened` shows every keyholder's OPENED.
 
     `spoilt` declares that batch void (then `opened` is empty and the Snapshot stays as it was). Version 0
@@ -181,6 +204,7 @@ class SignHeadRequest(Message, frozen=True, tag="sign-head"):
     spoilt: bool
     opened: Annotated[tuple[OpenedMark, ...], Meta(max_length=MAX_KEYHOLDERS)]
     signature: _Signature
+    rekeyed: _AllRekeyed = ()
 
 
 class HeadSignature(Message, frozen=True, tag="head-signature"):
@@ -224,6 +248,7 @@ class LogKind(IntEnum):
     HALT = 4  # LoggedHalt
     AUDIT = 5  # free bytes: hashes and counts of an audit
     SUCCESSION = 6  # LoggedSuccession
+    REKEYED = 7  # Rekeyed
 
 
 class LogEntry(Message, frozen=True, tag="log"):

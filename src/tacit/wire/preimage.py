@@ -149,6 +149,15 @@ def sign_head_request(plan_id: PlanId, version: int, snapshot_hash: Digest, batc
     )
 
 
+def rekeyed(plan_id: PlanId, from_version: int, key_id: KeyId, hpke_pk: bytes) -> bytes:
+    """REKEYED: a keyholder that lost its state takes a new card; seals from this version on are for it.
+
+    >>> len(rekeyed(PlanId(bytes(32)), 9, KeyId(bytes(16)), bytes(32)))
+    101
+    """
+    return b"TACIT1/rekey\0" + _fixed(plan_id, 32) + _u64(from_version) + _fixed(key_id, 16) + _fixed(hpke_pk, 32)
+
+
 def proof(plan_id: PlanId, update_id: UpdateId, outcome: int, t: int) -> bytes:
     """PROOF: what became of an Update (`outcome` indexes `tacit.wire.messages.OUTCOMES`) in which batch."""
     return b"TACIT1/proof\0" + _fixed(plan_id, 32) + _fixed(update_id, 16) + _u8(outcome) + _u64(t)

@@ -2,12 +2,12 @@
 
 `sign_...` builds a message; `check_...` returns None, or a digest that the caller needs next, or raises
 `Refusal`. A signature covers every field of its message but those that carry a signature of their own
-(credentials, marks) or are bound through a root (the entries of a request, the members of a proof).
+(credentials, marks, new keys) or are bound through a root (the entries of a request, the members of a proof).
 """
 
 from collections.abc import Sequence
 
-from tacit.wire import preimage
+from tacit.wire import ids, preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, KeyId, Lineage, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey, verify
@@ -26,6 +26,7 @@ from tacit.wire.messages import (
     PrepareRequest,
     Proof,
     Receipt,
+    Rekeyed,
     SignHeadRequest,
     Upload,
     update_hash,
@@ -201,6 +202,7 @@ def sign_head_request(
     root: Digest,
     opened: Sequence[OpenedMark],
     spoilt: bool = False,
+    rekeyed: Sequence[Rekeyed] = (),
 ) -> SignHeadRequest:
     """The coordinator asks a keyholder to sign a HEAD."""
     signature = key.sign(preimage.sign_head_request(plan_id, version, snapshot_hash, root, spoilt))
@@ -212,6 +214,7 @@ def sign_head_request(
         spoilt=spoilt,
         opened=tuple(opened),
         signature=signature,
+        rekeyed=tuple(rekeyed),
     )
 
 
@@ -222,6 +225,19 @@ def check_head_request(request: SignHeadRequest, coordinator: bytes) -> None:
     )
     if not verify(coordinator, request.signature, signed):
         raise Refusal(Code.E_SIG, f"the request for HEAD {request.version} is not signed by the coordinator")
+
+
+def sign_rekeyed(key: SigningKey, plan_id: PlanId, from_version: int, hpke_pk: bytes) -> Rekeyed:
+    """A keyholder says which card replaces the one that it lost."""
+    signature = key.sign(preimage.rekeyed(plan_id, from_version, ids.key_id(hpke_pk, key.public), hpke_pk))
+    return Rekeyed(plan_id=plan_id, from_version=from_version, sig_pk=key.public, hpke_pk=hpke_pk, signature=signature)
+
+
+def check_rekeyed(rekeyed: Rekeyed, plan_id: PlanId) -> None:
+    """The keyholder with the signing key `rekeyed.sig_pk` said it of this Plan. E_SIG."""
+    signed = preimage.rekeyed(plan_id, rekeyed.from_version, rekeyed.key_id, rekeyed.hpke_pk)
+    if rekeyed.plan_id != plan_id or not verify(rekeyed.sig_pk, rekeyed.signature, signed):
+        raise Refusal(Code.E_SIG, f"the new key from version {rekeyed.from_version} on is not signed by its keyholder")
 
 
 def sign_proof(

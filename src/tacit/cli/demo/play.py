@@ -95,6 +95,7 @@ def begin(folder: Path, count: int, processes: Processes) -> Stage:
     baseline = Baseline(task, test, hands, folder / "logs" / "baseline.log", processes)
     screen.say("2  start the keyholder and the coordinator")
     link, keyholder, coordinator = start_servers(path, folder / "home", processes, host="127.0.0.1", port=0)
+    assert keyholder is not None, "the demo's Task was compiled for a keyholder beside the coordinator"
     screen.say(f"3  {count} devices join {link}")
     devices: list[Watched] = []
     for role, hand in zip(cast(count), hands, strict=True):

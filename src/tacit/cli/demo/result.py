@@ -84,6 +84,7 @@ def gather(
         "epsilon_at_million_few": cost.fleet_few.epsilon,
         "privacy_at_million": cost.fleet.sentence,
         "trust": trust(plan).value,
+        "trust_claimed": manifest.trust.value,
         "trust_sentence": sentence(trust(plan)),
         "updates_accepted": counted.accepted,
         "updates_opened": counted.opened,

@@ -1,0 +1,146 @@
+"""Every error code of the protocol, provoked once at those who give it, and what each of them leaves unchanged."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tacit.coordinator.batch import Collecting, Member
+from tacit.coordinator.intake import Standing, admit
+from tacit.wire.codes import Code
+from tacit.wire.ids import DeviceKey, UpdateId, sha256
+from tacit.wire.messages import OpenRequest, decode, encode
+from tests.factory import Device
+from tests.keyholder.asking import Asking, asking, code_of
+from tests.keyholder.test_checks import ENTRIES, current
+from tests.keyholder.test_keyholder import head, lose_state
+from tests.keyholder.test_succession import loaded, successor
+
+
+def malformed(asked: Asking) -> Code:
+    request = encode(asked.open_request(0, asked.entries(asked.updates(3))))
+    return code_of(lambda: asked.keyholders[0].open(decode(OpenRequest, request + b"\0")))
+
+
+def too_large(asked: Asking) -> Code:
+    most = asked.world.plan.manifest.batch.most
+    return code_of(lambda: asked.open(0, asked.updates(most + 1)))
+
+
+def too_much_at_once(asked: Asking) -> Code:
+    """Of the coordinator: a keyholder has no queue."""
+    manifest = asked.world.plan.manifest
+    member = Member(UpdateId(bytes(16)), sha256(b"update"), DeviceKey(bytes(32)), 0)
+    full = Standing(Collecting(0, 0), 0, 0, 0, queued=manifest.batch.most * (manifest.batch.max_age + 1))
+    return code_of(lambda: admit(member, full, manifest))
+
+
+def an_expired_plan(asked: Asking) -> Code:
+    uploads = asked.updates(3)
+    asked.now[0] = asked.world.plan.manifest.limits.expires_at
+    return code_of(lambda: asked.open(0, uploads))
+
+
+def a_device_twice(asked: Asking) -> Code:
+    device = Device(asked.world)
+    twice = [device.update(0, asked.head_hash(0)) for _ in range(2)]
+    return code_of(lambda: asked.open(0, [*twice, *asked.updates(2)]))
+
+
+def too_few(asked: Asking) -> Code:
+    return code_of(lambda: asked.open(0, asked.updates(2)))
+
+
+def out_of_order(asked: Asking) -> Code:
+    return code_of(lambda: asked.keyholders[0].open(asked.open_request(1, [], asked.heads[0])))
+
+
+def another_list(asked: Asking) -> Code:
+    asked.open(0, asked.updates(3))
+    return code_of(lambda: asked.open(0, asked.updates(3)))
+
+
+def no_batch_left(asked: Asking) -> Code:
+    for t in range(asked.world.plan.manifest.noise.snapshots):
+        asked.skip(t)
+    return code_of(lambda: asked.keyholders[0].open(asked.open_request(max(asked.heads), [])))
+
+
+def lost(asked: Asking) -> Code:
+    shown = head(asked, 0)
+    lose_state(asked)
+    return code_of(lambda: asked.keyholders[0].load(bytes(asked.world.plan.raw), shown))
+
+
+def halted(asked: Asking) -> Code:
+    uploads = asked.updates(3)
+    assert lost(asked) is Code.E_STATE_LOST
+    return code_of(lambda: asked.open(0, uploads))
+
+
+def succeeded(asked: Asking) -> Code:
+    uploads = asked.updates(3)
+    loaded(asked, successor(asked))
+    return code_of(lambda: asked.open(0, uploads))
+
+
+def one_bad_entry(code: Code) -> Callable[[Asking], Code]:
+    bad = next(bad for bad, of in ENTRIES if of is code)
+
+    def provoke(asked: Asking) -> Code:
+        entry = bad(asked)
+        t = current(asked)
+        entries = [entry, *asked.entries(asked.updates(3, t))]
+        return code_of(lambda: asked.keyholders[0].open(asked.open_request(t, entries)))
+
+    return provoke
+
+
+PROVOKED: dict[Code, Callable[[Asking], Code]] = {
+    **{code: one_bad_entry(code) for _, code in ENTRIES},
+    Code.E_MALFORMED: malformed,
+    Code.E_TOO_LARGE: too_large,
+    Code.E_RATE: too_much_at_once,
+    Code.E_EXPIRED: an_expired_plan,
+    Code.E_DUP_DEVICE: a_device_twice,
+    Code.E_BELOW_T: too_few,
+    Code.E_T_ORDER: out_of_order,
+    Code.E_CHANGED: another_list,
+    Code.E_BUDGET: no_batch_left,
+    Code.E_STATE_LOST: lost,
+    Code.E_HALTED: halted,
+    Code.E_SUCCEEDED: succeeded,
+}
+# After these the Plan is over here; after all others its next batch opens as if nothing had been asked.
+LAST = {Code.E_EXPIRED, Code.E_BUDGET, Code.E_STATE_LOST, Code.E_HALTED, Code.E_SUCCEEDED}
+
+
+@pytest.mark.parametrize("code", Code)
+def test_every_code_is_given_and_changes_nothing(tmp_path: Path, code: Code):
+    asked = asking(tmp_path)
+
+    assert PROVOKED[code](asked) is code
+
+    if code in LAST:
+        return
+    t = current(asked)
+    if code is Code.E_CHANGED:  # its batch is opened, with the first list
+        asked.skip(t)
+        t += 1
+    asked.advance(t, asked.updates(3, t))
+
+
+def test_a_refusal_says_nothing_of_what_is_secret(tmp_path: Path):
+    """No seed, no key, no mask: neither in hex nor as bytes."""
+    asked = asking(tmp_path)
+    card = asked.world.keyholder_home() / "cards"
+    secrets = [path.read_bytes() for path in card.iterdir()]
+    secrets.append(asked.keyholders[0]._store.noise_key(asked.world.plan_id))
+    entries = [bad(asked) for bad, code in ENTRIES if code in (Code.E_UNSEAL, Code.E_SIG, Code.E_CRED)]
+
+    reply = asked.keyholders[0].prepare(asked.prepare_request(0, entries))
+
+    assert len(reply.rejected) == len(entries) >= 5
+    for one in msgspec.to_builtins(reply.rejected):
+        assert not any(secret.hex()[:16] in repr(one) for secret in secrets)
