@@ -121,10 +121,10 @@ def test_which_groups_make_up_a_step_does_not_depend_on_what_they_hold(manifest)
         data = examples(20, seed)
 
         class Watching(Player):
-            def step(self, inputs, labels, weights, divisor, first, *, said=asked, rows=data):
-                at = [int(np.flatnonzero((rows["x"] == one).all(1))[0]) for one in inputs["x"]]
+            def step(self, examples, labels, weights, divisor, first, *, said=asked, rows=data):
+                at = [int(np.flatnonzero((rows["x"] == one).all(1))[0]) for one in examples["x"]]
                 said.append(f"{at} {first}")
-                return super().step(inputs, labels, weights, divisor, first)
+                return super().step(examples, labels, weights, divisor, first)
 
         visit(manifest, data, player=Watching(playable(False, RATE)))
         drawn.append(asked)

@@ -159,7 +159,7 @@ def test_lists_that_differ_between_keyholders_spoil_a_batch_and_the_next_one_wor
         sent = [device.update(1, asked.head_hash(1)) for device in fresh]
         opened = [k.open(asked.open_request(1, asked.entries(sent, j))) for j, k in enumerate((one, two), 1)]
 
-        total = sum(device.integers() for device in fresh)
+        total = np.sum([device.integers() for device in fresh], axis=0)
         assert unmasked(sent, [answer.masks for answer in opened]).tolist() == total.tolist()
 
 

@@ -83,6 +83,7 @@ def test_twelve_devices_move_over_to_a_plan_with_another_subset_and_go_on_learni
         link, keyholder, coordinator = start_servers(
             tmp_path / "next.tacit", tmp_path / "home", here.processes, host="127.0.0.1", port=here.coordinator.port
         )
+        assert keyholder is not None, "the Plan names the embedded one"
         here.keyholder, here.coordinator = keyholder, coordinator
         there = replace(here, plan=new, link=link)
         assert killed.wait(60) == -signal.SIGKILL, here.log(names[-1])

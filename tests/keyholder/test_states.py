@@ -86,7 +86,7 @@ def test_with_the_last_head_the_plan_is_done():
 def test_only_what_was_lost_is_resumed_where_all_keyholders_stand():
     lost = Halted(Code.E_STATE_LOST, "lost")
 
-    class Long(Rules):
+    class Long:
         class noise:
             snapshots = 9
 

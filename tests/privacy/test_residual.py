@@ -1,4 +1,4 @@
-"""I11: the coordinator's store and one keyholder's say nothing of an Update; with the other keyholder's, everything."""
+"""I11: the coordinator's store and one keyholder's say nothing of any Update; with the other one's they say all."""
 
 import shutil
 import sqlite3

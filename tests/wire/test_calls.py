@@ -1,5 +1,6 @@
 """Calls to keyholders: who says what to whom, bound together, and answers that fit one call alone."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -26,9 +27,9 @@ changes = st.one_of(
 )
 
 
-def refused(call: object) -> Code:
+def refused(call: Callable[[], object]) -> Code:
     with pytest.raises(Refusal) as caught:
-        call()  # pyright: ignore[reportCallIssue]
+        call()
     return caught.value.code
 
 

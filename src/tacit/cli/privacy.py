@@ -236,8 +236,8 @@ def lines(bought: Bought) -> list[str]:
     text += [
         f"keyholders {found['keyholders']}; each adds noise of full strength, so all together add "
         f"√{found['keyholders']} times that of one",
-        f"one sum    noise in every value of {found['noise_of_one_sum']:.3g} times the most that one device adds; plain "
-        f"noise at the same ε {found['noise_of_one_sum_plain']:.3g}",
+        f"one sum    noise in every value of {found['noise_of_one_sum']:.3g} times the most that one device adds; "
+        f"plain noise at the same ε {found['noise_of_one_sum_plain']:.3g}",
         f"the run    the same in a running sum {found['noise_of_the_run']:.3g} times (root mean square over "
         f"batches); plain noise at the same ε {found['noise_of_the_run_plain']:.3g}"
         + (f": {found['noise_of_the_run_plain'] / found['noise_of_the_run']:.1f} times as much" if correlated else ""),
