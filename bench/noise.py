@@ -71,7 +71,7 @@ LOCAL = LocalTraining(epochs=4, minibatch=8)
 LOCAL_RATE = 0.1
 CLIP = 0.5  # of a visit's typical norm at first: later visits change less
 RATES = (0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-ADAM_RATES = (1e-2, 3e-2, 1e-1)
+ADAM_RATES = (1e-2, 3e-2, 1e-1, 3e-1)
 FIRST = (3, 4)  # the neighbouring rates that are tried first
 LAST = 2  # an accuracy is the mean of the last looks
 
@@ -363,7 +363,7 @@ def played(crowd: Crowd, rules: Rules, contestant: Contestant, bound: float, say
         began = time.perf_counter()
         plan = plan_of(crowd, rules, contestant, bound, rates[rung])
         found = learnt(crowd, rules, plan, Server(plan.manifest, contestant.server), seed)
-        tried[f"{rates[rung]:g}"] = found["holdout"].last
+        tried.setdefault(f"{rates[rung]:g}", found["holdout"].last)  # by the first seed
         reached = ", ".join(f"{curve.last:.1f} % {judge}" for judge, curve in found.items())
         say(f"{contestant.name}, rate {rates[rung]:g}, seed {seed}: {reached} in {time.perf_counter() - began:.0f} s")
         return found
@@ -428,6 +428,7 @@ def contestants(rules: Rules) -> Iterator[Contestant]:
         yield Contestant(Plain(), epsilon)
         yield Contestant(fitted, epsilon)
     middle = rules.epsilons[len(rules.epsilons) // 2]
+    yield Contestant(Plain(), None, "Adam")
     yield Contestant(Plain(), middle, "Adam")
     yield Contestant(fitted, middle, "Adam")
 
