@@ -199,7 +199,7 @@ MUTATIONS = (
     _keyholder(
         "an answer is gone once its HEAD is signed", "sign_head", "self._store.drop_answers(plan_id)", "", "given_again"
     ),
-    _keyholder("one HEAD for a version", "sign_head", "signed != request.snapshot_hash", "False", "signed_once"),
+    _keyholder("one HEAD for a version", "sign_head", "signed != head_hash", "False", "signed_once"),
     _keyholder(
         "a HEAD needs the answers of all", "sign_head", "self._check_marks(plan, request)", "", "answers_of_all"
     ),
