@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ from tacit.plan.manifest import (
     Participation,
     Plain,
     Quantisation,
+    Rotation,
     Unit,
 )
 from tacit.plan.program import Field, Optimizer, Program, Resources
@@ -72,7 +73,7 @@ def make_plan(
     *,
     d: int = D,
     bits: int = 24,
-    rotation: Literal["none", "hadamard/1"] = "none",
+    rotation: Rotation = "none",
     target: int = 4,
     most: int = 8,
     threshold: int = 3,
@@ -206,11 +207,14 @@ class World:
         return sha256(self.plan.initial_snapshot)
 
 
-def make_world(folder: Path, keyholders: int = 1, **rules: Any) -> World:
-    """Fresh keys and a Plan with these rules (see `make_plan`)."""
+def make_world(folder: Path, keyholders: int = 1, *, operators: Sequence[str] = (), **rules: Any) -> World:
+    """Fresh keys and a Plan with these rules (see `make_plan`). `operators` names whose the keyholders are."""
     author = SigningKey.from_seed(os.urandom(32))
     coordinator = load_or_make(folder / "coordinator", os.urandom)
-    cards = [new_card(folder / f"keyholder{j}", "http://127.0.0.1:1", os.urandom) for j in range(1, keyholders + 1)]
+    names = operators or [""] * keyholders
+    cards = [
+        new_card(folder / f"keyholder{j}", "http://127.0.0.1:1", os.urandom, name) for j, name in enumerate(names, 1)
+    ]
     data = make_plan(author, coordinator, cards, **rules)
     (folder / "plan.tacit").write_bytes(data)
     return World(folder, author, coordinator, parse_plan(data))
@@ -324,8 +328,10 @@ class Refused(Exception):
 
 
 # Processes are forked from one that has imported everything, so a start costs a tenth of a second, not one.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tacit.coordinator.__main__", "tacit.keyholder.__main__", "tests.factory"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["tacit.coordinator.__main__", "tacit.keyholder.__main__", "tacit.device.agent", "tests.factory"]
+)
 
 
 def _become(module: str, arguments: list[str], crash_at: str | None, log_path: str, stdout: Connection) -> None:
@@ -354,9 +360,9 @@ class Process:
 
     def start(self, crash_at: str | None = None, expect_ready: bool = True) -> "Process":
         """Returns when it listens. With `expect_ready` false it may die before that."""
-        reading, writing = _FORKS.Pipe(duplex=False)
+        reading, writing = FORKS.Pipe(duplex=False)
         arguments = [*self.arguments, "--port", str(self.port)]
-        process = _FORKS.Process(
+        process = FORKS.Process(
             target=_become, args=(self.module, arguments, crash_at, str(self.log_path), writing), daemon=True
         )
         process.start()

@@ -23,6 +23,7 @@ REPORT = Path(__file__).parents[1] / "docs" / "reference" / "mutations.md"
 KEYHOLDER = "tests/keyholder/test_keyholder.py"
 CHECKS = "tests/keyholder/test_checks.py"
 STATES = "tests/keyholder/test_states.py"
+REKEYING = "tests/keyholder/test_rekeying.py"
 SUCCESSION = "tests/keyholder/test_succession.py"
 CODES = "tests/keyholder/test_error_codes.py"
 REKEYING = "tests/keyholder/test_rekeying.py"
@@ -414,6 +415,43 @@ MUTATIONS = (
         "0 > manifest",
         STATES,
         "done",
+    ),
+    # After a loss
+    _keyholder("a HEAD names the newest card", "_key_ids", "!= record.key_id", "is None", "names_the_lost", REKEYING),
+    _keyholder(
+        "a re-keyed Plan stands where all keyholders signed",
+        "_remember_shown",
+        "check_signed(",
+        "(",
+        "all_signed",
+        REKEYING,
+    ),
+    _keyholder(
+        "landings before and after a loss cost no more", "rekey", "re_keyable(", "not (", "more_apart", REKEYING
+    ),
+    Mutation(
+        "a new card is made of a lost one only",
+        "tacit.keyholder.states:resume",
+        "not isinstance(state, Halted) or state.code is not Code.E_STATE_LOST",
+        "False",
+        STATES,
+        "what_was_lost",
+    ),
+    Mutation(
+        "an old HEAD is not gone back to",
+        "tacit.keyholder.states:resume",
+        "remembered.t > head.version + 1",
+        "False",
+        REKEYING,
+        "not_forgotten",
+    ),
+    Mutation(
+        "a new card is signed by its keyholder",
+        "tacit.wire.signed:check_rekeyed",
+        "not verify",
+        "False and not verify",
+        REKEYING,
+        "new_card_is_bound or signature_alone",
     ),
     # The store, the sum, the noise
     Mutation(

@@ -73,6 +73,13 @@ def test_the_reference_of_a_task_names_everything_a_task_is_made_of_and_its_pyth
             exec(code, {})
 
 
+def test_the_worked_example_of_the_codec_comes_out_as_it_is_told():
+    blocks = FENCE.findall((ROOT / "docs" / "reference" / "codec.md").read_text())
+
+    assert [language for language, _ in blocks] == ["python"]
+    exec(blocks[0][1], {})
+
+
 def test_every_decision_is_numbered_once_and_says_what_it_costs():
     decisions = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 

@@ -18,7 +18,7 @@ def test_a_task_needs_a_name_a_model_and_an_example_only():
     made = task()
 
     assert made.loss == "cross_entropy"
-    assert made.privacy.threshold_or_default == 500
+    assert made.privacy == tacit.Privacy() and tacit.Privacy().threshold_or_default == 500
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,11 @@ def test_a_task_needs_a_name_a_model_and_an_example_only():
         ("privacy batch", lambda: tacit.Privacy(devices=3)),
         ("privacy threshold", lambda: tacit.Privacy(batch=4, threshold=5)),
         ("privacy max_age", lambda: tacit.Privacy(max_age=-1)),
+        ("privacy separation", lambda: tacit.Privacy(separation=0)),
+        ("privacy correlated", lambda: tacit.Privacy(correlated=True, devices=10_000)),
+        ("privacy trust", lambda: tacit.Privacy(trust="nobody")),
+        ("privacy weights", lambda: tacit.Privacy(weights="young")),
+        ("privacy weights", lambda: tacit.Privacy(weights="age", trust="two-party")),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value_and_a_fix(field, make):

@@ -20,7 +20,7 @@ task = tacit.Task(
     example={"x": tacit.array((FEATURES,)), "y": tacit.target((1,)), "patient": tacit.group()},
     loss="binary_cross_entropy",
     subset=["weight", "bias"],
-    local=tacit.Local(epochs=1, minibatch=60, optimizer=tacit.sgd(0.5)),
+    local=tacit.Local(epochs=1, minibatch=300, microbatch=3, optimizer=tacit.sgd(4.0)),
     privacy=tacit.Silo(epsilon=4, sites=4, rounds=20, clip=1.0, people=200),
     purpose="tell from a visit whether the vessels of a heart are narrowed",
     data_sources=["visits of patients to a hospital, with what was found"],

@@ -650,6 +650,7 @@ class Silo:
     | `Silo(epsilon=4, sites=50, absent=5, rounds=20)` | a round goes on without five of fifty clinics |
     | `Silo(epsilon=4, sites=4, rounds=20, clip=0.5)` | a person's summed gradient counts up to a length of 0.5 |
     | `Silo(epsilon=4, sites=4, rounds=20, people=300)` | about so many at a site: an Update's bound follows from it |
+    | `Silo(epsilon=4, sites=4, rounds=20, trust="two-party")` | another operator holds the key of every sum |
     """
 
     epsilon: float
@@ -659,8 +660,11 @@ class Silo:
     clip: float = 1.0
     people: int = 200
     delta: float = 1e-5
+    trust: str = Trust.SINGLE_OPERATOR
 
     def __post_init__(self) -> None:
+        if self.trust not in list(Trust):
+            raise TaskInvalid("silo trust", self.trust, f"it is one of {', '.join(Trust)}", "who holds the keys?")
         for name in ("epsilon", "clip"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
@@ -678,6 +682,11 @@ class Silo:
                 "fewer than 3 hide none of them",
                 "at least three sites in every round",
             )
+
+    @property
+    def claimed(self) -> Trust:
+        """What the Plan says of its keyholders; each device works out its own, and takes no more."""
+        return Trust(self.trust)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 
 from tacit.cli import main
 from tacit.plan.bundle import read_plan
+from tacit.plan.manifest import OnDevice
 from tacit.privacy.account import epsilon_of_mu
 from tacit.privacy.blt import Blt
 from tests.factory import make_world
@@ -107,3 +108,10 @@ def test_wrong_numbers_end_with_2_and_one_sentence(words, sentence, tmp_path, mo
     said = capsys.readouterr()
     assert code == 2 and said.err.count("\n") == 1 and sentence in said.err
     assert said.out == ""
+
+
+def test_a_plan_whose_sites_add_the_noise_is_referred_to_inspect(tmp_path, capsys):
+    world = make_world(tmp_path, mechanism=OnDevice("patient", 1.0, 1), sigma=1.0, target=4)
+
+    assert main(["privacy", "--plan", str(world.plan_file)]) == 2
+    assert "add their noise themselves" in capsys.readouterr().err

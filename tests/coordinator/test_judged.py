@@ -55,7 +55,7 @@ def batch(bench: Bench, devices: list[Device]) -> tuple[bytes, np.ndarray]:
     head = bench.store.newest()
     assert head is not None
     quant = bench.world.plan.manifest.quantisation
-    total = sum(replace(one, world=bench.world).integers() for one in devices)
+    total = np.sum([replace(one, world=bench.world).integers() for one in devices], axis=0)
     return bench.store.snapshot(head.snapshot_hash), total * (quant.clip / quant.q_in / len(devices))
 
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tacit.codec.errors import NotFinite
-from tacit.codec.quantise import dequantise_sum, quantise, square_norm
+from tacit.codec.quantise import dequantise_sum, quantise, ring_fits, square_norm
 from tacit.codec.ring import RING_BITS, center, packed_size, unpack
 from tacit.codec.rotate import rotate_back
 from tacit.device.update import make_update
 from tacit.keyholder.keys import load_card
 from tacit.plan.manifest import Manifest
 from tacit.privacy.clip import clip
-from tacit.privacy.mask import mask_key, sum_masks
+from tacit.privacy.mask import mask_key, masked, sum_masks
 from tacit.privacy.seal import open_seal
 from tacit.wire.codes import Refusal
 from tacit.wire.ids import Digest, KeyId, sha256
@@ -135,6 +135,23 @@ def test_a_short_delta_keeps_its_direction_and_length(world: World):
 
     assert total[3] == round(0.5 * world.plan.manifest.quantisation.q_in)
     assert np.delete(total, 3).tolist() == [0] * (D - 1)
+
+
+@pytest.mark.parametrize("bits", RING_BITS)
+def test_as_many_updates_as_a_batch_holds_do_not_wrap_with_all_they_have_on_one_value(bits: int):
+    """I10: seven devices with the largest Q that this ring allows seven, all of it on one value."""
+    batch, q = 7, (2 ** (bits - 1) - 1) // 7
+    assert ring_fits(bits, batch, 1, q, 0.0) and not ring_fits(bits, batch + 1, 1, q, 0.0)
+    total = np.zeros(D, np.uint32)
+    keys = [os.urandom(16) for _ in range(batch)]
+    for key in keys:
+        extreme = np.zeros(D, np.int64)
+        extreme[[2, 5]] = q, -q
+        total += masked(extreme, [key], bits)
+
+    found = center(total - sum_masks(keys, [1] * batch, D, bits), bits)
+
+    assert found[[2, 5]].tolist() == [batch * q, -batch * q] and np.count_nonzero(found) == 2
 
 
 def test_a_rotated_delta_comes_back_from_the_sum(world: World):

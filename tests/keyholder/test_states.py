@@ -2,16 +2,28 @@
 
 import pytest
 
-from tacit.keyholder.states import ROOT_OF_NOTHING, Active, Done, Halted, Loaded, OwnOpening, active, advance, start
+from tacit.keyholder.states import (
+    ROOT_OF_NOTHING,
+    Active,
+    Done,
+    Halted,
+    Loaded,
+    OwnOpening,
+    active,
+    advance,
+    resume,
+    start,
+)
 from tacit.wire.codes import Code
 from tacit.wire.ids import Digest, PlanId, sha256
 from tacit.wire.keys import SigningKey
-from tacit.wire.messages import OpenedMark, SignHeadRequest
+from tacit.wire.messages import Head, OpenedMark, SignHeadRequest
 from tacit.wire.signed import sign_head_request
 from tests.keyholder.asking import code_of
 
 KEY = SigningKey.from_seed(bytes(32))
 A, B = sha256(b"a"), sha256(b"b")
+HEAD_5 = Head(plan_id=PlanId(bytes(32)), version=5, snapshot_hash=A, signatures=(bytes(64),))
 MARK = OpenedMark(key_id=bytes(16), masks_hash=A, signature=bytes(64))
 
 
@@ -69,6 +81,23 @@ def test_a_void_batch_leaves_the_snapshot_as_it_was():
 def test_with_the_last_head_the_plan_is_done():
     assert step(Active(2, A), request(3, B), OwnOpening(A, A)) == Done(Code.E_BUDGET)
     assert step(Active(2, A), request(3, A, spoilt=True), None) == Done(Code.E_BUDGET)
+
+
+def test_only_what_was_lost_is_resumed_where_all_keyholders_stand():
+    lost = Halted(Code.E_STATE_LOST, "lost")
+
+    class Long(Rules):
+        class noise:
+            snapshots = 9
+
+    assert resume(lost, HEAD_5, None, Long()) == (Active(5, A), 7)
+    assert resume(lost, HEAD_5, Active(2, B), Long()) == (Active(5, A), 7)
+    assert resume(lost, HEAD_5, Active(6, B), Long()) == (Active(6, B), 7)
+    for state in (Loaded(), Active(5, A), Done(Code.E_BUDGET), Halted(Code.E_PLAN, "another reason")):
+        assert code_of(lambda state=state: resume(state, HEAD_5, None, Long())) is Code.E_HALTED
+    assert code_of(lambda: resume(lost, None, None, Long())) is Code.E_HALTED
+    assert code_of(lambda: resume(lost, HEAD_5, Active(7, B), Long())) is Code.E_HALTED
+    assert code_of(lambda: resume(lost, HEAD_5, None, Rules())) is Code.E_BUDGET
 
 
 def test_nothing_is_looked_at_in_any_other_state():

@@ -14,8 +14,10 @@ from tacit.plan.evaluating import Evaluating
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, PlanId, sha256
 from tests.device.small import judged_world
-from tests.factory import Device, World, following, make_plan
+from tests.factory import BLT, Device, World, following, make_plan
 from tests.keyholder.asking import Asking, asking, code_of, start
+from tests.keyholder.test_keyholder import noise_key
+from tests.keyholder.test_noise import kept_buffers
 
 
 def loaded(asked: Asking, world: World) -> Asking:
@@ -53,6 +55,18 @@ def successor(asked: Asking, **rules: Any) -> World:
 
 def state_of(asked: Asking, plan_id: PlanId) -> object:
     return next(record.state for record in asked.keyholders[0].records() if record.plan_id == plan_id)
+
+
+def test_a_successor_begins_with_noise_of_its_own_and_the_old_one_is_gone(tmp_path: Path):
+    asked, _ = advanced(tmp_path, mechanism=BLT, sigma=0.5)
+    before, old_key = kept_buffers(asked.world), noise_key(asked.world)
+
+    after = loaded(asked, successor(asked, mechanism=BLT, sigma=0.5))
+
+    assert before is not None and kept_buffers(asked.world) is None
+    assert kept_buffers(after.world) is None
+    assert noise_key(asked.world) is None
+    assert noise_key(after.world) not in (None, old_key)
 
 
 def test_a_successor_is_taken_and_ends_the_plan_before_with_its_keys(tmp_path: Path):

@@ -16,6 +16,7 @@ from tacit.plan.compute import Compute, Level, tape_seconds
 from tacit.plan.estimate import (
     CODEC_BYTES_PER_VALUE,
     RECEIPT_BYTES,
+    ROTATION_WORK_PER_VALUE,
     TRAINED_BYTES_PER_VALUE,
     UPDATE_WORK_PER_VALUE,
     Estimate,
@@ -139,6 +140,8 @@ def test_making_the_update_takes_its_time_for_every_value():
     seconds = on(replace(VISIT, d=1_000_250)).compute_seconds - on(VISIT).compute_seconds
 
     assert seconds == pytest.approx(1e6 * UPDATE_WORK_PER_VALUE / PHONE.compute.peak)
+    turned = on(replace(VISIT, rotated=True)).compute_seconds - on(VISIT).compute_seconds
+    assert turned == pytest.approx(VISIT.d * ROTATION_WORK_PER_VALUE / PHONE.compute.peak)
 
 
 def test_without_a_radio_a_visit_is_what_it_computes():

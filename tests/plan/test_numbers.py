@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tacit.codec.errors import CodecError
@@ -121,6 +121,7 @@ def test_the_worked_case_has_the_protocols_noise(keyholders):
     assert noise_to_signal(n, 100_000, 2) == pytest.approx(math.sqrt(2e5) * 7.26 * 1.3 / (0.05 * 2e6), rel=0.02)
 
 
+@settings(max_examples=25)
 @given(st.floats(0.2, 20), st.integers(1, 12), st.integers(11, 3000), st.floats(0.05, 1.0))
 def test_rounding_never_makes_noise_smaller_than_what_was_asked_for(epsilon, participations, snapshots, share):
     snapshots = max(snapshots, 4 * participations)
@@ -214,3 +215,6 @@ def test_weights_by_age_are_the_protocols():
     n = Privacy(epsilon=8, weights="age").numbers(1000, 2)
 
     assert n.batch.weights == (8, 6, 5, 4, 4, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2)
+    # Noise is for a weight of 8 and the mean weight is 56/17: that is what unequal weights cost.
+    equal = Privacy(epsilon=8).numbers(1000, 2)
+    assert noise_to_signal(n, 1000, 2) == pytest.approx(8 * 17 / 56 * noise_to_signal(equal, 1000, 2))

@@ -16,6 +16,7 @@ from tacit.errors import InputError
 from tacit.plan.bundle import Plan, build_plan, encode_snapshot, parse_plan
 from tacit.plan.program import Stretch
 from tacit.plan.scouted import noise_of_sums, read_scouted
+from tacit.privacy.blt import Blt, column
 from tacit.privacy.clip import clip
 from tests.factory import make_world
 
@@ -85,6 +86,20 @@ def test_more_and_larger_batches_leave_less_noise_behind(tmp_path):
     # Of a sum of means: per batch of signal it falls with the root of their number.
     assert noise_of_sums(manifest, [4] * 4) / 4 == pytest.approx(noise_of_sums(manifest, [4]) / 2)
     assert noise_of_sums(manifest, [8]) == pytest.approx(noise_of_sums(manifest, [4]) / 2, rel=0.01)
+
+
+def test_the_noise_of_a_snapshot_counts_that_correlated_noises_cancel(tmp_path):
+    blt = Blt((0.6, 0.9), (0.4, 0.2))
+    manifest = make_world(tmp_path, mechanism=blt, sigma=50.0, landings=1, snapshots=30).plan.manifest
+    one = manifest.server_rate * manifest.quantisation.clip / manifest.quantisation.q_in / manifest.batch.target
+    drawn = manifest.noise.sigma * manifest.noise.sensitivity * manifest.quantisation.q
+    first = column(blt, 30)
+    written = np.array([[first[row - at] if row >= at else 0.0 for at in range(30)] for row in range(30)])
+
+    left = one * drawn * np.linalg.norm(np.linalg.inv(written).sum(axis=0))
+
+    assert noise_of_sums(manifest) == pytest.approx(left, rel=1e-3)
+    assert noise_of_sums(manifest, [4, 2] * 15) == pytest.approx(left, rel=1e-3)  # divided by four all the same
 
 
 def test_what_says_nothing_is_refused_with_the_reason(tmp_path):

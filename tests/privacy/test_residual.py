@@ -1,4 +1,4 @@
-"""I11: all of the coordinator's store and all of one keyholder's say nothing of any Update; both keyholders' say all."""
+"""I11: the coordinator's store and one keyholder's say nothing of any Update; with the other keyholder's they say all."""
 
 import shutil
 import sqlite3

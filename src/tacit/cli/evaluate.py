@@ -82,7 +82,7 @@ def _make(arguments: argparse.Namespace) -> None:
     cards = cards_of(arguments.keyholders, place, author)
     if [card.sig_pk for card in plan.manifest.keyholders] != [card.sig_pk for card in cards]:
         raise InputError(
-            f"Plan {plan.name} has other keyholders: name the same with --keyholder, in its order, or the --home that it "
+            f"Plan {plan.name} has other keyholders: name the same with --keyholder, in its order, or the --home it "
             "was compiled with"
         )
     how = Evaluating(
@@ -133,7 +133,7 @@ def _read(link: str, as_json: bool) -> None:
         None if before.snapshot_hash == after.snapshot_hash else opened.get(before.version)
         for before, after in pairwise(heads)
     ]
-    found = read_judged(followed.plan, [followed.snapshot(head) for head in heads], counts)
+    found = read_judged(followed.plan, map(followed.snapshot, heads), counts)
     names = _names(followed)
     print(
         json.dumps(_record(followed.plan, found, names)) if as_json else "\n".join(_lines(followed.plan, found, names))

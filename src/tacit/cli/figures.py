@@ -4,12 +4,13 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tacit.codec.errors import CodecError
 from tacit.codec.ring import packed_size
 from tacit.plan.bundle import Plan
-from tacit.plan.checks import room_text, unrotated_bits
+from tacit.plan.checks import noise_total, room_text
 from tacit.plan.claim import claim
 from tacit.plan.manifest import Manifest, OnDevice
-from tacit.plan.numbers import Numbers, noise_to_signal
+from tacit.plan.numbers import Numbers, chosen_ring, noise_to_signal
 from tacit.plan.scouted import asks
 from tacit.privacy.account import Statement, epsilon_text
 from tacit.privacy.blt import Blt
@@ -76,7 +77,7 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "mechanism": type(noise.mechanism).__struct_config__.tag,
         "sigma": noise.sigma,
         "sensitivity": noise.sensitivity,
-        "noise_to_signal": _noisy(plan),
+        "noise_to_signal": noise_of(plan),
         "epsilon": said.epsilon,
         "charter_epsilon": charter_promise(plan).epsilon,
         "most_plans": plan.charter.most_plans,
@@ -149,22 +150,33 @@ def _noise(plan: Plan) -> str:
     if isinstance(noise.mechanism, OnDevice):
         return f"added by each device itself: σ = {noise.sigma:.4g}"
     how = "correlated from sum to sum" if isinstance(noise.mechanism, Blt) else "of its own for every sum"
-    return f"{how}: σ = {noise.sigma:.4g}, S_C = {noise.sensitivity:.4g}; {_noisy(plan):.2g} of the run's signal"
+    ratio = "" if (found := noise_of(plan)) is None else f"; {found:.2g} of the run's signal"
+    return f"{how}: σ = {noise.sigma:.4g}, S_C = {noise.sensitivity:.4g}{ratio}"
 
 
-def _noisy(plan: Plan) -> float:
+def noise_of(plan: Plan) -> float | None:
+    """The keyholders' noise over the signal of the run, where there is a run: the Plan trains, and they add some."""
     manifest = plan.manifest
+    trains = not manifest.program.scouted and manifest.participation.cohort == "train"
+    if not trains or isinstance(manifest.noise.mechanism, OnDevice):
+        return None
     numbers = Numbers(manifest.quantisation, manifest.batch, manifest.participation, manifest.noise)
     return noise_to_signal(numbers, manifest.program.d, len(manifest.keyholders))
 
 
 def _ring(manifest: Manifest) -> str:
     """Why the ring has so many bits, and what the rotation has to do with it."""
-    bits, room = manifest.quantisation.bits, room_text(manifest)
-    text = f"{bits} bits hold a sum: {room} < 2^{bits - 1}"
-    if manifest.quantisation.rotation == "none":
+    batch, quant = manifest.batch, manifest.quantisation
+    text = f"a sum fits: {room_text(manifest)} < 2^{quant.bits - 1}"
+    if quant.rotation == "none":
         return text
-    return f"{text}; without the rotation it would need {unrotated_bits(manifest) or 'more than 32'}"
+    noise = noise_total(manifest) / quant.q
+    try:
+        wide = chosen_ring(manifest.values, batch.most, quant.clip, noise, batch.weight_most, rotations=["none"])
+        plain = str(wide.bits)
+    except CodecError:
+        plain = "more than 32"
+    return f"{text}; without the public rotation a value takes {plain} bits"
 
 
 def _charter(plan: Plan) -> str:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 from tacit.errors import InputError, TacitError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tacit.device.examples import Examples
     from tacit.plan.bundle import Plan
     from tacit.wire.messages import Head
@@ -133,10 +136,8 @@ class Examiner:
         """How good the Snapshot with these bytes is."""
         from tacit.plan.bundle import decode_snapshot
 
-        examples = self._examples
-        self._player.load(decode_snapshot(data, self._program.d))
-        loss, right, count = self._player.evaluate(examples.inputs, examples.labels, examples.weights)
-        mean = loss / float(examples.weights.sum())
+        loss, right, count = self.evaluate(decode_snapshot(data, self._program.d))
+        mean = loss / float(self._examples.weights.sum())
         return Verdict(
             head.version,
             head.snapshot_hash.hex(),
@@ -144,6 +145,11 @@ class Examiner:
             mean if math.isfinite(mean) else None,
             right / count if self._program.score == "accuracy" else None,
         )
+
+    def evaluate(self, values: "NDArray[np.float32]") -> tuple[float, float, int]:
+        """The summed loss of these values, how many examples are right, and how many there are."""
+        self._player.load(values)
+        return self._player.evaluate(self._examples.inputs, self._examples.labels, self._examples.weights)
 
 
 def fallen(verdicts: Sequence[Verdict], points: float) -> Verdict | None:

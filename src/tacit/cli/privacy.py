@@ -49,9 +49,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Bought:
-    """The numbers of a Plan, real or thought, and what a device has spent of μ² after each landing."""
+    """The numbers of a Plan, real or thought, and what a device has spent of μ² after each landing.
+
+    `trains` where there is a signal of a run that keyholders' noise stands against.
+    """
 
     numbers: "Numbers"
+    trains: bool
     d: int
     keyholders: int
     spent: tuple[float, ...]
@@ -62,7 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
     bought = _of_plan(arguments) if arguments.plan else _of_policy(arguments)
     if arguments.picture:
         from tacit.cli.bought import draw
+        from tacit.errors import InputError
 
+        if not bought.trains:
+            raise InputError("what keyholders' noise leaves of a run is drawn of a Plan that trains under it")
         draw(bought, lines(bought), arguments.picture)
     if arguments.json:
         print(json.dumps(figures(bought)))
@@ -73,9 +80,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _of_plan(arguments: argparse.Namespace) -> Bought:
-    from tacit.cli.figures import promise
+    from tacit.cli.figures import noise_of, promise
     from tacit.errors import InputError
     from tacit.plan.bundle import read_plan
+    from tacit.plan.manifest import OnDevice
     from tacit.plan.numbers import Numbers
 
     others = (*POLICY, "epsilon", "noise", "delta", "values", "trust", "keyholders")
@@ -86,8 +94,14 @@ def _of_plan(arguments: argparse.Namespace) -> Bought:
         raise InputError(f"a Plan says all of it by itself; leave out --{given.replace('_', '-')}, or leave out --plan")
     plan = read_plan(arguments.plan)
     manifest = plan.manifest
+    if isinstance(manifest.noise.mechanism, OnDevice):
+        raise InputError(
+            f"the sites of {plan.name} add their noise themselves, step by step, and no keyholder adds any; what that "
+            f"is worth is said by: tacit inspect {arguments.plan}"
+        )
     return Bought(
         Numbers(manifest.quantisation, manifest.batch, manifest.participation, manifest.noise),
+        noise_of(plan) is not None,
         manifest.program.d,
         len(manifest.keyholders),
         tuple(manifest.spent(landings) for landings in range(manifest.participation.landings + 1)),
@@ -120,7 +134,7 @@ def _of_policy(arguments: argparse.Namespace) -> Bought:
     drawn = (noise.sigma * noise.sensitivity) ** 2
     spent = tuple(square / drawn for square in squares(noise, numbers.participation))
     said = statement(math.sqrt(noise.mu2_total), noise.delta, unit=noise.unit, trust=trust)
-    return Bought(numbers, d, keyholders, spent, said)
+    return Bought(numbers, True, d, keyholders, spent, said)
 
 
 def counted(name: str, text: str, least: int = 0) -> int:
@@ -188,7 +202,7 @@ def figures(bought: Bought) -> dict[str, Any]:
         "noise_of_one_sum_plain": root * noise.sigma * math.sqrt(part.landings),
         "noise_of_the_run": root * noise.sigma * drift(noise),
         "noise_of_the_run_plain": root * noise.sigma * plain,
-        "noise_to_signal": noise_to_signal(numbers, bought.d, bought.keyholders),
+        "noise_to_signal": noise_to_signal(numbers, bought.d, bought.keyholders) if bought.trains else None,
     }
 
 
@@ -201,9 +215,12 @@ def lines(bought: Bought) -> list[str]:
     found = figures(bought)
     correlated = found["mechanism"] == "blt/1"
     apart = f", {found['separation']:,} batches apart" if found["landings"] > 1 and found["separation"] > 1 else ""
-    how = f"correlated (blt/1, {found['buffers']} buffers)" if correlated else "of its own for every sum (plain/1)"
+    how = {
+        "blt/1": f"correlated (blt/1, {found['buffers']} buffers)",
+        "plain/1": "of its own for every sum (plain/1)",
+        "local/1": "of each site's own, in every step (local/1)",
+    }[found["mechanism"]]
     shown = sorted({1, 2, 3, found["landings"] // 2, found["landings"]} & set(range(1, found["landings"] + 1)))
-    ratio = found["noise_to_signal"]
     text = [
         f"policy     {found['devices']:,} devices, batches of {found['batch']:,}, {found['snapshots']:,} Snapshots, at "
         f"most {found['landings']} Updates a device{apart}; an Update may be {found['max_age']} Snapshots old",
@@ -213,16 +230,23 @@ def lines(bought: Bought) -> list[str]:
         "landings   ε after "
         + ", ".join(f"{count}: {epsilon_text(found['epsilon_by_landings'][count])}" for count in shown),
         f"trust      {sentence(bought.said.trust)}",
+    ]
+    if found["mechanism"] == "local/1":
+        return text
+    text += [
         f"keyholders {found['keyholders']}; each adds noise of full strength, so all together add "
         f"√{found['keyholders']} times that of one",
-        f"one sum    noise of {found['noise_of_one_sum']:.3g} C in every value; plain noise at the same ε "
-        f"{found['noise_of_one_sum_plain']:.3g} C",
-        f"the run    noise of {found['noise_of_the_run']:.3g} C in every value of a running sum (root mean square over "
-        f"batches); plain noise at the same ε {found['noise_of_the_run_plain']:.3g} C"
+        f"one sum    noise in every value of {found['noise_of_one_sum']:.3g} times the most that one device adds; plain "
+        f"noise at the same ε {found['noise_of_one_sum_plain']:.3g}",
+        f"the run    the same in a running sum {found['noise_of_the_run']:.3g} times (root mean square over "
+        f"batches); plain noise at the same ε {found['noise_of_the_run_plain']:.3g}"
         + (f": {found['noise_of_the_run_plain'] / found['noise_of_the_run']:.1f} times as much" if correlated else ""),
     ]
+    if not bought.trains:
+        return text
     if not correlated:
         text.append(f"           {_why_plain(found)}")
+    ratio = found["noise_to_signal"]
     text += [
         f"buys       noise is {ratio:.3g} of the run's signal for {bought.d:,} values, where devices agree as a mean "
         f"cosine of {ALIGNMENT} says",

@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"join       tacit join '{link}' --data FILE")
             if arguments.evaluation is not None:
                 judging = link_of(link, read_plan(arguments.evaluation))
-                print(f"evaluate   tacit join '{judging}' --data FILE   (on devices that are told so)")
+                print(f"evaluate   tacit evaluate --read '{judging}'   (devices of the cohort go there by themselves)")
             print_code(link)
             print("Ctrl-C stops; nothing is lost.", flush=True)
         watch(

@@ -15,6 +15,7 @@ Additions are done in one fixed order, without fused operations, so every platfo
 
 import hashlib
 from math import sqrt
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 from tacit.codec.errors import CodecError
 
 MARGIN = 6.0  # how many standard deviations of a rotated sum the ring has room for, at its longest
-_SHORT = 64  # strides below this are walked in the transposed block, where they are long
-Floats = NDArray[np.float32 | np.float64]
+_SHORT = 128  # strides below this are walked in the transposed block, where they are long
+F = TypeVar("F", bound=np.floating)
 
 
 def largest_share(d: int) -> float:
@@ -35,7 +36,7 @@ def largest_share(d: int) -> float:
     return min(1.0, MARGIN / sqrt(_block(d)))
 
 
-def rotate(values: Floats, name: bytes) -> Floats:
+def rotate(values: NDArray[F], name: bytes) -> NDArray[F]:
     """`values` rotated by the signs that `name` stands for (a Plan's charter_id). The length stays.
 
     >>> rotate(np.array([1.0, 0.0, 0.0, 0.0]), b"a").tolist()
@@ -49,7 +50,7 @@ def rotate(values: Floats, name: bytes) -> Floats:
     return spread
 
 
-def rotate_back(values: Floats, name: bytes) -> Floats:
+def rotate_back(values: NDArray[F], name: bytes) -> NDArray[F]:
     """What `rotate` made `values` of, up to the rounding of floats.
 
     >>> rotate_back(rotate(np.array([3.0, 0.0, -1.0]), b"a"), b"a").round(12).tolist()
@@ -83,7 +84,7 @@ def _signs(name: bytes, d: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return bits[:block], bits[block:]
 
 
-def _transform(block: Floats) -> None:
+def _transform(block: NDArray[F]) -> None:
     """The orthonormal Walsh-Hadamard transform of 2^k values, in place; its own inverse."""
     if block.size < 2:
         return
@@ -94,7 +95,7 @@ def _transform(block: Floats) -> None:
     block.reshape(across.shape[::-1])[:] = across.T
 
 
-def _stages(block: Floats, stride: int, least: int) -> None:
+def _stages(block: NDArray[F], stride: int, least: int) -> None:
     """Sums and differences of values that are `stride` apart, then half of that, down to `least`."""
     while stride >= least:
         pairs = block.reshape(-1, 2, stride)

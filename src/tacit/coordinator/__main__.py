@@ -5,8 +5,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tacit.codec.errors import CodecError
@@ -99,6 +99,7 @@ def coordinators_of(settings: Settings) -> list[Coordinator]:
     if settings.evaluation is not None:
         evaluation = _plan(settings.evaluation)
         check_judges(evaluation, plan)
+        found = [replace(one, evaluation=evaluation) for one in found]
         found += _chain(settings, settings.evaluation, evaluation, keys)
     return found
 

@@ -43,18 +43,26 @@ def unmask(total: NDArray[np.uint32], masks: Iterable[bytes], bits: int) -> NDAr
     return center(total, bits)
 
 
+def mean_of(unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> NDArray[np.float64]:
+    """The weighted mean of what the devices said, in float64, turned back where the Plan rotates.
+
+    One element at a time, or by sums in one fixed order: there is no order of summation that could differ.
+    """
+    quant = manifest.quantisation
+    mean = dequantise_sum(unmasked, quant.clip, quant.q_in, manifest.divisor(weights))
+    return rotate_back(mean, manifest.charter_id) if quant.rotation == "hadamard/1" else mean
+
+
 def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
     """The next Snapshot: the one before plus `server_rate` times the weighted mean. `SumBroken` if not finite.
 
-    The mean is worked out in float64 (rotated back by sums in one fixed order, where the Plan rotates), added in
-    float64, one element at a time, and rounded to float32 once, so there is no order of summation that could differ.
+    It is linear in the sums, with the same factor for each where their noise is correlated: so what a later sum takes
+    back of the noise of an earlier one is taken back in the Snapshot too. The mean is added in float64 and rounded to
+    float32 once.
     """
-    quant, d = manifest.quantisation, manifest.program.d
-    delta = dequantise_sum(unmasked, quant.clip, quant.q_in, sum(weights))
-    if quant.rotation == "hadamard/1":
-        delta = rotate_back(delta, manifest.charter_id)
+    delta = mean_of(unmasked, weights, manifest)
     with np.errstate(over="ignore"):
-        after = (decode_snapshot(snapshot, d) + delta * manifest.server_rate).astype(np.float32)
+        after = (decode_snapshot(snapshot, delta.size) + delta * manifest.server_rate).astype(np.float32)
     if not np.isfinite(after).all():
         raise SumBroken("the sum of this batch is too large for a Snapshot")
     return encode_snapshot(after)
@@ -63,8 +71,7 @@ def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[in
 def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
     """The next Snapshot of an evaluation: the values to be judged next, and the mean of what was said of those before.
 
-    No answer, however long, makes the values unusable: the keyholders' noise and the devices' words stand behind them.
+    No answer, however long, changes the values.
     """
-    quant = manifest.quantisation
-    mean = dequantise_sum(unmasked, quant.clip, quant.q_in, sum(weights))
+    mean = mean_of(unmasked, weights, manifest)
     return judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32))

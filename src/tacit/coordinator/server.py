@@ -1,7 +1,8 @@
 """The coordinator's routes. Devices read immutable files and one small HEAD, and write one thing: an Update.
 
 GET  /v1/plans/ID                    the Plan's bytes; ranges, immutable
-GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` names the Plan that continues this one
+GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` names the Plan that continues this one,
+                                     `Tacit-Evaluation` the one by which the evaluation cohort judges it
 GET  /v1/plans/ID/heads/V            an older one; immutable
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
@@ -147,7 +148,8 @@ def _settle(answer: "asyncio.Future[Receipt]", result: Receipt | Exception) -> N
 class Coordinator:
     """One Plan, served. `store` belongs to the thread of the event loop; the two threads have their own.
 
-    `successor` continues it: then it takes no more Updates, and everything else is served on.
+    `successor` continues it: then it takes no more Updates, and everything else is served on. By `evaluation` its
+    Snapshots are judged.
     """
 
     plan: Plan
@@ -159,6 +161,7 @@ class Coordinator:
     urls: tuple[str, ...]
     deadline_s: int
     successor: Plan | None = None
+    evaluation: Plan | None = None
 
     @property
     def plan_id(self) -> PlanId:
@@ -257,7 +260,10 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
         tag = f'"{newest.version}-{newest.snapshot_hash.hex()[:16]}"'
         if coordinator.successor is None or not isinstance(coordinator.store.batch(), Ended):
-            return _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+            found = _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+            if coordinator.evaluation is not None:
+                found.headers["Tacit-Evaluation"] = coordinator.evaluation.plan_id.hex()
+            return found
         # This was the last one. Whoever has it already has to hear all the same that another Plan goes on from here.
         answer = _head(newest, tag, "no-cache")
         answer.headers["Tacit-Successor"] = coordinator.successor.plan_id.hex()

@@ -20,7 +20,9 @@ from tacit.device.examples import Examples, read_examples, split_examples
 from tacit.device.home import agent_lock
 from tacit.device.joining import (
     Membership,
+    OfAnotherCohort,
     branch,
+    fetched_evaluation,
     fetched_plan,
     fetched_successor,
     leave_behind,
@@ -82,10 +84,26 @@ def _through_the_chain(settings: JoinSettings, link: JoinLink, ledger: Ledger, p
     """From the Plan of the link, or where this device has moved to from there, to the end of the last one."""
     plan_id = ledger.last_of_chain(PlanId(link.plan_id))
     while True:
-        answer = _join(settings, replace(link, plan_id=plan_id), ledger, patience).run()
+        try:
+            joined = _join(settings, replace(link, plan_id=plan_id), ledger, patience)
+        except OfAnotherCohort as refused:
+            plan_id = _evaluation(settings, replace(link, plan_id=plan_id), refused, patience)
+            continue
+        answer = joined.run()
         if isinstance(answer, events.Ended):
             return answer
         plan_id = answer.plan_id
+
+
+def _evaluation(settings: JoinSettings, link: JoinLink, refused: OfAnotherCohort, patience: "_Patience") -> PlanId:
+    """Where a device of the evaluation cohort goes that was given the link of a Plan that trains."""
+    offered = patience.until_answered(Client(link).head) if refused.judges else None
+    if offered is None or offered.evaluation is None:
+        raise refused
+    there = replace(link, plan_id=offered.evaluation)
+    plan = patience.until_answered(lambda: fetched_evaluation(settings.home, refused.plan, there, Client(there)))
+    patience.report(events.Judging(plan.plan_id, plan.manifest.title, link.plan_id, plan.charter.evaluators))
+    return PlanId(plan.plan_id)
 
 
 class _Patience:

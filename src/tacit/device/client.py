@@ -74,6 +74,7 @@ class _Status(msgspec.Struct):
 
     ended: Any = None
     succeeded_by: Any = None
+    batch: Any = None
 
 
 class PlanNotKept(TacitError):
@@ -87,6 +88,7 @@ class Offered:
     head: Head
     etag: str | None
     successor: PlanId | None = None  # the Plan that goes on from here, as the coordinator says
+    evaluation: PlanId | None = None  # and the one by which the evaluation cohort judges this one's Snapshots
 
 
 class Client:
@@ -123,7 +125,8 @@ class Client:
             if answer.status == 304:
                 return None
             successor = _plan_id(answer.getheader("Tacit-Successor"))
-            return Offered(self._message(Head, answer), answer.getheader("ETag"), successor)
+            evaluation = _plan_id(answer.getheader("Tacit-Evaluation"))
+            return Offered(self._message(Head, answer), answer.getheader("ETag"), successor, evaluation)
 
     def head_of(self, version: int) -> Head:
         """The HEAD of a version that was published."""
@@ -160,13 +163,24 @@ class Client:
 
         None where another Plan goes on from here: HEAD names it.
         """
+        status = self._status()
+        return None if status.ended is None or status.succeeded_by is not None else str(status.ended)[:500]
+
+    def full(self, version: int) -> bool:
+        """Whether the coordinator says that nobody is needed any more who starts from this very Snapshot."""
+        match self._status().batch:
+            case {"t": int(t), "state": str(state), "fill": int(fill), "target": int(target)}:
+                return t != version or state != "collecting" or fill >= target
+            case _:
+                return False
+
+    def _status(self) -> _Status:
         with self._answer("GET", self.path("status")) as answer:
             data = self._body(answer, MOST_STATUS_BYTES)
         try:
-            status = msgspec.json.decode(data, type=_Status)
+            return msgspec.json.decode(data, type=_Status)
         except msgspec.MsgspecError as error:
             raise AnswerBroken(f"{self._link.server} sent a status that cannot be read: {error}") from error
-        return None if status.ended is None or status.succeeded_by is not None else str(status.ended)[:500]
 
     # -- Inside ---------------------------------------------------------------------------------------
 

@@ -39,6 +39,16 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """This device is in the evaluation cohort: it goes on in the Plan that judges the Snapshots of the other."""
+
+    plan_id: bytes
+    title: str
+    judges: bytes
+    evaluators: int  # of a hundred devices
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The frozen part of the model was computed for every example; `reused` if it was there from before."""
 
@@ -149,6 +159,7 @@ class Ended:
 Event = (
     Joined
     | Moved
+    | Judging
     | Prepared
     | Training
     | Trained
@@ -187,6 +198,12 @@ def line(event: Event) -> str:
             return (
                 f"moved: to Plan {event.plan_id.hex()[:8]} ({_plain(event.title)}), which continues Plan "
                 f"{event.before.hex()[:8]} from its Snapshot {event.version}"
+            )
+        case Judging():
+            return (
+                f"judging: this device is in the evaluation cohort, {event.evaluators} in a hundred by lot; it judges "
+                f"what others train in Plan {event.judges.hex()[:8]}, by Plan {event.plan_id.hex()[:8]} "
+                f"({_plain(event.title)}), and trains nothing"
             )
         case Prepared():
             how = "found" if event.reused else "computed once"

@@ -88,12 +88,12 @@ class OfAnotherCohort(InputError):
     """The charter has an evaluation cohort, and this Plan is for those on the other side of it; nothing was run."""
 
     def __init__(self, plan: Plan, judges: bool):
-        self.judges = judges
+        self.plan, self.judges = plan, judges
         if judges:
             said = (
                 f"this device is in the evaluation cohort of {plan.charter.title}, {plan.charter.evaluators} in a "
-                f"hundred by lot: it judges Snapshots and does not train, so Plan {plan.name} was not joined. If there "
-                "is an evaluation Plan, join that one: ask whoever gave you the link"
+                f"hundred by lot: it judges Snapshots and does not train, so Plan {plan.name} was not joined. Its "
+                "coordinator serves no evaluation now; come again another time"
             )
         else:
             said = (
@@ -181,6 +181,18 @@ def fetched_successor(home: Path, before: Plan, link: JoinLink, client: Client) 
             f"the coordinator offers Plan {plan.name} as what continues {before.name}, and {reason}; it was not used"
         )
     crash_point("device.move.fetched")
+    return plan
+
+
+def fetched_evaluation(home: Path, trained: Plan, link: JoinLink, client: Client) -> Plan:
+    """The Plan of the link, if it judges under the charter of `trained`, which is what the owner agreed to."""
+    plan = fetched_plan(home, link, client)
+    if plan.manifest.evaluation is None or plan.manifest.charter_id != trained.manifest.charter_id:
+        plan_file(home, plan.plan_id).unlink()
+        raise PlanRefused(
+            f"the coordinator offers Plan {plan.name} as the evaluation of {trained.name}, and it is not one under the "
+            "same charter; it was not used"
+        )
     return plan
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tacit.codec.errors import NotFinite
 from tacit.device import events
-from tacit.device.client import Client
+from tacit.device.client import Client, Refused, Unreachable
 from tacit.device.decision import debit_of, next_ok_version
 from tacit.device.events import Event
 from tacit.device.examples import Examples
@@ -37,6 +37,8 @@ from tacit.plan.manifest import OnDevice
 from tacit.privacy.groups import members
 from tacit.wire.ids import Digest
 from tacit.wire.messages import Credential, Head, encode, update_hash
+
+ENOUGH = "enough devices have judged it"
 
 
 class UpdateTooLarge(TacitError):
@@ -114,6 +116,8 @@ class Trainer:
         `newest` is asked after training: an Update that no batch would take any more is not made.
         """
         manifest, version = self._member.manifest, head.version
+        if self._full(version):
+            return Dropped(version, ENOUGH, True)
         # Asked for first: work that could not be signed for would be work for nothing.
         credential = current_credential(
             self._member, self._ledger, self._client, self._settings.invitation, self._world.now()
@@ -135,11 +139,23 @@ class Trainer:
             if latest > version + manifest.batch.max_age or latest >= manifest.noise.snapshots:
                 self._ledger.drop(after)
                 return Dropped(version, f"Snapshot {latest} is out and no batch takes one this old", False)
+            if self._full(version):
+                self._ledger.drop(after)
+                return Dropped(version, ENOUGH, True)
             return self._made(after, delta, credential, head)
         except BaseException:
             # Before the debit there is nothing to lose; after it the ledger keeps what is owed.
             self._ledger.drop(offered)
             raise
+
+    def _full(self, version: int) -> bool:
+        """Whether an answer about this Snapshot would be paid for and be too late: no other batch takes it."""
+        if self._judged is None:
+            return False
+        try:
+            return self._client.full(version)
+        except (Refused, Unreachable):
+            return False  # a mirror of the static files has no status
 
     def _trained(
         self, offered: Offered, snapshot: NDArray[np.float32]

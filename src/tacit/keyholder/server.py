@@ -108,8 +108,11 @@ def make_app(service: Service) -> Starlette:
 def _endpoint(
     service: Service, work: Callable[[Call, bytes], Response], most: int, at_once: int
 ) -> Callable[[Request], Awaitable[Response]]:
-    """A signed call, its body of at most `most` bytes, and a signed answer; so many bodies in memory at once."""
-    room = asyncio.Semaphore(at_once)
+    """A signed call, its body of at most `most` bytes, and a signed answer; so many bodies in memory at once.
+
+    Coordinators that have a Plan here and those that do not yet have do not stand in each other's way.
+    """
+    known, strange = asyncio.Semaphore(at_once), asyncio.Semaphore(at_once)
 
     async def answered(call: Call, signature: bytes, request: Request) -> Response:
         try:
@@ -117,6 +120,7 @@ def _endpoint(
         except Refusal as refusal:
             return _unheard(refusal)
         try:
+            room = known if call.caller in service.keyholder.coordinators else strange
             if room.locked():
                 raise Refusal(Code.E_RATE, "others are being answered; come again in a second", 1)
             async with room:

@@ -185,13 +185,6 @@ def share_of(manifest: Manifest) -> float:
     return 1.0 if manifest.quantisation.rotation == "none" else largest_share(manifest.values)
 
 
-def unrotated_bits(manifest: Manifest) -> int | None:
-    """The fewest bits that would hold the same sum without the rotation; None where 32 are too few."""
-    quant, batch, total = manifest.quantisation, manifest.batch, noise_total(manifest)
-    fitting = (bits for bits in RING_BITS if ring_fits(bits, batch.most, batch.weight_most, quant.q, total))
-    return next(fitting, None)
-
-
 def room_text(manifest: Manifest) -> str:
     """What a sum needs of its ring, with the arithmetic."""
     quant, batch, share, total = manifest.quantisation, manifest.batch, share_of(manifest), noise_total(manifest)

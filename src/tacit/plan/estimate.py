@@ -26,8 +26,8 @@ from tacit.wire.ids import DeviceKey, Digest, Lineage, PlanId, UpdateId
 from tacit.wire.messages import SEALED_SIZE, SUITE_1, Credential, Head, Receipt, Upload, encode
 
 # Making an Update, in multiply-adds that the core could have done at its peak meanwhile: 65 ns a value and 0.8 ms where
-# that is 47.5 G a second (bench/RESULTS.md has the machine).
-UPDATE_WORK, UPDATE_WORK_PER_VALUE = 4e7, 3100.0
+# that is 47.5 G a second (bench/RESULTS.md has the machine), and 36 ns a value for the rotation.
+UPDATE_WORK, UPDATE_WORK_PER_VALUE, ROTATION_WORK_PER_VALUE = 4e7, 3100.0, 1700.0
 
 # Beside the engine's memory, which stays as it is until the Update is made.
 TRAINED_BYTES_PER_VALUE = 8  # the Snapshot and the delta, float32
@@ -54,6 +54,7 @@ class Visit:
     resources: Resources
     d: int
     seconds: int
+    rotated: bool = False
 
     @cached_property
     def steps(self) -> Mapping[Kind, Sequence[Step]]:
@@ -110,6 +111,7 @@ def visit_of(plan: Plan, examples: int, held_back: int = 0) -> Visit:
         resources=program.resources,
         d=program.d,
         seconds=manifest.limits.max_seconds,
+        rotated=manifest.quantisation.rotation != "none",
     )
 
 
@@ -255,7 +257,8 @@ def _compute_seconds(visit: Visit, compute: Compute, kept: bool) -> tuple[float,
     later = plays(visit, kept)
     seconds = {kind: tape_seconds(known, visit.steps[kind]) for kind in {*later, *([Kind.PREFIX] if kept else [])}}
     once = math.ceil(visit.examples / visit.microbatch) * seconds[Kind.PREFIX] if kept else 0.0
-    update = (UPDATE_WORK + UPDATE_WORK_PER_VALUE * visit.d) / compute.peak
+    each = UPDATE_WORK_PER_VALUE + ROTATION_WORK_PER_VALUE * visit.rotated
+    update = (UPDATE_WORK + each * visit.d) / compute.peak
     return once, sum(count * seconds[kind] for kind, count in later.items()) + update
 
 

@@ -7,8 +7,9 @@ is shortened: sums are unbiased, and their errors are those of noise and roundin
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ def error_of(manifest: Manifest, counts: Sequence[int]) -> NDArray[np.float64]:
     return math.sqrt(spread) / sum(counts) * quant.clip / quant.q_in / _scales(asked)[1]
 
 
-def read_judged(plan: Plan, snapshots: Sequence[bytes], counts: Sequence[int | None]) -> list[Judged]:
+def read_judged(plan: Plan, snapshots: Iterable[bytes], counts: Sequence[int | None]) -> list[Judged]:
     """What was said of each Snapshot that was judged, in order.
 
     `snapshots` are those of the evaluation Plan from 0 on, and `counts` says how many answers the batch had that came
@@ -123,7 +124,7 @@ def read_judged(plan: Plan, snapshots: Sequence[bytes], counts: Sequence[int | N
     asked, d = manifest.evaluation, manifest.program.d
     assert asked is not None, "asked of an evaluation Plan"
     found: dict[Digest, list[tuple[int, NDArray[np.float64]]]] = {}
-    for before, after, count in zip(snapshots, snapshots[1:], counts, strict=False):
+    for (before, after), count in zip(pairwise(snapshots), counts, strict=False):
         if count:
             said = decode_snapshot(after[4 * d :], asked.values).astype(np.float64)
             found.setdefault(sha256(before[: 4 * d]), []).append((count, said))

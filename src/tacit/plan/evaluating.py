@@ -56,6 +56,8 @@ def evaluation_of(
     manifest, charter, program = plan.manifest, plan.charter, plan.manifest.program
     if manifest.evaluation is not None or program.scouted:
         raise InputError(f"Plan {plan.name} trains nothing, so there is nothing to judge")
+    if charter.unit != "device":
+        raise InputError(f"the unit of Plan {plan.name} is the {charter.unit}; only what devices train is judged so")
     if not charter.evaluators:
         raise InputError(
             f"the charter of Plan {plan.name} has no evaluation cohort, so no device may judge it: compile its Task "
@@ -65,7 +67,8 @@ def evaluation_of(
     if len(start) != 4 * program.d:
         raise InputError(f"a Snapshot of Plan {plan.name} has {4 * program.d} bytes and this one has {len(start)}")
     now = int(time.time()) if now is None else now
-    noise = how.noise or max(10.0, math.sqrt(how.landings / charter.mu2_total))
+    # A hair more than the charter asks for: sensitivities are rounded up.
+    noise = how.noise or max(10.0, math.sqrt(how.landings / charter.mu2_total) * (1 + 1e-6))
     mu2 = how.landings / noise**2
     keyholders = [card.sig_pk for card in cards]
     if reason := no_room(charter, author=plan.author, keyholders=keyholders, plans=1, mu2=mu2, now=now):

@@ -7,6 +7,7 @@ the shortest form that reads back: a reader in another language checks for unkno
 instead of writing the bytes again.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -24,6 +25,7 @@ Positive = Annotated[float, Meta(gt=1e-12, lt=1e18)]
 
 
 Unit = Literal["device", "patient", "record"]
+Rotation = Literal["none", "hadamard/1"]
 
 
 class KeyholderCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +84,7 @@ class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     q_in: Count
     clip: Positive
     rounding: Literal["stochastic-cond/1"] = "stochastic-cond/1"
-    rotation: Literal["none", "hadamard/1"] = "none"
+    rotation: Rotation = "none"
 
 
 class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -255,6 +257,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def snapshot_bytes(self) -> int:
         """What a Snapshot takes: the trained values, and in an evaluation what was said of those before."""
         return 4 * (self.program.d + (0 if self.evaluation is None else self.evaluation.values))
+
+    def divisor(self, weights: Sequence[int]) -> int:
+        """What a sum of Updates with these weights is divided by: their own sum where its noise stands by itself.
+
+        Correlated noises take each other back only where every sum is divided by the same number. There it is that of
+        a full batch of all ages alike, and a batch that is not full moves the Snapshot less.
+        """
+        if isinstance(self.noise.mechanism, Blt):
+            return round(self.batch.target * sum(self.batch.weights) / len(self.batch.weights))
+        return sum(weights)
 
     @property
     def squared_sensitivities(self) -> tuple[float, ...]:

@@ -4,17 +4,17 @@ Pure arithmetic; `checks.py` verifies the same inequalities from the other side.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
-from typing import Literal
+from itertools import product
 
 from tacit.codec.errors import CodecError
 from tacit.codec.quantise import MAX_BIG_Q, inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS, packed_size
 from tacit.codec.rotate import largest_share
 from tacit.errors import InputError
-from tacit.plan.manifest import BatchRule, Mechanism, Noise, OnDevice, Participation, Plain, Quantisation
+from tacit.plan.manifest import BatchRule, Mechanism, Noise, OnDevice, Participation, Plain, Quantisation, Rotation
 from tacit.privacy.account import MEANINGLESS_ABOVE, epsilon_of_mu, epsilon_text, mu_of_epsilon
 from tacit.privacy.blt import Blt, re_keyable, running_error, sensitivity, spread
 from tacit.privacy.fitted import shipped
@@ -109,7 +109,16 @@ def drift(noise: Noise) -> float:
     return noise.sensitivity * error
 
 
-def chosen_ring(d: int, batch: int, clip: float, noise: float, weight: int = 1, least: int = 0) -> Quantisation:
+def chosen_ring(
+    d: int,
+    batch: int,
+    clip: float,
+    noise: float,
+    weight: int = 1,
+    *,
+    least: int = 0,
+    rotations: Sequence[Rotation] = ("none", "hadamard/1"),
+) -> Quantisation:
     """The quantisation of the fewest bytes whose rounding stays small: ring, rotation and Q.
 
     `noise` is the standard deviation of all keyholders' noise in one value of a sum, in units of Q, and `weight` the
@@ -122,19 +131,15 @@ def chosen_ring(d: int, batch: int, clip: float, noise: float, weight: int = 1, 
     ((16, 'none'), (12, 'hadamard/1'))
     """
     least = max(least, _least_bound(d, batch))
-    choices: tuple[tuple[Literal["none", "hadamard/1"], float], ...] = (
-        ("none", 1.0),
-        ("hadamard/1", largest_share(d)),
-    )
-    for bits in RING_BITS:
-        for rotation, share in choices:
+    for bits, rotation in product(RING_BITS, rotations):
+        share = 1.0 if rotation == "none" else largest_share(d)
 
-            def fits(q: int, bits: int = bits, share: float = share) -> bool:
-                return ring_fits(bits, batch, weight, q, noise * q, share)
+        def fits(q: int, bits: int = bits, share: float = share) -> bool:
+            return ring_fits(bits, batch, weight, q, noise * q, share)
 
-            if fits(least):
-                q = _largest_bound(least, fits)
-                return Quantisation(bits, q, inner_bound(q, d), clip, rotation=rotation)
+        if fits(least):
+            q = _largest_bound(least, fits)
+            return Quantisation(bits, q, inner_bound(q, d), clip, rotation=rotation)
     raise CodecError(
         f"sums of {batch} Updates of length {least} with noise {noise * least:.4g} do not fit into {RING_BITS[-1]} "
         "bits; a smaller batch, fewer values or less noise would"
@@ -142,9 +147,12 @@ def chosen_ring(d: int, batch: int, clip: float, noise: float, weight: int = 1, 
 
 
 def noise_to_signal(numbers: Numbers, d: int, keyholders: int) -> float:
-    """What the run's noise is of its signal, in norm (PROTOCOL 6.6); above 0.3 people are warned."""
+    """What the run's noise is of its signal, in norm (PROTOCOL 6.6); above 0.3 people are warned.
+
+    Noise is as large as the largest weight wants it; the signal is that of Updates of all ages alike.
+    """
     noise, batch = numbers.noise, numbers.batch
-    reached = batch.target * noise.snapshots * ALIGNMENT
+    reached = batch.target * sum(batch.weights) / len(batch.weights) / batch.weight_most * noise.snapshots * ALIGNMENT
     return math.sqrt(d * keyholders) * drift(noise) * noise.sigma / reached
 
 

@@ -64,12 +64,12 @@ def noise_of_sums(manifest: Manifest, opened: Sequence[int] | None = None) -> fl
     quant, noise, batch = manifest.quantisation, manifest.noise, manifest.batch
     counts = [batch.target] * noise.snapshots if opened is None else opened
     each = sigma_total(len(manifest.keyholders), noise.sigma, noise.sensitivity, batch.weight_most, quant.q)
-    shares = 1 / np.array(counts)
+    shares = 1 / np.array([manifest.divisor([1] * count) for count in counts])
     # Correlated noises partly cancel; what the Snapshot holds of the keyholders' is that of all of them together.
     blt = noise.mechanism
     drawn = combined_error(blt, shares) if isinstance(blt, Blt) else math.sqrt(float(shares @ shares))
     # A value rounded up or down at random is off by a half at most; the keyholders' noise is rounded too.
-    rounding = sum((count / 4 + 1 / 12) / count**2 for count in counts)
+    rounding = float(shares**2 @ (np.array(counts) / 4 + 1 / 12))
     return manifest.server_rate * quant.clip / quant.q_in * math.sqrt((each * drawn) ** 2 + rounding)
 
 

@@ -137,7 +137,7 @@ def _within_sites(said: Statement) -> str:
 
     >>> said = statement(0.5, 1e-5, trust=Trust.TWO_PARTY, unit="patient", together=4)
     >>> said.sentence.split(" The site")[0]
-    "Each patient is protected at (ε = 1.9, δ = 1e-05) against coordinator, all keyholders and all other sites \
+    "Each patient is protected at (ε = 2.00, δ = 1e-05) against coordinator, all keyholders and all other sites \
 together, if their own site's software is honest."
     """
     if said.together > 1:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.engine.player import Player
+from tacit.cli.judge import Examiner
+from tacit.device.examples import read_examples
 from tacit.plan.bundle import Plan, decode_snapshot
 from tacit.wire.messages import Head, decode
 
@@ -22,14 +23,12 @@ class Curve:
 
 
 class Judge:
-    """Plays the Plan's evaluate tape on the test images, for every Snapshot, and for their running average."""
+    """Judges every Snapshot of the Plan on the test images, and the running average of them."""
 
     def __init__(self, plan: Plan, test: Path, base: str):
-        with np.load(test) as data:
-            self._inputs = {"x": data["x"]}
-            self._labels = data["y"]
-        self._d = plan.manifest.program.d
-        self._player = Player(plan.playable())
+        program = plan.manifest.program
+        self._d = program.d
+        self._examiner = Examiner(plan, read_examples(test, program.inputs, program.label))
         self._base = base
         self._average: NDArray[np.float32] | None = None
         self._next = 0
@@ -51,6 +50,5 @@ class Judge:
             self._next += 1
 
     def _right(self, values: NDArray[np.float32]) -> float:
-        self._player.load(values)
-        _, correct, count = self._player.evaluate(self._inputs, self._labels)
-        return correct / count
+        _, right, count = self._examiner.evaluate(values)
+        return right / count
