@@ -19,10 +19,11 @@ from tacit.device.events import Ended, Event
 from tacit.device.settings import JoinSettings
 from tacit.device.world import World as DeviceWorld
 from tacit.plan.bundle import encode_snapshot
+from tacit.plan.cards import key_ids_at
 from tacit.wire import preimage
 from tacit.wire.codes import Code
-from tacit.wire.ids import Digest, KeyId, UpdateId, sha256
-from tacit.wire.messages import Enrol, ErrorReply, Head, Outcome, Upload, decode, encode, update_hash
+from tacit.wire.ids import Digest, UpdateId, sha256
+from tacit.wire.messages import Enrol, ErrorReply, Head, Outcome, Rekeyed, Upload, decode, encode, update_hash
 from tacit.wire.signed import sign_proof, sign_receipt
 from tests.device.scripted import Answer, Asked, Script, scripted
 from tests.device.small import save_examples, settings_for
@@ -58,14 +59,16 @@ class Pretender:
     def values(self, version: int) -> NDArray[np.float32]:
         return np.full(self.world.plan.manifest.program.d, version / 8, np.float32)
 
-    def head(self, version: int, snapshot_hash: Digest | None = None) -> Answer:
+    def head(self, version: int, snapshot_hash: Digest | None = None, rekeyed: tuple[Rekeyed, ...] = ()) -> Answer:
         """The answer with this HEAD, signed by all keyholders."""
         manifest = self.world.plan.manifest
         name = sha256(self.snapshots[version]) if snapshot_hash is None else snapshot_hash
-        key_ids = [KeyId(card.key_id) for card in manifest.keyholders]
+        key_ids = key_ids_at(manifest, self.world.plan_id, rekeyed, version)
         signed = preimage.head(self.world.plan_id, version, name, key_ids)
         signatures = tuple(identity(self.world, j).sign(signed) for j in range(1, len(key_ids) + 1))
-        head = Head(plan_id=self.world.plan_id, version=version, snapshot_hash=name, signatures=signatures)
+        head = Head(
+            plan_id=self.world.plan_id, version=version, snapshot_hash=name, signatures=signatures, rekeyed=rekeyed
+        )
         return Answer(body=encode(head))
 
     def publish(self, *versions: int) -> None:

@@ -1,5 +1,6 @@
 """The agent against coordinators that are absent, forgetful or dishonest; and one in its right mind."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,15 +18,18 @@ from tacit.device.trainer import PrefixTooSlow
 from tacit.device.trust import HeadRefused
 from tacit.engine.player import Player
 from tacit.errors import InputError
+from tacit.keyholder.keys import load_card
 from tacit.plan.bundle import decode_snapshot
+from tacit.privacy.seal import SealBroken, open_seal
 from tacit.wire.codes import Code
-from tacit.wire.ids import Digest, UpdateId, sha256
-from tacit.wire.messages import Outcome, Receipt, Upload, decode, encode
-from tacit.wire.signed import sign_proof
+from tacit.wire.ids import Digest, KeyId, UpdateId, sha256
+from tacit.wire.keys import SealingKey
+from tacit.wire.messages import Outcome, Receipt, Upload, decode, encode, entry_of, entry_seal_info
+from tacit.wire.signed import sign_proof, sign_rekeyed
 from tests.device.coordinating import Stage, in_threads, refusal, staged
 from tests.device.scripted import Answer, Asked
 from tests.device.small import examples, learning_world, playable, save_examples, settings_for, with_plan
-from tests.factory import World, running
+from tests.factory import World, identity, running
 
 LANDINGS = 3
 
@@ -128,6 +132,23 @@ def test_an_update_that_no_keyholder_would_open_any_more_is_given_up_and_the_dev
     (gone,) = stage.of(events.Expired)
     assert gone.reason == "no batch took it before it was too old"
     assert states(stage.home) == ["Expired", "Receipted"]
+
+
+def test_an_update_is_sealed_to_the_card_that_the_head_names(stage: Stage, world: World):
+    """The keyholder lost its state: its new card stands in the HEAD, and what is made is for that one alone."""
+    new = SealingKey.from_seed(os.urandom(32))
+    rekeyed = sign_rekeyed(identity(world), world.plan_id, 0, new.public)
+    old_id = KeyId(world.plan.manifest.keyholders[0].key_id)
+    old = load_card(world.keyholder_home(), old_id)
+    stage.script.on("GET head", stage.pretender.head(0, rekeyed=(rekeyed,)))
+
+    stage.run(once=True)
+
+    entry = entry_of(decode(Upload, stage.script.bodies("POST updates")[0]), 1)
+    assert len(open_seal(entry.sealed, new.private, entry_seal_info(entry, 1, rekeyed.key_id))) == 32
+    assert old is not None
+    with pytest.raises(SealBroken):
+        open_seal(entry.sealed, old.private, entry_seal_info(entry, 1, old_id))
 
 
 def test_the_prefix_is_computed_once_and_found_after_a_restart(stage: Stage):

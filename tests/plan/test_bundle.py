@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tacit.plan import manifest as canonical
 from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
-from tacit.plan.checks import room_text, unrotated_bits
+from tacit.plan.checks import room_text
 from tacit.plan.manifest import FORMAT, Gate
 from tacit.plan.program import KeptTensor, Optimizer, Resources, Stretch
 from tacit.plan.tape import Number

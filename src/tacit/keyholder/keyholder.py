@@ -144,9 +144,11 @@ class Keyholder:
                 self._plans[plan_id] = plan
                 if before is not None:
                     self._erase_secrets(before)
-            if lost:
-                self._halt_lost(plan_id, "a HEAD with its signature is unknown to its records")
             record = self._current(plan_id)
+            # Asked again of the records as they are now: another process may have re-keyed the Plan meanwhile.
+            if not isinstance(record.state, Halted) and shown is not None and self._was_forgotten(plan, j, shown):
+                self._halt_lost(plan_id, "a HEAD with its signature is unknown to its records")
+                record = self._current(plan_id)
             match record.state:
                 case Halted(Code.E_STATE_LOST, reason):
                     if shown is not None:
