@@ -26,7 +26,6 @@ STATES = "tests/keyholder/test_states.py"
 REKEYING = "tests/keyholder/test_rekeying.py"
 SUCCESSION = "tests/keyholder/test_succession.py"
 CODES = "tests/keyholder/test_error_codes.py"
-REKEYING = "tests/keyholder/test_rekeying.py"
 
 
 @dataclass(frozen=True)
