@@ -25,6 +25,7 @@ CHECKS = "tests/keyholder/test_checks.py"
 STATES = "tests/keyholder/test_states.py"
 REKEYING = "tests/keyholder/test_rekeying.py"
 SUCCESSION = "tests/keyholder/test_succession.py"
+CODES = "tests/keyholder/test_error_codes.py"
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,47 @@ MUTATIONS = (
     ),
     _keyholder("the last day ends a Plan", "_current", ">= record.expires_at", "< 0", "last_day"),
     _keyholder("the card goes with its Plan", "_erase_secrets", "erase_card(", "(lambda *a: None)(", "keys_are_gone"),
+    # After a loss
+    _keyholder(
+        "a HEAD names the new card once it counts",
+        "_key_ids",
+        "version >= record.from_version and",
+        "False and",
+        "names_the_lost_card",
+        REKEYING,
+    ),
+    _keyholder(
+        "no new card where landings apart would cost more",
+        "rekey",
+        "if isinstance(mechanism, Blt) and re_keyable(",
+        "if False and re_keyable(",
+        "cost_more_apart",
+        REKEYING,
+    ),
+    Mutation(
+        "a new card is made of a lost one only",
+        "tacit.keyholder.states:resume",
+        "not isinstance(state, Halted) or state.code is not Code.E_STATE_LOST",
+        "False",
+        CODES,
+        "lost_nothing",
+    ),
+    Mutation(
+        "what it remembers is not undercut",
+        "tacit.keyholder.states:resume",
+        "remembered.t > head.version + 1",
+        "False",
+        REKEYING,
+        "not_forgotten",
+    ),
+    _signed(
+        "a new card is signed by its keyholder",
+        "check_rekeyed",
+        "rekeyed.plan_id != plan_id or not verify",
+        "rekeyed.plan_id != plan_id or not True or False and not verify",
+        "bound_to_its_plan or by_its_keyholders_signature",
+        REKEYING,
+    ),
     # Which Plans
     _keyholder("the author was approved", "_check_approval", "plan.author not in self._approved", "False", "approved"),
     _keyholder(
@@ -266,6 +308,71 @@ MUTATIONS = (
         "landed.count",
         "not_only_what_they_cost",
         SUCCESSION,
+    ),
+    # Calls
+    Mutation(
+        "a call is for this keyholder",
+        "tacit.wire.calls:check_call",
+        "call.keyholder != keyholder",
+        "False",
+        "tests/wire/test_calls.py",
+        "another_keyholder",
+    ),
+    Mutation(
+        "a call is of this time",
+        "tacit.wire.calls:check_call",
+        "abs(now_ms - call.time_ms) > WINDOW_MS",
+        "False",
+        "tests/wire/test_calls.py",
+        "another_time",
+    ),
+    Mutation(
+        "a call is signed",
+        "tacit.wire.calls:check_call",
+        "not verify",
+        "False and not verify",
+        "tests/wire/test_calls.py",
+        "anything_changed",
+    ),
+    Mutation(
+        "with this body",
+        "tacit.wire.calls:check_body",
+        "sha256(body) != call.body_hash",
+        "False",
+        "tests/wire/test_calls.py",
+        "another_body",
+    ),
+    Mutation(
+        "an answer is to this call",
+        "tacit.wire.calls:check_answer",
+        "not verify",
+        "False and not verify",
+        "tests/wire/test_calls.py",
+        "answer_fits",
+    ),
+    Mutation(
+        "a Plan is shown by its own coordinator",
+        "tacit.keyholder.keyholder:Keyholder.load",
+        "caller is not None and caller != plan.manifest.coordinator",
+        "False",
+        CODES,
+        "own_coordinator",
+    ),
+    Mutation(
+        "a device refuses what claims more trust than it finds",
+        "tacit.device.directory:trusted",
+        "not manifest.trust.at_most(found) and",
+        "False and",
+        "tests/device/test_directory.py",
+        "claim or more or trust",
+    ),
+    Mutation(
+        "and weights that somebody could see through",
+        "tacit.device.directory:trusted",
+        "reason := unequal_weights(manifest, found)) is not None",
+        "reason := unequal_weights(manifest, found)) is not None and False",
+        "tests/device/test_directory.py",
+        "weights",
     ),
     # The steps of a Plan
     Mutation(

@@ -1,5 +1,8 @@
 """Every error code of the protocol, provoked once at those who give it, and what each of them leaves unchanged."""
 
+import asyncio
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,14 +11,20 @@ import pytest
 
 from tacit.coordinator.batch import Collecting, Member
 from tacit.coordinator.intake import Standing, admit
+from tacit.keyholder.callers import Callers
+from tacit.keyholder.cards import GivenCards
+from tacit.keyholder.server import Service, make_app
+from tacit.keyholder.states import Active, Done, Halted, Loaded, PlanState, resume
 from tacit.wire.codes import Code
-from tacit.wire.ids import DeviceKey, UpdateId, sha256
-from tacit.wire.messages import OpenRequest, decode, encode
-from tests.factory import Device
+from tacit.wire.ids import DeviceKey, PlanId, UpdateId, sha256
+from tacit.wire.messages import Head, OpenRequest, decode, encode
+from tests.factory import PATIENCE_S, Device, identity, make_world
 from tests.keyholder.asking import Asking, asking, code_of
 from tests.keyholder.test_checks import ENTRIES, current
 from tests.keyholder.test_keyholder import head, lose_state
 from tests.keyholder.test_succession import loaded, successor
+
+HASH = sha256(b"a Snapshot")
 
 
 def malformed(asked: Asking) -> Code:
@@ -144,3 +153,46 @@ def test_a_refusal_says_nothing_of_what_is_secret(tmp_path: Path):
     assert len(reply.rejected) == len(entries) >= 5
     for one in msgspec.to_builtins(reply.rejected):
         assert not any(secret.hex()[:16] in repr(one) for secret in secrets)
+
+
+def test_a_plan_is_shown_by_its_own_coordinator_or_by_nobody(tmp_path: Path):
+    asked = asking(tmp_path, begun=False)
+    keyholder, data = asked.keyholders[0], bytes(asked.world.plan.raw)
+
+    assert code_of(lambda: keyholder.load(data, None, asked.world.author.public)) is Code.E_SIG
+    assert keyholder.load(data, None, asked.world.coordinator.sig.public).state == Loaded()
+
+
+@pytest.mark.parametrize(
+    "state", [Loaded(), Active(1, HASH), Done(Code.E_BUDGET), Halted(Code.E_SIG, "another reason")]
+)
+def test_a_keyholder_that_has_lost_nothing_does_not_begin_anew(tmp_path: Path, state: PlanState):
+    """Whatever HEAD it was shown: two phases of one state would have one card and two kinds of noise."""
+    plan = make_world(tmp_path).plan
+    shown = Head(plan_id=PlanId(plan.plan_id), version=1, snapshot_hash=HASH, signatures=(bytes(64),))
+
+    assert code_of(lambda: resume(state, shown, None, plan.manifest)) is Code.E_HALTED
+    assert resume(Halted(Code.E_STATE_LOST, "lost"), shown, None, plan.manifest) == (Active(1, HASH), 3)
+
+
+def test_a_plan_whose_last_day_has_passed_loses_its_keys_though_nobody_asks(tmp_path: Path):
+    asked = asking(tmp_path)
+    home, keyholder = asked.world.keyholder_home(), asked.keyholders[0]
+    card = next((home / "cards").iterdir())
+    callers = Callers(home, keyholder.public, lambda: keyholder.coordinators, time.time)
+    cards = GivenCards(home, None, keyholder.has_loaded, os.urandom, time.time)
+    app = make_app(Service(keyholder, identity(asked.world), callers, cards), look_every=0.01)
+    asked.now[0] = asked.world.plan.manifest.limits.expires_at
+
+    async def serve() -> None:
+        async with app.router.lifespan_context(app):
+            end = time.monotonic() + PATIENCE_S
+            while card.exists() and time.monotonic() < end:
+                await asyncio.sleep(0.01)
+
+    assert card.exists()
+    asyncio.run(serve())
+
+    assert not card.exists()
+    callers.close()
+    cards.close()

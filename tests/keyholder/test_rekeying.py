@@ -119,6 +119,22 @@ def test_a_head_that_names_the_lost_card_is_signed_before_the_new_one_counts_and
     assert code_of(lambda: keyholder.sign_head(void(asked, 3))) is Code.E_HEAD
 
 
+def test_a_head_from_before_the_loss_does_not_halt_it_again(tmp_path: Path):
+    """Else a coordinator that kept one could stop it as often as it likes. One that names the new card does."""
+    asked = asking(tmp_path, mechanism=BLT, sigma=0.5, snapshots=9)
+    for t in range(4):
+        asked.advance(t, asked.updates(3, t))
+    early, late = published(asked, 2), published(asked, 4)
+    lose(asked)
+    assert show(asked, early) is Code.E_STATE_LOST
+    rekeyed = asked.keyholders[0].rekey(asked.world.plan_id)
+    keyholder, data = asked.keyholders[0], bytes(asked.world.plan.raw)
+
+    assert keyholder.load(data, late).state == Active(2, asked.heads[2])
+
+    assert code_of(lambda: keyholder.load(data, published(asked, 4, (rekeyed,)))) is Code.E_STATE_LOST
+
+
 def test_a_batch_that_it_opened_before_the_loss_gets_its_head(tmp_path: Path):
     """All had answered, and others had signed the HEAD already: its own signature says that it did open that list."""
     asked = asking(tmp_path, keyholders=2, snapshots=9)

@@ -2,8 +2,9 @@
 
 The coordinator owns its signing key, the enrolment authority and as many devices as it likes. It shows any HEAD that
 it has signatures for to anybody at any time, keeps Updates back, mixes, replays and alters them, asks keyholders for
-batches out of order and with lists that differ, declares batches void, and kills keyholders where it hurts. What must
-hold all the same is written in `Schedule.opened` and `Schedule.offer`.
+batches out of order and with lists that differ, declares batches void, and kills keyholders where it hurts. Keyholders
+lose their state and are re-keyed by operators who believe whatever HEAD is shown. What must hold all the same is
+written in `Schedule.opened`, `Schedule.check_landings` and `Schedule.show`.
 
 A device is the real decision (`train_now`), the real check of a HEAD (`verified_head`) and the real Update; what its
 ledger would say is counted here, because thousands of schedules have to be played.
@@ -11,12 +12,13 @@ ledger would say is counted here, because thousands of schedules have to be play
 
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,13 +31,27 @@ from tacit.keyholder import keyholder as keyholder_module
 from tacit.privacy.blt import Blt, column
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, UpdateId, sha256
-from tacit.wire.messages import Entry, Head, Opened, OpenRequest, Upload, encode, entry_of, update_hash
+from tacit.wire.messages import (
+    Entry,
+    Head,
+    HeadSignature,
+    Opened,
+    OpenRequest,
+    Rekeyed,
+    Upload,
+    decode,
+    encode,
+    entry_of,
+    update_hash,
+)
 from tacit.wire.signed import root_of
 from tests.factory import Device
 from tests.keyholder.asking import Asking, asking, start
+from tests.keyholder.test_rekeying import lose, show
 
 MEMORY = Path("/dev/shm")
 BLT = Blt((0.9, 0.5), (0.3, 0.3))
+MINE = sha256(b"a Snapshot of the coordinator's own")
 THRESHOLD, MOST, MAX_AGE, LANDINGS, SEPARATION, SNAPSHOTS = 2, 4, 1, 2, 2, 8
 FOREVER = 1e18  # the device's own cap: not what is looked at here
 
@@ -87,12 +103,15 @@ class Honest:
         return Standing(count, count, spent, spent, self.next_ok, 0, 0)
 
 
-@dataclass(frozen=True)
-class Landed:
-    """One honest Update in one list that a keyholder opened."""
+class Named(NamedTuple):
+    """What a HEAD says."""
 
-    t: int
     version: int
+    snapshot_hash: Digest
+    rekeyed: tuple[Rekeyed, ...]  # new cards that count by then
+
+
+Life = tuple[int, int]  # a keyholder, from one loss of its state to the next
 
 
 class Schedule:
@@ -123,27 +142,49 @@ class Schedule:
         self.sybils = [Device(self.world)]
         self.owner: dict[UpdateId, Honest] = {}
         self.pool: list[Upload] = []
-        self.answers: dict[tuple[int, int], bytes] = {}  # by keyholder and t
-        self.lists: dict[tuple[int, int], list[Entry]] = {}
+        self.answers: dict[tuple[Life, int], bytes] = {}  # of a t
+        self.lists: dict[tuple[Life, int], list[Entry]] = {}
         self.requests: list[tuple[int, OpenRequest]] = []
-        self.signed: dict[tuple[int, int], Digest] = {}  # Snapshot by keyholder and version
-        self.signatures: dict[tuple[int, Digest], dict[int, bytes]] = {}
+        self.signed: dict[tuple[Life, int], Named] = {}  # of a version
+        self.signatures: dict[Named, dict[int, bytes]] = {}
         self.t = [0] * keyholders  # what the coordinator believes
+        self.losses = [0] * keyholders
+        self.rekeyed: list[Rekeyed] = []
         self.opens = 0
         for j in range(keyholders):
-            self.note_head(j, 0, self.world.initial_hash, self.asked.keyholders[j].sign_head(self.asked.head_zero()))
+            named = Named(0, self.world.initial_hash, ())
+            self.note_head(j, named, self.asked.keyholders[j].sign_head(self.asked.head_zero()))
 
     @property
     def manifest(self):
         return self.world.plan.manifest
 
+    def life(self, j: int) -> Life:
+        return j, self.losses[j]
+
+    def snapshot_of(self, j: int, t: int) -> Digest:
+        """What keyholder j, as it is now, has signed for version t."""
+        named = self.signed.get((self.life(j), t))
+        return self.world.initial_hash if named is None else named.snapshot_hash
+
+    def named(self, version: int, snapshot_hash: Digest, rekeyed: Sequence[Rekeyed]) -> Named:
+        return Named(version, snapshot_hash, tuple(one for one in rekeyed if one.from_version <= version))
+
     # What the coordinator does
 
     def step(self) -> None:
-        act = self.random.choices(
-            (self.offer, self.invent, self.open, self.sign, self.again, self.prepare, self.go_on, self.restart),
-            (8, 4, 6, 4, 2, 1, 14, 1),
-        )[0]
+        acts = {
+            self.offer: 16,
+            self.invent: 8,
+            self.open: 12,
+            self.sign: 8,
+            self.again: 4,
+            self.prepare: 2,
+            self.go_on: 28,
+            self.start_anew: 2,
+            self.lose: 1,
+        }
+        act = self.random.choices(list(acts), list(acts.values()))[0]
         POINTS.left = self.random.randrange(3) if self.random.random() < 0.06 else None
         try:
             act()
@@ -151,33 +192,47 @@ class Schedule:
             self.start_anew()
         POINTS.left = None
 
-    def offer(self) -> None:
-        """Some HEAD to some device, mostly the newest."""
-        complete = [(key, by) for key, by in self.signatures.items() if len(by) == self.count]
-        head = max(complete, key=lambda one: one[0][0]) if self.random.random() < 0.7 else self.random.choice(complete)
-        self.show(self.random.choice(self.honest), *head)
+    def complete(self) -> Named:
+        """A HEAD that all have signed, mostly the newest."""
+        complete = [named for named, by in self.signatures.items() if len(by) == self.count]
+        newest = max(complete, key=lambda named: named.version)
+        return newest if self.random.random() < 0.7 else self.random.choice(complete)
 
-    def show(self, honest: Honest, named: tuple[int, Digest], by: dict[int, bytes]) -> None:
+    def offer(self) -> None:
+        self.show(self.random.choice(self.honest), self.complete())
+
+    def head(self, named: Named) -> Head:
+        by = self.signatures[named]
+        return Head(
+            plan_id=self.world.plan_id,
+            version=named.version,
+            snapshot_hash=named.snapshot_hash,
+            signatures=tuple(by[j] for j in range(self.count)),
+            rekeyed=named.rekeyed,
+        )
+
+    def show(self, honest: Honest, named: Named) -> None:
         """The device may make an Update of it; it must not, where the rules say so."""
-        version, snapshot_hash = named
-        signatures = tuple(by[j] for j in range(self.count))
-        if self.random.random() < 0.1:  # another Snapshot or version under true signatures
-            version, snapshot_hash = self.random.choice(((version + 1, snapshot_hash), (version, sha256(b"mine"))))
-        head = Head(plan_id=self.world.plan_id, version=version, snapshot_hash=snapshot_hash, signatures=signatures)
+        head = self.head(named)
+        if self.random.random() < 0.1:  # another Snapshot, version or card under true signatures
+            change = self.random.choice(({"version": head.version + 1}, {"snapshot_hash": MINE}, {"rekeyed": ()}))
+            head = msgspec.structs.replace(head, **change)
+        version = head.version
         try:
             seen = Seen(max(honest.seen, default=None), honest.seen.get(version))
             head_hash = verified_head(head, self.world.plan_id, self.manifest, seen)
         except HeadRefused:
             return
-        assert all(self.signed[j, version] == snapshot_hash for j in range(self.count)), "an unsigned HEAD was trusted"
-        honest.seen[version] = snapshot_hash
+        by = self.signatures.get(self.named(version, head.snapshot_hash, head.rekeyed), {})
+        assert len(by) == self.count, "a HEAD was trusted that not all have signed"
+        honest.seen[version] = head.snapshot_hash
         wishes = Wishes()
         answer = train_now(
             self.manifest, version, honest.standing, wishes, Conditions(), Clock(self.asked.now[0], 12.0), FOREVER
         )
         if not isinstance(answer, Go):
             return
-        upload = honest.device.update(version, head_hash)
+        upload = honest.device.update(version, head_hash, rekeyed=head.rekeyed)
         honest.debts.append(debit_of(self.manifest, honest.standing))
         honest.versions.append(version)
         honest.next_ok = next_ok_version(self.manifest, version)
@@ -188,14 +243,14 @@ class Schedule:
         """An Update of a device of its own, which keeps no rule. It enrols as many as it likes."""
         known = [upload.update_id for upload in self.pool]
         name = self.random.choice(known) if known and self.random.random() < 0.1 else None
-        version, snapshot_hash = self.random.choice(list(self.signatures))
-        self.forge(version, snapshot_hash, name)
+        self.forge(self.random.choice(list(self.signatures)), name)
 
-    def forge(self, version: int, snapshot_hash: Digest, name: UpdateId | None = None) -> None:
+    def forge(self, named: Named, name: UpdateId | None = None) -> None:
         if self.random.random() < 0.7:
             self.sybils.append(Device(self.world))
         sybil = self.random.choice(self.sybils)
-        self.pool.append(sybil.update(version, self.world.head_hash(version, snapshot_hash), update_id=name))
+        head_hash = self.world.head_hash(*named)
+        self.pool.append(sybil.update(named.version, head_hash, update_id=name, rekeyed=named.rekeyed))
 
     def open(self) -> None:
         j = self.random.randrange(self.count)
@@ -206,7 +261,7 @@ class Schedule:
     def prepare(self) -> None:
         j = self.random.randrange(self.count)
         t, entries = self.t[j], self.entries(j, self.random.randrange(1, MOST + 1))
-        snapshot_hash = self.signed.get((j, t), self.world.initial_hash)
+        snapshot_hash = self.snapshot_of(j, t)
         with suppress(Refusal):
             self.asked.keyholders[j].prepare(self.asked.prepare_request(t, entries, snapshot_hash))
 
@@ -224,21 +279,40 @@ class Schedule:
     def go_on(self) -> None:
         """What an honest coordinator would do, so that schedules get somewhere: open with all, sign with all."""
         at = self.t[0]
+        named = self.signed.get((self.life(0), at))
+        if named is None:
+            return  # lost so late that it does not go on
         for _ in self.honest:
             self.offer()
         while self.random.random() < 0.7:
-            self.forge(at, self.signed[0, at])
+            self.forge(named)
         entries = self.chosen(self.random.randint(THRESHOLD, MOST), at)
         for j in range(self.count):
             if self.t[j] == at:
                 self.ask(j, at, [entry_of(upload, j + 1) for upload in entries])
-        spoilt = any((j, at) not in self.answers for j in range(self.count))
+        spoilt = any((self.life(j), at) not in self.answers for j in range(self.count))
         snapshot_hash = sha256(bytes([self.random.randrange(2)]))
         for j in range(self.count):
             self.ask_head(j, at + 1, spoilt, snapshot_hash)
 
-    def restart(self) -> None:
-        self.start_anew()
+    def lose(self) -> None:
+        """A keyholder loses records and cards, is shown some HEAD, and its operator believes that it is the newest."""
+        POINTS.left = None
+        j, named = self.random.randrange(self.count), self.complete()
+        lose(self.asked, j + 1)
+        self.losses[j] += 1
+        self.t[j] = named.version
+        code = show(self.asked, self.head(named), j + 1)
+        assert code is Code.E_STATE_LOST, f"a HEAD of its own that it does not know: {code}"
+        refused = None
+        try:
+            self.rekeyed.append(self.asked.keyholders[j].rekey(self.world.plan_id))
+        except Refusal as refusal:
+            refused = refusal.code
+        if refused is not None:
+            assert refused is Code.E_BUDGET, f"it cannot go on: {refused}"  # too late in the Plan for a new card
+            return
+        self.signed[self.life(j), named.version] = named
 
     # How it asks
 
@@ -270,7 +344,7 @@ class Schedule:
         return msgspec.structs.replace(entry, **{name: changed[name]})
 
     def ask(self, j: int, t: int, entries: list[Entry]) -> None:
-        snapshot_hash = self.signed.get((j, t), self.world.initial_hash)
+        snapshot_hash = self.snapshot_of(j, t)
         request = self.asked.open_request(t, entries, snapshot_hash)
         self.requests.append((j, request))
         self.send(j, request)
@@ -285,23 +359,25 @@ class Schedule:
 
     def ask_head(self, j: int, version: int, spoilt: bool, snapshot_hash: Digest) -> None:
         t = version - 1
-        marks = [self.answers[i, t] for i in range(self.count) if (i, t) in self.answers]
-        entries = self.lists.get((j, t), [])
+        lives = [[(i, n) for n in range(self.losses[i] + 1) if ((i, n), t) in self.answers] for i in range(self.count)]
+        marks = [self.answers[self.random.choice(of), t] for of in lives if of]
+        entries = next((self.lists[life, t] for life in reversed(lives[j])), [])
         if spoilt:
-            snapshot_hash = self.signed.get((j, t), self.world.initial_hash)
-        opened = [] if spoilt else [msgspec.msgpack.decode(mark, type=Opened) for mark in marks]
-        request = self.asked.sign_request(version, snapshot_hash, entries, opened, spoilt)
+            snapshot_hash = self.snapshot_of(j, t)
+        opened = [] if spoilt else [decode(Opened, mark) for mark in marks]
+        known = self.rekeyed if self.random.random() < 0.9 else self.rekeyed[:-1]
+        request = self.asked.sign_request(version, snapshot_hash, entries, opened, spoilt, known)
         try:
             signature = self.asked.keyholders[j].sign_head(request)
         except Refusal:
             return
-        self.note_head(j, version, snapshot_hash, signature)
+        self.note_head(j, self.named(version, snapshot_hash, known), signature)
 
-    def note_head(self, j: int, version: int, snapshot_hash: Digest, signature) -> None:
-        assert self.signed.setdefault((j, version), snapshot_hash) == snapshot_hash, "two HEADs for one version"
-        by = self.signatures.setdefault((version, snapshot_hash), {})
-        assert by.setdefault(j, signature.signature) == signature.signature
-        self.t[j] = max(self.t[j], version)
+    def note_head(self, j: int, named: Named, signature: HeadSignature) -> None:
+        before = self.signed.setdefault((self.life(j), named.version), named)
+        assert self.world.head_hash(*before) == self.world.head_hash(*named), "two HEADs for one version"
+        self.signatures.setdefault(named, {})[j] = signature.signature
+        self.t[j] = max(self.t[j], named.version)
 
     def start_anew(self) -> None:
         POINTS.left = None
@@ -323,43 +399,46 @@ class Schedule:
 
     def opened(self, j: int, request: OpenRequest, opened: Opened) -> None:
         self.opens += 1
-        t, answer = request.t, encode(opened)
+        t, answer, life = request.t, encode(opened), self.life(j)
         assert opened.t == t
-        assert self.answers.setdefault((j, t), answer) == answer, "two answers for one batch"
-        if (j, t) in self.lists:
+        assert self.answers.setdefault((life, t), answer) == answer, "two answers for one batch"
+        if (life, t) in self.lists:
             # The list's root is what it is known by: seals and credentials that were exchanged now change nothing.
-            assert root_of(self.lists[j, t]) == root_of(request.entries), "two lists for one batch"
+            assert root_of(self.lists[life, t]) == root_of(request.entries), "two lists for one batch"
             return
-        entries = self.lists[j, t] = list(request.entries)
+        entries = self.lists[life, t] = list(request.entries)
         assert THRESHOLD <= len(entries) <= MOST, f"a list of {len(entries)} was opened"
         assert len({entry.dpk for entry in entries}) == len(entries), "a device stands twice in a list"
-        for entry in entries:
-            made = (entry_of(one, j + 1) for one in self.pool if one.update_id == entry.update_id)
-            # Exchanging a credential for another that holds is no forgery.
-            assert update_hash(entry) in map(update_hash, made), "an altered entry was opened"
-        before = {entry.update_id for (i, at), one in self.lists.items() if i == j and at != t for entry in one}
-        assert before.isdisjoint(entry.update_id for entry in entries), "an id was opened twice"
+        made = {update_hash(upload) for upload in self.pool}
+        # Exchanging a credential for another that holds is no forgery.
+        assert {update_hash(entry) for entry in entries} <= made, "an altered entry was opened"
+        others = [(one, entry) for (one, at), found in self.lists.items() for entry in found if one[0] == j and at != t]
+        ids = {entry.update_id for one, entry in others if one == life}
+        assert ids.isdisjoint(entry.update_id for entry in entries), "an id was opened twice"
+        # What was sealed before a loss is not opened after it, so neither is an Update opened in two lives.
+        hashes = {update_hash(entry) for _, entry in others}
+        assert hashes.isdisjoint(update_hash(entry) for entry in entries), "an Update was opened twice"
         for honest in self.honest:
             self.check_landings(j, honest)
 
     def check_landings(self, j: int, honest: Honest) -> None:
-        landed = sorted(
-            (
-                Landed(t, entry.base_version)
-                for (i, t), entries in self.lists.items()
-                if i == j
+        """At one keyholder, over all its lives: each had noise of its own."""
+        count, true = 0, 0.0
+        for life in ((j, n) for n in range(self.losses[j] + 1)):
+            landed = sorted(
+                (t, entry.base_version)
+                for (one, t), entries in self.lists.items()
                 for entry in entries
-                if entry.dpk == _key(honest.device) and self.owner.get(entry.update_id) is honest
-            ),
-            key=lambda one: one.t,
-        )
-        assert len(landed) <= LANDINGS, "more landings than the Plan allows"
-        assert all(one.version <= one.t <= one.version + MAX_AGE for one in landed), "opened outside its window"
-        for one, two in pairwise(landed):
-            assert two.t - one.t >= SEPARATION, f"landings at {one.t} and {two.t} are too near"
-        # Not what so many landings may cost, but what these did: how far this device could move what is told apart.
-        moved = self.columns[:, [one.t for one in landed]].sum(axis=1)
-        true = float(moved @ moved) / (self.manifest.noise.sensitivity * self.manifest.noise.sigma) ** 2
+                if one == life and entry.dpk == _key(honest.device) and self.owner.get(entry.update_id) is honest
+            )
+            count += len(landed)
+            assert all(version <= t <= version + MAX_AGE for t, version in landed), "opened outside its window"
+            for (before, _), (after, _) in pairwise(landed):
+                assert after - before >= SEPARATION, f"landings at {before} and {after} are too near"
+            # Not what so many landings may cost, but what these did: how far this device could move what is told apart.
+            moved = self.columns[:, [t for t, _ in landed]].sum(axis=1)
+            true += float(moved @ moved) / (self.manifest.noise.sensitivity * self.manifest.noise.sigma) ** 2
+        assert count <= LANDINGS, "more landings than the Plan allows"
         assert sum(honest.debts) >= true * (1 - 1e-9), "the ledger says too little"
 
 

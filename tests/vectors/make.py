@@ -35,6 +35,7 @@ from tacit.wire.messages import (
     OUTCOMES,
     Entry,
     ErrorReply,
+    Head,
     LoggedOpened,
     LoggedPlan,
     LoggedSuccession,
@@ -57,6 +58,7 @@ from tacit.wire.signed import (
     sign_prepare,
     sign_proof,
     sign_receipt,
+    sign_rekeyed,
     sign_upload,
 )
 
@@ -343,6 +345,22 @@ def preimages() -> Json:
         code = OUTCOMES.index(outcome)
         signed = preimage.proof(PLAN, update_id, code, 7)
         add(f"proof_{i}", signed, plan_id=PLAN, update_id=update_id, outcome=code, t=7)
+    public = stream("new card", 32)
+    name = key_id(public, stream("keyholder", 32))
+    add("rekeyed", preimage.rekeyed(PLAN, 9, name, public), plan_id=PLAN, from_version=9, key_id=name, hpke_pk=public)
+    call: Json = {
+        "caller": stream("caller", 32),
+        "keyholder": stream("keyholder", 32),
+        "target": sha256(b"POST /v1/open"),
+        "time_ms": 1_764_000_000_000,
+        "nonce": bytes(range(16)),
+        "shown": sha256(b""),
+        "body_hash": one,
+    }
+    add("call", preimage.call(**call), **call)
+    add("answer", preimage.answer(one, 200, two), call_hash=one, status=200, body_hash=two)
+    card: Json = {"sig_pk": stream("keyholder", 32), "hpke_pk": public, "operator_hash": one, "url_hash": two}
+    add("card", preimage.card(**card), **card)
     add("log", preimage.log_entry(one, 3, two), previous=one, kind=3, body_hash=two)
     return result
 
@@ -373,6 +391,9 @@ def messages() -> Json:
     second = log.append(coordinator, log.digest(first), LogKind.OPENED, body)
     succession = LoggedSuccession(plan_id=PLAN, version=1, successor=PlanId(sha256(b"next plan")), started_from=1)
     third = log.append(coordinator, log.digest(second), LogKind.SUCCESSION, encode(succession))
+    rekeyed = sign_rekeyed(keyholder, PLAN, 1, SealingKey.from_seed(b"\6" * 32).public)
+    signature = sign_head(keyholder, rekeyed.key_id, PLAN, 1, SNAPSHOT, [rekeyed.key_id]).signature
+    after = Head(plan_id=PLAN, version=1, snapshot_hash=SNAPSHOT, signatures=(signature,))
     all_of_them: dict[str, Message] = {
         "enrol": sign_enrol(device, Lineage(PLAN), "häuser-7"),
         "credential": credential,
@@ -386,6 +407,9 @@ def messages() -> Json:
         "sign_head": sign_head_request(coordinator, PLAN, 1, sha256(b"next"), root=root, opened=[mark]),
         "proof": sign_proof(coordinator, PLAN, upload.update_id, "opened", 0, [update_hash(upload)]),
         "proof_refused": sign_proof(coordinator, PLAN, upload.update_id, "refused", 0),
+        "rekeyed": rekeyed,
+        "head_rekeyed": msgspec.structs.replace(after, rekeyed=(rekeyed,)),
+        "head": after,
         "log_1": first,
         "log_2": second,
         "log_3": third,

@@ -28,6 +28,7 @@ from tacit.wire.messages import (
     Proof,
     Receipt,
     Rejection,
+    Rekeyed,
     SignHeadRequest,
     Upload,
 )
@@ -51,6 +52,14 @@ codes = st.sampled_from(Code)
 
 credentials = st.builds(Credential, lineage=lineages, expires_hour=integers, signature=signatures)
 marks = st.builds(OpenedMark, key_id=key_ids, masks_hash=digests, signature=signatures)
+rekeyed = st.builds(
+    Rekeyed,
+    plan_id=plan_ids,
+    from_version=integers,
+    sig_pk=exactly(32),
+    hpke_pk=exactly(32),
+    signature=signatures,
+)
 rejections = st.builds(Rejection, update_id=update_ids, code=codes, reason=sentences)
 h_upd = {
     "plan_id": plan_ids,
@@ -84,7 +93,9 @@ messages = st.one_of(
         version=integers,
         snapshot_hash=digests,
         signatures=several(signatures, 1),
+        rekeyed=several(rekeyed),
     ),
+    rekeyed,
     st.builds(PrepareRequest, **request),
     rejections,
     st.builds(PrepareReply, rejected=several(rejections)),
@@ -107,6 +118,7 @@ messages = st.one_of(
         root=digests,
         spoilt=st.booleans(),
         opened=several(marks),
+        rekeyed=several(rekeyed),
         signature=signatures,
     ),
     st.builds(HeadSignature, plan_id=plan_ids, version=integers, key_id=key_ids, signature=signatures),

@@ -42,6 +42,10 @@ LAYOUTS: dict[str, tuple[Callable[..., bytes], str]] = {
     "sign_head": (preimage.sign_head_request, "plan_id version snapshot_hash root spoilt"),
     "proof": (preimage.proof, "plan_id update_id outcome t"),
     "log": (preimage.log_entry, "previous kind body_hash"),
+    "rekeyed": (preimage.rekeyed, "plan_id from_version key_id hpke_pk"),
+    "call": (preimage.call, "caller keyholder target time_ms nonce shown body_hash"),
+    "answer": (preimage.answer, "call_hash status body_hash"),
+    "card": (preimage.card, "sig_pk hpke_pk operator_hash url_hash"),
 }
 
 

@@ -496,6 +496,9 @@ class Keyholder:
         signed = preimage.head(shown.plan_id, shown.version, shown.snapshot_hash, key_ids)
         if not verify(self.public, shown.signatures[j - 1], signed):
             return False
+        record = self._store.plan(PlanId(plan.plan_id))
+        if record is not None and record.rekeyed is not None and key_ids[j - 1] != record.key_id:
+            return False  # signed with a card before this one, and that those records are lost is known
         return self._store.head(shown.plan_id, shown.version) != shown.snapshot_hash
 
     def _remember_shown(self, plan: Plan, shown: Head) -> None:

@@ -15,7 +15,9 @@ the body is read. 401 is for calls that are not what they claim, before anybody 
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,7 +40,10 @@ from tacit.wire.ids import PlanId
 from tacit.wire.keys import SigningKey
 from tacit.wire.messages import MIB, Head, Message, OpenRequest, PrepareRequest, SignHeadRequest, decode, encode
 
+log = logging.getLogger("tacit.keyholder")
+
 MOST_PLAN = 512 * MIB
+LOOK_EVERY_S = 600.0
 MOST_LISTS = 4  # bodies of up to 64 MiB in memory
 
 _Asked = TypeVar("_Asked", PrepareRequest, OpenRequest, SignHeadRequest)
@@ -61,9 +66,15 @@ class Service:
         return Response(self.cards.give(call.caller, known), media_type="application/json")
 
 
-def make_app(service: Service) -> Starlette:
+def make_app(service: Service, look_every: float = LOOK_EVERY_S) -> Starlette:
     """The application around one keyholder."""
     keyholder = service.keyholder
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+        looking = asyncio.create_task(_look(keyholder, look_every))
+        yield
+        looking.cancel()
 
     def answering(kind: type[_Asked], answer: Callable[[_Asked], Message]) -> Callable[[Request], Awaitable[Response]]:
         def work(call: Call, body: bytes) -> Response:
@@ -100,9 +111,20 @@ def make_app(service: Service) -> Starlette:
             Route("/v1/status", status),
             Route("/healthz", healthz),
         ],
+        lifespan=lifespan,
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers={Refusal: _on_refusal},
     )
+
+
+async def _look(keyholder: Keyholder, every: float) -> None:
+    """Ends Plans whose last day has passed, though nobody asks: their keys are gone soon after it."""
+    while True:
+        await asyncio.sleep(every)
+        try:
+            await run_in_threadpool(keyholder.records)
+        except Exception:
+            log.exception("whether a Plan has ended could not be looked at; it is tried again")
 
 
 def _endpoint(
