@@ -197,11 +197,11 @@ def test_a_charter_may_name_the_keyholders_of_later_plans(tmp_path: Path):
     world = make_world(tmp_path)
     made = Made(world.plan.manifest, world.plan.charter)
 
-    found = chartered(made, Trust.SINGLE_OPERATOR, ["0a" * 32])  # pyright: ignore[reportArgumentType]
+    found = chartered(made, Trust.SINGLE_OPERATOR, ["0a" * 32])
     assert found.charter.keyholders == (*world.plan.charter.keyholders, bytes.fromhex("0a" * 32))
     for later, old in ((["0a"], False), (["0a" * 32], True)):
         with pytest.raises(InputError, match="--keyholder-later"):
-            chartered(made, Trust.SINGLE_OPERATOR, later, old_charter=old)  # pyright: ignore[reportArgumentType]
+            chartered(made, Trust.SINGLE_OPERATOR, later, old_charter=old)
 
 
 @dataclass(frozen=True)

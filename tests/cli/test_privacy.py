@@ -8,8 +8,8 @@ import pytest
 
 from tacit.cli import main
 from tacit.plan.bundle import build_plan, read_plan
-from tacit.plan.program import Stretch
 from tacit.plan.manifest import OnDevice
+from tacit.plan.program import Stretch
 from tacit.privacy.account import epsilon_of_mu
 from tacit.privacy.blt import Blt
 from tests.factory import make_world
