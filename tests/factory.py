@@ -35,6 +35,7 @@ from tacit.plan.manifest import (
     BatchRule,
     Charter,
     Continues,
+    Gate,
     KeyholderCard,
     Limits,
     LocalTraining,
@@ -94,11 +95,12 @@ def make_plan(
     initial: bytes | None = None,
     device_class: str = "",
     mechanism: Mechanism = Plain(),  # noqa: B008 - immutable
+    gate: Gate | None = None,
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
     expires_at = int(time.time()) + 30 * 24 * 3600 if expires_at is None else expires_at
-    mu2_total = 1 / sigma**2
+    mu2_total = 1 / sigma**2 + (0 if gate is None else landings / gate.z**2)
     charter = charter or Charter(
         title=title,
         purpose="to test <sums> & nothing else",
@@ -140,6 +142,7 @@ def make_plan(
             mu2_total=mu2_total,
             delta=1e-7,
             unit=_unit(mechanism),
+            gate=gate,
         ),
         keyholders=tuple(cards),
         enrolment=coordinator.enrolment.public,

@@ -493,6 +493,7 @@ class Privacy:
     | `Privacy(epsilon=8, separation=100)` | a device's Updates land at least 100 batches apart: see below |
     | `Privacy(epsilon=8, correlated=False)` | every sum gets noise of its own |
     | `Privacy(epsilon=8, trust="three-party", weights="age")` | two other operators hold keys; old Updates count less |
+    | `Privacy(epsilon=8, gate=True)` | keeps out Updates that are far too long, for μ² = 1/64 a landing |
 
     Noise is correlated where an epsilon is asked for, for more than ten Snapshots, of a fleet that is large enough:
     devices ≥ batch · (max_age + separation). Snapshots then hold a fraction of the noise at the same epsilon.
@@ -514,6 +515,7 @@ class Privacy:
     correlated: bool | None = None
     trust: str = Trust.SINGLE_OPERATOR
     weights: Literal["equal", "age"] = "equal"
+    gate: bool = False
 
     def __post_init__(self) -> None:
         if self.epsilon is not None and self.noise is not None:
@@ -610,7 +612,8 @@ class Privacy:
         >>> round(Privacy(epsilon=4).numbers(1000, 2).noise.sigma, 2)
         1.3
         """
-        from tacit.plan.numbers import choose_numbers
+        from tacit.plan.manifest import Gate
+        from tacit.plan.numbers import GATE_ETA, GATE_ROWS, GATE_Z, choose_numbers
 
         return choose_numbers(
             d=d,
@@ -628,6 +631,7 @@ class Privacy:
             devices=self.devices,
             correlated=self.noise_is_correlated,
             weights=self.age_weights,
+            gate=Gate(GATE_ROWS, GATE_Z, GATE_ETA) if self.gate else None,
         )
 
     @property

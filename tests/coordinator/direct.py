@@ -9,6 +9,9 @@ from tacit.coordinator.sqlite_store import SqliteStore
 from tacit.keyholder.keyholder import Keyholder
 from tacit.plan.bundle import Plan
 from tacit.wire.messages import (
+    CommitRequest,
+    Committed,
+    FreezeRequest,
     Head,
     HeadSignature,
     Opened,
@@ -16,7 +19,10 @@ from tacit.wire.messages import (
     PrepareReply,
     PrepareRequest,
     Rekeyed,
+    Revealed,
     SignHeadRequest,
+    Sketched,
+    SketchRequest,
 )
 from tests.factory import World
 from tests.keyholder.asking import start
@@ -43,6 +49,15 @@ class Direct:
 
     def prepare(self, request: PrepareRequest) -> PrepareReply:
         return self._line(lambda: self._there().prepare(request))
+
+    def commit(self, request: CommitRequest) -> Committed:
+        return self._line(lambda: self._there().commit(request))
+
+    def freeze(self, request: FreezeRequest) -> Revealed:
+        return self._line(lambda: self._there().freeze(request))
+
+    def sketch(self, request: SketchRequest) -> Sketched:
+        return self._line(lambda: self._there().sketch(request))
 
     def open(self, request: OpenRequest) -> Opened:
         return self._line(lambda: self._there().open(request))

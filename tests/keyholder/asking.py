@@ -12,18 +12,29 @@ from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, sha256
 from tacit.wire.messages import (
+    Committed,
     Entry,
+    FreezeRequest,
     HeadSignature,
     Opened,
     OpenRequest,
     PrepareRequest,
     Rekeyed,
     SignHeadRequest,
+    SketchRequest,
     Upload,
     entry_of,
     mark_of,
 )
-from tacit.wire.signed import root_of, sign_head_request, sign_open, sign_prepare
+from tacit.wire.signed import (
+    root_of,
+    sign_commit_request,
+    sign_freeze,
+    sign_head_request,
+    sign_open,
+    sign_prepare,
+    sign_sketch,
+)
 from tests.factory import Device, World, make_world
 
 
@@ -85,6 +96,30 @@ class Asking:
     def open_request(self, t: int, entries: Sequence[Entry], snapshot_hash: Digest | None = None) -> OpenRequest:
         snapshot_hash = self.heads.get(t, Digest(bytes(32))) if snapshot_hash is None else snapshot_hash
         return sign_open(self.world.coordinator.sig, self.world.plan_id, t, snapshot_hash, entries)
+
+    def committed(self, t: int, uploads: Sequence[Upload]) -> list[Committed]:
+        """Everybody's commitment over this list."""
+        request = sign_commit_request(self.world.coordinator.sig, self.world.plan_id, t, root_of(uploads))
+        return [keyholder.commit(request) for keyholder in self.keyholders]
+
+    def freeze_request(
+        self, t: int, uploads: Sequence[Upload], committed: Sequence[Committed] | None = None, j: int = 1
+    ) -> FreezeRequest:
+        committed = self.committed(t, uploads) if committed is None else committed
+        key, plan_id = self.world.coordinator.sig, self.world.plan_id
+        return sign_freeze(key, plan_id, t, self.heads[t], self.entries(uploads, j), committed)
+
+    def freeze(self, t: int, uploads: Sequence[Upload]) -> list[bytes]:
+        """The list frozen by all; their secrets."""
+        committed = self.committed(t, uploads)
+        return [
+            keyholder.freeze(self.freeze_request(t, uploads, committed, j)).secret
+            for j, keyholder in enumerate(self.keyholders, 1)
+        ]
+
+    def sketch_request(self, t: int, uploads: Sequence[Upload], secrets: Sequence[bytes], j: int = 1) -> SketchRequest:
+        key, plan_id = self.world.coordinator.sig, self.world.plan_id
+        return sign_sketch(key, plan_id, t, self.heads[t], self.entries(uploads, j), secrets)
 
     def open(self, t: int, uploads: Sequence[Upload], j: int = 1) -> Opened:
         return self.keyholders[j - 1].open(self.open_request(t, self.entries(uploads, j)))

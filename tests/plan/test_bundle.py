@@ -177,7 +177,11 @@ NUMBERS = {
     "delta = ": with_noise(delta=0.5),
     "it claims sensitivity": with_noise(sensitivity=1.0),
     "it claims a budget": with_noise(mu2_total=1.0),
-    "it has a gate": with_noise(gate=Gate(32, 8.0, 4.15)),
+    "its gate has 8 rows": with_noise(gate=Gate(8, 8.0, 9.0)),
+    "to δ for each landing": with_noise(gate=Gate(32, 8.0, 4.1)),
+    "sketches need a ring of 20 bits, and it has 16": lambda m: change(
+        m, quantisation=change(m.quantisation, bits=16), noise=change(m.noise, gate=Gate(32, 8.0, 4.15))
+    ),
     "more than the charter's": with_noise(mu2_total=1e17),
     "landings, separation": lambda m: change(m, participation=change(m.participation, landings=0)),
     "it outlives its charter": lambda m: change(m, limits=change(m.limits, expires_at=2**40)),

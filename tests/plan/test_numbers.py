@@ -88,6 +88,26 @@ def test_the_noise_buys_the_epsilon_that_was_asked_for(epsilon, participations):
     assert epsilon_of_mu(math.sqrt(n.noise.mu2_total), 1e-7) == pytest.approx(epsilon, rel=1e-6)
 
 
+@pytest.mark.parametrize(("epsilon", "sigma"), [(4.0, 1.373), (8.0, 0.714)])
+def test_what_the_gate_costs_is_more_noise_at_the_same_epsilon(epsilon: float, sigma: float):
+    gate = Gate(32, 8.0, 4.15)
+    n = numbers(epsilon=epsilon, participations=4, gate=gate)
+
+    assert n.noise.sigma == pytest.approx(sigma, abs=1e-3)  # PROTOCOL 16; at ε = 8: 1/√(2.028 - 0.0625)
+    assert n.noise.mu2_total == pytest.approx(1 / n.noise.sigma**2 + 4 / 64, rel=1e-12)
+    assert epsilon_of_mu(math.sqrt(n.noise.mu2_total), 1e-7) == pytest.approx(epsilon, rel=1e-6)
+    assert whole_delta(n.noise, n.participation) == 1e-7 + 4 * gate.delta > 1e-7
+    assert n.quantisation.bits >= gate.bits(n.quantisation.q, 1)
+    assert numbers(batch=4, threshold=4, d=64, gate=gate).quantisation.bits > numbers(
+        batch=4, threshold=4, d=64
+    ).quantisation.bits
+
+
+def test_a_gate_that_costs_more_than_was_asked_for_is_refused():
+    with pytest.raises(InputError, match="the gate alone costs"):
+        numbers(epsilon=0.5, participations=4, gate=Gate(32, 8.0, 4.15))
+
+
 def test_given_noise_is_that_of_one_sum():
     n = numbers(epsilon=None, noise=0.5, participations=9)
 

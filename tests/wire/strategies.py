@@ -8,10 +8,13 @@ from tacit.wire.messages import (
     OUTCOMES,
     SEALED_SIZE,
     SUITE_1,
+    CommitRequest,
+    Committed,
     Credential,
     Enrol,
     Entry,
     ErrorReply,
+    FreezeRequest,
     Head,
     HeadSignature,
     LogEntry,
@@ -29,7 +32,10 @@ from tacit.wire.messages import (
     Receipt,
     Rejection,
     Rekeyed,
+    Revealed,
     SignHeadRequest,
+    Sketched,
+    SketchRequest,
     Upload,
 )
 
@@ -51,6 +57,7 @@ payloads = st.one_of(st.binary(max_size=50), st.sampled_from([255, 256]).map(byt
 codes = st.sampled_from(Code)
 
 credentials = st.builds(Credential, lineage=lineages, expires_hour=integers, signature=signatures)
+committed = st.builds(Committed, commitment=digests, signature=signatures)
 marks = st.builds(OpenedMark, key_id=key_ids, masks_hash=digests, signature=signatures)
 rekeyed = st.builds(
     Rekeyed,
@@ -100,6 +107,12 @@ messages = st.one_of(
     rejections,
     st.builds(PrepareReply, rejected=several(rejections)),
     st.builds(OpenRequest, **request),
+    st.builds(CommitRequest, plan_id=plan_ids, t=integers, root=digests, signature=signatures),
+    committed,
+    st.builds(FreezeRequest, **request, committed=several(committed, 1)),
+    st.builds(Revealed, secret=exactly(32), signature=signatures),
+    st.builds(SketchRequest, **request, secrets=several(exactly(32), 1)),
+    st.builds(Sketched, sketches=payloads, signature=signatures),
     st.builds(
         Opened,
         plan_id=plan_ids,

@@ -9,8 +9,8 @@ OF_THE_PROTOCOL = """E_PLAN E_EXPIRED E_VERSION_FUTURE E_STALE E_DUP_ID E_DUP_DE
 E_SEAL_HASH E_UNSEAL E_HEAD E_BELOW_T E_T_ORDER E_CHANGED E_BUDGET E_STATE_LOST E_HALTED E_RATE E_TOO_LARGE""".split()
 
 
-def test_every_code_of_the_protocol_is_there_and_two_of_our_own():
-    assert {code.value for code in Code} == {*OF_THE_PROTOCOL, "E_MALFORMED", "E_SUCCEEDED"}
+def test_every_code_of_the_protocol_is_there_and_three_of_our_own():
+    assert {code.value for code in Code} == {*OF_THE_PROTOCOL, "E_MALFORMED", "E_SUCCEEDED", "E_GATE"}
 
 
 @pytest.mark.parametrize("code", Code)

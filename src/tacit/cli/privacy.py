@@ -111,7 +111,7 @@ def _of_plan(arguments: argparse.Namespace) -> Bought:
 
 def _of_policy(arguments: argparse.Namespace) -> Bought:
     from tacit.errors import InputError
-    from tacit.plan.manifest import squares
+    from tacit.plan.manifest import gate_cost, squares, whole_delta
     from tacit.privacy.account import statement
     from tacit.task import Privacy
 
@@ -132,8 +132,11 @@ def _of_policy(arguments: argparse.Namespace) -> Bought:
     numbers = privacy.numbers(d, keyholders)
     noise = numbers.noise
     drawn = (noise.sigma * noise.sensitivity) ** 2
-    spent = tuple(square / drawn for square in squares(noise, numbers.participation))
-    said = statement(math.sqrt(noise.mu2_total), noise.delta, unit=noise.unit, trust=trust)
+    by_landings = enumerate(squares(noise, numbers.participation))
+    spent = tuple(square / drawn + gate_cost(noise, landings) for landings, square in by_landings)
+    said = statement(
+        math.sqrt(noise.mu2_total), whole_delta(noise, numbers.participation), unit=noise.unit, trust=trust
+    )
     return Bought(numbers, True, d, keyholders, spent, said)
 
 
@@ -300,5 +303,5 @@ def curve(bought: Bought) -> Sequence[tuple[int, float]]:
 
     noise, part = bought.numbers.noise, bought.numbers.participation
     ends = [min(noise.snapshots, 1 + j * part.separation) for j in range(part.landings)]
-    costs = [epsilon_of_mu(math.sqrt(spent), noise.delta) for spent in bought.spent[1:]]
+    costs = [epsilon_of_mu(math.sqrt(spent), bought.said.delta) for spent in bought.spent[1:]]
     return [*zip(ends, costs, strict=True), (noise.snapshots, costs[-1])]

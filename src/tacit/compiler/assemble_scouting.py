@@ -140,6 +140,7 @@ def spending(own: Privacy, epsilon: float | None, snapshots: int) -> Privacy:
         noise=None,
         separation=None,
         correlated=False,  # only the last Snapshot is read
+        gate=False,
     )
     if epsilon is not None:
         return replace(mine, epsilon=epsilon)

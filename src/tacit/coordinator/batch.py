@@ -1,8 +1,11 @@
 """The batch: a state machine whose states are types and whose steps are pure.
 
     Collecting(t) -> Closed(S) -> Agreed(S) -> Opened(S) -> Applied -> Headed -> Collecting(t + 1) | Ended
+                           |            ^
+                           +> Sketching(S), where the Plan has a gate
 
-Closed: a list was chosen and the keyholders are asked what they would reject. Agreed: the list is fixed for
+Closed: a list was chosen and the keyholders are asked what they would reject. Sketching: the keyholders freeze it, and
+what noisy sketches show to be far too long leaves it. Agreed: the list is fixed for
 good, because from here on a keyholder may have opened it. Opened: every keyholder has answered. Applied: the
 next Snapshot is on the disk. Headed: every keyholder has signed its HEAD. The life of a Plan begins in
 Applied, with Snapshot 0 and no batch behind it.
@@ -11,7 +14,7 @@ A step takes the state and what arrived and returns a `Transition`: the next sta
 changes with it. The store writes a Transition in one transaction, or none of it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,7 +24,7 @@ from tacit.plan.manifest import Manifest
 from tacit.wire import preimage
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId
-from tacit.wire.messages import Head, OpenedMark, Rekeyed
+from tacit.wire.messages import Committed, Head, OpenedMark, Rekeyed
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +53,17 @@ class Closed(State, frozen=True, tag="closed"):
     t: int
     since: int
     members: tuple[Member, ...]
+
+
+class Sketching(State, frozen=True, tag="sketching"):
+    """The first `len(committed)` keyholders have committed themselves to their parts of R's seed, and the first
+    `len(secrets)` have frozen the list and said them. Once any has committed itself the list may soon be frozen."""
+
+    t: int
+    since: int
+    members: tuple[Member, ...]
+    committed: tuple[Committed, ...] = ()
+    secrets: tuple[bytes, ...] = ()
 
 
 class Agreed(State, frozen=True, tag="agreed"):
@@ -98,7 +112,7 @@ class Ended(State, frozen=True, tag="ended"):
     reason: str
 
 
-Batch = Collecting | Closed | Agreed | Opened | Applied | Headed | Ended
+Batch = Collecting | Closed | Sketching | Agreed | Opened | Applied | Headed | Ended
 
 
 class Fate(StrEnum):
@@ -152,7 +166,7 @@ def batch_number(batch: Batch) -> int:
     (4, 5)
     """
     match batch:
-        case Collecting(t) | Closed(t) | Agreed(t) | Opened(t):
+        case Collecting(t) | Closed(t) | Sketching(t) | Agreed(t) | Opened(t):
             return t
         case Applied(version) | Headed(version):
             return version
@@ -166,7 +180,7 @@ def earliest(batch: Batch) -> int:
     >>> earliest(Collecting(4, since=0)), earliest(Closed(4, since=0, members=()))
     (4, 5)
     """
-    return batch_number(batch) + (1 if isinstance(batch, Closed | Agreed | Opened) else 0)
+    return batch_number(batch) + (1 if isinstance(batch, Closed | Sketching | Agreed | Opened) else 0)
 
 
 def choose(
@@ -205,12 +219,15 @@ def on_clock(
     return Transition(batch, Closed(batch.t, batch.since, members), moved)
 
 
-def on_prepared(batch: Closed | Agreed, rejected: Mapping[UpdateId, Code], manifest: Manifest) -> Transition:
+def on_prepared(
+    batch: Closed | Sketching | Agreed, rejected: Mapping[UpdateId, Code], manifest: Manifest
+) -> Transition:
     """What any keyholder would reject leaves; the rest is the list, or goes back if it is too little.
 
-    From Agreed only while no keyholder can have opened the list.
+    From Agreed only while no keyholder can have opened the list, from Sketching only while none can have frozen it.
     """
     assert not (isinstance(batch, Agreed) and batch.opened), "an opened list does not change"
+    assert not (isinstance(batch, Sketching) and batch.secrets), "a frozen list does not change"
     rest = tuple(member for member in batch.members if member.update_id not in rejected)
     moved = [
         Moved(member.update_id, Fate.REFUSED, None, rejected[member.update_id])
@@ -220,7 +237,33 @@ def on_prepared(batch: Closed | Agreed, rejected: Mapping[UpdateId, Code], manif
     if len(rest) < manifest.batch.threshold:
         moved += [Moved(member.update_id, Fate.QUEUED) for member in rest]
         return Transition(batch, Collecting(batch.t, batch.since), tuple(moved))
-    return Transition(batch, Agreed(batch.t, batch.since, rest), tuple(moved))
+    kind = Agreed if manifest.noise.gate is None else Sketching
+    return Transition(batch, kind(batch.t, batch.since, rest), tuple(moved))
+
+
+def on_committed(batch: Sketching, committed: Committed) -> Transition:
+    """One more keyholder has committed itself."""
+    return Transition(batch, msgspec.structs.replace(batch, committed=(*batch.committed, committed)))
+
+
+def on_revealed(batch: Sketching, secret: bytes) -> Transition:
+    """One more keyholder has frozen the list and said its part of R's seed."""
+    return Transition(batch, msgspec.structs.replace(batch, secrets=(*batch.secrets, secret)))
+
+
+def on_sketched(
+    batch: Sketching, dropped: Collection[UpdateId], snapshot_hash: Digest, manifest: Manifest
+) -> Transition:
+    """What is far too long leaves, and has landed all the same; the rest is the list, or spoilt if it is too little."""
+    out = [member for member in batch.members if member.update_id in dropped]
+    rest = tuple(member for member in batch.members if member.update_id not in dropped)
+    moved = tuple(Moved(member.update_id, Fate.REFUSED, None, Code.E_GATE) for member in out)
+    if len(rest) >= manifest.batch.threshold:
+        landed = tuple(member.dpk for member in out)
+        return Transition(batch, Agreed(batch.t, batch.since, rest), moved, landed)
+    moved += tuple(Moved(member.update_id, Fate.SPOILT, batch.t) for member in rest)
+    after = Applied(batch.t + 1, snapshot_hash, root_of(rest), opened=())
+    return Transition(batch, after, moved, tuple(member.dpk for member in batch.members))
 
 
 def on_opened(batch: Agreed, mark: OpenedMark, keyholders: int) -> Transition:
@@ -232,21 +275,21 @@ def on_opened(batch: Agreed, mark: OpenedMark, keyholders: int) -> Transition:
     return Transition(batch, Opened(batch.t, batch.members, opened), landed=landed)
 
 
-def on_void(batch: Collecting | Closed | Agreed | Opened, snapshot_hash: Digest) -> Transition:
+def on_void(batch: Collecting | Closed | Sketching | Agreed | Opened, snapshot_hash: Digest) -> Transition:
     """Batch t brings nothing: the Snapshot stays, and t + 1 goes on.
 
-    `snapshot_hash` is that of Snapshot t. What a keyholder may have opened is spoilt and counts as landed;
+    `snapshot_hash` is that of Snapshot t. What a keyholder may have frozen or opened is spoilt and counts as landed;
     what was only chosen goes back to the queue.
     """
     members = () if isinstance(batch, Collecting) else batch.members
     after = Applied(batch.t + 1, snapshot_hash, root_of(members), opened=())
     if isinstance(batch, Collecting):
         return Transition(batch, after)
-    if isinstance(batch, Closed):
+    if isinstance(batch, Closed) or (isinstance(batch, Sketching) and not batch.committed):
         return Transition(batch, after, tuple(Moved(m.update_id, Fate.QUEUED) for m in batch.members))
     moved = tuple(Moved(member.update_id, Fate.SPOILT, batch.t) for member in batch.members)
     # In Opened they were counted when the last keyholder answered.
-    landed = tuple(member.dpk for member in batch.members) if isinstance(batch, Agreed) else ()
+    landed = () if isinstance(batch, Opened) else tuple(member.dpk for member in batch.members)
     return Transition(batch, after, moved, landed)
 
 
@@ -302,7 +345,7 @@ def on_end(batch: Batch, queued: Iterable[Member], code: Code, reason: str) -> T
         case Closed(t, _, members):
             version = t
             moved += [Moved(member.update_id, Fate.EXPIRED) for member in members]
-        case Agreed(t, _, members):
+        case Sketching(t, _, members) | Agreed(t, _, members):
             version, landed = t, tuple(member.dpk for member in members)
             moved += [Moved(member.update_id, Fate.SPOILT, t) for member in members]
         case Opened(t, members):

@@ -18,7 +18,10 @@ from tacit.wire.codes import Refusal
 from tacit.wire.ids import Digest
 from tacit.wire.keys import SigningKey
 from tacit.wire.messages import (
+    CommitRequest,
+    Committed,
     ErrorReply,
+    FreezeRequest,
     Head,
     HeadSignature,
     Message,
@@ -27,7 +30,10 @@ from tacit.wire.messages import (
     PrepareReply,
     PrepareRequest,
     Rekeyed,
+    Revealed,
     SignHeadRequest,
+    Sketched,
+    SketchRequest,
     decode,
     encode,
 )
@@ -51,6 +57,12 @@ class Keyholder(Protocol):
         ...
 
     def prepare(self, request: PrepareRequest) -> PrepareReply: ...
+
+    def commit(self, request: CommitRequest) -> Committed: ...
+
+    def freeze(self, request: FreezeRequest) -> Revealed: ...
+
+    def sketch(self, request: SketchRequest) -> Sketched: ...
 
     def open(self, request: OpenRequest) -> Opened: ...
 
@@ -96,6 +108,15 @@ class HttpKeyholder:
 
     def prepare(self, request: PrepareRequest) -> PrepareReply:
         return self._ask("/v1/prepare", request, PrepareReply)
+
+    def commit(self, request: CommitRequest) -> Committed:
+        return self._ask("/v1/commit", request, Committed)
+
+    def freeze(self, request: FreezeRequest) -> Revealed:
+        return self._ask("/v1/freeze", request, Revealed)
+
+    def sketch(self, request: SketchRequest) -> Sketched:
+        return self._ask("/v1/sketch", request, Sketched)
 
     def open(self, request: OpenRequest) -> Opened:
         return self._ask("/v1/open", request, Opened)

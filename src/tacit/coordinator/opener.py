@@ -7,10 +7,13 @@ step that was cut off ends as it would have.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
+from tacit.codec.errors import CodecError
 from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, publish_sum, unmask
 from tacit.coordinator.batch import (
     Agreed,
@@ -22,20 +25,25 @@ from tacit.coordinator.batch import (
     Headed,
     Member,
     Opened,
+    Sketching,
     Transition,
     batch_number,
     choose,
     on_clock,
+    on_committed,
     on_end,
     on_headed,
     on_opened,
     on_prepared,
+    on_revealed,
     on_signed,
+    on_sketched,
     on_succeeded,
     on_summed,
     on_void,
     root_of,
 )
+from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
@@ -56,7 +64,20 @@ from tacit.wire.messages import (
     encode,
     mark_of,
 )
-from tacit.wire.signed import check_opened, check_rekeyed, sign_head_request, sign_open, sign_prepare
+from tacit.wire.signed import (
+    check_committed,
+    check_opened,
+    check_rekeyed,
+    check_revealed,
+    check_secrets,
+    check_sketched,
+    sign_commit_request,
+    sign_freeze,
+    sign_head_request,
+    sign_open,
+    sign_prepare,
+    sign_sketch,
+)
 
 log = logging.getLogger("tacit.coordinator")
 
@@ -153,7 +174,7 @@ class Opener:
         return on_end(batch, store.queued(), Code.E_EXPIRED, "this Plan's time is over")
 
     def _next(self, batch: Batch, store: Store, now: int) -> Transition | None:
-        if isinstance(batch, Collecting | Closed | Agreed) and batch.t < self._sealed_from(store):
+        if isinstance(batch, Collecting | Closed | Sketching | Agreed) and batch.t < self._sealed_from(store):
             log.warning("%s: batch %d is void: a keyholder has lost what opens it", self.plan.name, batch.t)
             return on_void(batch, self._snapshot_hash(store, batch.t))
         try:
@@ -162,6 +183,8 @@ class Opener:
                     return self._close(batch, store, now)
                 case Closed():
                     return self._agree(batch, store)
+                case Sketching():
+                    return self._sketch(batch, store)
                 case Agreed():
                     return self._open(batch, store)
                 case Opened():
@@ -193,6 +216,68 @@ class Opener:
             reply = self._ask(j, store, lambda keyholder, request=request: keyholder.prepare(request))
             rejected |= {rejection.update_id: rejection.code for rejection in reply.rejected}
         return on_prepared(batch, rejected, self.plan.manifest)
+
+    def _sketch(self, batch: Sketching, store: Store) -> Transition:
+        """Commitments of all, then what each committed itself to, then sketches: one keyholder after the other."""
+        if len(batch.committed) < len(self.keyholders):
+            return self._commit_to(batch, store)
+        if len(batch.secrets) < len(self.keyholders):
+            return self._freeze(batch, store)
+        return self._gate(batch, store)
+
+    def _commit_to(self, batch: Sketching, store: Store) -> Transition:
+        j, root = len(batch.committed) + 1, root_of(batch.members)
+        request = sign_commit_request(self.key, self.plan_id, batch.t, root)
+        committed = self._ask(j, store, lambda keyholder: keyholder.commit(request))
+        with self._as_signed(j):
+            check_committed(committed, self.plan_id, batch.t, root, self._signer(j))
+        return on_committed(batch, committed)
+
+    def _freeze(self, batch: Sketching, store: Store) -> Transition:
+        j, root = len(batch.secrets) + 1, root_of(batch.members)
+        entries, snapshot_hash = self._entries(batch.members, store, j), self._snapshot_hash(store, batch.t)
+        request = sign_freeze(self.key, self.plan_id, batch.t, snapshot_hash, entries, batch.committed)
+        crash_point("coordinator.freeze.asking")
+        revealed = self._ask(j, store, lambda keyholder: keyholder.freeze(request))
+        secrets = (*batch.secrets, revealed.secret)
+        commitments = [one.commitment for one in batch.committed[:j]]
+        with self._as_signed(j):
+            check_revealed(revealed, self.plan_id, batch.t, root, self._signer(j))
+            check_secrets(self.plan_id, batch.t, root, secrets, commitments)
+        crash_point("coordinator.freeze.answered")
+        return on_revealed(batch, revealed.secret)
+
+    def _gate(self, batch: Sketching, store: Store) -> Transition:
+        manifest, root, snapshot_hash = self.plan.manifest, root_of(batch.members), self._snapshot_hash(store, batch.t)
+        gate = manifest.noise.gate
+        assert gate is not None, "only such Plans sketch"
+        answers: list[bytes] = []
+        for j in range(1, len(self.keyholders) + 1):
+            entries = self._entries(batch.members, store, j)
+            request = sign_sketch(self.key, self.plan_id, batch.t, snapshot_hash, entries, batch.secrets)
+            sketched = self._ask(j, store, lambda keyholder, request=request: keyholder.sketch(request))
+            with self._as_signed(j):
+                check_sketched(sketched, self.plan_id, batch.t, root, self._signer(j))
+            answers.append(sketched.sketches)
+        payloads = [partial(store.payload, member) for member in batch.members]
+        try:
+            found = found_too_long(payloads, answers, preimage.r_seed(root, batch.secrets), gate, manifest)
+        except CodecError as error:
+            raise Stalled(f"a keyholder's sketches of batch {batch.t} are none: {error}") from error
+        dropped = {member.update_id for member, long in zip(batch.members, found, strict=True) if long}
+        if dropped:
+            log.warning("%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t)
+        return on_sketched(batch, dropped, snapshot_hash, manifest)
+
+    def _signer(self, j: int) -> bytes:
+        return self.plan.manifest.keyholders[j - 1].sig_pk
+
+    @contextmanager
+    def _as_signed(self, j: int) -> Generator[None, None, None]:
+        try:
+            yield
+        except Refusal as error:
+            raise Stalled(f"keyholder {j} gave an answer that does not fit: {error.reason}") from error
 
     def _open(self, batch: Agreed, store: Store) -> Transition:
         # One after the other: while the first has not opened the list, no other one has been shown it.
@@ -260,11 +345,17 @@ class Opener:
         if code in _FINAL:
             return on_end(batch, store.queued(), code, f"a keyholder opens nothing more: {refusal.reason}")
         match batch:
-            case Closed() | Agreed() if code is Code.E_CHANGED:
-                pass  # it has opened another list for this t
+            case Closed() | Sketching() | Agreed() if code is Code.E_CHANGED:
+                pass  # it has opened or frozen another list for this t
+            case Sketching(secrets=secrets) if code.per_entry:
+                rejected = self._rejected_now(batch, store, refusal, len(secrets) + 1)
+                if not secrets:
+                    return on_prepared(batch, rejected, self.plan.manifest)
+            case Agreed() if code.per_entry and self.plan.manifest.noise.gate is not None:
+                pass  # its list was frozen, and cannot be another one now
             case Agreed(opened=opened) if code.per_entry:
                 # What passed PREPARE did not pass OPEN (a credential ended in between).
-                rejected = self._rejected_now(batch, store, refusal)
+                rejected = self._rejected_now(batch, store, refusal, len(opened) + 1)
                 if not opened:
                     return on_prepared(batch, rejected, self.plan.manifest)
             case _:
@@ -272,8 +363,7 @@ class Opener:
         log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)
         return on_void(batch, self._snapshot_hash(store, batch.t))
 
-    def _rejected_now(self, batch: Agreed, store: Store, refusal: Refusal) -> dict[UpdateId, Code]:
-        j = len(batch.opened) + 1
+    def _rejected_now(self, batch: Sketching | Agreed, store: Store, refusal: Refusal, j: int) -> dict[UpdateId, Code]:
         entries = self._entries(batch.members, store, j)
         request = sign_prepare(self.key, self.plan_id, batch.t, self._snapshot_hash(store, batch.t), entries)
         try:

@@ -5,7 +5,7 @@ from math import isfinite
 
 import msgspec
 
-from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Ended, Fate, Opened, batch_number
+from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Ended, Fate, Opened, Sketching, batch_number
 from tacit.coordinator.store import Counts
 from tacit.plan.bundle import Plan
 from tacit.plan.claim import claim
@@ -92,7 +92,7 @@ def status_of(
     """The status that these numbers are."""
     fates, manifest = counts.fates, plan.manifest
     match batch:
-        case Closed(members=members) | Agreed(members=members) | Opened(members=members):
+        case Closed(members=members) | Sketching(members=members) | Agreed(members=members) | Opened(members=members):
             fill = len(members)
         case _:
             fill = fates.get(Fate.QUEUED, 0)

@@ -171,7 +171,7 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
         title=manifest.title,
         server=link.server,
         landings=landings,
-        delta=manifest.noise.delta,
+        delta=manifest.delta,
         charter=manifest.charter_id,
         device_class=manifest.device_class,
         mu2_life=manifest.mu2_life,

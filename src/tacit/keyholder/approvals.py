@@ -38,7 +38,7 @@ def read_charter(path: Path) -> Shown:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if data.startswith(b"TACITPLN"):
         plan = read_plan(path)
-        return Shown(plan.charter, plan.manifest.keyholders, plan.manifest.noise.delta)
+        return Shown(plan.charter, plan.manifest.keyholders, plan.manifest.delta)
     try:
         return Shown(_parsed(path.read_bytes()))
     except PlanRefused as error:

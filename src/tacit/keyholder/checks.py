@@ -17,7 +17,16 @@ from tacit.privacy.mask import mask_key
 from tacit.privacy.seal import SealBroken, open_seal
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, KeyId, UpdateId
-from tacit.wire.messages import Entry, OpenRequest, PrepareRequest, Rejection, entry_seal_info
+from tacit.wire.messages import (
+    Entry,
+    FreezeRequest,
+    OpenRequest,
+    PrepareRequest,
+    Rejection,
+    SketchRequest,
+    entry_seal_info,
+    update_hash,
+)
 from tacit.wire.signed import check_credential, check_seal, check_update
 
 
@@ -59,7 +68,10 @@ class Openable:
     weight: int
 
 
-def check_list(request: PrepareRequest | OpenRequest, state: Active, plan: Plan) -> None:
+ListRequest = PrepareRequest | FreezeRequest | SketchRequest | OpenRequest
+
+
+def check_list(request: ListRequest, state: Active, plan: Plan) -> None:
     """The checks of the request as a whole, after its signature: t, HEAD_t, size, order."""
     batch, count = plan.manifest.batch, len(request.entries)
     if request.t != state.t:
@@ -128,8 +140,27 @@ def check_entry(entry: Entry, known: Knowledge) -> Openable:
     check_seal(entry, known.j)
     check_credential(entry.credential, entry.dpk, manifest.enrolment, lineage=known.plan.lineage, hour=known.hour)
     check_update(entry)
+    return _unsealed(entry, known)
+
+
+def unseal_frozen(entries: Sequence[Entry], known: Knowledge, frozen: AbstractSet[Digest]) -> list[Openable]:
+    """Entries of a frozen list again, or of a part of it. E_CHANGED for any other, and for one that comes twice.
+
+    That list passed every check when it was frozen, and its ids are burnt and its landings counted since.
+    """
+    names = [update_hash(entry) for entry in entries]
+    if len(set(names)) != len(names) or not set(names) <= frozen:
+        raise Refusal(Code.E_CHANGED, f"batch {known.t} is frozen, and this is no part of its list")
+    for entry in entries:
+        check_seal(entry, known.j)  # the name binds the hash of the seal, not the seal
+    return [_unsealed(entry, known) for entry in entries]
+
+
+def _unsealed(entry: Entry, known: Knowledge) -> Openable:
+    batch = known.plan.manifest.batch
     try:
         seed = open_seal(entry.sealed, known.sealing, entry_seal_info(entry, known.j, known.key_id))
     except SealBroken as error:
         raise Refusal(Code.E_UNSEAL, str(error)) from error
-    return Openable(entry, mask_key(seed, plan_id, entry.update_id), manifest.batch.weights[age])
+    key = mask_key(seed, known.plan.plan_id, entry.update_id)
+    return Openable(entry, key, batch.weights[known.t - entry.base_version])

@@ -18,7 +18,7 @@ from tacit.durable import make_folder, write_file
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.keyholder.approvals import is_approved
-from tacit.keyholder.checks import Knowledge, Landings, check_list, examine
+from tacit.keyholder.checks import Knowledge, Landings, ListRequest, Openable, check_list, examine, unseal_frozen
 from tacit.keyholder.keys import erase_card, load_card, load_identity, new_card
 from tacit.keyholder.states import (
     ROOT_OF_NOTHING,
@@ -32,19 +32,23 @@ from tacit.keyholder.states import (
     resume,
     start,
 )
-from tacit.keyholder.store import KeyholderStore, OpenedList, PlanRecord
-from tacit.keyholder.sums import answer, draw
+from tacit.keyholder.store import Frozen, KeyholderStore, OpenedList, PlanRecord
+from tacit.keyholder.sums import answer, draw, sketched
 from tacit.plan.bundle import Plan, PlanRefused, parse_plan, read_plan
 from tacit.plan.cards import cards_at, check_signed, key_ids_at
 from tacit.plan.chain import broken_succession
-from tacit.plan.manifest import Manifest
+from tacit.plan.manifest import Gate, Manifest
 from tacit.privacy.blt import Blt, re_keyable
 from tacit.privacy.noise import next_key
+from tacit.privacy.sketch import secret
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, sha256
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
+    CommitRequest,
+    Committed,
+    FreezeRequest,
     Head,
     HeadSignature,
     Opened,
@@ -52,10 +56,27 @@ from tacit.wire.messages import (
     PrepareReply,
     PrepareRequest,
     Rekeyed,
+    Revealed,
     SignHeadRequest,
+    Sketched,
+    SketchRequest,
     encode,
+    update_hash,
 )
-from tacit.wire.signed import check_head_request, check_opened, check_request, sign_head, sign_opened, sign_rekeyed
+from tacit.wire.signed import (
+    check_commit_request,
+    check_committed,
+    check_head_request,
+    check_opened,
+    check_request,
+    check_secrets,
+    sign_committed,
+    sign_head,
+    sign_opened,
+    sign_rekeyed,
+    sign_revealed,
+    sign_sketched,
+)
 
 log = logging.getLogger("tacit.keyholder")
 
@@ -170,9 +191,83 @@ class Keyholder:
                 if own.root != root:
                     raise Refusal(Code.E_CHANGED, f"batch {request.t} was opened with another list")
                 return PrepareReply(rejected=())
+            frozen = self._store.frozen(request.plan_id)
+            if frozen is not None and request.t == state.t:
+                _same(frozen, root)
+                return PrepareReply(rejected=())
             check_list(request, state, plan)
             _, rejected = examine(request.entries, self._knowledge(plan, state, request))
             return PrepareReply(rejected=tuple(rejected))
+
+    def commit(self, request: CommitRequest) -> Committed:
+        """What it will say of this list once it is frozen, as a hash. Nothing is kept: the noise key gives it again."""
+        with self._turn:
+            plan, plan_id, root = self._plan(request.plan_id), request.plan_id, request.root
+            check_commit_request(request, plan.manifest.coordinator)
+            _gate_of(plan)
+            state = active(self._current(plan_id).state)
+            if request.t != state.t:
+                raise _not_now(request.t, state.t)
+            frozen = self._store.frozen(plan_id)
+            if frozen is None:
+                commitment = self._commitment(plan, state.t, root, self._secret(plan_id, state.t, root))
+            else:
+                _same(frozen, root)
+                commitment = frozen.commitments[self._position(plan.manifest) - 1]
+            return sign_committed(self._identity, plan_id, state.t, root, commitment)
+
+    def freeze(self, request: FreezeRequest) -> Revealed:
+        """Its part of R's seed, once for a t. Before it is said the list is burnt: what it says prices every sketch."""
+        with self._turn:
+            plan, plan_id = self._plan(request.plan_id), request.plan_id
+            root = check_request(request, plan.manifest.coordinator)
+            _gate_of(plan)
+            commitments = tuple(one.commitment for one in request.committed)
+            self._current(plan_id)
+            with self._store.transaction():
+                state = active(self._record(plan_id).state)
+                frozen = self._store.frozen(plan_id)
+                if frozen is not None and request.t == state.t:
+                    _same(frozen, root)
+                    if frozen.commitments != commitments:
+                        raise Refusal(Code.E_CHANGED, f"batch {state.t} was frozen with other commitments")
+                    return sign_revealed(self._identity, plan_id, state.t, root, frozen.secret)
+                check_list(request, state, plan)
+                own = self._secret(plan_id, state.t, root)
+                self._check_committed(plan, request, root, self._commitment(plan, state.t, root, own))
+                _all_openable(request, self._knowledge(plan, state, request))
+                members = frozenset(update_hash(entry) for entry in request.entries)
+                self._store.freeze(plan_id, Frozen(state.t, root, members, commitments, own), request.entries)
+                crash_point("keyholder.freeze.before_commit")
+            crash_point("keyholder.freeze.committed")
+            return sign_revealed(self._identity, plan_id, state.t, root, own)
+
+    def sketch(self, request: SketchRequest) -> Sketched:
+        """Noisy sketches of the masks of the frozen list, by the one R that all had committed themselves to."""
+        with self._turn:
+            plan, plan_id = self._plan(request.plan_id), request.plan_id
+            root = check_request(request, plan.manifest.coordinator)
+            gate = _gate_of(plan)
+            self._current(plan_id)
+            with self._store.transaction():
+                state = active(self._record(plan_id).state)
+                check_list(request, state, plan)
+                frozen = self._store.frozen(plan_id)
+                if frozen is None:
+                    raise Refusal(Code.E_T_ORDER, f"batch {state.t} is not frozen")
+                _same(frozen, root)
+                check_secrets(plan_id, state.t, root, request.secrets, frozen.commitments)
+                if frozen.sketches is not None:
+                    return sign_sketched(self._identity, plan_id, state.t, root, frozen.sketches)
+                if self._store.opening(plan_id, state.t) is not None:
+                    raise Refusal(Code.E_T_ORDER, f"batch {state.t} was opened, and its noise key is gone")
+                openable = unseal_frozen(request.entries, self._knowledge(plan, state, request), frozen.members)
+                r_seed = preimage.r_seed(root, request.secrets)
+                made = sketched(openable, plan.manifest, gate, self._store.noise_key(plan_id), root, r_seed)
+                self._store.keep_sketches(plan_id, made)
+                crash_point("keyholder.sketch.before_commit")
+            crash_point("keyholder.sketch.committed")
+            return sign_sketched(self._identity, plan_id, state.t, root, made)
 
     def open(self, request: OpenRequest) -> Opened:
         """The sum of the masks of this list less noise: once for a t, to everybody who asks with this list."""
@@ -192,14 +287,18 @@ class Keyholder:
                         raise Refusal(Code.E_T_ORDER, f"batch {request.t} was opened and its HEAD is signed")
                     return kept
                 check_list(request, state, plan)
-                openable, rejected = examine(request.entries, self._knowledge(plan, state, request))
-                if rejected:
-                    first = rejected[0]
-                    reason = f"Update {first.update_id.hex()}: {first.reason}"
-                    raise Refusal(first.code, reason[:500])
+                known = self._knowledge(plan, state, request)
+                if manifest.noise.gate is None:
+                    openable = _all_openable(request, known)
+                else:
+                    frozen = self._store.frozen(plan_id)
+                    if frozen is None:
+                        raise Refusal(Code.E_T_ORDER, f"batch {state.t} is not frozen")
+                    openable = unseal_frozen(request.entries, known, frozen.members)
                 masks = answer(openable, manifest, self._draw(plan, state.t, root))
                 opened = sign_opened(self._identity, self._record(plan_id).key_id, plan_id, state.t, root, masks)
-                self._store.add_opening(opened, sha256(masks), request.entries)
+                gated = manifest.noise.gate is not None
+                self._store.add_opening(opened, sha256(masks), request.entries, frozen=gated)
                 crash_point("keyholder.open.before_commit")
             crash_point("keyholder.open.committed")
             self._store.forget_deleted()
@@ -330,6 +429,22 @@ class Keyholder:
         self._store.set_noise(plan_id, next_key(noise_key, self._random), drawn.buffers)
         return drawn.noise
 
+    def _secret(self, plan_id: PlanId, t: int, root: Digest) -> bytes:
+        return secret(self._store.noise_key(plan_id), plan_id, t, root)
+
+    def _commitment(self, plan: Plan, t: int, root: Digest, own: bytes) -> Digest:
+        return sha256(preimage.commit(PlanId(plan.plan_id), t, self._position(plan.manifest), root, own))
+
+    def _check_committed(self, plan: Plan, request: FreezeRequest, root: Digest, own: Digest) -> None:
+        """Every keyholder's commitment over this list, in the Plan's order, and this one's own among them."""
+        cards = plan.manifest.keyholders
+        if len(request.committed) != len(cards):
+            raise Refusal(Code.E_CHANGED, f"{len(request.committed)} commitments were shown, {len(cards)} are needed")
+        for card, one in zip(cards, request.committed, strict=True):
+            check_committed(one, request.plan_id, request.t, root, card.sig_pk)
+        if request.committed[self._position(plan.manifest) - 1].commitment != own:
+            raise Refusal(Code.E_CHANGED, "this keyholder had committed itself otherwise")
+
     def _plan(self, plan_id: PlanId) -> Plan:
         plan = self._plans.get(plan_id)
         if plan is None:
@@ -437,7 +552,7 @@ class Keyholder:
             if one.lineage == plan.lineage:
                 yield one, distances.get(one.plan_id, 0)
 
-    def _knowledge(self, plan: Plan, state: Active, request: PrepareRequest | OpenRequest) -> Knowledge:
+    def _knowledge(self, plan: Plan, state: Active, request: ListRequest) -> Knowledge:
         plan_id, manifest = request.plan_id, plan.manifest
         key_id = self._record(plan_id).key_id
         sealing = load_card(self._home, key_id)
@@ -565,6 +680,31 @@ class Keyholder:
         path = self._plan_path(PlanId(plan.plan_id))
         make_folder(path.parent)
         write_file(path, plan.raw)
+
+
+def _gate_of(plan: Plan) -> Gate:
+    gate = plan.manifest.noise.gate
+    if gate is None:
+        raise Refusal(Code.E_PLAN, f"{plan.name} has no gate")
+    return gate
+
+
+def _same(frozen: Frozen, root: Digest) -> None:
+    if frozen.root != root:
+        raise Refusal(Code.E_CHANGED, f"batch {frozen.t} was frozen with another list")
+
+
+def _not_now(asked: int, t: int) -> Refusal:
+    return Refusal(Code.E_T_ORDER, f"batch {asked} was asked for while batch {t} is the current one")
+
+
+def _all_openable(request: ListRequest, known: Knowledge) -> list[Openable]:
+    """Every entry, or the refusal of the first that is rejected."""
+    openable, rejected = examine(request.entries, known)
+    if rejected:
+        first = rejected[0]
+        raise Refusal(first.code, f"Update {first.update_id.hex()}: {first.reason}"[:500])
+    return openable
 
 
 def _taken(same: Iterable[Plan], plan: Plan) -> float:

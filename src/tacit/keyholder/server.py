@@ -2,6 +2,9 @@
 
 POST /v1/load           a Plan's bytes; `Tacit-Head` may carry the newest HEAD, base64
 POST /v1/prepare        PrepareRequest -> PrepareReply
+POST /v1/commit         CommitRequest -> Committed
+POST /v1/freeze         FreezeRequest -> Revealed
+POST /v1/sketch         SketchRequest -> Sketched
 POST /v1/open           OpenRequest -> Opened
 POST /v1/sign_head      SignHeadRequest -> HeadSignature
 POST /v1/cards          nothing -> a fresh card for one Plan of whoever asks, as JSON
@@ -38,7 +41,19 @@ from tacit.wire.calls import Call, check_body, read_call, sign_answer
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import PlanId
 from tacit.wire.keys import SigningKey
-from tacit.wire.messages import MIB, Head, Message, OpenRequest, PrepareRequest, SignHeadRequest, decode, encode
+from tacit.wire.messages import (
+    MIB,
+    CommitRequest,
+    FreezeRequest,
+    Head,
+    Message,
+    OpenRequest,
+    PrepareRequest,
+    SignHeadRequest,
+    SketchRequest,
+    decode,
+    encode,
+)
 
 log = logging.getLogger("tacit.keyholder")
 
@@ -46,7 +61,7 @@ MOST_PLAN = 512 * MIB
 LOOK_EVERY_S = 600.0
 MOST_LISTS = 4  # bodies of up to 64 MiB in memory
 
-_Asked = TypeVar("_Asked", PrepareRequest, OpenRequest, SignHeadRequest)
+_Asked = TypeVar("_Asked", PrepareRequest, CommitRequest, FreezeRequest, SketchRequest, OpenRequest, SignHeadRequest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +119,9 @@ def make_app(service: Service, look_every: float = LOOK_EVERY_S) -> Starlette:
         routes=[
             Route("/v1/load", _endpoint(service, service.load, MOST_PLAN, 1), methods=["POST"]),
             Route("/v1/prepare", answering(PrepareRequest, keyholder.prepare), methods=["POST"]),
+            Route("/v1/commit", answering(CommitRequest, keyholder.commit), methods=["POST"]),
+            Route("/v1/freeze", answering(FreezeRequest, keyholder.freeze), methods=["POST"]),
+            Route("/v1/sketch", answering(SketchRequest, keyholder.sketch), methods=["POST"]),
             Route("/v1/open", answering(OpenRequest, keyholder.open), methods=["POST"]),
             Route("/v1/sign_head", answering(SignHeadRequest, keyholder.sign_head), methods=["POST"]),
             Route("/v1/cards", _endpoint(service, service.card, 0, MOST_LISTS), methods=["POST"]),

@@ -95,6 +95,18 @@ MIGRATIONS = (
         PRIMARY KEY (plan_id, from_version)
     ) WITHOUT ROWID;
     """,
+    # 4
+    """
+    CREATE TABLE frozen (                  -- the list of the current batch, once its secret has been said
+        plan_id     BLOB PRIMARY KEY REFERENCES plans,
+        t           INTEGER NOT NULL,
+        root        BLOB NOT NULL,
+        members     BLOB NOT NULL,         -- SHA-256(H_UPD), one after the other
+        commitments BLOB NOT NULL,         -- of every keyholder, one after the other
+        secret      BLOB NOT NULL,
+        sketches    BLOB                   -- the answer, once it was asked for
+    ) WITHOUT ROWID;
+    """,
 )
 
 
@@ -121,6 +133,18 @@ class OpenedList:
     t: int
     void: bool
     updates: list[UpdateId]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The one list that the gate of this batch is about: its ids are burnt, and only part of it can be opened."""
+
+    t: int
+    root: Digest
+    members: frozenset[Digest]
+    commitments: tuple[Digest, ...]
+    secret: bytes
+    sketches: bytes | None = None
 
 
 class KeyholderStore:
@@ -196,6 +220,7 @@ class KeyholderStore:
         if isinstance(state, Done | Halted):
             self._db.execute("UPDATE plans SET noise_key = NULL WHERE plan_id = ?", (plan_id,))
             self._db.execute("DELETE FROM buffers WHERE plan_id = ?", (plan_id,))
+            self._db.execute("DELETE FROM frozen WHERE plan_id = ?", (plan_id,))
             self._db.execute("UPDATE openings SET answer = NULL WHERE plan_id = ?", (plan_id,))
 
     def plan_of_card(self, key_id: KeyId) -> PlanId | None:
@@ -272,8 +297,36 @@ class KeyholderStore:
         row = self._db.execute("SELECT answer FROM openings WHERE plan_id = ? AND t = ?", (plan_id, t)).fetchone()
         return None if row is None or row[0] is None else decode(Opened, row[0])
 
-    def add_opening(self, opened: Opened, masks_hash: Digest, entries: Sequence[Entry]) -> None:
-        """The answer, the ids it burns and the landings it counts."""
+    def frozen(self, plan_id: PlanId) -> Frozen | None:
+        """The frozen list of the current batch, where it has one."""
+        row = self._db.execute(
+            "SELECT t, root, members, commitments, secret, sketches FROM frozen WHERE plan_id = ?", (plan_id,)
+        ).fetchone()
+        if row is None:
+            return None
+        t, root, members, commitments, secret, sketches = row
+        return Frozen(t, Digest(root), frozenset(_digests(members)), tuple(_digests(commitments)), secret, sketches)
+
+    def freeze(self, plan_id: PlanId, frozen: Frozen, entries: Sequence[Entry]) -> None:
+        """The list, and at once everything that its devices have paid."""
+        self._db.execute(
+            "INSERT INTO frozen VALUES (?, ?, ?, ?, ?, ?, NULL)",
+            (
+                plan_id,
+                frozen.t,
+                frozen.root,
+                b"".join(sorted(frozen.members)),
+                b"".join(frozen.commitments),
+                frozen.secret,
+            ),
+        )
+        self._burn(plan_id, frozen.t, entries)
+
+    def keep_sketches(self, plan_id: PlanId, sketches: bytes) -> None:
+        self._db.execute("UPDATE frozen SET sketches = ? WHERE plan_id = ?", (sketches, plan_id))
+
+    def add_opening(self, opened: Opened, masks_hash: Digest, entries: Sequence[Entry], *, frozen: bool) -> None:
+        """The answer, and the ids it burns and the landings it counts where that was not done by freezing."""
         plan_id, t = opened.plan_id, opened.t
         self._db.execute(
             "INSERT INTO openings (plan_id, t, root, masks_hash, count, answer) VALUES (?, ?, ?, ?, ?, ?)",
@@ -283,6 +336,10 @@ class KeyholderStore:
             "INSERT INTO opened VALUES (?, ?, ?, ?)",
             [(plan_id, t, place, entry.update_id) for place, entry in enumerate(entries)],
         )
+        if not frozen:
+            self._burn(plan_id, t, entries)
+
+    def _burn(self, plan_id: PlanId, t: int, entries: Sequence[Entry]) -> None:
         self._db.executemany("INSERT INTO burnt VALUES (?, ?, ?)", [(plan_id, entry.update_id, t) for entry in entries])
         self._db.executemany(
             "INSERT INTO landings VALUES (?, ?, 1, ?) "
@@ -295,6 +352,7 @@ class KeyholderStore:
         self._db.execute("UPDATE openings SET void = 1 WHERE plan_id = ? AND t = ?", (plan_id, t))
 
     def drop_answers(self, plan_id: PlanId) -> None:
+        self._db.execute("DELETE FROM frozen WHERE plan_id = ?", (plan_id,))
         self._db.execute("UPDATE openings SET answer = NULL WHERE plan_id = ?", (plan_id,))
 
     def burnt(self, plan_id: PlanId, ids: Iterable[UpdateId]) -> set[UpdateId]:
@@ -336,3 +394,7 @@ class KeyholderStore:
                 return Halted(Code(code), reason or "")
             case _:
                 raise TacitError(f"the keyholder's records of Plan {plan_id.hex()[:8]} contradict each other")
+
+
+def _digests(joined: bytes) -> list[Digest]:
+    return [Digest(joined[at : at + 32]) for at in range(0, len(joined), 32)]

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from tacit.codec.ring import pack, wrap
 from tacit.keyholder.checks import Openable
 from tacit.plan.bundle import Plan
-from tacit.plan.manifest import Manifest, OnDevice, Plain
+from tacit.plan.manifest import Gate, Manifest, OnDevice, Plain
 from tacit.privacy.blt import Blt, Correlated
-from tacit.privacy.mask import sum_masks
+from tacit.privacy.mask import key_stream, sum_masks
 from tacit.privacy.noise import gaussians, rounded
+from tacit.privacy.sketch import gate_noise, in_ring, sketches, ternary
 from tacit.wire.ids import Digest
 
 
@@ -61,6 +62,18 @@ def answer(openable: Sequence[Openable], manifest: Manifest, noise: NDArray[np.i
     bits = manifest.quantisation.bits
     masks = sum_masks([one.mask_key for one in openable], [one.weight for one in openable], manifest.words, bits)
     return pack(masks - wrap(noise, bits), bits)
+
+
+def sketched(
+    openable: Sequence[Openable], manifest: Manifest, gate: Gate, noise_key: bytes, root: Digest, r_seed: Digest
+) -> bytes:
+    """R mask_i - g_i for each Update in order, packed: its noise is bound to the frozen list with this root."""
+    quant = manifest.quantisation
+    matrix = ternary(r_seed, gate.rows, manifest.words)
+    made = sketches(matrix, [key_stream(one.mask_key, manifest.words) for one in openable])
+    names = [one.entry.update_id for one in openable]
+    noise = gate_noise(noise_key, root, r_seed, names, gate.rows, gate.deviation(quant.q))
+    return pack(in_ring(made, noise, quant.bits).reshape(-1), quant.bits)
 
 
 def _read(buffers: bytes | None, count: int, words: int) -> NDArray[np.float64] | None:

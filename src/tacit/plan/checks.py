@@ -25,6 +25,9 @@ from tacit.wire.messages import MAX_KEYHOLDERS
 MOST_VALUES = 1 << 28
 MOST_LANDINGS, MOST_SNAPSHOTS = 1 << 12, 1 << 20
 LEAST_NOISE_UNDER_WEIGHTS = 4.0  # steps of the ring
+LEAST_ROWS, MOST_ROWS = 16, 256  # fewer let an attacker through too often
+LEAST_Z, MOST_Z, MOST_ETA = 0.5, 1e3, 64.0
+MOST_GATE_DELTA = 1.01e-12  # 32 rows and η = 4.15 have 1.0008e-12
 
 
 def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: Mapping[str, int]) -> str | None:
@@ -269,6 +272,28 @@ def _evaluation(manifest: Manifest, charter: Charter) -> Iterator[str]:
         yield "it asks for confidence where the model does not choose one class for an example"
 
 
+def _gate(manifest: Manifest) -> Iterator[str]:
+    """Sketches whose noise is worth what is said of it, in a ring that holds them."""
+    gate, quant = manifest.noise.gate, manifest.quantisation
+    if gate is None:
+        return
+    if manifest.evaluation is not None or isinstance(manifest.noise.mechanism, OnDevice):
+        # Nobody trains on an evaluation's answers. Of sites' Updates the sketches would need noise for the unit that
+        # those protect, and sites are known by name.
+        yield "a gate is for Plans that train and whose keyholders add the noise"
+        return
+    if not (LEAST_ROWS <= gate.rows <= MOST_ROWS and LEAST_Z <= gate.z <= MOST_Z and 1 < gate.eta <= MOST_ETA):
+        yield (
+            f"its gate has {gate.rows} rows, z = {gate.z:g} and η = {gate.eta:g}; {LEAST_ROWS} to {MOST_ROWS} rows, "
+            f"z from {LEAST_Z:g} to {MOST_Z:g} and η from 1 to {MOST_ETA:g} are known"
+        )
+        return
+    if gate.delta > MOST_GATE_DELTA:
+        yield f"its gate adds {gate.delta:.2g} to δ for each landing, at most {MOST_GATE_DELTA:g} is allowed"
+    if (needed := gate.bits(quant.q, len(manifest.keyholders))) > quant.bits:
+        yield f"its gate's sketches need a ring of {needed} bits, and it has {quant.bits}"
+
+
 def _privacy(manifest: Manifest, charter: Charter) -> Iterator[str]:
     noise, part, batch = manifest.noise, manifest.participation, manifest.batch
     if not noise.delta < 1e-3:
@@ -290,8 +315,7 @@ def _privacy(manifest: Manifest, charter: Charter) -> Iterator[str]:
             )
     if (noise.unit == "device") == isinstance(noise.mechanism, OnDevice) or noise.unit != charter.unit:
         yield f"its unit is the {noise.unit}, its charter's the {charter.unit}, and its noise protects another"
-    if noise.gate is not None:
-        yield "it has a gate, which this tacit does not know"
+    yield from _gate(manifest)
     sensitivity = math.sqrt(manifest.squared_sensitivities[-1])
     if noise.sensitivity < sensitivity * (1 - 1e-12):
         yield f"it claims sensitivity {noise.sensitivity:g}; {part.landings} landings have {sensitivity:g}"

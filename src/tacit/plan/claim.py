@@ -12,7 +12,7 @@ def claim(manifest: Manifest, mu2: float, trust: Trust) -> Statement:
     noise, batch = manifest.noise, manifest.batch
     return statement(
         sqrt(mu2),
-        noise.delta,
+        manifest.delta,
         trust=trust,
         unit=noise.unit,
         together=batch.threshold,

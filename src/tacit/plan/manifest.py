@@ -16,6 +16,7 @@ from msgspec import Meta
 from tacit.plan.layout import Count
 from tacit.plan.program import Program
 from tacit.privacy.blt import Blt, squared_sensitivities
+from tacit.privacy.gate import bits_needed, deviation, longest, tail
 from tacit.privacy.trust import Trust
 
 FORMAT = 4
@@ -133,8 +134,21 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PROTOCOL 8.2: noisy sketches by which an Update that is far too long is left out before a list is opened."""
 
     rows: Count
-    z: Positive
-    eta: Positive
+    z: Positive  # a landing costs mu² = 1/z²
+    eta: Positive  # how much longer than in the mean a sketch of an honest Update may be, squared
+
+    @property
+    def delta(self) -> float:
+        """What a landing adds to δ: that the sketch of an Update is longer than its noise was made for."""
+        return tail(self.rows, self.eta)
+
+    def deviation(self, big_q: int) -> float:
+        """s: the standard deviation of one keyholder's noise in one row of a sketch, in steps of the ring."""
+        return deviation(self.rows, self.z, self.eta, big_q)
+
+    def bits(self, big_q: int, keyholders: int) -> int:
+        """How many bits a ring must have for sketches and all their noise."""
+        return bits_needed(self.deviation(big_q), keyholders, longest(self.rows, self.eta, big_q))
 
 
 class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -190,6 +204,16 @@ def squares(noise: Noise, part: Participation) -> tuple[float, ...]:
             return tuple(float(count) for count in range(part.landings + 1))
         case OnDevice(passes=passes):
             return tuple(float(count * passes) for count in range(part.landings + 1))
+
+
+def gate_cost(noise: Noise, landings: int) -> float:
+    """The mu² of so many landings' sketches."""
+    return 0.0 if noise.gate is None else landings / noise.gate.z**2
+
+
+def whole_delta(noise: Noise, part: Participation) -> float:
+    """δ with the gate's share for all landings of a device."""
+    return noise.delta + (0.0 if noise.gate is None else part.landings * noise.gate.delta)
 
 
 class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -276,12 +300,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def spent(self, landings: int) -> float:
         """The mu² that so many landings in this Plan have cost a device."""
         noise = self.noise
-        gate = 0.0 if noise.gate is None else landings / noise.gate.z**2
-        return self.squared_sensitivities[landings] / (noise.sensitivity * noise.sigma) ** 2 + gate
+        summed = self.squared_sensitivities[landings] / (noise.sensitivity * noise.sigma) ** 2
+        return summed + gate_cost(noise, landings)
 
     def debit(self, landing: int) -> float:
         """The mu² that landing number `landing` (from 1) in this Plan costs."""
         return self.spent(landing) - self.spent(landing - 1)
+
+    @property
+    def delta(self) -> float:
+        """The δ that belongs to every ε of this Plan."""
+        return whole_delta(self.noise, self.participation)
 
     @property
     def mu2_life(self) -> float:

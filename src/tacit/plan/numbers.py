@@ -14,12 +14,24 @@ from tacit.codec.quantise import MAX_BIG_Q, inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS, packed_size
 from tacit.codec.rotate import largest_share
 from tacit.errors import InputError
-from tacit.plan.manifest import BatchRule, Mechanism, Noise, OnDevice, Participation, Plain, Quantisation, Rotation
+from tacit.plan.manifest import (
+    BatchRule,
+    Gate,
+    Mechanism,
+    Noise,
+    OnDevice,
+    Participation,
+    Plain,
+    Quantisation,
+    Rotation,
+    gate_cost,
+)
 from tacit.privacy.account import MEANINGLESS_ABOVE, epsilon_of_mu, epsilon_text, mu_of_epsilon
 from tacit.privacy.blt import Blt, re_keyable, running_error, sensitivity, spread
 from tacit.privacy.fitted import shipped
 
 DEFAULT_EPSILON = 8.0
+GATE_ROWS, GATE_Z, GATE_ETA = 32, 8.0, 4.15  # PROTOCOL 8.2
 ALIGNMENT = 0.05  # mean cosine between one device's delta and the mean, the default of PROTOCOL 6.6's rule
 NOISY = 0.3  # of a run's signal: above this people are warned
 ENVELOPE_BYTES = 896  # fields, credential and signatures of an Update in MessagePack, rounded up
@@ -53,11 +65,13 @@ def choose_numbers(
     devices: int = 0,
     correlated: bool = False,
     weights: tuple[int, ...] | None = None,
+    gate: Gate | None = None,
 ) -> Numbers:
     """Noise, integer bound and ring for `d` values.
 
     `noise` is the standard deviation of what one keyholder draws for one sum, in units of one device's bound;
-    where it is absent it follows from `epsilon`. `weights` are by age, and all 1 where none are given.
+    where it is absent it follows from `epsilon`. `weights` are by age, and all 1 where none are given. What a `gate`
+    costs is taken from `epsilon`, so that there is more noise in sums.
 
     >>> n = choose_numbers(d=5130, keyholders=1, epsilon=None, noise=0.1, batch=4, threshold=4, snapshots=60,
     ...                    participations=40, max_age=8, clip=0.5, delta=1e-7)
@@ -67,13 +81,26 @@ def choose_numbers(
     weights = weights or (1,) * (max_age + 1)
     most = max(weights)
     mechanism, worst, amplified = _mechanism(correlated, snapshots, participations, separation)
-    sigma = _up(1 / mu_of_epsilon(epsilon or DEFAULT_EPSILON, delta)) if noise is None else noise / worst
+    cost = 0.0 if gate is None else participations / gate.z**2
+    sigma = _sigma(epsilon or DEFAULT_EPSILON, delta, cost) if noise is None else noise / worst
+    total = sigma_total(keyholders, sigma, worst, most, 1, amplified)
     return Numbers(
-        chosen_ring(d, batch, clip, sigma_total(keyholders, sigma, worst, most, 1, amplified), most),
+        chosen_ring(d, batch, clip, total, most, gate=gate, keyholders=keyholders),
         BatchRule(batch, batch, threshold, max_age, weights),
         Participation(participations, separation, devices),
-        Noise(mechanism, sigma, worst, snapshots, 1 / sigma**2, delta),
+        Noise(mechanism, sigma, worst, snapshots, 1 / sigma**2 + cost, delta, gate=gate),
     )
+
+
+def _sigma(epsilon: float, delta: float, gate_cost: float) -> float:
+    """The noise that leaves room for what the gate costs."""
+    rest = mu_of_epsilon(epsilon, delta) ** 2 - gate_cost
+    if rest <= 0:
+        raise InputError(
+            f"the gate alone costs μ² = {gate_cost:.4g}, and ε = {epsilon:g} at δ = {delta:g} allows "
+            f"{rest + gate_cost:.4g}; ask for a larger epsilon, for fewer participations, or leave the gate out"
+        )
+    return _up(1 / math.sqrt(rest))
 
 
 def _mechanism(correlated: bool, snapshots: int, landings: int, separation: int) -> tuple[Mechanism, float, float]:
@@ -118,13 +145,15 @@ def chosen_ring(
     *,
     least: int = 0,
     rotations: Sequence[Rotation] = ("none", "hadamard/1"),
+    gate: Gate | None = None,
+    keyholders: int = 1,
 ) -> Quantisation:
     """The quantisation of the fewest bytes whose rounding stays small: ring, rotation and Q.
 
     `noise` is the standard deviation of all keyholders' noise in one value of a sum, in units of Q, and `weight` the
     largest by age. The rounding alone says how small Q may be, and the rotation leaves a rounding error as long as it
     was; so what the rotation saves is bits of the ring, and where it saves none it is left out. `least` asks for a
-    larger Q than that.
+    larger Q than that. A `gate`'s sketches have to fit as well, which the rotation leaves as long as they were.
 
     >>> few, many = chosen_ring(1000, 100, 1.0, 0.0), chosen_ring(100_000, 100, 1.0, 0.0)
     >>> (few.bits, few.rotation), (many.bits, many.rotation)
@@ -135,7 +164,8 @@ def chosen_ring(
         share = 1.0 if rotation == "none" else largest_share(d)
 
         def fits(q: int, bits: int = bits, share: float = share) -> bool:
-            return ring_fits(bits, batch, weight, q, noise * q, share)
+            held = gate is None or gate.bits(q, keyholders) <= bits
+            return held and ring_fits(bits, batch, weight, q, noise * q, share)
 
         if fits(least):
             q = _largest_bound(least, fits)
@@ -165,7 +195,8 @@ def less_noise(numbers: Numbers, d: int, keyholders: int) -> str:
     needing = f" (which want {fleet:,} devices)" if isinstance(noise.mechanism, Blt) else ""
     fewer = math.floor(d / times**2)
     train = f"train at most {fewer:,} of the {d:,} values or " if fewer else ""
-    epsilon = epsilon_of_mu(times / noise.sigma, noise.delta)
+    mu = math.hypot(times / noise.sigma, math.sqrt(gate_cost(noise, numbers.participation.landings)))
+    epsilon = epsilon_of_mu(mu, noise.delta)
     more = f", or allow ε = {epsilon_text(epsilon)}" if epsilon <= MEANINGLESS_ABOVE else ""
     return f"{train}use batches of {larger:,}{needing}{more}"
 

@@ -65,7 +65,7 @@ def add_mask(words: NDArray[np.uint32], key: bytes, weight: int = 1) -> None:
     """
     if not 0 < weight < 2**32:
         raise ValueError(f"a weight is a positive integer, not {weight}")
-    for at, stream in _key_stream(key, words.size):
+    for at, stream in key_stream(key, words.size):
         if weight != 1:
             np.multiply(stream, np.uint32(weight), out=stream)
         part = words[at : at + stream.size]
@@ -96,7 +96,7 @@ def sum_masks(keys: Sequence[bytes], weights: Sequence[int], count: int, bits: i
     return low_bits(total, bits)
 
 
-def _key_stream(key: bytes, count: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+def key_stream(key: bytes, count: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
     """Pieces of the stream of `key`, each with where it begins; a piece is overwritten by the next."""
     _lengths(key=(key, 16))
     # The zero IV is safe because a key comes from a fresh seed and makes one stream only.

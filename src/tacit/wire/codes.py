@@ -33,6 +33,7 @@ class Code(StrEnum):
     E_STATE_LOST = "E_STATE_LOST"
     E_HALTED = "E_HALTED"
     E_SUCCEEDED = "E_SUCCEEDED"  # another Plan continues this one; HEAD's answer names it
+    E_GATE = "E_GATE"  # an Update is far longer than its bound, as the noisy sketches of it show
 
     @property
     def retryable(self) -> bool:
@@ -68,6 +69,7 @@ _PER_ENTRY = frozenset(
         Code.E_SEAL_HASH,
         Code.E_UNSEAL,
         Code.E_HEAD,
+        Code.E_GATE,
     }
 )
 

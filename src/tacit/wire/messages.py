@@ -30,6 +30,7 @@ _Digest = Annotated[Digest, Meta(min_length=32, max_length=32)]
 _Lineage = Annotated[Lineage, Meta(min_length=32, max_length=32)]
 _PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
+_Secret = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Sealed = Annotated[bytes, Meta(min_length=SEALED_SIZE, max_length=SEALED_SIZE)]
 _PerKeyholder = Meta(min_length=1, max_length=MAX_KEYHOLDERS)
 _Sentence = Annotated[str, Meta(max_length=500)]
@@ -155,6 +156,64 @@ class PrepareReply(Message, frozen=True, tag="prepared"):
     max_bytes: ClassVar[int] = 16 * MIB
 
     rejected: tuple[Rejection, ...]
+
+
+class CommitRequest(Message, frozen=True, tag="commit"):
+    """Commit yourself to your part of R's seed, over the list with this root."""
+
+    plan_id: _PlanId
+    t: _Count
+    root: _Digest
+    signature: _Signature
+
+
+class Committed(Message, frozen=True, tag="committed"):
+    """A keyholder's commitment: `tacit.wire.preimage.commit`."""
+
+    commitment: _Digest
+    signature: _Signature
+
+
+class FreezeRequest(Message, frozen=True, tag="freeze"):
+    """Burn this list and say what you had committed yourself to. `committed` is everybody's, in the Plan's order."""
+
+    max_bytes: ClassVar[int] = 64 * MIB
+
+    plan_id: _PlanId
+    t: _Count
+    snapshot_hash: _Digest
+    entries: tuple[Entry, ...]
+    committed: Annotated[tuple[Committed, ...], _PerKeyholder]
+    signature: _Signature
+
+
+class Revealed(Message, frozen=True, tag="revealed"):
+    """r_j. From now on only Updates of this list are opened for this t, each of which has landed."""
+
+    secret: _Secret
+    signature: _Signature
+
+
+class SketchRequest(Message, frozen=True, tag="sketch"):
+    """Sketch the masks of the frozen list. `secrets` are what all had committed themselves to, in the Plan's order."""
+
+    max_bytes: ClassVar[int] = 64 * MIB
+
+    plan_id: _PlanId
+    t: _Count
+    snapshot_hash: _Digest
+    entries: tuple[Entry, ...]
+    secrets: Annotated[tuple[_Secret, ...], _PerKeyholder]
+    signature: _Signature
+
+
+class Sketched(Message, frozen=True, tag="sketched"):
+    """R mask - g for each entry in order, packed in the ring of the Plan."""
+
+    max_bytes: ClassVar[int] = 16 * MIB
+
+    sketches: bytes
+    signature: _Signature
 
 
 class OpenRequest(Message, frozen=True, tag="open"):

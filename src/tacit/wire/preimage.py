@@ -131,6 +131,72 @@ def opened(plan_id: PlanId, t: int, batch_root: Digest, masks_hash: Digest) -> b
     return b"TACIT1/opened\0" + _fixed(plan_id, 32) + _u64(t) + _fixed(batch_root, 32) + _fixed(masks_hash, 32)
 
 
+def commit(plan_id: PlanId, t: int, j: int, batch_root: Digest, secret: bytes) -> bytes:
+    """What keyholder `j` (from 1) commits itself to by the SHA-256 of it, before R is known.
+
+    >>> len(commit(PlanId(bytes(32)), 7, 1, Digest(bytes(32)), bytes(32)))
+    120
+    """
+    return b"TACIT1/commit\0" + _fixed(plan_id, 32) + _u64(t) + _u8(j) + _fixed(batch_root, 32) + _fixed(secret, 32)
+
+
+def commit_request(plan_id: PlanId, t: int, batch_root: Digest) -> bytes:
+    """COMMIT: the coordinator asks a keyholder to commit itself over the list with this root."""
+    return b"TACIT1/ask-commit\0" + _fixed(plan_id, 32) + _u64(t) + _fixed(batch_root, 32)
+
+
+def committed(plan_id: PlanId, t: int, batch_root: Digest, commitment: Digest) -> bytes:
+    """COMMITTED: a keyholder's commitment over the list with this root."""
+    return b"TACIT1/committed\0" + _fixed(plan_id, 32) + _u64(t) + _fixed(batch_root, 32) + _fixed(commitment, 32)
+
+
+def freeze_request(
+    plan_id: PlanId, t: int, snapshot_hash: Digest, batch_root: Digest, commitments: Sequence[Digest]
+) -> bytes:
+    """FREEZE: the coordinator shows every keyholder's commitment and asks for what one committed itself to."""
+    return b"".join(
+        (
+            b"TACIT1/freeze\0",
+            _fixed(plan_id, 32),
+            _u64(t),
+            _fixed(snapshot_hash, 32),
+            _fixed(batch_root, 32),
+            *(_fixed(one, 32) for one in commitments),
+        )
+    )
+
+
+def revealed(plan_id: PlanId, t: int, batch_root: Digest, secret: bytes) -> bytes:
+    """REVEALED: the list with this root is frozen, and this is what the keyholder had committed itself to."""
+    return b"TACIT1/revealed\0" + _fixed(plan_id, 32) + _u64(t) + _fixed(batch_root, 32) + _fixed(secret, 32)
+
+
+def sketch_request(
+    plan_id: PlanId, t: int, snapshot_hash: Digest, batch_root: Digest, secrets: Sequence[bytes]
+) -> bytes:
+    """SKETCH: the coordinator shows what every keyholder revealed and asks for sketches of the masks."""
+    return b"".join(
+        (
+            b"TACIT1/sketch\0",
+            _fixed(plan_id, 32),
+            _u64(t),
+            _fixed(snapshot_hash, 32),
+            _fixed(batch_root, 32),
+            *(_fixed(one, 32) for one in secrets),
+        )
+    )
+
+
+def sketched(plan_id: PlanId, t: int, batch_root: Digest, sketches_hash: Digest) -> bytes:
+    """SKETCHED: a keyholder's answer for the frozen list was the packed sketches with this SHA-256."""
+    return b"TACIT1/sketched\0" + _fixed(plan_id, 32) + _u64(t) + _fixed(batch_root, 32) + _fixed(sketches_hash, 32)
+
+
+def r_seed(batch_root: Digest, secrets: Sequence[bytes]) -> Digest:
+    """The seed of R: nobody knows it before every keyholder has revealed, and then the list is frozen."""
+    return sha256(_fixed(batch_root, 32), *(_fixed(one, 32) for one in secrets))
+
+
 def sign_head_request(plan_id: PlanId, version: int, snapshot_hash: Digest, batch_root: Digest, spoilt: bool) -> bytes:
     """SIGN_HEAD: the coordinator asks for a signature under the HEAD of `version`.
 

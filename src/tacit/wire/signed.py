@@ -14,9 +14,12 @@ from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     OUTCOMES,
     SUITE_1,
+    CommitRequest,
+    Committed,
     Credential,
     Enrol,
     Entry,
+    FreezeRequest,
     Head,
     HeadSignature,
     Opened,
@@ -27,7 +30,10 @@ from tacit.wire.messages import (
     Proof,
     Receipt,
     Rekeyed,
+    Revealed,
     SignHeadRequest,
+    Sketched,
+    SketchRequest,
     Upload,
     update_hash,
     update_preimage,
@@ -164,13 +170,117 @@ def sign_open(key: SigningKey, plan_id: PlanId, t: int, snapshot_hash: Digest, e
     return OpenRequest(plan_id=plan_id, t=t, snapshot_hash=snapshot_hash, entries=listed, signature=signature)
 
 
-def check_request(request: PrepareRequest | OpenRequest, coordinator: bytes) -> Digest:
+def check_request(request: PrepareRequest | FreezeRequest | SketchRequest | OpenRequest, coordinator: bytes) -> Digest:
     """The coordinator asked for exactly this list; returns its root. E_SIG."""
     root = root_of(request.entries)
-    layout = preimage.prepare_request if isinstance(request, PrepareRequest) else preimage.open_request
-    if not verify(coordinator, request.signature, layout(request.plan_id, request.t, request.snapshot_hash, root)):
+    named = request.plan_id, request.t, request.snapshot_hash, root
+    match request:
+        case PrepareRequest():
+            signed = preimage.prepare_request(*named)
+        case FreezeRequest():
+            signed = preimage.freeze_request(*named, [one.commitment for one in request.committed])
+        case SketchRequest():
+            signed = preimage.sketch_request(*named, request.secrets)
+        case OpenRequest():
+            signed = preimage.open_request(*named)
+    if not verify(coordinator, request.signature, signed):
         raise Refusal(Code.E_SIG, f"the request for batch {request.t} is not signed by the coordinator")
     return root
+
+
+def sign_commit_request(key: SigningKey, plan_id: PlanId, t: int, root: Digest) -> CommitRequest:
+    """The coordinator asks a keyholder to commit itself."""
+    signature = key.sign(preimage.commit_request(plan_id, t, root))
+    return CommitRequest(plan_id=plan_id, t=t, root=root, signature=signature)
+
+
+def check_commit_request(request: CommitRequest, coordinator: bytes) -> None:
+    """The coordinator asked for it. E_SIG."""
+    if not verify(coordinator, request.signature, preimage.commit_request(request.plan_id, request.t, request.root)):
+        raise Refusal(Code.E_SIG, f"the request for batch {request.t} is not signed by the coordinator")
+
+
+def sign_committed(key: SigningKey, plan_id: PlanId, t: int, root: Digest, commitment: Digest) -> Committed:
+    """A keyholder's answer to COMMIT."""
+    signature = key.sign(preimage.committed(plan_id, t, root, commitment))
+    return Committed(commitment=commitment, signature=signature)
+
+
+def check_committed(one: Committed, plan_id: PlanId, t: int, root: Digest, public: bytes) -> None:
+    """The keyholder with the signing key `public` committed itself so, over this very list. E_SIG."""
+    if not verify(public, one.signature, preimage.committed(plan_id, t, root, one.commitment)):
+        raise Refusal(Code.E_SIG, f"a commitment for batch {t} is not signed by its keyholder")
+
+
+def sign_freeze(
+    key: SigningKey,
+    plan_id: PlanId,
+    t: int,
+    snapshot_hash: Digest,
+    entries: Sequence[Entry],
+    committed: Sequence[Committed],
+) -> FreezeRequest:
+    """The coordinator asks for a keyholder's secret, which burns the list; entries are put in order of update_id."""
+    listed = _in_order(entries)
+    commitments = [one.commitment for one in committed]
+    signature = key.sign(preimage.freeze_request(plan_id, t, snapshot_hash, root_of(listed), commitments))
+    return FreezeRequest(
+        plan_id=plan_id,
+        t=t,
+        snapshot_hash=snapshot_hash,
+        entries=listed,
+        committed=tuple(committed),
+        signature=signature,
+    )
+
+
+def sign_revealed(key: SigningKey, plan_id: PlanId, t: int, root: Digest, secret: bytes) -> Revealed:
+    """A keyholder's answer to FREEZE."""
+    return Revealed(secret=secret, signature=key.sign(preimage.revealed(plan_id, t, root, secret)))
+
+
+def check_revealed(revealed: Revealed, plan_id: PlanId, t: int, root: Digest, public: bytes) -> None:
+    """The keyholder with the signing key `public` said it of this list. E_SIG."""
+    if not verify(public, revealed.signature, preimage.revealed(plan_id, t, root, revealed.secret)):
+        raise Refusal(Code.E_SIG, f"what was revealed for batch {t} is not signed by its keyholder")
+
+
+def check_secrets(
+    plan_id: PlanId, t: int, root: Digest, secrets: Sequence[bytes], commitments: Sequence[bytes]
+) -> None:
+    """Each secret, in the Plan's order, is what its keyholder had committed itself to. E_CHANGED."""
+    if len(secrets) != len(commitments):
+        raise Refusal(Code.E_CHANGED, f"{len(secrets)} numbers were shown for {len(commitments)} commitments")
+    for j, (secret, commitment) in enumerate(zip(secrets, commitments, strict=True), 1):
+        if sha256(preimage.commit(plan_id, t, j, root, secret)) != commitment:
+            raise Refusal(Code.E_CHANGED, f"keyholder {j} had committed itself to another number for batch {t}")
+
+
+def sign_sketch(
+    key: SigningKey,
+    plan_id: PlanId,
+    t: int,
+    snapshot_hash: Digest,
+    entries: Sequence[Entry],
+    secrets: Sequence[bytes],
+) -> SketchRequest:
+    """The coordinator asks for sketches of the masks; entries are put in order of update_id."""
+    listed = _in_order(entries)
+    signature = key.sign(preimage.sketch_request(plan_id, t, snapshot_hash, root_of(listed), secrets))
+    return SketchRequest(
+        plan_id=plan_id, t=t, snapshot_hash=snapshot_hash, entries=listed, secrets=tuple(secrets), signature=signature
+    )
+
+
+def sign_sketched(key: SigningKey, plan_id: PlanId, t: int, root: Digest, sketches: bytes) -> Sketched:
+    """A keyholder's answer to SKETCH."""
+    return Sketched(sketches=sketches, signature=key.sign(preimage.sketched(plan_id, t, root, sha256(sketches))))
+
+
+def check_sketched(sketched: Sketched, plan_id: PlanId, t: int, root: Digest, public: bytes) -> None:
+    """The keyholder with the signing key `public` sketched this list so. E_SIG."""
+    if not verify(public, sketched.signature, preimage.sketched(plan_id, t, root, sha256(sketched.sketches))):
+        raise Refusal(Code.E_SIG, f"the sketches of batch {t} are not signed by their keyholder")
 
 
 def sign_opened(key: SigningKey, key_id: KeyId, plan_id: PlanId, t: int, root: Digest, masks: bytes) -> Opened:

@@ -143,7 +143,7 @@ def moment(stage: Stage, version: int, status: dict[str, Any]) -> Moment:
         central=yardstick["central"] if yardstick else None,
         epsilon=curve.epsilons[-1][1] if curve.epsilons else 0.0,
         epsilon_budget=promise(plan).epsilon,
-        delta=plan.manifest.noise.delta,
+        delta=plan.manifest.delta,
         trust=trust(plan).value,
         accepted=int(status.get("updates", {}).get("accepted", 0)),
         opened=int(status.get("updates", {}).get("opened", 0)),
@@ -185,7 +185,7 @@ def conclude(stage: Stage, folder: Path) -> dict[str, Any]:
         stage.screen.say("4  wait for the yardsticks: the same model trained in one place, and by each device alone")
     yardstick, plan, curve = stage.baseline.awaited(), stage.plan, stage.curve
     picture = folder / "digits.png"
-    meaning = f"of the device that landed most often, at δ = {plan.manifest.noise.delta:g}, zero-out, {trust(plan)}"
+    meaning = f"of the device that landed most often, at δ = {plan.manifest.delta:g}, zero-out, {trust(plan)}"
     alone = sum(yardstick["alone"]) / len(stage.devices)
     draw(picture, curve.points, curve.epsilons, yardstick["central"], alone, meaning)
     result = gather(plan, stage.link, stage.keyholder.port, stage.devices, curve, yardstick)

@@ -37,7 +37,7 @@ def spent(plan: Plan, landings: Mapping[str, int]) -> Spent:
     most, allowed = max(landings.values(), default=0), manifest.participation.landings
 
     def said(count: int, less: float = 1.0) -> Statement:
-        return statement(manifest.spent(count) ** 0.5 * less, noise.delta, unit=noise.unit, trust=trust(plan))
+        return statement(manifest.spent(count) ** 0.5 * less, manifest.delta, unit=noise.unit, trust=trust(plan))
 
     scale = manifest.batch.target / FLEET_BATCH
     return Spent(said(most), most, said(allowed, scale), said(min(FLEET_LANDINGS, allowed), scale))
