@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tacit.keyholder.sums import draw
-from tacit.plan.manifest import Plain
+from tacit.plan.manifest import Gate, Plain
 from tacit.wire.ids import Digest
 from tacit.wire.log import verify_chain
 from tacit.wire.messages import Head, HeadSignature, LogEntry, LogKind, Receipt, encode, update_hash
@@ -258,6 +258,50 @@ def test_a_kill_changes_nothing_with_two_keyholders(tmp_path: Path, point: str, 
     travelled = journey(tmp_path, point, keyholders=2, victim=victim)
     try:
         travelled.run()
+        assert travelled.deaths == 1, f"{point} was never passed"
+    finally:
+        end(travelled)
+
+
+GATE = [
+    ("coordinator.sketching:1", 0),
+    ("coordinator.freeze.asking:2", 0),
+    ("coordinator.freeze.answered:1", 0),
+    ("coordinator.agreed:1", 0),
+    ("keyholder.freeze.before_commit:1", 2),
+    ("keyholder.freeze.committed:1", 1),
+    ("keyholder.sketch.before_commit:1", 1),
+    ("keyholder.sketch.committed:1", 2),
+]
+
+
+@pytest.mark.parametrize(("point", "victim"), GATE)
+def test_a_kill_while_a_list_is_sketched_leaves_the_same_sum(tmp_path: Path, point: str, victim: int):
+    """Noise alone may take an honest Update for too long: the Snapshot is that of those that were opened."""
+    world = make_world(tmp_path, 2, target=6, threshold=3, gate=Gate(32, 8.0, 4.15))
+    holders = [keyholder_process(world, j) for j in (1, 2)]
+    for j, holder in enumerate(holders, 1):
+        holder.start(point if j == victim else None)
+    coordinator = coordinator_process(world, holders).start(None if victim else point)
+    travelled = Journey(Site(world, coordinator, holders))
+    try:
+        head = travelled.head(0)
+        for _ in range(6):
+            device = Device(world)
+            upload = device.update(0, world.hash_of(head))
+            travelled.devices[upload.update_id.hex()] = device
+            travelled.insist(lambda upload=upload: travelled.site.send(upload), "a receipt")
+        after = travelled.insist(lambda: travelled.site.snapshot(travelled.head(1)), "Snapshot 1")
+        lists = [travelled.insist(lambda j=j: travelled.site.opened_ids(j), "the audit") for j in (1, 2)]
+        assert lists[0] == lists[1]
+        [(_, ids)] = lists[0]
+        assert len(ids) >= 3
+        total = np.sum([travelled.devices[one].integers() for one in ids], axis=0)
+        assert after == next_snapshot(world, world.plan.initial_snapshot, total, len(ids))
+        for j in (1, 2):
+            assert rows(world, "SELECT count(*) FROM burnt", j=j) == [(6,)]
+            assert rows(world, "SELECT sum(count) FROM landings", j=j) == [(6,)]
+            assert rows(world, "SELECT count(*) FROM frozen", j=j) == [(0,)]
         assert travelled.deaths == 1, f"{point} was never passed"
     finally:
         end(travelled)

@@ -11,7 +11,7 @@ from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
 from tacit.codec.rotate import largest_share
 from tacit.errors import InputError
-from tacit.plan.manifest import Plain, squares
+from tacit.plan.manifest import Gate, Plain, squares, whole_delta
 from tacit.plan.numbers import NOISY, choose_numbers, chosen_ring, drift, less_noise, noise_to_signal, upload_size
 from tacit.privacy.account import epsilon_of_mu
 from tacit.privacy.blt import Blt, spread
@@ -98,9 +98,10 @@ def test_what_the_gate_costs_is_more_noise_at_the_same_epsilon(epsilon: float, s
     assert epsilon_of_mu(math.sqrt(n.noise.mu2_total), 1e-7) == pytest.approx(epsilon, rel=1e-6)
     assert whole_delta(n.noise, n.participation) == 1e-7 + 4 * gate.delta > 1e-7
     assert n.quantisation.bits >= gate.bits(n.quantisation.q, 1)
-    assert numbers(batch=4, threshold=4, d=64, gate=gate).quantisation.bits > numbers(
-        batch=4, threshold=4, d=64
-    ).quantisation.bits
+    assert (
+        numbers(batch=4, threshold=4, d=64, gate=gate).quantisation.bits
+        > numbers(batch=4, threshold=4, d=64).quantisation.bits
+    )
 
 
 def test_a_gate_that_costs_more_than_was_asked_for_is_refused():

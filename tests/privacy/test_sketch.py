@@ -46,7 +46,10 @@ def test_the_golden_matrix():
     matrix = ternary(bytes(range(32)), 3, 1001)
 
     assert matrix[0, :12].tolist() == [-1, 0, 0, 0, 0, 0, 1, -1, 0, 0, 0, 0]
-    assert hashlib.sha256(matrix.tobytes()).hexdigest() == "24f0e23c265d0c9e48b669898524c3005cca78a15408cef3eaa8e8e4b34511aa"
+    assert (
+        hashlib.sha256(matrix.tobytes()).hexdigest()
+        == "24f0e23c265d0c9e48b669898524c3005cca78a15408cef3eaa8e8e4b34511aa"
+    )
 
 
 def test_half_of_the_entries_are_zero_and_a_quarter_is_of_each_sign():
@@ -76,7 +79,7 @@ def test_honest_updates_are_taken_for_too_long_as_rarely_as_noise_alone():
 
     # An honest q lengthens R q + g a little: by norm² / 2 a row, on k s² a row.
     longer = 1 + Q**2 / 2 / (2 * S**2)
-    assert HONEST == pytest.approx(0.002, abs=5e-4)
+    assert pytest.approx(0.002, abs=5e-4) == HONEST
     assert wrong <= binom.isf(1e-6, len(vectors), chi2.sf(THRESHOLD * ROWS / longer, ROWS))
 
 
