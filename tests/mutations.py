@@ -26,6 +26,8 @@ STATES = "tests/keyholder/test_states.py"
 REKEYING = "tests/keyholder/test_rekeying.py"
 SUCCESSION = "tests/keyholder/test_succession.py"
 CODES = "tests/keyholder/test_error_codes.py"
+GATE = "tests/keyholder/test_gate.py"
+NOT = "(lambda *a, **b: None)("
 
 
 @dataclass(frozen=True)
@@ -135,16 +137,16 @@ MUTATIONS = (
     _checks("its device signed it", "check_entry", "check_update(entry)", "", "signature_of or another_payload"),
     _checks(
         "the seal opens in its own place only",
-        "check_entry",
+        "_unsealed",
         "entry_seal_info(entry, known.j, known.key_id)",
         "entry_seal_info(entry, known.j, bytes(16))",
         "bound_elsewhere",
     ),
     _checks(
         "its weight is that of its age",
-        "check_entry",
-        "manifest.batch.weights[age]",
-        "manifest.batch.weights[0]",
+        "_unsealed",
+        "batch.weights[known.t - entry.base_version]",
+        "batch.weights[0]",
         "a_weight",
         "tests/privacy/test_invariants.py",
     ),
@@ -155,8 +157,8 @@ MUTATIONS = (
     _signed(
         "PREPARE and OPEN are told apart",
         "check_request",
-        "preimage.prepare_request if",
-        "preimage.open_request if",
+        "preimage.prepare_request(",
+        "preimage.open_request(",
         "prepare or opens_nothing",
     ),
     _signed(
@@ -183,12 +185,19 @@ MUTATIONS = (
         "another_list",
     ),
     _keyholder("one list for one t", "open", "own.root != root", "False", "another_list"),
-    _keyholder("a list with a rejected entry is not opened", "open", "if rejected:", "if False:", "one_check", CHECKS),
+    Mutation(
+        "a list with a rejected entry is not opened",
+        "tacit.keyholder.keyholder:_all_openable",
+        "if rejected:",
+        "if False:",
+        CHECKS,
+        "one_check",
+    ),
     _keyholder(
         "the answer, the ids and the landings are kept",
         "open",
         "self._store.add_opening(",
-        "(lambda *a: None)(",
+        "(lambda *a, **b: None)(",
         "same_bytes or another_list",
     ),
     _keyholder(
@@ -455,7 +464,7 @@ MUTATIONS = (
     # The store, the sum, the noise
     Mutation(
         "an opened id is burnt",
-        "tacit.keyholder.store:KeyholderStore.add_opening",
+        "tacit.keyholder.store:KeyholderStore._burn",
         "INSERT INTO burnt VALUES",
         "INSERT OR IGNORE INTO burnt SELECT ?, ?, ? WHERE 0 AND NOT",
         CHECKS,
@@ -463,7 +472,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a landing is counted",
-        "tacit.keyholder.store:KeyholderStore.add_opening",
+        "tacit.keyholder.store:KeyholderStore._burn",
         "count = count + 1",
         "count = count",
         CHECKS,
@@ -591,12 +600,76 @@ MUTATIONS = (
         "do_not_hold",
     ),
     Mutation(
-        "a gate that is not built is refused",
-        "tacit.plan.checks:_privacy",
-        "noise.gate is not None",
+        "the gate's share of δ is small",
+        "tacit.plan.checks:_gate",
+        "gate.delta > MOST_GATE_DELTA",
         "False",
         "tests/plan/test_bundle.py",
         "do_not_hold",
+    ),
+    Mutation(
+        "every landing pays for its sketch",
+        "tacit.plan.manifest:gate_cost",
+        "landings / noise.gate.z**2",
+        "0.0",
+        "tests/plan/test_bundle.py",
+        "pays_for_its_sketch",
+    ),
+    # The gate
+    _keyholder("a list is burnt before its secret is said", "freeze", "self._store.freeze(", NOT, "paid_for", GATE),
+    Mutation(
+        "one list is frozen for a batch",
+        "tacit.keyholder.keyholder:_same",
+        "frozen.root != root",
+        "False",
+        GATE,
+        "one_list_is_frozen",
+    ),
+    _keyholder(
+        "a secret is said for signed commitments", "_check_committed", "check_committed(", NOT, "everybodys", GATE
+    ),
+    _keyholder(
+        "its own commitment is among them",
+        "_check_committed",
+        ".commitment != own",
+        ".commitment is None",
+        "everybodys",
+        GATE,
+    ),
+    _keyholder(
+        "a frozen list keeps its commitments",
+        "freeze",
+        "frozen.commitments != commitments",
+        "False",
+        "one_list_is_frozen",
+        GATE,
+    ),
+    _keyholder("R is of what all had committed themselves to", "sketch", "check_secrets(", NOT, "other_than", GATE),
+    _checks("only part of a frozen list is opened", "unseal_frozen", "not set(names) <= frozen", "False", "part", GATE),
+    _checks("and each entry once", "unseal_frozen", "len(set(names)) != len(names)", "False", "any_part", GATE),
+    Mutation(
+        "a sketch is noised",
+        "tacit.keyholder.sums:sketched",
+        "gate.deviation(quant.q)",
+        "0.0",
+        GATE,
+        "what_remains",
+    ),
+    Mutation(
+        "the noise of a sketch is bound to its Update",
+        "tacit.privacy.sketch:_seed",
+        "+ r_seed + update_id",
+        "+ r_seed",
+        "tests/privacy/test_sketch.py",
+        "noise_and_secrets",
+    ),
+    Mutation(
+        "and to the list",
+        "tacit.privacy.sketch:_seed",
+        "+ root + r_seed",
+        "+ r_seed",
+        "tests/privacy/test_sketch.py",
+        "noise_and_secrets",
     ),
     Mutation(
         "columns of C never grow",

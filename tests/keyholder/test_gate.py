@@ -101,10 +101,13 @@ def test_one_list_is_frozen_for_a_batch(tmp_path: Path):
     asked = gated(tmp_path)
     uploads, others = asked.updates(3), asked.updates(3)
     asked.committed(0, others)  # to commit oneself over a list says nothing and binds to nothing
+    committed = asked.committed(0, uploads)
     asked.freeze(0, uploads)
     keyholder = asked.keyholders[0]
 
     assert code_of(lambda: asked.freeze(0, others)) is Code.E_CHANGED
+    swapped = asked.freeze_request(0, uploads, committed[::-1])
+    assert code_of(lambda: keyholder.freeze(swapped)) is Code.E_CHANGED
     assert code_of(lambda: keyholder.freeze(asked.freeze_request(0, uploads[:-1], []))) is Code.E_CHANGED
     assert code_of(lambda: keyholder.prepare(asked.prepare_request(0, asked.entries(others)))) is Code.E_CHANGED
     assert not keyholder.prepare(asked.prepare_request(0, asked.entries(uploads))).rejected

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tacit.plan import manifest as canonical
 from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
 from tacit.plan.checks import room_text
-from tacit.plan.manifest import FORMAT, Gate
+from tacit.plan.claim import claim
+from tacit.plan.manifest import FORMAT, Gate, OnDevice
 from tacit.plan.program import KeptTensor, Optimizer, Resources, Stretch
 from tacit.plan.tape import Number
 from tacit.privacy.trust import Trust
@@ -140,6 +141,22 @@ def test_a_ring_too_small_for_a_sum_serves_where_the_plan_rotates(tmp_path):
         make_world(tmp_path / "eight bits", rotation="hadamard/1", **{**rules, "bits": 8})
 
 
+def test_every_landing_pays_for_its_sketch(tmp_path: Path):
+    world = make_world(tmp_path, sigma=1.25, gate=Gate(32, 8.0, 4.15))
+    manifest = world.plan.manifest
+
+    assert [manifest.debit(n) for n in (1, 2, 3)] == pytest.approx([1 / 3 / 1.25**2 + 1 / 64] * 3, rel=1e-12)
+    assert manifest.delta == manifest.noise.delta + 3 * manifest.noise.gate.delta
+    assert claim(manifest, 0.5, Trust.SINGLE_OPERATOR).delta == manifest.delta
+    with pytest.raises(PlanRefused, match=r"it claims a budget of mu² = 0\.64; sigma = 1\.25 spends 0\.686875"):
+        rebuilt(world, with_noise(mu2_total=0.64))
+
+
+def test_a_gate_is_for_noise_of_keyholders(tmp_path: Path):
+    with pytest.raises(PlanRefused, match="whose keyholders add the noise"):
+        make_world(tmp_path, gate=Gate(32, 8.0, 4.15), mechanism=OnDevice("patient", 1.0, 1))
+
+
 def with_batch(**changes):
     return lambda m: change(m, batch=change(m.batch, **changes))
 
@@ -178,6 +195,9 @@ NUMBERS = {
     "it claims sensitivity": with_noise(sensitivity=1.0),
     "it claims a budget": with_noise(mu2_total=1.0),
     "its gate has 8 rows": with_noise(gate=Gate(8, 8.0, 9.0)),
+    "more than one answer holds": lambda m: change(
+        m, batch=change(m.batch, most=9000), noise=change(m.noise, gate=Gate(256, 8.0, 2.0))
+    ),
     "to δ for each landing": with_noise(gate=Gate(32, 8.0, 4.1)),
     "sketches need a ring of 20 bits, and it has 16": lambda m: change(
         m, quantisation=change(m.quantisation, bits=16), noise=change(m.noise, gate=Gate(32, 8.0, 4.15))

@@ -77,6 +77,7 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "mechanism": type(noise.mechanism).__struct_config__.tag,
         "sigma": noise.sigma,
         "sensitivity": noise.sensitivity,
+        "gate": None if noise.gate is None else {name: getattr(noise.gate, name) for name in ("rows", "z", "eta")},
         "noise_to_signal": noise_of(plan),
         "epsilon": said.epsilon,
         "charter_epsilon": charter_promise(plan).epsilon,
@@ -151,7 +152,8 @@ def _noise(plan: Plan) -> str:
         return f"added by each device itself: σ = {noise.sigma:.4g}"
     how = "correlated from sum to sum" if isinstance(noise.mechanism, Blt) else "of its own for every sum"
     ratio = "" if (found := noise_of(plan)) is None else f"; {found:.2g} of the run's signal"
-    return f"{how}: σ = {noise.sigma:.4g}, S_C = {noise.sensitivity:.4g}{ratio}"
+    gate = "" if noise.gate is None else f"; a gate, for μ² = {noise.gate.z**-2:.4g} a landing"
+    return f"{how}: σ = {noise.sigma:.4g}, S_C = {noise.sensitivity:.4g}{ratio}{gate}"
 
 
 def noise_of(plan: Plan) -> float | None:

@@ -20,7 +20,7 @@ from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.privacy.blt import Blt, broken, spread
 from tacit.privacy.trust import Trust
 from tacit.wire.ids import key_id
-from tacit.wire.messages import MAX_KEYHOLDERS
+from tacit.wire.messages import MAX_KEYHOLDERS, Sketched
 
 MOST_VALUES = 1 << 28
 MOST_LANDINGS, MOST_SNAPSHOTS = 1 << 12, 1 << 20
@@ -290,6 +290,8 @@ def _gate(manifest: Manifest) -> Iterator[str]:
         return
     if gate.delta > MOST_GATE_DELTA:
         yield f"its gate adds {gate.delta:.2g} to δ for each landing, at most {MOST_GATE_DELTA:g} is allowed"
+    if gate.rows * manifest.batch.most * 4 > Sketched.max_bytes // 2:
+        yield f"{gate.rows} rows for each of {manifest.batch.most} Updates are more than one answer holds"
     if (needed := gate.bits(quant.q, len(manifest.keyholders))) > quant.bits:
         yield f"its gate's sketches need a ring of {needed} bits, and it has {quant.bits}"
 
