@@ -626,7 +626,12 @@ MUTATIONS = (
         "one_list_is_frozen",
     ),
     _keyholder(
-        "a secret is said for signed commitments", "_check_committed", "check_committed(", NOT, "everybodys", GATE
+        "a secret is said for signed commitments",
+        "_check_committed",
+        " check_committed(",
+        f" {NOT}",
+        "everybodys",
+        GATE,
     ),
     _keyholder(
         "its own commitment is among them",

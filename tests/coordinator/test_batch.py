@@ -18,33 +18,45 @@ from tacit.coordinator.batch import (
     Member,
     Moved,
     Opened,
+    Sketching,
     choose,
     earliest,
     on_clock,
+    on_committed,
     on_end,
     on_headed,
     on_opened,
     on_prepared,
+    on_revealed,
     on_signed,
+    on_sketched,
     on_summed,
     on_void,
     root_of,
 )
-from tacit.plan.manifest import Manifest
+from tacit.plan.manifest import Gate, Manifest
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId, sha256
-from tacit.wire.messages import OpenedMark
+from tacit.wire.messages import Committed, OpenedMark
 
 PLAN = PlanId(bytes(32))
 HASH = sha256(b"Snapshot")
+COMMITTED = Committed(commitment=HASH, signature=bytes(64))
 MARK = OpenedMark(key_id=KeyId(bytes(16)), masks_hash=HASH, signature=bytes(64))
 
 
-def rules(target: int = 4, threshold: int = 2, max_age: int = 2, landings: int = 2, separation: int = 1) -> Manifest:
+def rules(
+    target: int = 4,
+    threshold: int = 2,
+    max_age: int = 2,
+    landings: int = 2,
+    separation: int = 1,
+    gate: Gate | None = None,
+) -> Manifest:
     """As much of a manifest as a step looks at."""
     batch = types.SimpleNamespace(target=target, threshold=threshold, max_age=max_age)
     part = types.SimpleNamespace(landings=landings, separation=separation)
-    noise = types.SimpleNamespace(snapshots=3)
+    noise = types.SimpleNamespace(snapshots=3, gate=gate)
     return types.SimpleNamespace(batch=batch, participation=part, noise=noise)  # pyright: ignore[reportReturnType]
 
 
@@ -201,6 +213,38 @@ def test_a_landing_is_counted_once_on_every_way():
     assert on_end(Agreed(7, 100, MEMBERS), [], Code.E_HALTED, "").landed == opened.landed
 
 
+def test_a_list_is_sketched_where_the_plan_has_a_gate():
+    gated = rules(gate=Gate(32, 8.0, 4.15))
+    first = on_prepared(Closed(7, 100, MEMBERS), {}, gated).after
+    assert first == Sketching(7, 100, MEMBERS)
+    committed = on_committed(first, COMMITTED)
+    revealed = on_revealed(committed.after, bytes(32))
+
+    assert revealed.after == Sketching(7, 100, MEMBERS, (COMMITTED,), (bytes(32),))
+    with pytest.raises(AssertionError, match="frozen"):
+        on_prepared(revealed.after, {}, gated)
+    assert earliest(revealed.after) == 8
+    assert [moved.fate for moved in on_void(first, HASH).moved] == [Fate.QUEUED] * len(MEMBERS)
+    assert on_void(first, HASH).landed == ()
+    assert on_void(committed.after, HASH).landed == tuple(one.dpk for one in MEMBERS)
+
+
+def test_everybody_in_a_frozen_list_lands_once_whoever_is_dropped():
+    sketched = Sketching(7, 100, MEMBERS, (COMMITTED,), (bytes(32),))
+    everybody = sorted(one.dpk for one in MEMBERS)
+
+    one = on_sketched(sketched, {MEMBERS[0].update_id}, HASH, rules())
+    assert one.after == Agreed(7, 100, MEMBERS[1:])
+    assert one.moved == (Moved(MEMBERS[0].update_id, Fate.REFUSED, None, Code.E_GATE),)
+    rest = on_opened(one.after, MARK, keyholders=1)
+    assert sorted([*one.landed, *rest.landed]) == everybody
+
+    many = on_sketched(sketched, {one.update_id for one in MEMBERS[1:]}, HASH, rules())
+    assert isinstance(many.after, Applied) and many.after.void
+    assert Moved(MEMBERS[0].update_id, Fate.SPOILT, 7) in many.moved
+    assert sorted(many.landed) == everybody
+
+
 def test_updates_that_are_too_old_for_the_next_batch_expire():
     old, young = member(1, version=0), member(2, version=1)
 
@@ -225,6 +269,7 @@ def test_the_plan_ends_with_its_last_batch():
     [
         (Collecting(2, 0), 2),
         (Closed(2, 0, MEMBERS), 2),
+        (Sketching(2, 0, MEMBERS), 2),
         (Agreed(2, 0, MEMBERS), 2),
         (Opened(2, MEMBERS, (MARK,)), 2),
         (Applied(2, HASH, HASH, ()), 1),

@@ -153,8 +153,8 @@ def lying(revealed: Revealed) -> Revealed:
 
 @pytest.mark.parametrize("cut", ["before", "after"])
 def test_with_every_line_cut_once_and_every_keyholder_restarted_the_sum_is_the_same(tmp_path: Path, cut: str):
-    bench = gated(tmp_path, target=4)
-    good, _ = sent(bench, 4)
+    bench = gated(tmp_path, target=6)
+    good, _ = sent(bench, 6)
     met: set[type] = set()
     while not isinstance(batch := bench.store.batch(), Headed):
         met.add(type(batch))
