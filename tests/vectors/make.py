@@ -24,9 +24,11 @@ from tacit.plan import manifest
 from tacit.plan.manifest import Charter
 from tacit.privacy.account import epsilon_of_mu, mu_of_epsilon, plain_mu
 from tacit.privacy.blt import Blt, Correlated, column, sensitivity, spread, squared_sensitivities
-from tacit.privacy.mask import add_mask, draw_seed, hash_of_integers, mask_key, masked, sum_masks
+from tacit.privacy.gate import deviation
+from tacit.privacy.mask import add_mask, draw_seed, hash_of_integers, key_stream, mask_key, masked, sum_masks
 from tacit.privacy.noise import gauss, gaussians, next_key, plain_noise, rounded
 from tacit.privacy.seal import open_seal
+from tacit.privacy.sketch import gate_noise, in_ring, secret, sketches, ternary
 from tacit.wire import log, preimage
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, KeyId, Lineage, PlanId, UpdateId, key_id, sha256
@@ -185,6 +187,32 @@ def noise() -> Json:
             "random": bytes(range(32)).hex(),
             "next": next_key(key, lambda count: bytes(range(count))).hex(),
         },
+    }
+
+
+def sketch() -> Json:
+    """PROTOCOL 17.9: what one keyholder commits itself to and answers for two Updates of nine words, in 24 bits."""
+    key, root, rows, words, bits = bytes(range(32)), preimage.root([sha256(b"one"), sha256(b"two")]), 16, 9, 24
+    own, other = secret(key, PLAN, 7, root), stream("secret2", 32)
+    seed, sd = preimage.r_seed(root, [own, other]), deviation(rows, 8.0, 4.15, 512)
+    matrix, mask_keys = ternary(seed, rows, words), [stream("mask1", 16), stream("mask2", 16)]
+    names = [stream("id1", 16), stream("id2", 16)]
+    made = sketches(matrix, [key_stream(mask, words) for mask in mask_keys])
+    noises = gate_noise(key, root, seed, names, rows, sd)
+    return {
+        "noise_key": key.hex(),
+        "plan_id": PLAN.hex(),
+        "t": 7,
+        "root": root.hex(),
+        "secrets": [own.hex(), other.hex()],
+        "commitment": sha256(preimage.commit(PLAN, 7, 1, root, own)).hex(),
+        "r_seed": seed.hex(),
+        "matrix": matrix.tolist(),
+        "sd": double(sd),
+        "mask_keys": [one.hex() for one in mask_keys],
+        "update_ids": [one.hex() for one in names],
+        "noise": noises.tolist(),
+        "answer": pack(in_ring(made, noises, bits).reshape(-1), bits).hex(),
     }
 
 
@@ -361,6 +389,19 @@ def preimages() -> Json:
     add("answer", preimage.answer(one, 200, two), call_hash=one, status=200, body_hash=two)
     card: Json = {"sig_pk": stream("keyholder", 32), "hpke_pk": public, "operator_hash": one, "url_hash": two}
     add("card", preimage.card(**card), **card)
+    said = [stream("secret1", 32), stream("secret2", 32)]
+    commitments = [sha256(preimage.commit(PLAN, 7, j, root, secret)) for j, secret in enumerate(said, 1)]
+    shown: Json = {"plan_id": PLAN, "t": 7, "snapshot_hash": SNAPSHOT, "root": root}
+    list_of: Json = {"plan_id": PLAN, "t": 7, "root": root}
+    add("commit", preimage.commit(PLAN, 7, 1, root, said[0]), plan_id=PLAN, t=7, j=1, root=root, secret=said[0])
+    add("ask_commit", preimage.commit_request(PLAN, 7, root), **list_of)
+    add("committed", preimage.committed(PLAN, 7, root, commitments[0]), **list_of, commitment=commitments[0])
+    frozen = preimage.freeze_request(PLAN, 7, SNAPSHOT, root, commitments)
+    add("freeze", frozen, **shown, commitments=[one.hex() for one in commitments])
+    add("revealed", preimage.revealed(PLAN, 7, root, said[0]), **list_of, secret=said[0])
+    asked = preimage.sketch_request(PLAN, 7, SNAPSHOT, root, said)
+    add("sketch", asked, **shown, secrets=[one.hex() for one in said])
+    add("sketched", preimage.sketched(PLAN, 7, root, one), **list_of, sketches_hash=one)
     add("log", preimage.log_entry(one, 3, two), previous=one, kind=3, body_hash=two)
     return result
 
@@ -725,6 +766,7 @@ VECTORS = {
     "quantise": quantising,
     "rotation": rotation,
     "noise": noise,
+    "sketch": sketch,
     "seal": seals,
     "keys": keys,
     "preimages": preimages,

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from tacit.keyholder.checks import Knowledge, Landings, check_list, examine
 from tacit.keyholder.states import Active
@@ -32,6 +35,33 @@ def test_the_code_writes_the_recorded_vectors_again(name: str):
 
 def test_every_recorded_file_has_its_maker():
     assert {path.stem for path in HERE.glob("*.json")} >= set(VECTORS)
+
+
+def test_a_sketch_is_what_the_specification_says_in_whole_numbers():
+    """R bit by bit, R·mask word by word, less the noise, in 24 bits."""
+    one = read("sketch")
+    root, secrets = bytes.fromhex(one["root"]), [bytes.fromhex(secret) for secret in one["secrets"]]
+    said = b"TACIT1/commit\0" + bytes.fromhex(one["plan_id"]) + (7).to_bytes(8, "big") + b"\1" + root + secrets[0]
+    assert hashlib.sha256(said).hexdigest() == one["commitment"]
+    assert hashlib.sha256(root + secrets[0] + secrets[1]).hexdigest() == one["r_seed"]
+    rows, words = len(one["matrix"]), len(one["matrix"][0])
+    width = -(-words // 4)
+    stream = aes_stream(bytes.fromhex(one["r_seed"]), rows * width)
+    answer = bytes.fromhex(one["answer"])
+    for row in range(rows):
+        for i in range(words):
+            bits = stream[row * width + i // 4] >> 2 * (i % 4)
+            assert one["matrix"][row][i] == (bits & 1) - (bits >> 1 & 1)
+    for i, key in enumerate(one["mask_keys"]):
+        mask = np.frombuffer(aes_stream(bytes.fromhex(key), 4 * words), "<u4").tolist()
+        for row in range(rows):
+            product = sum(r * word for r, word in zip(one["matrix"][row], mask, strict=True))
+            at = 3 * (i * rows + row)
+            assert int.from_bytes(answer[at : at + 3], "little") == (product - one["noise"][i][row]) % 2**24
+
+
+def aes_stream(key: bytes, count: int) -> bytes:
+    return Cipher(AES(key), CTR(bytes(16))).encryptor().update(bytes(count))
 
 
 # HPKE once more, from RFC 9180 and primitives alone

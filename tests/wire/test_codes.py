@@ -30,6 +30,7 @@ def test_what_concerns_the_whole_request_never_rejects_one_entry():
     whole = {
         Code.E_BELOW_T, Code.E_T_ORDER, Code.E_CHANGED, Code.E_BUDGET, Code.E_STATE_LOST, Code.E_HALTED,
         Code.E_RATE, Code.E_TOO_LARGE, Code.E_MALFORMED, Code.E_EXPIRED, Code.E_SUCCEEDED,
+        Code.E_GATE,
     }  # fmt: skip
 
     assert not any(code.per_entry for code in whole)

@@ -33,7 +33,7 @@ class Code(StrEnum):
     E_STATE_LOST = "E_STATE_LOST"
     E_HALTED = "E_HALTED"
     E_SUCCEEDED = "E_SUCCEEDED"  # another Plan continues this one; HEAD's answer names it
-    E_GATE = "E_GATE"  # an Update is far longer than its bound, as the noisy sketches of it show
+    E_GATE = "E_GATE"  # what became of an Update that sketches showed to be far too long; no answer to a request
 
     @property
     def retryable(self) -> bool:
@@ -69,7 +69,6 @@ _PER_ENTRY = frozenset(
         Code.E_SEAL_HASH,
         Code.E_UNSEAL,
         Code.E_HEAD,
-        Code.E_GATE,
     }
 )
 
