@@ -339,6 +339,7 @@ def test_records_of_the_first_format_keep_their_lists(tmp_path: Path):
         db.execute("DROP TABLE opened")
         db.execute("DROP TABLE buffers")
         db.execute("DROP TABLE rekeyed")
+        db.execute("DROP TABLE frozen")
         db.execute("ALTER TABLE plans DROP COLUMN shown")
         db.execute("ALTER TABLE openings DROP COLUMN void")
         db.execute("PRAGMA user_version = 1")

@@ -135,7 +135,7 @@ def commit(plan_id: PlanId, t: int, j: int, batch_root: Digest, secret: bytes) -
     """What keyholder `j` (from 1) commits itself to by the SHA-256 of it, before R is known.
 
     >>> len(commit(PlanId(bytes(32)), 7, 1, Digest(bytes(32)), bytes(32)))
-    120
+    119
     """
     return b"TACIT1/commit\0" + _fixed(plan_id, 32) + _u64(t) + _u8(j) + _fixed(batch_root, 32) + _fixed(secret, 32)
 
