@@ -38,6 +38,8 @@ export type Manifest = {
   readonly title: string;
   readonly program: Program;
   readonly local: { readonly epochs: number; readonly minibatch: number; readonly balance: boolean };
+  readonly noise: { readonly mechanism: { readonly type: string } };
+  readonly evaluation: object | null;
   readonly blobs: readonly { readonly name: string; readonly size: number; readonly sha256: string }[];
 };
 
@@ -70,6 +72,9 @@ export async function readPlan(file: Uint8Array): Promise<Plan> {
   if (!(await crypto.subtle.verify("Ed25519", key, file.slice(56, 120), statement)))
     throw new PlanRefused("this Plan's signature does not fit its contents: it was altered or its author is another");
   const manifest: Manifest = JSON.parse(text.decode(signed));
+  // A visit of the first has to add noise of its own, and one of the second judges: neither is what is played here.
+  if (manifest.noise.mechanism.type === "local/1" || manifest.evaluation !== null)
+    throw new PlanRefused("this Plan is for devices that add noise themselves, or that judge; it is not played here");
   const blobs = new Map<string, Uint8Array>();
   let at = up(end + header.getUint32(16, true));
   for (const { name, size, sha256: digest } of manifest.blobs) {

@@ -20,8 +20,10 @@ from engine import build as engine_build
 from tacit.cli import main
 from tacit.engine.player import Player
 from tacit.plan.bundle import build_plan, read_plan
+from tacit.plan.manifest import OnDevice
 from tests.compiled import AUTHOR, assembled
 from tests.engine.elsewhere import NODE, QEMU, need_ziglang
+from tests.factory import make_world
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples/embed"
@@ -339,6 +341,18 @@ def test_a_plan_that_was_altered_is_refused_in_typescript_too(
         done = run_in_node(module, tmp_path / "altered.tacit", examples_file, SEED, tmp_path / "delta")
 
         assert done.returncode != 0 and "Plan" in done.stderr, at
+    assert not (tmp_path / "delta").exists()
+
+
+def test_a_plan_whose_visits_add_noise_themselves_is_not_played_in_typescript(
+    module: Path, examples_file: Path, tmp_path: Path
+):
+    world = make_world(tmp_path, mechanism=OnDevice("patient", 1.0, 2), sigma=0.7, target=4)
+    (tmp_path / "silo.tacit").write_bytes(world.plan.raw)
+
+    done = run_in_node(module, tmp_path / "silo.tacit", examples_file, SEED, tmp_path / "delta")
+
+    assert done.returncode != 0 and "add noise themselves" in done.stderr
     assert not (tmp_path / "delta").exists()
 
 
