@@ -23,8 +23,8 @@ from tacit.device.kept import kept_bytes
 from tacit.device.ledger import _CHAIN, _UNIT, FILE, BudgetRefused, Ledger, SecondOfACharter, StepRefused
 from tacit.plan.bundle import build_plan, decode_snapshot, parse_plan
 from tacit.plan.manifest import Continues
-from tacit.wire.codes import Code
 from tacit.privacy.trust import Trust
+from tacit.wire.codes import Code
 from tacit.wire.ids import PlanId
 from tacit.wire.keys import SigningKey
 from tests.device.coordinating import Stage, refusal, staged
@@ -385,7 +385,9 @@ def test_the_owner_sees_the_chain(tmp_path: Path):
     made(ledger, plan=OTHER)
     first, second = ledger.plans()
 
-    assert _status(first, Trust.SINGLE_OPERATOR, False).endswith(f"continued by {OTHER.hex()[:8]}; 1 Updates, 0 opened within sums, 1 expired")
+    assert _status(first, Trust.SINGLE_OPERATOR, False).endswith(
+        f"continued by {OTHER.hex()[:8]}; 1 Updates, 0 opened within sums, 1 expired"
+    )
     assert "for devices of the class phone" in _status(second, Trust.SINGLE_OPERATOR, False)
     assert f"continues {PLAN.hex()[:8]} from its Snapshot 5" in _status(second, Trust.SINGLE_OPERATOR, False)
     assert "2 of 3 Updates with the Plans before it, 1 here" in _status(second, Trust.SINGLE_OPERATOR, False)
