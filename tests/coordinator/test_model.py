@@ -33,29 +33,13 @@ from tacit.wire.messages import Head, LogKind, Receipt, Upload, update_hash
 from tacit.wire.signed import check_head, check_receipt
 from tests.coordinator.direct import Direct, make_opener, open_store
 from tests.factory import BLT, Device, make_world, next_snapshot
+from tests.killing import Killed, Points
 
 MEMORY = "/dev/shm"
 LANDINGS, TARGET, THRESHOLD, SNAPSHOTS = 2, 3, 2, 4
 
 
 CUTS = st.none() | st.tuples(st.integers(0, 1), st.sampled_from(["before", "after"]))
-
-
-class Killed(BaseException):
-    """As SIGKILL: nobody catches it."""
-
-
-class Points:
-    """The crash points of all rooms: the one that is passed `left` from now kills."""
-
-    left: int | None = None
-
-    def __call__(self, name: str) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Killed(name)
 
 
 POINTS = Points()

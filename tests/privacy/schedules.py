@@ -48,29 +48,13 @@ from tacit.wire.signed import root_of
 from tests.factory import Device
 from tests.keyholder.asking import Asking, asking, start
 from tests.keyholder.test_rekeying import lose, show
+from tests.killing import Killed, Points
 
 MEMORY = Path("/dev/shm")
 BLT = Blt((0.9, 0.5), (0.3, 0.3))
 MINE = sha256(b"a Snapshot of the coordinator's own")
 THRESHOLD, MOST, MAX_AGE, LANDINGS, SEPARATION, SNAPSHOTS = 2, 4, 1, 2, 2, 8
 FOREVER = 1e18  # the device's own cap: not what is looked at here
-
-
-class Killed(BaseException):
-    """As SIGKILL: nobody catches it."""
-
-
-class Points:
-    """The keyholder's crash points: the one that is passed `left` from now kills."""
-
-    left: int | None = None
-
-    def __call__(self, name: str) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Killed(name)
 
 
 POINTS = Points()

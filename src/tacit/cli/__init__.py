@@ -14,7 +14,7 @@ COMMANDS = {
     "calibrate": "measure this machine and write its profile, for `tacit estimate`",
     "privacy": "say what noise is worth and what it leaves of a run: tables and a picture",
     "serve": "start a coordinator for a Plan, with an embedded keyholder if it names one",
-    "keyholder": "hold a key for others: init, run, approve, status, card",
+    "keyholder": "hold a key for others: init, run, approve, status, card, rekey",
     "join": "train a Plan on this device's data",
     "export": "write a Plan as flat parts, for programs that embed the engine",
     "scout": "ask devices how large gradients are, before a subset is chosen",
