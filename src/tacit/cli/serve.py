@@ -69,6 +69,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     plan = read_plan(arguments.plan)
     place = home(arguments.home)
+    # On the command line of the process that needs it everybody on this machine could read a password.
+    for name, said in (("TACIT_STORE", arguments.store), ("TACIT_BLOBS", arguments.blobs)):
+        if said is not None:
+            os.environ[name] = said
     processes: list[Any] = []
     with stopping(processes):
         link, _keyholder, coordinator = start_servers(
@@ -80,11 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
             public=arguments.public_url,
             addresses=arguments.keyholders,
             evaluation=arguments.evaluation,
-            more=[
-                *([] if arguments.store is None else ["--store", arguments.store]),
-                *([] if arguments.blobs is None else ["--blobs", arguments.blobs]),
-                *("--role", arguments.role),
-            ],
+            more=["--role", arguments.role],
         )
         if arguments.json:
             said = {"trust": trust(plan).value, "trust_claimed": plan.manifest.trust.value}

@@ -6,18 +6,19 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from tacit.codec.errors import CodecError
+from tacit.coordinator.alive import process_name
 from tacit.coordinator.judged import check_judges, judged_by, newest_values
 from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
 from tacit.coordinator.records import Records
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
-from tacit.coordinator.sql_store import SqlStore, process_name
+from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
 from tacit.errors import InputError, TacitError
@@ -57,7 +58,7 @@ class Settings:
     port: int
     deadline_s: int
     evaluation: Path | None = None
-    store: str = ""
+    store: str = field(default="", repr=False)  # there may be a password in it
     blobs: str = ""
     role: Role = "all"
 

@@ -8,7 +8,8 @@ With a database and a bucket of their own, processes on several machines are one
 with the same keys in it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tacit.coordinator.blobs import BlobMissing, Blobs, Folder, blobs_at
@@ -30,7 +31,7 @@ class Records:
     """
 
     home: Path
-    store: str = ""
+    store: str = field(default="", repr=False)  # there may be a password in it
     blobs: str = ""
 
     def __post_init__(self) -> None:
@@ -45,7 +46,7 @@ class Records:
 
     def plans(self) -> dict[bytes, Plan]:
         """The Plans that this coordinator has served, by their ids."""
-        shared = self._blobs()
+        shared = self._blobs
         for name in shared.folders():
             own = self._folder / name / "plan.tacit"
             if not own.exists():
@@ -64,19 +65,20 @@ class Records:
         if not own.exists():
             make_folder(own.parent)
             write_file(own, plan.raw)
-        shared, name = self._blobs(), f"{plan.plan_id.hex()}/plan.tacit"
+        shared, name = self._blobs, f"{plan.plan_id.hex()}/plan.tacit"
         if shared.path(name) != own:
             shared.put(name, bytes(plan.raw))
         return read_plan(own)
 
     def open(self, plan: Plan, key: SigningKey) -> SqlStore:
         """The store of a Plan. Each thread opens its own."""
-        return SqlStore(self._database(plan), self._blobs().within(plan.plan_id.hex()), plan, key)
+        return SqlStore(self._database(plan), self._blobs.within(plan.plan_id.hex()), plan, key)
 
     @property
     def _folder(self) -> Path:
         return self.home / "plans"
 
+    @cached_property
     def _blobs(self) -> Blobs:
         return blobs_at(self.blobs, self._folder)
 

@@ -16,6 +16,8 @@ GET  /healthz
 
 import asyncio
 import contextlib
+import logging
+import os
 import queue
 import threading
 import time
@@ -32,6 +34,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from tacit.coordinator.batch import Ended, Fate
+from tacit.coordinator.database import Unavailable
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
@@ -64,6 +67,8 @@ MOST_AT_ONCE = 64  # Uploads in memory; whoever comes then is asked to come agai
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
 
+log = logging.getLogger("tacit.coordinator")
+
 _OUTCOMES: dict[Fate, Outcome] = {
     Fate.QUEUED: "queued",
     Fate.IN: "queued",
@@ -79,6 +84,8 @@ class IntakeThread:
 
     def __init__(self, open_store: Callable[[], Store], arrived: Callable[[], None]):
         self._open_store, self._arrived = open_store, arrived
+        self._opened: Store | None = None  # by the thread, when it needs it first
+        self._uncounted: Counter[Code] = Counter()
         self._waiting: queue.SimpleQueue[tuple[Offer, asyncio.Future[Receipt]] | Code | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
@@ -101,11 +108,9 @@ class IntakeThread:
         self._waiting.put(refused)
 
     def _run(self) -> None:
-        store = self._open_store()
         ending = False
         while not ending:
             offers: list[tuple[Offer, asyncio.Future[Receipt]]] = []
-            refused: Counter[Code] = Counter()
             taken = [self._waiting.get()]
             with contextlib.suppress(queue.Empty):
                 while len(taken) < MOST_IN_COMMIT:
@@ -115,25 +120,37 @@ class IntakeThread:
                     case None:
                         ending = True
                     case Code():
-                        refused[one] += 1
+                        self._uncounted[one] += 1
                     case _:
                         offers.append(one)
-            self._store(store, offers, refused)
-        store.close()
+            self._store(offers)
+            self._count()
+        if self._opened is not None:
+            self._opened.close()
 
-    def _store(self, store: Store, offers: list[tuple[Offer, asyncio.Future[Receipt]]], refused: Counter[Code]) -> None:
+    def _store(self, offers: list[tuple[Offer, asyncio.Future[Receipt]]]) -> None:
         results: list[Receipt | Refusal] | list[Exception]
         try:
-            results = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
-            if refused:
-                store.count_refusals(refused)
+            results = self._there().accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
         except Exception as error:
             # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
+            log.warning("%d Updates could not be stored; their devices come again: %s", len(offers), error)
             results = [error] * len(offers)
         for (_, answer), result in zip(offers, results, strict=True):
             answer.get_loop().call_soon_threadsafe(_settle, answer, result)
         if any(isinstance(result, Receipt) for result in results):
             self._arrived()
+
+    def _count(self) -> None:
+        with contextlib.suppress(Unavailable):  # then with the next ones
+            if self._uncounted:
+                self._there().count_refusals(self._uncounted)
+                self._uncounted.clear()
+
+    def _there(self) -> Store:
+        if self._opened is None:
+            self._opened = self._open_store()
+        return self._opened
 
 
 def _settle(answer: "asyncio.Future[Receipt]", result: Receipt | Exception) -> None:
@@ -369,13 +386,20 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         ],
         lifespan=lifespan,
         middleware=[Middleware(SecurityHeaders)],
-        exception_handlers={Refusal: _on_refusal},
+        exception_handlers={Refusal: _on_refusal, Unavailable: _on_unavailable},
     )
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal), "registered for Refusal"
     return refused(error)
+
+
+async def _on_unavailable(request: Request, error: Exception) -> Response:
+    # What exactly is for the log. Not all at once: whoever waited comes back within ten seconds.
+    later = 2 + os.urandom(1)[0] % 9
+    reason = "the coordinator's records cannot be reached at the moment; nothing is lost, come again"
+    return refused(Refusal(Code.E_RATE, reason, later), 503)
 
 
 def _message(message: Message) -> Response:
