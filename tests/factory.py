@@ -338,9 +338,17 @@ FORKS.set_forkserver_preload(
 )
 
 
-def _become(module: str, arguments: list[str], crash_at: str | None, log_path: str, stdout: Connection) -> None:
+def _become(
+    module: str,
+    arguments: list[str],
+    crash_at: str | None,
+    place: Mapping[str, str],
+    log_path: str,
+    stdout: Connection,
+) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
     os.environ.pop("TACIT_CRASH_AT", None)
+    os.environ.update(place)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at
     os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -366,9 +374,12 @@ class Process:
         """Returns when it listens. With `expect_ready` false it may die before that."""
         reading, writing = FORKS.Pipe(duplex=False)
         arguments = [*self.arguments, "--port", str(self.port)]
-        process = FORKS.Process(
-            target=_become, args=(self.module, arguments, crash_at, str(self.log_path), writing), daemon=True
-        )
+        # Where records are is as it is here now; the process from which they are forked is older.
+        place = {
+            name: value for name, value in os.environ.items() if name.startswith(("TACIT_STORE", "TACIT_B", "AWS_"))
+        }
+        started_with = (self.module, arguments, crash_at, place, str(self.log_path), writing)
+        process = FORKS.Process(target=_become, args=started_with, daemon=True)
         process.start()
         self._process = process
         writing.close()

@@ -9,7 +9,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,16 +109,10 @@ class PostgresDatabase:
 
     def __init__(self, url: str, schema: str, migrations: Sequence[str]):
         import psycopg  # only who uses it needs it
-        from psycopg.conninfo import conninfo_to_dict
 
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
             raise InputError(f"{schema!r} is no name of a schema")
-        try:
-            self._address = _PATIENCE | conninfo_to_dict(url)
-        except psycopg.ProgrammingError:  # its words would show the address, and so perhaps a password
-            raise InputError(
-                "--store: PostgreSQL does not understand this address (%-encode what is special)"
-            ) from None
+        self._address = _PATIENCE | _parts(url)
         self._schema, self._psycopg = schema, psycopg
         self._lock = int.from_bytes(sha256(schema.encode()).digest()[:8], "big", signed=True)
         self._inside, self._not_before = False, 0.0
@@ -180,6 +174,7 @@ class PostgresDatabase:
             self._db = self._psycopg.connect(**self._address, autocommit=True)
             self._db.execute(f"{_SESSION} SET search_path TO {self._schema}")
         except self._psycopg.Error as error:
+            self.close()
             self._not_before = time.monotonic() + _ANEW_AFTER_S
             raise self._silent(error) from error
 
@@ -247,6 +242,20 @@ class PostgresDatabase:
 
     def _silent(self, error: Exception) -> Unavailable:
         return Unavailable(f"the database does not answer: {str(error).strip()}")
+
+
+def _parts(url: str) -> dict[str, Any]:
+    """What an address says. Where it is none, no message shows it, nor what could be a piece of a password."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    said: dict[str, Any] = {}
+    with suppress(ProgrammingError):
+        said = conninfo_to_dict(url)
+    ports = str(said.get("port", "")).replace(",", "")
+    if not said or (ports and not ports.isdecimal()) or "@" in f"{said.get('dbname')}{said.get('host')}":
+        raise InputError("--store: PostgreSQL cannot read this address; %-encode what is special in its password")
+    return said
 
 
 # What an address may say otherwise. A machine that is gone without a word is noticed after some 15 seconds.
