@@ -306,7 +306,7 @@ class TestCoordinator(CoordinatorModel.TestCase):
 class TestCoordinatorOnServers(CoordinatorModel.TestCase):
     """The same on PostgreSQL and a bucket."""
 
-    settings = examples(8)
+    settings = examples(4)
 
     @pytest.fixture(autouse=True)
     def _crash(self, _points: None, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
