@@ -37,10 +37,11 @@ from tacit.plan.bundle import playable_blobs
 from tacit.plan.chain import MOST_PLANS
 from tacit.plan.estimate import CODEC_BYTES_PER_VALUE
 from tacit.plan.layout import TensorPlace
-from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
+from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest, OnDevice, Plain
 from tacit.plan.numbers import NOISY, Numbers, less_noise, noise_to_signal, upload_size
 from tacit.plan.profile import read_profile, shipped
 from tacit.plan.program import Optimizer, Program
+from tacit.plan.server import keeps_account, written
 from tacit.plan.silo import silo_noise_to_signal, silo_numbers
 from tacit.task import Label, Local, Precision, Privacy, Projected, Sign, Silo, Task, TaskInvalid, Weight
 
@@ -178,8 +179,10 @@ def manifest_of(
         charter_id=bytes(32),  # filled in when the Plan is built
         created_at=now,
         program=program,
-        local=LocalTraining(task.local.epochs, task.local.minibatch, task.local.balance, program.whole),
-        server_rate=task.server_rate,
+        local=LocalTraining(
+            task.local.epochs, task.local.minibatch, task.local.balance, program.whole, task.local.variance_weight
+        ),
+        server=written(task.server),
         quantisation=numbers.quantisation,
         batch=numbers.batch,
         participation=numbers.participation,
@@ -551,6 +554,12 @@ def _warnings(task: Task, numbers: Numbers, d: int, keyholders: int) -> list[str
         found.append(
             f"{privacy.devices:,} devices with {privacy.participations} Updates each fill {reach:,} batches, "
             f"not {privacy.snapshots:,}"
+        )
+    if not isinstance(numbers.noise.mechanism, Plain | OnDevice) and not keeps_account(task.server.optimizer):
+        found.append(
+            "noise is correlated so that later sums take back what earlier ones added, and the server's rule keeps no "
+            "account of that: it divides each sum by another number. Privacy is the same; Snapshots hold more noise. "
+            "Take the mean or momentum, or correlated=False"
         )
     if task.local.batch_statistics:
         found.append(

@@ -21,6 +21,7 @@ from tacit.compiler.projected import ProjectedHead
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot
 from tacit.plan.scouted import noise_of_sums
+from tacit.plan.server import Server
 from tacit.task import Label, Local, Loss, Privacy, Projected, Task, TaskInvalid, sgd
 
 PREFIX = "class sums "
@@ -75,7 +76,7 @@ def asking(task: Task, privacy: Privacy) -> Task:
         local=Local(epochs=1, minibatch=1, microbatch=1, optimizer=sgd(1.0)),
         subset=[replace(heads[0], start="zero")],
         privacy=replace(privacy, clip=CLIP),
-        server_rate=1.0,
+        server=Server(),
     )
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, publish_sum, unmask
+from tacit.coordinator.applying import SumBroken, add_payloads, apply_mean, mean_of, publish_sum, unmask
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -309,7 +309,8 @@ class Opener:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
             if manifest.evaluation is None:
-                after = apply_sum(before, unmasked, weights, manifest)
+                mean = mean_of(unmasked, weights, manifest)
+                after = apply_mean(before, mean, manifest.server).snapshot
             else:
                 after = publish_sum(self.judged_next(before), unmasked, weights, manifest)
         except SumBroken as error:

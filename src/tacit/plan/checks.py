@@ -15,6 +15,7 @@ from tacit.codec.rotate import MARGIN, largest_share
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
 from tacit.plan.manifest import Charter, KeyholderCard, Manifest, OnDevice, Plain
 from tacit.plan.program import Program, has_confidence
+from tacit.plan.server import Mean
 from tacit.plan.silo import broken_silo
 from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.privacy.blt import Blt, broken, spread
@@ -35,6 +36,7 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
     for check in (
         _charter(manifest, charter, author),
         _evaluation(manifest, charter),
+        _server(manifest),
         _model(manifest, blobs),
         _sums(manifest),
         _trust(manifest),
@@ -270,6 +272,18 @@ def _evaluation(manifest: Manifest, charter: Charter) -> Iterator[str]:
         yield "it asks what is right where nothing is right or wrong"
     if asked.bins and not has_confidence(program):
         yield "it asks for confidence where the model does not choose one class for an example"
+
+
+def _server(manifest: Manifest) -> Iterator[str]:
+    """What is read as a sum is added up as it is; and what a device says of its gradients has room for the others."""
+    local, places, batch = manifest.local, manifest.batch.places, manifest.batch
+    asks = manifest.evaluation is not None or manifest.program.scouted
+    if asks and (manifest.server.optimizer != Mean() or manifest.server.average):
+        yield "what its sums say is read as their mean, and its server's rule makes something else of them"
+    if local.variance_weight and (asks or isinstance(manifest.noise.mechanism, OnDevice)):
+        yield "a variance weight is for Plans that train and whose keyholders add the noise"
+    if places is not None and not (places.selected >= batch.target and places.seconds >= 1):
+        yield f"{places.selected} places of {places.seconds} s do not fill a batch of {batch.target}"
 
 
 def _gate(manifest: Manifest) -> Iterator[str]:

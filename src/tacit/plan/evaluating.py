@@ -17,6 +17,7 @@ from tacit.plan.chain import no_room
 from tacit.plan.manifest import Evaluation, KeyholderCard, Manifest
 from tacit.plan.numbers import choose_numbers, upload_size
 from tacit.plan.program import has_confidence
+from tacit.plan.server import Server
 
 PREFIX = "evaluating "
 
@@ -97,7 +98,7 @@ def evaluation_of(
         manifest,
         title=(PREFIX + manifest.title)[:64].strip(),
         created_at=now,
-        server_rate=1.0,
+        server=Server(),
         quantisation=numbers.quantisation,
         batch=numbers.batch,
         participation=msgspec.structs.replace(numbers.participation, cohort="eval"),

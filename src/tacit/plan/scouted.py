@@ -70,7 +70,7 @@ def noise_of_sums(manifest: Manifest, opened: Sequence[int] | None = None) -> fl
     drawn = combined_error(blt, shares) if isinstance(blt, Blt) else math.sqrt(float(shares @ shares))
     # A value rounded up or down at random is off by a half at most; the keyholders' noise is rounded too.
     rounding = float(shares**2 @ (np.array(counts) / 4 + 1 / 12))
-    return manifest.server_rate * quant.clip / quant.q_in * math.sqrt((each * drawn) ** 2 + rounding)
+    return manifest.server.rate * quant.clip / quant.q_in * math.sqrt((each * drawn) ** 2 + rounding)
 
 
 def asks(plan: Plan) -> str | None:
