@@ -78,7 +78,7 @@ def test_a_sum_of_rotated_updates_moves_the_values_that_the_devices_moved(tmp_pa
     step = decode_snapshot(after, 100) - decode_snapshot(before, 100)
     assert step == pytest.approx(0.5 * delta, abs=0.5 * 5 / 3 / 450 / 2)
     assert after == next_snapshot(world, before, total, 3)
-    assert decode_snapshot(publish_sum(before, total, [1, 1, 1], manifest)[len(before) :], 100).argmax() == 7
+    assert decode_snapshot(publish_sum(before, total, [1, 1, 1], manifest).snapshot[len(before) :], 100).argmax() == 7
 
 
 def test_sums_of_correlated_noise_are_all_divided_alike_so_that_it_cancels(tmp_path: Path):

@@ -55,7 +55,7 @@ def sums(plan: Plan, devices: list[np.ndarray], batches: int, seed: int) -> list
         noise = (
             draw.normal(0, noise_deviation(manifest), (len(manifest.keyholders), manifest.values)).round().sum(axis=0)
         )
-        snapshots.append(publish_sum(snapshots[-1], (total + noise).astype(np.int64), [1] * count, manifest))
+        snapshots.append(publish_sum(snapshots[-1], (total + noise).astype(np.int64), [1] * count, manifest).snapshot)
     return snapshots
 
 

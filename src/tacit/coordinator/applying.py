@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tacit.codec.quantise import dequantise_sum
 from tacit.codec.ring import center, unpack
 from tacit.codec.rotate import rotate_back
-from tacit.coordinator.optimizer import Memory, begun, step
+from tacit.coordinator.optimizer import NOTHING, Memory, begun, step
 from tacit.errors import TacitError
 from tacit.plan.bundle import decode_snapshot, encode_snapshot
 from tacit.plan.manifest import Manifest
@@ -83,10 +83,10 @@ def apply_mean(snapshot: bytes, mean: NDArray[np.float64], server: Server, memor
     return Following(encode_snapshot(after.values), after.memory)
 
 
-def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
+def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> Following:
     """The next Snapshot of an evaluation: the values to be judged next, and the mean of what was said of those before.
 
     No answer, however long, changes the values.
     """
     mean = mean_of(unmasked, weights, manifest)
-    return judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32))
+    return Following(judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32)), NOTHING)

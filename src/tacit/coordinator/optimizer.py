@@ -36,6 +36,9 @@ class Memory:
         return b"".join(np.ascontiguousarray(part, "<f8").tobytes() for part in (self.first, self.second, self.average))
 
 
+NOTHING = Memory(np.zeros(0), np.zeros(0), np.zeros(0))
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """The next Snapshot's values, and what is remembered with them."""
