@@ -1,6 +1,5 @@
 """Train models on everyday devices without the data ever leaving them."""
 
-from tacit.plan.server import Server
 from tacit.task import (
     Array,
     Batching,
@@ -14,6 +13,7 @@ from tacit.task import (
     Privacy,
     Projected,
     Schedule,
+    Server,
     Sgd,
     Sign,
     Silo,

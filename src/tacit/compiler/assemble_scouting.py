@@ -12,8 +12,7 @@ from tacit.compiler.scouting import compile_scout, every_group
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.program import Stretch
 from tacit.plan.scouted import noise_of_sums
-from tacit.plan.server import Server
-from tacit.task import Label, Local, Precision, Privacy, Silo, Task, TaskInvalid, Weight, sgd
+from tacit.task import Label, Local, Precision, Privacy, Server, Silo, Task, TaskInvalid, Weight, sgd
 
 PREFIX = "scouting "
 SNAPSHOTS = 8

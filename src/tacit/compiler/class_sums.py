@@ -21,8 +21,7 @@ from tacit.compiler.projected import ProjectedHead
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot
 from tacit.plan.scouted import noise_of_sums
-from tacit.plan.server import Server
-from tacit.task import Label, Local, Loss, Privacy, Projected, Task, TaskInvalid, sgd
+from tacit.task import Label, Local, Loss, Privacy, Projected, Server, Task, TaskInvalid, sgd
 
 PREFIX = "class sums "
 CLIP = 1e-3  # far below what the sums come to, so that every device says a direction

@@ -58,15 +58,6 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     average: Share = 0.0
 
 
-def written(server: Server) -> Server:
-    """The same as a Plan holds it, whole numbers as floats. msgspec.ValidationError says what cannot stand there.
-
-    >>> written(Server(1, Momentum(0)))
-    Server(rate=1.0, optimizer=Momentum(beta=0.0), average=0.0)
-    """
-    return msgspec.convert(msgspec.to_builtins(server), Server)
-
-
 def keeps_account(optimizer: ServerOptimizer) -> bool:
     """Whether Snapshots are linear in the sums, so that what a later sum takes back of the noise of an earlier one is
     taken back in the Snapshot too.
