@@ -86,8 +86,9 @@ class Victim:
     since: float = 0.0
 
     def start(self, place: str | None) -> None:
-        self.armed, self.since = place, time.monotonic()
+        self.armed = place
         self.process.start(place, expect_ready=False)
+        self.since = time.monotonic()  # it listens, or is dead already
 
 
 @dataclass(eq=False)
