@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from tacit.coordinator import memories
 from tacit.coordinator.alive import has_ended, process_name
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
@@ -127,6 +128,7 @@ MIGRATIONS = (
     );
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
+    memories.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -137,7 +139,7 @@ log = logging.getLogger("tacit.coordinator")
 SWEPT_AFTER_S = 3600.0
 _NAMED_WITHIN_S = SWEPT_AFTER_S / 2  # the rest is for clocks that differ
 _MOST_KEYS = 500  # in one question
-_FOLDERS = ("updates", "snapshots")  # whose blobs are swept
+_FOLDERS = ("updates", "snapshots", *memories.KINDS)  # whose blobs are swept
 
 _PROCESS = os.urandom(4)
 
@@ -211,6 +213,8 @@ class SqlStore:
             over = [moved.update_id for moved in transition.moved if moved.fate not in (Fate.QUEUED, Fate.IN)]
             self._db.run_many("UPDATE updates SET kept = NULL WHERE update_id = ?", [(one,) for one in over])
             emptied = self._emptied(over)
+            if transition.remembered is not None:
+                emptied += memories.Memories(self._db, self.blobs).keep(transition.remembered)
             crash_point("coordinator.commit.before")
         self._delete(emptied)
 
@@ -431,7 +435,7 @@ class SqlStore:
         batch = self.batch()
         if isinstance(batch, Applied):
             named.add(_snapshot(batch.snapshot_hash))
-        return named
+        return named | memories.Memories(self._db, self.blobs).named()
 
     # Inside
 
