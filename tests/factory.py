@@ -341,6 +341,8 @@ FORKS.set_forkserver_preload(
     ["tacit.coordinator.__main__", "tacit.keyholder.__main__", "tacit.device.agent", "tests.factory"]
 )
 
+_TOLD = ("TACIT_CRASH_AT", "TACIT_STORE", "TACIT_BLOBS", "AWS_")  # what processes are told by their environment
+
 
 def _become(
     module: str,
@@ -351,8 +353,9 @@ def _become(
     stdout: Connection,
 ) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
+    for name in [name for name in os.environ if name.startswith(_TOLD)]:
+        del os.environ[name]  # the process from which this one was forked may be older than what they say
     os.environ.update(environment)
-    os.environ.pop("TACIT_CRASH_AT", None)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at
     os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -460,10 +463,7 @@ class Process:
 def coordinator_process(world: World, keyholders: Sequence[Process], deadline_s: int = 600) -> Process:
     arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file)]
     arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s)]
-    # Where records are is as it is here now; the process from which others are forked is older.
-    here = {
-        name: value for name, value in os.environ.items() if name.startswith(("TACIT_STORE", "TACIT_BLOBS", "AWS_"))
-    }
+    here = {name: value for name, value in os.environ.items() if name.startswith(_TOLD[1:])}
     return Process("tacit.coordinator", arguments, world.folder / "coordinator.log", environment=here)
 
 

@@ -138,8 +138,11 @@ class Bucket:
     """Objects in S3, or in what speaks like it. Keys, region and endpoint come from the environment (AWS_…)."""
 
     def __init__(self, url: str, prefix: str = "", store: Any = None):
-        import obstore  # only who uses it needs it
-        from obstore.store import from_url
+        try:
+            import obstore  # only who uses it needs it
+            from obstore.store import from_url
+        except ImportError as error:
+            raise InputError("--blobs needs what speaks S3: pip install 'tacit[scale]'") from error
 
         self._obstore, self._url, self._prefix = obstore, url, prefix
         try:

@@ -108,7 +108,10 @@ class PostgresDatabase:
     """
 
     def __init__(self, url: str, schema: str, migrations: Sequence[str]):
-        import psycopg  # only who uses it needs it
+        try:
+            import psycopg  # only who uses it needs it
+        except ImportError as error:
+            raise InputError("--store needs PostgreSQL's driver: pip install 'tacit[scale]'") from error
 
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
             raise InputError(f"{schema!r} is no name of a schema")
