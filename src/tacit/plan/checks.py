@@ -28,6 +28,7 @@ MOST_LANDINGS, MOST_SNAPSHOTS = 1 << 12, 1 << 20
 LEAST_NOISE_UNDER_WEIGHTS = 4.0  # steps of the ring
 LEAST_ROWS, MOST_ROWS = 16, 256  # fewer let an attacker through too often
 LEAST_Z, MOST_Z, MOST_ETA = 0.5, 1e3, 64.0
+MOST_GROUPS, LONGEST_GROUP = 16, 32
 MOST_GATE_DELTA = 1.01e-12  # 32 rows and η = 4.15 have 1.0008e-12
 
 
@@ -270,6 +271,10 @@ def _evaluation(manifest: Manifest, charter: Charter) -> Iterator[str]:
         yield "an evaluation has the clip 1 and plain/1 noise"
     if asked.right > (program.score == "accuracy") or (asked.bins and not asked.right):
         yield "it asks what is right where nothing is right or wrong"
+    if len(set(asked.groups)) < len(asked.groups) or len(asked.groups) > MOST_GROUPS:
+        yield f"it asks for {len(asked.groups)} groups: at most {MOST_GROUPS}, each once"
+    if not all(0 < len(name) <= LONGEST_GROUP and name.isprintable() for name in asked.groups):
+        yield f"a group's name has 1 to {LONGEST_GROUP} printable characters"
     if asked.bins and not has_confidence(program):
         yield "it asks for confidence where the model does not choose one class for an example"
 

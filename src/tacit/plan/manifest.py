@@ -189,6 +189,8 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_loss: Positive  # an example's loss counts as no more than this
     right: bool  # whether an example is right or wrong
     bins: Annotated[int, Meta(ge=0, le=30)]  # of confidence; none where the model does not choose one class
+    groups: tuple[str, ...] = ()  # of devices, by their owners' word: each is also measured by itself
+    counts: Annotated[int, Meta(ge=0, le=30)] = 0  # of how many examples a device has: 1, 2 to 3, 4 to 7, ...
 
     @property
     def values(self) -> int:
@@ -196,8 +198,10 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         >>> Evaluation(bytes(32), 4.6, right=True, bins=10).values
         23
+        >>> Evaluation(bytes(32), 4.6, right=True, bins=0, groups=("phone", "laptop"), counts=12).values
+        21
         """
-        return 2 + self.right + 2 * self.bins
+        return 2 + self.right + 2 * self.bins + len(self.groups) * (2 + self.right) + self.counts
 
 
 def squares(noise: Noise, part: Participation) -> tuple[float, ...]:

@@ -79,10 +79,12 @@ def asks(plan: Plan) -> str | None:
     if evaluation is not None:
         right = "how many of its examples are right, " if evaluation.right else ""
         bins = f"how sure the model was of them in {evaluation.bins} steps, " if evaluation.bins else ""
+        groups = f"whether it is of {', '.join(evaluation.groups)}, " if evaluation.groups else ""
+        counts = "how many examples it has, " if evaluation.counts else ""
         return (
             f"asks for {evaluation.values} numbers about each Snapshot of the Plans that began with "
-            f"{evaluation.of.hex()[:8]}: {right}{bins}their mean loss, each at most {evaluation.most_loss:g}; trains "
-            "nothing"
+            f"{evaluation.of.hex()[:8]}: {right}{bins}{groups}{counts}their mean loss, each at most "
+            f"{evaluation.most_loss:g}; trains nothing"
         )
     if not scouted:
         return None
