@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 
 from tacit.coordinator.database import Database
 from tacit.errors import InputError, TacitError
+from tacit.serving import CLIENT_CERTIFICATE
 
 TABLES = """
 CREATE TABLE operators (
@@ -42,8 +43,6 @@ LONGEST_DAYS = 3650
 DAY_S = 86400
 MOST_FAILURES = 10  # of one address in a minute, before it is asked to wait
 MOST_ADDRESSES = 4096  # that are remembered for it
-# The key under which a connection's client certificate (DER) stands in what ASGI calls the state of a request.
-CERTIFICATE = "client_certificate"
 
 log = logging.getLogger("tacit.coordinator.operators")
 
@@ -118,11 +117,9 @@ class Operators:
         self._add(token_digest(token), "token", name, role, days)
         return token
 
-    def add_certificate(self, der: bytes, name: str, role: Role, days: int) -> bytes:
-        """A client certificate that stands for a role from now on; its fingerprint."""
-        digest = hashlib.sha256(der).digest()
-        self._add(digest, "certificate", name, role, days)
-        return digest
+    def add_certificate(self, der: bytes, name: str, role: Role, days: int) -> Operator:
+        """A client certificate that stands for a role from now on."""
+        return self._add(hashlib.sha256(der).digest(), "certificate", name, role, days)
 
     def remove(self, short: str) -> Operator:
         """Takes one back, by how its digest begins."""
@@ -143,7 +140,7 @@ class Operators:
         found = [one for one in self.all() if hmac.compare_digest(one.digest, digest)]
         return found[0] if found else None
 
-    def _add(self, digest: bytes, kind: str, name: str, role: Role, days: int) -> None:
+    def _add(self, digest: bytes, kind: str, name: str, role: Role, days: int) -> Operator:
         if not 1 <= days <= LONGEST_DAYS:
             raise InputError(f"a token lasts from 1 to {LONGEST_DAYS} days, not {days}")
         now = int(self._clock())
@@ -153,6 +150,7 @@ class Operators:
                 "name = excluded.name, role = excluded.role, expires_at = excluded.expires_at",
                 (digest, kind, name, str(role), now, now + days * DAY_S),
             )
+        return Operator(digest, kind, name, role, now, now + days * DAY_S)
 
 
 def token_digest(token: str) -> bytes:
@@ -206,7 +204,7 @@ def allowed(request: Request, role: Role) -> Operator:
     if door is None:
         raise NotAllowed(404, "this coordinator is not operated here")
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    certificate: bytes | None = request.scope.get("state", {}).get(CERTIFICATE)
+    certificate: bytes | None = request.scope.get("state", {}).get(CLIENT_CERTIFICATE)
     if scheme.lower() == "bearer" and token.strip():
         operator = door.operators.known(token_digest(token.strip()))
     elif certificate is not None:

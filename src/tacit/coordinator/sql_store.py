@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from tacit.coordinator import orders
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database
@@ -122,6 +123,7 @@ MIGRATIONS = (
     );
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
+    orders.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
