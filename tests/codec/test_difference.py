@@ -1,5 +1,7 @@
 """Differences of Snapshots: nothing is lost, and nothing that is sent instead is believed."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,10 +25,8 @@ def test_any_two_snapshots_come_back_whatever_their_bits_mean(pairs: list[tuple[
 def test_what_is_no_difference_is_refused_or_gives_a_snapshot_as_long(values: list[int], made: bytes):
     before = np.array(values, "<u4").tobytes()
 
-    try:
+    with contextlib.suppress(CodecError):
         assert len(made_of(before, b"\x01" + made)) == len(before)
-    except CodecError:
-        pass
 
 
 def test_bytes_left_out_and_bytes_added_are_found():

@@ -122,7 +122,12 @@ def test_while_it_is_paused_updates_are_refused_for_now_and_what_was_closed_is_f
     assert (status, decode(ErrorReply, data).code) == (429, Code.E_RATE)
     assert COME_AGAIN_S <= int(headers["retry-after"]) < 2 * COME_AGAIN_S
     assert site.status()["updates"] | {"refused": {}} == {
-        **{"accepted": 9, "queued": 3, "opened": 6, "expired": 0, "spoilt": 0, "refused": {}}
+        "accepted": 9,
+        "queued": 3,
+        "opened": 6,
+        "expired": 0,
+        "spoilt": 0,
+        "refused": {},
     }
     assert site.head().version == 1
     site.coordinator.kill()
