@@ -338,8 +338,16 @@ FORKS.set_forkserver_preload(
 )
 
 
-def _become(module: str, arguments: list[str], crash_at: str | None, log_path: str, stdout: Connection) -> None:
+def _become(
+    module: str,
+    arguments: list[str],
+    environment: Mapping[str, str],
+    crash_at: str | None,
+    log_path: str,
+    stdout: Connection,
+) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
+    os.environ.update(environment)
     os.environ.pop("TACIT_CRASH_AT", None)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at
@@ -360,6 +368,7 @@ class Process:
     port: int = 0
     caller: SigningKey | None = None  # whose calls a keyholder is posted; unsigned ones if nobody's
     keyholder: bytes = b""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
     said: dict[str, Any] = field(default_factory=dict)  # when it began to listen
     _process: ForkServerProcess | None = None
 
@@ -367,9 +376,8 @@ class Process:
         """Returns when it listens. With `expect_ready` false it may die before that."""
         reading, writing = FORKS.Pipe(duplex=False)
         arguments = [*self.arguments, "--port", str(self.port)]
-        process = FORKS.Process(
-            target=_become, args=(self.module, arguments, crash_at, str(self.log_path), writing), daemon=True
-        )
+        told = (self.module, arguments, dict(self.environment), crash_at, str(self.log_path), writing)
+        process = FORKS.Process(target=_become, args=told, daemon=True)
         process.start()
         self._process = process
         writing.close()

@@ -44,6 +44,7 @@ from tacit.coordinator.batch import (
     on_void,
     root_of,
 )
+from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.orders import Going, Orders
@@ -369,6 +370,11 @@ class Opener:
                 rejected = self._rejected_now(batch, store, refusal, len(opened) + 1)
                 if not opened:
                     return on_prepared(batch, rejected, self.plan.manifest)
+            case _ if is_behind(batch, code):
+                behind = Behind(self.plan, batch, refusal.reason)
+                said = [str(behind) if one == str(refusal) else one for one in self.trouble.reasons]
+                self.trouble.reasons[:] = said
+                raise behind from refusal
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
         log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)

@@ -206,7 +206,13 @@ class Coordinator:
         known = self.store.known(upload.update_id)
         if known is not None and known.member.update_hash == update_hash(upload):
             return known.receipt
-        offer = check_upload(upload, self.plan, self.head_hash(upload.base_version), int(time.time()) // 3600)
+        head_hash, newest = self.head_hash(upload.base_version), self.store.newest()
+        if head_hash is None and newest is not None and upload.base_version < newest.version:
+            # After a restore from a backup: see `behind`.
+            raise Refusal(
+                Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
+            )
+        offer = check_upload(upload, self.plan, head_hash, int(time.time()) // 3600)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)

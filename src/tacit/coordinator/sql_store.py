@@ -214,11 +214,12 @@ class SqlStore:
         used = False
         try:
             with self._db.transaction():
-                queued = self.queued_count()
+                queued, order = self.queued_count(), orders.Orders(self._db).now()
                 for number, start in zip(taken, starts, strict=True):
                     try:
                         receipt = self._given(offers[number].member)
                         if receipt is None:
+                            orders.check_running(order, os.urandom(4))
                             receipt = self._take(offers[number], hour, queued, pack, start)
                             used = True
                             queued += 1
