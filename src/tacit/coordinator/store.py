@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tacit.coordinator.batch import Batch, Fate, Landing, Member, Transition
+from tacit.coordinator.blobs import Blobs
 from tacit.coordinator.database import Database
 from tacit.coordinator.intake import Kept, Offer
 from tacit.errors import TacitError
@@ -45,12 +46,10 @@ class Counts:
 
 
 class Store(Protocol):
-    """One Plan's records."""
+    """One Plan's records. Who has tables of its own makes a class over `database` and `blobs`."""
 
-    @property
-    def database(self) -> Database:
-        """For what only one module keeps there."""
-        ...
+    database: Database
+    blobs: Blobs
 
     def close(self) -> None: ...
 
