@@ -15,6 +15,7 @@ GET  /v1/plans/ID/log                the log, one JSON object a line; `?after=N`
 GET  /v1/plans/ID/status             JSON, for people
 GET  /join/ID                        a page for people
 GET  /healthz
+/v1/admin/…                          what operators ask for: see `admin`
 """
 
 import asyncio
@@ -37,11 +38,15 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.batch import Ended, Fate
 from tacit.coordinator.batching import batch_routes
+from tacit.coordinator.desk import Desk
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
+from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
+from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
@@ -252,7 +257,13 @@ class Coordinator:
             if self.intake is not None:
                 self.intake.count(Repeated())
             return known.receipt
-        offer = check_upload(upload, self.plan, self.head_hash(upload.base_version), int(time.time()) // 3600)
+        head_hash, newest = self.head_hash(upload.base_version), self.store.newest()
+        if head_hash is None and newest is not None and upload.base_version < newest.version:
+            # After a restore from a backup: see `behind`.
+            raise Refusal(
+                Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
+            )
+        offer = check_upload(upload, self.plan, head_hash, int(time.time()) // 3600)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
@@ -299,8 +310,11 @@ class Coordinator:
         return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, known.t, members)
 
 
-def make_app(*coordinators: Coordinator) -> Starlette:
-    """The application around the Plans of one chain; their threads live as long as the application does."""
+def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None) -> Starlette:
+    """The application around the Plans of one chain; their threads live as long as the application does.
+
+    `door` lets operators in, and `desk` serves them here: without it they have an address of their own.
+    """
     uploading = asyncio.Semaphore(MOST_AT_ONCE)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
 
@@ -318,6 +332,8 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             if coordinator.intake is not None:
                 coordinator.intake.stop()
             coordinator.store.close()
+        if door is not None:
+            door.operators.close()
 
     def asked(request: Request) -> Coordinator:
         found = by_id.get(request.path_params["plan_id"])
@@ -378,6 +394,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
         try:
+            check_running(Orders(coordinator.store.database).now(), os.urandom(4))
             if uploading.locked():
                 again = 1 + os.urandom(1)[0] % BUSY_RETRY_S  # not all of them in the same second
                 raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again", again)
@@ -423,7 +440,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         return Response("ok\n", media_type="text/plain")
 
     here = "/v1/plans/{plan_id}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(here, plan),
             Route(f"{here}/head", head),
@@ -437,11 +454,14 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             *batch_routes(asked),
             Route("/join/{plan_id}", join),
             Route("/healthz", healthz),
+            *([] if desk is None else admin_routes(desk)),
         ],
         lifespan=lifespan,
         middleware=[Middleware(SecurityHeaders)],
-        exception_handlers={Refusal: _on_refusal},
+        exception_handlers={Refusal: _on_refusal, NotAllowed: turned_away},
     )
+    app.state.admin_door = door
+    return app
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:
