@@ -338,9 +338,17 @@ FORKS.set_forkserver_preload(
 )
 
 
-def _become(module: str, arguments: list[str], crash_at: str | None, log_path: str, stdout: Connection) -> None:
+def _become(
+    module: str,
+    arguments: list[str],
+    environment: Mapping[str, str],
+    crash_at: str | None,
+    log_path: str,
+    stdout: Connection,
+) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
     os.environ.pop("TACIT_CRASH_AT", None)
+    os.environ.update(environment)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at
     os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -360,6 +368,7 @@ class Process:
     port: int = 0
     caller: SigningKey | None = None  # whose calls a keyholder is posted; unsigned ones if nobody's
     keyholder: bytes = b""
+    environment: Mapping[str, str] = field(default_factory=dict)
     _process: ForkServerProcess | None = None
 
     def start(self, crash_at: str | None = None, expect_ready: bool = True) -> "Process":
@@ -367,7 +376,9 @@ class Process:
         reading, writing = FORKS.Pipe(duplex=False)
         arguments = [*self.arguments, "--port", str(self.port)]
         process = FORKS.Process(
-            target=_become, args=(self.module, arguments, crash_at, str(self.log_path), writing), daemon=True
+            target=_become,
+            args=(self.module, arguments, dict(self.environment), crash_at, str(self.log_path), writing),
+            daemon=True,
         )
         process.start()
         self._process = process

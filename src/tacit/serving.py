@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -122,12 +123,13 @@ class SecurityHeaders:
 class _Announced(uvicorn.Server):
     """Says so on stdout when it listens."""
 
-    def __init__(self, config: uvicorn.Config, port: int):
+    def __init__(self, config: uvicorn.Config, port: int, listens: Callable[[int], None]):
         super().__init__(config)
-        self._port = port
+        self._port, self._listens = port, listens
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._listens(self._port)
         print(json.dumps({"ready": True, "port": self._port}), flush=True)
 
 
@@ -139,8 +141,10 @@ class Tls:
     key: Path
 
 
-def serve(app: ASGIApp, host: str, port: int, tls: Tls | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then return. `port` 0 takes any free one."""
+def serve(
+    app: ASGIApp, host: str, port: int, tls: Tls | None = None, listens: Callable[[int], None] = lambda port: None
+) -> None:
+    """Serve until SIGTERM or SIGINT, then return. `port` 0 takes any free one; `listens` hears which."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -166,7 +170,7 @@ def serve(app: ASGIApp, host: str, port: int, tls: Tls | None = None) -> None:
     # uvicorn raises the signal again once it has shut down; whoever asked wants an end without an error.
     for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, _already_stopping)
-    _Announced(config, listening.getsockname()[1]).run(sockets=[listening])
+    _Announced(config, listening.getsockname()[1], listens).run(sockets=[listening])
 
 
 def _already_stopping(number: int, frame: FrameType | None) -> None:
