@@ -352,8 +352,8 @@ def _become(
     stdout: Connection,
 ) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
-    os.environ.update(environment)
     os.environ.pop("TACIT_CRASH_AT", None)
+    os.environ.update(environment)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at
     os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import msgspec
 
 from tacit.codec.errors import CodecError
-from tacit.codec.ring import packed_size, unpack
+from tacit.codec.ring import check_packed, packed_size
 from tacit.coordinator.batch import Batch, Ended, Member, earliest
 from tacit.coordinator.places import Held
 from tacit.plan.bundle import Plan
 from tacit.plan.manifest import Manifest
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
-from tacit.wire.messages import Credential, Entry, Upload, update_hash
+from tacit.wire.messages import Credential, Entry, Upload, entry_of, update_hash
 from tacit.wire.signed import check_credential, check_update
 
 WAITING_BATCHES = 4  # what waits beyond that waits as well on its device, and takes no room here
@@ -90,22 +90,23 @@ def check_upload(upload: Upload, plan: Plan, head_hash: Digest | None, hour: int
             Code.E_TOO_LARGE, f"a payload of {len(upload.payload)} bytes; {packed_size(d, bits)} were expected"
         )
     try:
-        unpack(upload.payload, d, bits)
+        check_packed(upload.payload, d, bits)
     except CodecError as error:
         raise Refusal(Code.E_MALFORMED, f"the payload cannot be read: {error}") from error
     check_credential(upload.credential, upload.dpk, manifest.enrolment, lineage=plan.lineage, hour=hour)
-    check_update(upload)
+    entry = entry_of(upload, 1)  # hashes the payload, which is by far the longest part of it
+    check_update(entry)
     kept = Kept(
         base_version=upload.base_version,
         head_hash=upload.head_hash,
         update_id=upload.update_id,
         dpk=upload.dpk,
-        payload_hash=sha256(upload.payload),
+        payload_hash=entry.payload_hash,
         sealed=upload.sealed,
         credential=upload.credential,
         signature=upload.signature,
     )
-    member = Member(upload.update_id, update_hash(upload), upload.dpk, upload.base_version)
+    member = Member(upload.update_id, update_hash(entry), upload.dpk, upload.base_version)
     return Offer(member, kept, upload.payload)
 
 

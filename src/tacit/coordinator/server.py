@@ -26,8 +26,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from tacit.coordinator.admin import admin_routes
+from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
 from tacit.coordinator.batching import batch_routes
 from tacit.coordinator.desk import Desk
@@ -48,6 +49,7 @@ from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
+from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
@@ -73,8 +75,6 @@ from tacit.wire.messages import (
 )
 from tacit.wire.signed import check_ask, check_credential, check_enrol, sign_credential, sign_proof
 
-IMMUTABLE = "public, max-age=31536000, immutable"
-MOST_AT_ONCE = 64  # Uploads in memory; whoever comes then is asked to come again
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
 BUSY_RETRY_S = 4
@@ -218,6 +218,8 @@ class Coordinator:
     deadline_s: int
     successor: Plan | None = None
     evaluation: Plan | None = None
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    _head_hashes: dict[int, Digest] = field(default_factory=lambda: dict[int, Digest]())
 
     @property
     def plan_id(self) -> PlanId:
@@ -227,6 +229,18 @@ class Coordinator:
     def most_body(self) -> int:
         """A Plan may say what it likes; a message that is an Upload is never longer than that."""
         return min(self.plan.manifest.limits.max_upload_bytes, Upload.max_bytes)
+
+    @cached_property
+    def newest(self) -> "Fresh[Newest | None]":
+        """What is published now, or was a quarter of a second ago."""
+        return Fresh(self._newest)
+
+    def _newest(self) -> "Newest | None":
+        head = self.store.newest()
+        if head is None:
+            return None
+        ended = self.successor is not None and isinstance(self.store.batch(), Ended)
+        return Newest(_tag_of(head), encode(head), ended)
 
     def status(self) -> Status:
         head = self.store.newest()
@@ -243,27 +257,35 @@ class Coordinator:
         )
 
     def head_hash(self, version: int) -> Digest | None:
+        if (found := self._head_hashes.get(version)) is not None:
+            return found
         head = self.store.head(version)
         if head is None:
             return None
         key_ids = key_ids_at(self.plan.manifest, self.plan_id, head.rekeyed, version)
-        return sha256(preimage.head(self.plan_id, version, head.snapshot_hash, key_ids))
+        found = sha256(preimage.head(self.plan_id, version, head.snapshot_hash, key_ids))
+        self._head_hashes[version] = found  # which never changes any more
+        return found
 
     async def take(self, body: bytes) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
         known = self.store.known(upload.update_id)
         if known is not None and known.member.update_hash == update_hash(upload):
+            # Whatever else has happened since: what was received has its receipt.
             if self.intake is not None:
                 self.intake.count(Repeated())
             return known.receipt
-        head_hash, newest = self.head_hash(upload.base_version), self.store.newest()
-        if head_hash is None and newest is not None and upload.base_version < newest.version:
+        head_hash = self.head_hash(upload.base_version)
+        newest = self.store.newest() if head_hash is None else None
+        if newest is not None and upload.base_version < newest.version:
             # After a restore from a backup: see `behind`.
             raise Refusal(
                 Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
             )
-        offer = check_upload(upload, self.plan, head_hash, int(time.time()) // 3600)
+        # Signatures and hashes, which other threads can work on meanwhile.
+        hour = int(time.time()) // 3600
+        offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
@@ -310,12 +332,21 @@ class Coordinator:
         return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, known.t, members)
 
 
+@dataclass(frozen=True)
+class Newest:
+    """The newest HEAD as it is served; `ended` if another Plan goes on from there."""
+
+    tag: str
+    head: bytes
+    ended: bool
+
+
 def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None) -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does.
 
     `door` lets operators in, and `desk` serves them here: without it they have an address of their own.
     """
-    uploading = asyncio.Semaphore(MOST_AT_ONCE)
+    arriving = Arriving(places(max((one.most_body for one in coordinators), default=0)), time.monotonic)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
 
     @contextlib.asynccontextmanager
@@ -347,19 +378,18 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
 
     async def head(request: Request) -> Response:
         coordinator = asked(request)
-        newest = coordinator.store.newest()
+        newest = coordinator.newest()
         if newest is None:
             return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
-        tag = f'"{newest.version}-{newest.snapshot_hash.hex()[:16]}"'
         following: dict[str, str] = {}
         if coordinator.evaluation is not None:
             following["Tacit-Evaluation"] = coordinator.evaluation.plan_id.hex()
-        if coordinator.successor is None or not isinstance(coordinator.store.batch(), Ended):
-            answer = _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+        if coordinator.successor is None or not newest.ended:
+            answer = unchanged(request, newest.tag, "no-cache") or _head(newest.head, newest.tag, "no-cache")
         else:
             # This was the last one. Whoever has it already has to hear all the same that another Plan goes on from
             # here.
-            answer = _head(newest, tag, "no-cache")
+            answer = _head(newest.head, newest.tag, "no-cache")
             following["Tacit-Successor"] = coordinator.successor.plan_id.hex()
         answer.headers.update(following)
         return answer
@@ -372,8 +402,8 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
         found = coordinator.store.head(version)
         if found is None:
             raise Refusal(Code.E_VERSION_FUTURE, f"there is no Snapshot {version} yet")
-        tag = f'"{version}-{found.snapshot_hash.hex()[:16]}"'
-        return _tagged(request, tag, IMMUTABLE) or _head(found, tag, IMMUTABLE)
+        tag = _tag_of(found)
+        return unchanged(request, tag, IMMUTABLE) or _head(encode(found), tag, IMMUTABLE)
 
     async def snapshot(request: Request) -> Response:
         coordinator = asked(request)
@@ -381,26 +411,22 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
             name = Digest(bytes.fromhex(request.path_params["name"]))
         except ValueError:
             name = Digest(b"")
-        if not coordinator.store.published(name):
+        kept = coordinator.snapshots
+        if name not in kept and not coordinator.store.published(name):
             raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot")
-        path = coordinator.store.snapshot_path(name)
-        if path is not None:
+        path = None if name in kept else coordinator.store.snapshot_path(name)
+        if path is not None and path.exists() and path.stat().st_size > LONGEST_KEPT:
             return _file(request, path, name)
-        tag = f'"{name.hex()}"'
-        headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
-        data = await asyncio.to_thread(coordinator.store.snapshot, name)
-        return _tagged(request, tag, IMMUTABLE) or Response(data, 200, headers, "application/octet-stream")
+        data = await kept.get(name, partial(coordinator.store.snapshot, name))
+        return for_ever(request, data, f'"{name.hex()}"')
 
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
         try:
             check_running(Orders(coordinator.store.database).now(), os.urandom(4))
-            if uploading.locked():
-                again = 1 + os.urandom(1)[0] % BUSY_RETRY_S  # not all of them in the same second
-                raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again", again)
-            async with uploading:
+            async with arriving.place():
                 body = await read_body(request, coordinator.most_body)
-                receipt = await coordinator.take(body)
+            receipt = await coordinator.take(body)
         except Refusal as refusal:
             if coordinator.intake is not None:
                 coordinator.intake.count(refusal.code)
@@ -473,21 +499,18 @@ def _message(message: Message) -> Response:
     return Response(encode(message), media_type=MESSAGE_TYPE)
 
 
-def _tagged(request: Request, tag: str, cache: str) -> Response | None:
-    """304, if whoever asks has it already."""
-    if tag not in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
-        return None
-    return Response(status_code=304, headers={"ETag": tag, "Cache-Control": cache})
+def _tag_of(head: Head) -> str:
+    return f'"{head.version}-{head.snapshot_hash.hex()[:16]}"'
 
 
-def _head(head: Head, tag: str, cache: str) -> Response:
-    return Response(encode(head), media_type=MESSAGE_TYPE, headers={"ETag": tag, "Cache-Control": cache})
+def _head(head: bytes, tag: str, cache: str) -> Response:
+    return Response(head, media_type=MESSAGE_TYPE, headers={"ETag": tag, "Cache-Control": cache})
 
 
 def _file(request: Request, path: Path, name: bytes) -> Response:
     """A file that never changes, named by its own digest."""
     tag = f'"{name.hex()}"'
     headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
-    return _tagged(request, tag, IMMUTABLE) or FileResponse(
+    return unchanged(request, tag, IMMUTABLE) or FileResponse(
         path, headers=headers, media_type="application/octet-stream"
     )
