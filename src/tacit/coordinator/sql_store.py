@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -20,23 +20,24 @@ from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories
+from tacit.coordinator import memories, orders, pace, places
 from tacit.coordinator.alive import has_ended, process_name
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database, Row, Unavailable
 from tacit.coordinator.intake import Kept, Offer, Standing, admit
+from tacit.coordinator.places import Held
 from tacit.coordinator.store import Counts, Known, Overtaken
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan
-from tacit.plan.manifest import Manifest
 from tacit.wire import log as chain
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey
 from tacit.wire.messages import (
+    Ask,
     Head,
     LogEntry,
     LoggedPlan,
@@ -128,7 +129,8 @@ MIGRATIONS = (
     );
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
-    memories.TABLES,
+    memories.TABLES + places.TABLES + pace.TABLES,
+    orders.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -151,20 +153,25 @@ class _Standings:
     batch: Batch
     newest: int | None
     queued: int
+    per_second: float | None  # Updates that are opened
+    order: orders.Order
     landed: dict[DeviceKey, int]
     pending: Counter[DeviceKey]
     known: dict[UpdateId, tuple[Digest, bytes]]  # hashes and Receipts
 
-    def judge(self, member: Member, manifest: Manifest) -> Receipt | None:
-        """The Receipt that was given before, none if one may be given now. Refusal."""
+    def given(self, member: Member) -> Receipt | None:
+        """The Receipt that was given before. Refusal if it was another Update's."""
         if member.update_id in self.known:
             update_hash, receipt = self.known[member.update_id]
             if update_hash != member.update_hash:
                 raise Refusal(Code.E_DUP_ID, "another Update has this id")
             return decode(Receipt, receipt)
-        landed, pending = self.landed.get(member.dpk, 0), self.pending[member.dpk]
-        admit(member, Standing(self.batch, self.newest, landed, pending, self.queued), manifest)
         return None
+
+    def standing(self, member: Member, target: int, held: Held | None, drawn: bytes) -> Standing:
+        landed, pending = self.landed.get(member.dpk, 0), self.pending[member.dpk]
+        again = pace.come_again(self.queued, target, self.per_second, int.from_bytes(drawn, "big") / 2**32)
+        return Standing(self.batch, self.newest, landed, pending, self.queued, again, held)
 
     def take(self, member: Member, receipt: bytes) -> None:
         self.known[member.update_id] = (member.update_hash, receipt)
@@ -179,6 +186,9 @@ class SqlStore:
         self.database, self.blobs = database, blobs
         self._db, self._plan, self._key = database, plan, key
         self._written: dict[str, float] = {}  # Snapshots that no row names yet, and since when they are there
+        self._memories = memories.Memories(database, blobs)
+        self._places, self._pace = places.Places(database, plan.manifest.batch), pace.Pace(database)
+        self.clock: Callable[[], float] = time.time
         self._begin_plan()
 
     def close(self) -> None:
@@ -214,7 +224,8 @@ class SqlStore:
             self._db.run_many("UPDATE updates SET kept = NULL WHERE update_id = ?", [(one,) for one in over])
             emptied = self._emptied(over)
             if transition.remembered is not None:
-                emptied += memories.Memories(self._db, self.blobs).keep(transition.remembered)
+                emptied += self._memories.keep(transition.remembered)
+            self._pace.note(transition, self._now())
             crash_point("coordinator.commit.before")
         self._delete(emptied)
 
@@ -255,6 +266,8 @@ class SqlStore:
         begun = _clock()
         pack, starts = self._write_pack([offers[number].payload for number in taken])
         rows: list[Row] = []
+        # Then the rows of one Update say whether there is a place for the next; else all are written at once.
+        places_are_given = self._plan.manifest.batch.places is not None
         try:
             with self._db.transaction():
                 standings = self._standings([offers[number] for number in taken])
@@ -265,11 +278,11 @@ class SqlStore:
                         receipt = encode(receipts[number])
                         standings.take(offer.member, receipt)
                         rows.append(_row(offer, receipt, pack, start))
-                self._db.run_many(
-                    "INSERT INTO updates (update_id, update_hash, dpk, base_version, fate, kept, receipt, pack, start, "
-                    "size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    rows,
-                )
+                        if places_are_given:
+                            self._insert(rows[-1:])
+                            self._places.use(offer.member.base_version, offer.member.dpk, self._now())
+                if not places_are_given:
+                    self._insert(rows)
                 _check_named_in_time(pack, begun)
                 crash_point("coordinator.upload.blob")
         finally:
@@ -277,6 +290,14 @@ class SqlStore:
                 self._delete([pack])
         crash_point("coordinator.upload.committed")
         return [result for result in results if result is not None]
+
+    def give_places(self, asks: Sequence[Ask]) -> list[int | Refusal]:
+        with self._db.transaction():
+            return self._places.give(asks, self.batch(), self._now())
+
+    def count_repeated(self, count: int) -> None:
+        with self._db.transaction():
+            self._pace.add_repeated(count)
 
     def known(self, update_id: UpdateId) -> Known | None:
         row = self._db.row(
@@ -355,6 +376,8 @@ class SqlStore:
             {Code(code): count for code, count in refused},
             most or 0,
             max((older + self._plan.manifest.spent(here) for older, here in spent), default=0.0),
+            self._pace.repeated,
+            *self._places.counts(batch_number(self.batch()), self._now()),
         )
 
     # What is published
@@ -435,9 +458,12 @@ class SqlStore:
         batch = self.batch()
         if isinstance(batch, Applied):
             named.add(_snapshot(batch.snapshot_hash))
-        return named | memories.Memories(self._db, self.blobs).named()
+        return named | self._memories.named()
 
     # Inside
+
+    def _now(self) -> float:
+        return self._db.now(self.clock())
 
     def _first(self, sql: str, values: Sequence[object] = ()) -> tuple[Any, ...]:
         row = self._db.row(sql, values)
@@ -467,16 +493,32 @@ class SqlStore:
             msgspec.msgpack.decode(state, type=Batch),
             newest,
             queued,
+            self._pace.per_second(self._now()),
+            orders.Orders(self._db).now(),
             {DeviceKey(dpk): count for dpk, count in landed},
             Counter(DeviceKey(dpk) for (dpk,) in pending),
             {UpdateId(name): (Digest(update_hash), receipt) for name, update_hash, receipt in known},
         )
 
     def _judged(self, standings: _Standings, member: Member) -> Receipt | Refusal | None:
+        rule = self._plan.manifest.batch
         try:
-            return standings.judge(member, self._plan.manifest)
+            if (receipt := standings.given(member)) is not None:
+                return receipt
+            drawn = os.urandom(4)
+            orders.check_running(standings.order, drawn)
+            held = None if rule.places is None else self._places.held(member.base_version, member.dpk, self._now())
+            admit(member, standings.standing(member, rule.target, held, drawn), self._plan.manifest)
         except Refusal as refusal:
             return refusal
+        return None
+
+    def _insert(self, rows: Sequence[Row]) -> None:
+        self._db.run_many(
+            "INSERT INTO updates (update_id, update_hash, dpk, base_version, fate, kept, receipt, pack, start, size) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
 
     def _receipt(self, member: Member, hour: int) -> Receipt:
         signature = self._key.sign(preimage.receipt(member.update_hash, hour))
