@@ -314,7 +314,7 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
         except ValueError:
             name = Digest(b"")
         if not coordinator.store.published(name):
-            raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot")
+            raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot, or it is kept no more")
         path = coordinator.store.snapshot_path(name)
         if path is not None:
             return _file(request, path, name)
