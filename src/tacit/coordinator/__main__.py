@@ -190,7 +190,7 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
     known_at = {card.sig_pk: url for card, url in zip(cards, settings.keyholders, strict=False)}
 
     def address(card: KeyholderCard) -> str:
-        return known_at.get(card.sig_pk) or (settings.embedded if card.url == "embedded:" else card.url)
+        return known_at.get(card.sig_pk) or (card.url == "embedded:" and settings.embedded) or card.url
 
     records = settings.records
     known = records.plans()
@@ -242,7 +242,11 @@ def _coordinator(
         tidied(store, plan, records.plans().values(), settings.keep, time.time())
 
     cards = plan.manifest.keyholders
-    keyholders = [HttpKeyholder(url, card.sig_pk, keys.sig) for url, card in zip(urls, cards, strict=True)]
+    keyholders = [
+        HttpKeyholder(url, card.sig_pk, keys.sig)
+        for url, card in zip(urls, cards, strict=True)
+        if settings.role != "api"  # which asks none, and need not know where they are
+    ]
     deadline_s = settings.deadline_s
     opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor, judged_next)
     thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins, tidy)

@@ -33,6 +33,8 @@ CREATE TABLE thinned (                          -- Snapshots that are kept no mo
 );
 """
 AT_ONCE = 500
+# The rows of these stay when a device is forgotten: without whose they were, or because they keep it out.
+_WITHOUT = ("updates", "landings", "revoked")
 _OVER = "fate NOT IN ('queued', 'in')"
 
 
@@ -108,6 +110,9 @@ class Tidying:
             # The row stays, without whose it was: a proof for another device names all Updates of a batch.
             ours = self._db.run(f"UPDATE updates SET dpk = ? WHERE dpk = ? AND {_OVER}", (b"", dpk))  # noqa: S608 - a constant
             landings = self._db.run("DELETE FROM landings WHERE dpk = ?", (dpk,))
+            for table, columns in self._db.tables().items():
+                if "dpk" in columns and table not in _WITHOUT:
+                    self._db.run(f"DELETE FROM {table} WHERE dpk = ?", (dpk,))  # noqa: S608 - the database's own names
             ((count,),) = self._db.rows(waiting, (dpk,))
         return Forgotten(ours, withdrawn, count, landings)
 
