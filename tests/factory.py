@@ -40,12 +40,14 @@ from tacit.plan.manifest import (
     Limits,
     LocalTraining,
     Manifest,
+    Mean,
     Mechanism,
     Noise,
     OnDevice,
     Participation,
     Plain,
     Quantisation,
+    Robust,
     Rotation,
     Unit,
 )
@@ -96,6 +98,8 @@ def make_plan(
     device_class: str = "",
     mechanism: Mechanism = Plain(),  # noqa: B008 - immutable
     gate: Gate | None = None,
+    groups: int = 1,
+    robust: Robust = Mean(),  # noqa: B008 - immutable
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
@@ -132,7 +136,7 @@ def make_plan(
         local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server_rate=0.5,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
-        batch=BatchRule(target=target, most=most, threshold=threshold, max_age=max_age, weights=(1,) * (max_age + 1)),
+        batch=BatchRule(target, most, threshold, max_age, (1,) * (max_age + 1), groups, robust),
         participation=Participation(landings=landings, separation=separation, devices=devices),
         noise=Noise(
             mechanism=mechanism,

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from tacit.codec.quantise import dequantise_sum
 from tacit.codec.ring import center, unpack
 from tacit.codec.rotate import rotate_back
+from tacit.coordinator.bounds import longest_mean
+from tacit.coordinator.robust import norm, robust_mean
 from tacit.errors import TacitError
 from tacit.plan.bundle import decode_snapshot, encode_snapshot
-from tacit.plan.manifest import Manifest
+from tacit.plan.manifest import Manifest, Mean
 
 
 class SumBroken(TacitError):
@@ -53,19 +55,41 @@ def mean_of(unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manif
     return rotate_back(mean, manifest.charter_id) if quant.rotation == "hadamard/1" else mean
 
 
-def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
-    """The next Snapshot: the one before plus `server_rate` times the weighted mean. `SumBroken` if not finite.
+def bounded_mean(unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> NDArray[np.float64]:
+    """`mean_of`, where it is not longer than honest Updates and their noise make it. `SumBroken` if it is."""
+    mean = mean_of(unmasked, weights, manifest)
+    long, allowed = norm(mean), longest_mean(weights, manifest)
+    if long > allowed:
+        raise SumBroken(
+            f"the mean of this batch is {long:.3g} long and no {len(weights)} Updates within the bound come to more "
+            f"than {allowed:.3g} with their noise: one of them is none"
+        )
+    return mean
+
+
+def round_mean(means: Sequence[NDArray[np.float64]], manifest: Manifest) -> NDArray[np.float64]:
+    """What the groups of a round say together."""
+    alone = len(means) == 1 and isinstance(manifest.batch.robust, Mean)
+    return means[0] if alone else robust_mean(means, manifest.batch.robust)
+
+
+def apply_mean(snapshot: bytes, mean: NDArray[np.float64], manifest: Manifest) -> bytes:
+    """The next Snapshot: the one before plus `server_rate` times the mean. `SumBroken` if not finite.
 
     It is linear in the sums, with the same factor for each where their noise is correlated: so what a later sum takes
     back of the noise of an earlier one is taken back in the Snapshot too. The mean is added in float64 and rounded to
     float32 once.
     """
-    delta = mean_of(unmasked, weights, manifest)
     with np.errstate(over="ignore"):
-        after = (decode_snapshot(snapshot, delta.size) + delta * manifest.server_rate).astype(np.float32)
+        after = (decode_snapshot(snapshot, mean.size) + mean * manifest.server_rate).astype(np.float32)
     if not np.isfinite(after).all():
         raise SumBroken("the sum of this batch is too large for a Snapshot")
     return encode_snapshot(after)
+
+
+def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
+    """The next Snapshot after a batch that is a round by itself. `SumBroken` where it gives none."""
+    return apply_mean(snapshot, round_mean([bounded_mean(unmasked, weights, manifest)], manifest), manifest)
 
 
 def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
@@ -73,5 +97,5 @@ def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[in
 
     No answer, however long, changes the values.
     """
-    mean = mean_of(unmasked, weights, manifest)
+    mean = bounded_mean(unmasked, weights, manifest)
     return judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32))

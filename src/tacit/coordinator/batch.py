@@ -20,6 +20,7 @@ from enum import StrEnum
 
 import msgspec
 
+from tacit.coordinator.rounds import RoundStep
 from tacit.plan.manifest import Manifest
 from tacit.wire import preimage
 from tacit.wire.codes import Code
@@ -152,6 +153,7 @@ class Transition:
     moved: tuple[Moved, ...] = ()
     landed: tuple[DeviceKey, ...] = ()  # in the batch of `before`
     head: Head | None = None  # published from now on
+    round: RoundStep | None = None  # where the Plan has groups
 
 
 def root_of(members: Iterable[Member]) -> Digest:

@@ -1,6 +1,7 @@
 """The store: rows in a database (`database`), Updates and Snapshots as blobs (`blobs`).
 
     updates/<writer>-<nonce>    payloads that were received together, until the last of them has served
+    means/<SHA-256>             what groups said, until their round is over
     snapshots/<SHA-256>         Snapshots
 
 A blob is on the disk before the row that names it is committed, so a row never names what is not there. A
@@ -21,6 +22,8 @@ from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Trans
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database
 from tacit.coordinator.intake import Kept, Offer, Standing, admit
+from tacit.coordinator.rounds import TABLES as ROUNDS
+from tacit.coordinator.rounds import Rounds, blob_of
 from tacit.coordinator.store import Counts, Known, Overtaken
 from tacit.errors import TacitError
 from tacit.faults import crash_point
@@ -122,6 +125,7 @@ MIGRATIONS = (
     );
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
+    ROUNDS,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -173,6 +177,8 @@ class SqlStore:
             over = [moved.update_id for moved in transition.moved if moved.fate not in (Fate.QUEUED, Fate.IN)]
             self._db.run_many("UPDATE updates SET kept = NULL WHERE update_id = ?", [(one,) for one in over])
             emptied = self._emptied(over)
+            if transition.round is not None:
+                emptied += Rounds(self._db, self.blobs).take(transition.round, batch_number(transition.before))
             crash_point("coordinator.commit.before")
         self._delete(emptied)
 
@@ -373,13 +379,14 @@ class SqlStore:
             return True
 
     def sweep(self, after_s: float = SWEPT_AFTER_S) -> int:
-        listed = list(self.blobs.under("updates"))
+        listed = [*self.blobs.under("updates"), *self.blobs.under("means")]
         needed = {
             f"updates/{update_hash.hex()}" if pack is None else str(pack)
             for pack, update_hash in self._db.rows(
                 "SELECT pack, update_hash FROM updates WHERE fate IN ('queued', 'in')"
             )
         }
+        needed |= {blob_of(name) for name in Rounds(self._db, self.blobs).named()}
         # Read after the list: a blob that is on it and has no row will never have one, if its writer had the time.
         over = [one.name for one in listed if one.name not in needed and (one.age_s >= after_s or _abandoned(one.name))]
         self._delete(over)

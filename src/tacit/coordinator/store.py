@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tacit.coordinator.batch import Batch, Fate, Landing, Member, Transition
+from tacit.coordinator.blobs import Blobs
+from tacit.coordinator.database import Database
 from tacit.coordinator.intake import Kept, Offer
 from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
@@ -44,7 +46,13 @@ class Counts:
 
 
 class Store(Protocol):
-    """One Plan's records."""
+    """One Plan's records. What has tables of its own, in a module of its own, opens `database` and `blobs`."""
+
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def blobs(self) -> Blobs: ...
 
     def close(self) -> None: ...
 
