@@ -1,15 +1,14 @@
 """Rounds: groups that are drawn, opened one after the other, and move the Snapshot once."""
 
 import itertools
-import time
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from tacit.coordinator import opener as opener_module
 from tacit.coordinator import sql_store as store_module
@@ -21,9 +20,7 @@ from tacit.coordinator.robust import robust_mean
 from tacit.coordinator.rounds import Arrival, Round, Rounds
 from tacit.plan.bundle import PlanRefused
 from tacit.plan.manifest import Bounded, Manifest, Median
-from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, UpdateId
-from tacit.wire.messages import Upload
 from tests.coordinator.test_opener import Bench, make_bench
 from tests.factory import BLT, Device, make_world
 from tests.killing import Killed, Points
@@ -38,12 +35,6 @@ RULES = {
     "max_age": 5,
     "landings": 3,
 }
-
-
-def mean_of(bench: Bench, uploads: list[Upload], sent: dict[UpdateId, Device]) -> NDArray[np.float64]:
-    quant = bench.world.plan.manifest.quantisation
-    total = np.sum([sent[one.update_id].integers() for one in uploads], axis=0)
-    return total.astype(np.float64) * (quant.clip / quant.q_in / len(uploads))
 
 
 def send(bench: Bench, count: int) -> dict[UpdateId, Device]:
@@ -183,8 +174,8 @@ def test_what_comes_while_a_round_is_open_waits_for_the_next(tmp_path: Path):
     late = send(bench, 4)
     settle(bench)
 
-    assert len(sum(groups_of(bench, sent).values(), [])) == GROUPS * TARGET
-    assert {bench.store.known(one).fate for one in late} == {Fate.QUEUED}  # type: ignore[union-attr]
+    assert [len(group) for group in groups_of(bench, sent).values()] == [TARGET] * GROUPS
+    assert {known.fate for one in late if (known := bench.store.known(one)) is not None} == {Fate.QUEUED}
 
 
 def test_after_the_deadline_a_round_begins_with_smaller_groups(tmp_path: Path):
@@ -238,19 +229,11 @@ def test_a_group_is_of_different_devices_that_have_not_landed_in_its_round(
 def test_nobody_chooses_a_group_by_the_time_or_the_name_of_an_update(manifest: Manifest):
     """Over many secrets each of twelve Updates is in the first group as often as any other."""
     queued = [member(number, number, 0) for number in range(12)]
-    rules = {"target": 4}
-    wide = make_manifest(manifest, **rules)
+    names, wide = {one.update_id for one in queued}, with_rules(manifest, target=4)
     seen = Counter[UpdateId]()
     for number in range(1500):
-        chosen = choose_group(
-            queued,
-            {one.update_id for one in queued},
-            {},
-            0,
-            Round(0, number.to_bytes(32, "big"), Arrival(0)),
-            0,
-            wide,
-        )
+        drawn = Round(0, number.to_bytes(32, "big"), Arrival(0))
+        chosen = choose_group(queued, names, {}, 0, drawn, 0, wide)
         seen.update(one.update_id for one in chosen)
 
     # 500 each in the mean, with a standard deviation of 18.
@@ -258,9 +241,7 @@ def test_nobody_chooses_a_group_by_the_time_or_the_name_of_an_update(manifest: M
     assert all(abs(count - 500) < 5 * 18 for count in seen.values())
 
 
-def make_manifest(manifest: Manifest, **rules: int) -> Manifest:
-    import msgspec
-
+def with_rules(manifest: Manifest, **rules: int) -> Manifest:
     return msgspec.structs.replace(manifest, batch=msgspec.structs.replace(manifest.batch, **rules))
 
 

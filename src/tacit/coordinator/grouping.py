@@ -1,7 +1,7 @@
 """Which Updates make the next group of a round. Pure.
 
     a round begins     with groups · target Updates; after the deadline with groups · threshold
-    its groups         are drawn from the first that had arrived by then, of equal size, in an order that its secret gives
+    its groups         are drawn from the first that had arrived by then, in an order that its secret gives
     if those expire    so that a group would be below the threshold, what came later may join
 
 So an attacker cannot choose the group that he is in, nor be in two of them: a device lands in a round once.

@@ -36,7 +36,8 @@ def robust_mean(means: Sequence[Values], rule: Robust) -> Values:
     if not means:
         raise ValueError("no group was opened, and there is no mean of nothing")
     # Adding 0 makes -0.0 the 0.0 that it equals: a sort of values could tell the two apart by where they stood.
-    table = np.stack(sorted((mean + 0.0 for mean in means), key=lambda mean: mean.tobytes()))
+    rows: list[Values] = [mean + 0.0 for mean in means]
+    table = np.stack(sorted(rows, key=_bytes))
     match rule:
         case Mean():
             return _mean(table)
@@ -109,6 +110,10 @@ def geometric_weights(squares: Sequence[Sequence[float]]) -> list[float]:
         if moved < NEAR:
             break
     return weights
+
+
+def _bytes(values: Values) -> bytes:
+    return values.tobytes()
 
 
 def _mean(table: Values) -> Values:

@@ -201,8 +201,8 @@ def _rounds(manifest: Manifest) -> Iterator[str]:
         yield "a robust mean, or groups, want a Plan that trains, and noise of its own for every sum (plain/1)"
     if batch.max_age < batch.groups - 1:
         yield (
-            f"a round of {batch.groups} groups is as many versions, and with a max age of {batch.max_age} nothing would "
-            "be left for its last group"
+            f"a round of {batch.groups} groups is as many versions, and with a max age of {batch.max_age} nothing is "
+            "left for its last group"
         )
     if noise.snapshots % batch.groups:
         yield f"{noise.snapshots} batches are no whole number of rounds of {batch.groups}"
