@@ -58,7 +58,7 @@ from tacit.plan.manifest import (
     Limits,
     LocalTraining,
     Manifest,
-    Mean,
+    Alike,
     Median,
     Noise,
     Participation,
@@ -68,6 +68,7 @@ from tacit.plan.manifest import (
     Trimmed,
 )
 from tacit.plan.program import Optimizer, Playable
+from tacit.plan.server import Server
 from tacit.privacy.clip import clip
 from tacit.wire.ids import key_id
 from tacit.wire.keys import SealingKey, SigningKey
@@ -248,7 +249,7 @@ class Stance:
     name: str
     clip: float
     groups: int = 1
-    robust: Robust = Mean()  # noqa: RUF009 - immutable
+    robust: Robust = Alike()  # noqa: RUF009 - immutable
     bound: bool = True
 
 
@@ -277,9 +278,9 @@ def plan_of(crowd: Crowd, stance: Stance, rate: float) -> Manifest:
         created_at=0,
         program=crowd.playable.program,
         local=LocalTraining(EPOCHS, rules.images),
-        server_rate=rate,
+        server=Server(rate),
         quantisation=Quantisation(BITS, BIG_Q, inner_bound(BIG_Q, d), stance.clip),
-        batch=BatchRule(target, target, target, age, (1,) * (age + 1), stance.groups, stance.robust),
+        batch=BatchRule(target, target, target, age, (1,) * (age + 1), None, stance.groups, stance.robust),
         participation=Participation(rules.rounds, 1, len(crowd.shares)),
         noise=Noise(Plain(), mu2**-0.5, rules.rounds**0.5, rules.rounds * stance.groups, mu2, 1e-7),
         keyholders=(KeyholderCard(signer, hpke, key_id(hpke, signer), ""),),
@@ -389,7 +390,9 @@ def learnt(crowd: Crowd, stance: Stance, manifest: Manifest, attack: Attack, sha
             except SumBroken:
                 void += 1
         # A void group's place is taken by another one; here the round is that much smaller.
-        after = apply_mean(snapshots[-1], round_mean(means, manifest), manifest) if means else snapshots[-1]
+        after = (
+            apply_mean(snapshots[-1], round_mean(means, manifest), manifest.server).snapshot if means else snapshots[-1]
+        )
         snapshots.append(after)
         if (t + 1) % rules.every == 0:
             values = decode_snapshot(after, manifest.program.d)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tacit.coordinator.robust import norm, robust_mean
-from tacit.plan.manifest import Bounded, Geometric, Mean, Median, Robust, Trimmed
+from tacit.plan.manifest import Alike, Bounded, Geometric, Median, Robust, Trimmed
 
 Values = NDArray[np.float64]
 # Values that repeat, zeros of both signs among them: where an order could show.
 values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.1, 3.5, -2.25]) | st.floats(-1e3, 1e3)
-RULES: list[Robust] = [Mean(), Median(), Trimmed(1), Geometric(), Bounded(1.5)]
+RULES: list[Robust] = [Alike(), Median(), Trimmed(1), Geometric(), Bounded(1.5)]
 rules = st.sampled_from(RULES)
 
 
@@ -91,7 +91,7 @@ def test_as_many_bad_groups_as_its_breakdown_point_move_it_no_further_than_the_g
     radius = max(norm(one - good.mean(axis=0)) for one in good)
     factor = 2 * (count - bad) / (count - 2 * bad) if isinstance(rule, Geometric) else np.sqrt(5)
     assert norm(found - good.mean(axis=0)) <= factor * radius * 1.01
-    assert norm(robust_mean([*good, far], Mean())) > norm(far) / (count - bad + 1) - 2 * radius
+    assert norm(robust_mean([*good, far], Alike())) > norm(far) / (count - bad + 1) - 2 * radius
 
 
 @given(st.integers(3, 15), st.floats(10, 1e12), st.integers(0, 2**32 - 1))
@@ -114,7 +114,7 @@ def test_coordinates_are_judged_apart_by_the_median_and_together_by_the_geometri
 def test_more_is_cut_step_by_step_from_the_mean_to_the_median():
     means = [np.array([x]) for x in (0.0, 1.0, 2.0, 4.0, 100.0)]
 
-    found = [robust_mean(means, rule)[0] for rule in (Mean(), Trimmed(1), Trimmed(2), Median())]
+    found = [robust_mean(means, rule)[0] for rule in (Alike(), Trimmed(1), Trimmed(2), Median())]
 
     assert found == [pytest.approx(21.4), pytest.approx(7 / 3), 2.0, 2.0]
     assert all(after <= before for before, after in pairwise(found))
@@ -122,4 +122,4 @@ def test_more_is_cut_step_by_step_from_the_mean_to_the_median():
 
 def test_of_no_group_there_is_no_mean():
     with pytest.raises(ValueError, match="no group"):
-        robust_mean([], Mean())
+        robust_mean([], Alike())

@@ -74,7 +74,7 @@ def after_round(bench: Bench, before: bytes, groups: dict[int, list[UpdateId]], 
     quant = manifest.quantisation
     totals = [np.sum([sent[one].integers() for one in group], axis=0) for group in groups.values()]
     means = [total * (quant.clip / quant.q_in / TARGET) for total in totals]
-    return apply_mean(before, robust_mean(means, manifest.batch.robust), manifest)
+    return apply_mean(before, robust_mean(means, manifest.batch.robust), manifest.server).snapshot
 
 
 def test_a_round_moves_the_snapshot_once_by_the_robust_mean_of_its_groups(tmp_path: Path):
@@ -270,7 +270,7 @@ def test_one_group_may_be_bounded(tmp_path: Path):
     settle(bench)
 
     moved = np.frombuffer(snapshot(bench, 1), "<f4") - np.frombuffer(snapshot(bench, 0), "<f4")
-    assert np.linalg.norm(moved) == pytest.approx(0.01 * bench.world.plan.manifest.server_rate, rel=1e-5)
+    assert np.linalg.norm(moved) == pytest.approx(0.01 * bench.world.plan.manifest.server.rate, rel=1e-5)
 
 
 # How far a sum may move a Snapshot

@@ -56,6 +56,7 @@ from tacit.coordinator.batch import (
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
+from tacit.coordinator.memories import Memories
 from tacit.coordinator.rounds import Over, Round, Rounds, Waits
 from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
@@ -335,26 +336,28 @@ class Opener:
         answers = store.answers(batch.t)
         if tuple(mark_of(answer) for answer in answers) != batch.opened:
             raise Stalled(f"the keyholders' answers for batch {batch.t} are not in the records; restore the folder")
-        snapshot_hash = self._snapshot_hash(store, batch.t)
+        snapshot_hash, memories = self._snapshot_hash(store, batch.t), Memories(store.database, store.blobs)
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
             if manifest.evaluation is not None:
-                after = publish_sum(self.judged_next(before), unmasked, weights, manifest)
+                following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
             else:
-                mean = bounded_mean(unmasked, weights, manifest)
-                rounds = Rounds(store.database, store.blobs)
+                mean, rounds = bounded_mean(unmasked, weights, manifest), Rounds(store.database, store.blobs)
                 if rounds.opened() + 1 < manifest.batch.groups:
                     waits = Waits(rounds.write_mean(mean))
                     crash_point("coordinator.mean.written")
                     return replace(on_summed(batch, snapshot_hash), round=waits)
-                after = apply_mean(before, round_mean([*rounds.means(), mean], manifest), manifest)
+                memory = memories.of(snapshot_hash, manifest.server, d)
+                mean = round_mean([*rounds.means(), mean], manifest)
+                following = apply_mean(before, mean, manifest.server, memory)
         except SumBroken as error:
             log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
             return on_void(batch, snapshot_hash)
-        written = store.write_snapshot(after)
+        written = store.write_snapshot(following.snapshot)
+        kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return replace(on_summed(batch, written), round=Over() if manifest.batch.groups > 1 else None)
+        return replace(on_summed(batch, written, kept), round=Over() if manifest.batch.groups > 1 else None)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1

@@ -17,7 +17,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.plan.manifest import Bounded, Geometric, Mean, Median, Robust, Trimmed
+from tacit.plan.manifest import Alike, Bounded, Geometric, Median, Robust, Trimmed
 
 Values = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ def robust_mean(means: Sequence[Values], rule: Robust) -> Values:
     """What the groups say together.
 
     >>> groups = [np.array([1.0]), np.array([2.0]), np.array([90.0])]
-    >>> [robust_mean(groups, rule).round(3).tolist() for rule in (Mean(), Median(), Trimmed(1), Bounded(3.0))]
+    >>> [robust_mean(groups, rule).round(3).tolist() for rule in (Alike(), Median(), Trimmed(1), Bounded(3.0))]
     [[31.0], [2.0], [2.0], [2.0]]
     """
     if not means:
@@ -39,7 +39,7 @@ def robust_mean(means: Sequence[Values], rule: Robust) -> Values:
     rows: list[Values] = [mean + 0.0 for mean in means]
     table = np.stack(sorted(rows, key=_bytes))
     match rule:
-        case Mean():
+        case Alike():
             return _mean(table)
         case Median():
             return _middle(table, (len(table) - 1) // 2)

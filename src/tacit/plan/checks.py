@@ -13,8 +13,9 @@ from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
 from tacit.codec.rotate import MARGIN, largest_share
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
-from tacit.plan.manifest import Bounded, Charter, KeyholderCard, Manifest, Mean, OnDevice, Plain, Trimmed
+from tacit.plan.manifest import Alike, Bounded, Charter, KeyholderCard, Manifest, OnDevice, Plain, Trimmed
 from tacit.plan.program import Program, has_confidence
+from tacit.plan.server import Mean
 from tacit.plan.silo import broken_silo
 from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.privacy.blt import Blt, broken, spread
@@ -25,9 +26,10 @@ from tacit.wire.messages import MAX_KEYHOLDERS, Sketched
 MOST_VALUES = 1 << 28
 MOST_LANDINGS, MOST_SNAPSHOTS = 1 << 12, 1 << 20
 LEAST_NOISE_UNDER_WEIGHTS = 4.0  # steps of the ring
-MOST_GROUPS = 64
+MOST_IN_ROUND = 64
 LEAST_ROWS, MOST_ROWS = 16, 256  # fewer let an attacker through too often
 LEAST_Z, MOST_Z, MOST_ETA = 0.5, 1e3, 64.0
+MOST_GROUPS, LONGEST_GROUP = 16, 32
 MOST_GATE_DELTA = 1.01e-12  # 32 rows and η = 4.15 have 1.0008e-12
 
 
@@ -36,6 +38,7 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
     for check in (
         _charter(manifest, charter, author),
         _evaluation(manifest, charter),
+        _server(manifest),
         _model(manifest, blobs),
         _sums(manifest),
         _rounds(manifest),
@@ -188,14 +191,14 @@ def _sums(manifest: Manifest) -> Iterator[str]:
 def _rounds(manifest: Manifest) -> Iterator[str]:
     """Groups that are drawn from one crowd, and a mean of theirs that is worth its name."""
     batch, noise = manifest.batch, manifest.noise
-    if not 1 <= batch.groups <= MOST_GROUPS:
-        yield f"it has {batch.groups} groups, 1 to {MOST_GROUPS} are possible"
+    if not 1 <= batch.groups <= MOST_IN_ROUND:
+        yield f"it has {batch.groups} groups, 1 to {MOST_IN_ROUND} are possible"
         return
     if isinstance(batch.robust, Trimmed) and not 1 <= batch.robust.cut <= (batch.groups - 1) // 2:
         yield f"of {batch.groups} groups it leaves out the {batch.robust.cut} on both sides, and none would be left"
-    if batch.groups == 1 and not isinstance(batch.robust, Mean | Bounded):
+    if batch.groups == 1 and not isinstance(batch.robust, Alike | Bounded):
         yield "of one group there is nothing to leave out"
-    if batch.groups == 1 and isinstance(batch.robust, Mean):
+    if batch.groups == 1 and isinstance(batch.robust, Alike):
         return
     if not isinstance(noise.mechanism, Plain) or manifest.evaluation is not None or manifest.program.scouted:
         yield "a robust mean, or groups, want a Plan that trains, and noise of its own for every sum (plain/1)"
@@ -293,8 +296,24 @@ def _evaluation(manifest: Manifest, charter: Charter) -> Iterator[str]:
         yield "an evaluation has the clip 1 and plain/1 noise"
     if asked.right > (program.score == "accuracy") or (asked.bins and not asked.right):
         yield "it asks what is right where nothing is right or wrong"
+    if len(set(asked.groups)) < len(asked.groups) or len(asked.groups) > MOST_GROUPS:
+        yield f"it asks for {len(asked.groups)} groups: at most {MOST_GROUPS}, each once"
+    if not all(0 < len(name) <= LONGEST_GROUP and name.isprintable() for name in asked.groups):
+        yield f"a group's name has 1 to {LONGEST_GROUP} printable characters"
     if asked.bins and not has_confidence(program):
         yield "it asks for confidence where the model does not choose one class for an example"
+
+
+def _server(manifest: Manifest) -> Iterator[str]:
+    """What is read as a sum is added up as it is; and what a device says of its gradients has room for the others."""
+    local, places, batch = manifest.local, manifest.batch.places, manifest.batch
+    asks = manifest.evaluation is not None or manifest.program.scouted
+    if asks and (manifest.server.optimizer != Mean() or manifest.server.average):
+        yield "what its sums say is read as their mean, and its server's rule makes something else of them"
+    if local.variance_weight and (asks or isinstance(manifest.noise.mechanism, OnDevice)):
+        yield "a variance weight is for Plans that train and whose keyholders add the noise"
+    if places is not None and not (places.selected >= batch.target and places.seconds >= 1):
+        yield f"{places.selected} places of {places.seconds} s do not fill a batch of {batch.target}"
 
 
 def _gate(manifest: Manifest) -> Iterator[str]:
