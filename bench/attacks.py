@@ -50,6 +50,7 @@ from tacit.engine.player import Player
 from tacit.plan.bundle import build_plan, decode_snapshot, encode_snapshot, parse_plan, playable_blobs
 from tacit.plan.manifest import (
     FORMAT,
+    Alike,
     BatchRule,
     Bounded,
     Charter,
@@ -58,7 +59,6 @@ from tacit.plan.manifest import (
     Limits,
     LocalTraining,
     Manifest,
-    Alike,
     Median,
     Noise,
     Participation,
@@ -460,8 +460,8 @@ def played(crowd: Crowd, say: Callable[[str], None]) -> list[Result]:
             found.append(Result(stance.name, attack, share, rate, curves))
             one = found[-1]
             say(
-                f"{stance.name}, {attack} ({share:.0%}), rate {rate:g}: {one.last:.1f} %, backdoor {one.backdoor:.1f} %, "
-                f"published fell {one.fall:.1f}, void {sum(c.void for c in curves)}; {time.perf_counter() - began:.0f} s"
+                f"{stance.name}, {attack} ({share:.0%}), rate {rate:g}: {one.last:.1f} %, backdoor {one.backdoor:.1f} "
+                f"%, published fell {one.fall:.1f}, void {one.curves[0].void}; {time.perf_counter() - began:.0f} s"
             )
     return found
 
@@ -538,12 +538,10 @@ def main() -> int:
 
     def bench(quick: bool) -> Sequence[Row]:
         try:
-            crowd = fashion(
-                Rules(crowd=100, rounds=40 if quick else 150, images=60, seeds=1 if quick else 2, every=5), say
-            )
+            crowd = fashion(Rules(crowd=100, rounds=40 if quick else 120, images=60, seeds=1, every=5), say)
         except NoData as missing:
             say(f"{missing}; the digits are taken")
-            crowd = digits(Rules(crowd=25, rounds=40 if quick else 100, images=20, seeds=1 if quick else 2, every=5))
+            crowd = digits(Rules(crowd=25, rounds=40 if quick else 100, images=20, seeds=1 if quick else 3, every=5))
         width = crowd.own.plain.shape[1]
         say(f"{crowd.name}: {len(crowd.shares):,} devices, {width} features, clip {LATE * typical(crowd):.3f}")
         off = apart(crowd)
