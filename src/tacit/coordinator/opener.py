@@ -53,10 +53,12 @@ from tacit.coordinator.batch import (
     on_void,
     root_of,
 )
+from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.memories import Memories
+from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.rounds import Over, Round, Rounds, Waits
 from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
@@ -215,17 +217,28 @@ class Opener:
             return self._on_refusal(batch, store, refusal)
 
     def _close(self, batch: Collecting, store: Store, now: int) -> Transition | None:
+        manifest, orders = self.plan.manifest, Orders(store.database)
+        going = orders.now().going
+        if going is Going.PAUSED:
+            return None
+        deadline_s = 0 if going is Going.DRAINING else self.deadline_s
+        close = self._close_batch if manifest.batch.groups == 1 else self._close_group
+        transition = close(batch, store, now, deadline_s)
+        if transition is None and going is Going.DRAINING:
+            orders.drained()
+            log.info("%s: drained; %d Updates are too few for a batch", self.plan.name, store.queued_count())
+        return transition
+
+    def _close_batch(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
         manifest = self.plan.manifest
-        if manifest.batch.groups > 1:
-            return self._close_group(batch, store, now)
-        least = manifest.batch.threshold if now >= batch.since + self.deadline_s else manifest.batch.target
+        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
         if store.queued_count() < least:
             return None
         queued = store.queued()
         chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
-        return on_clock(batch, chosen, now, self.deadline_s, manifest)
+        return on_clock(batch, chosen, now, deadline_s, manifest)
 
-    def _close_group(self, batch: Collecting, store: Store, now: int) -> Transition | None:
+    def _close_group(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
         manifest, rounds = self.plan.manifest, Rounds(store.database, store.blobs)
         began, opened = rounds.current(), rounds.opened()
         if store.queued_count() < manifest.batch.threshold * (manifest.batch.groups - opened):
@@ -236,7 +249,7 @@ class Opener:
         before = rounds.queued_until(round.arrival)
         chosen = choose_group(queued, before, landings, batch.t, round, opened, manifest)
         # Whom a round waits for is there when it begins: its other groups have no deadline of their own.
-        transition = on_clock(batch, chosen, now, self.deadline_s if began is None else 0, manifest)
+        transition = on_clock(batch, chosen, now, deadline_s if began is None else 0, manifest)
         return transition if transition is None or began else replace(transition, round=round)
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
@@ -398,6 +411,11 @@ class Opener:
                 rejected = self._rejected_now(batch, store, refusal, len(opened) + 1)
                 if not opened:
                     return on_prepared(batch, rejected, self.plan.manifest)
+            case _ if is_behind(batch, code):
+                behind = Behind(self.plan, batch, refusal.reason)
+                said = [str(behind) if one == str(refusal) else one for one in self.trouble.reasons]
+                self.trouble.reasons[:] = said
+                raise behind from refusal
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
         log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)
