@@ -620,10 +620,9 @@ class Privacy:
         _whole("privacy place_seconds", self.place_seconds, 1)
         if self.selected is not None:
             _whole("privacy selected", self.selected, 1)
-            if self.selected < self.batch:
-                raise TaskInvalid(
-                    "privacy selected", self.selected, f"a batch waits for {self.batch}", "select at least so many"
-                )
+            if self.selected < (needed := self.batch * self.groups):
+                step = "a batch waits" if self.groups == 1 else f"{self.groups} batches wait"
+                raise TaskInvalid("privacy selected", self.selected, f"{step} for {needed}", "select at least so many")
         if self.batch > self.devices:
             raise TaskInvalid("privacy batch", self.batch, f"there are {self.devices} devices", "choose at most that")
         if self.separation is not None:

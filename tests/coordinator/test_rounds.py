@@ -19,7 +19,7 @@ from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.robust import robust_mean
 from tacit.coordinator.rounds import Arrival, Round, Rounds
 from tacit.plan.bundle import PlanRefused
-from tacit.plan.manifest import Bounded, Manifest, Median
+from tacit.plan.manifest import Bounded, Manifest, Median, Places
 from tacit.wire.ids import DeviceKey, Digest, UpdateId
 from tests.coordinator.test_opener import Bench, make_bench
 from tests.factory import BLT, Device, make_world
@@ -256,6 +256,7 @@ def with_rules(manifest: Manifest, **rules: int) -> Manifest:
         ({"snapshots": 7}, "no whole number of rounds"),
         ({"groups": 65, "max_age": 64}, "1 to 64"),
         ({"groups": 1}, "nothing to leave out"),
+        ({"places": Places(5, 60)}, "too few for a round of 3 · 2"),
         ({"groups": 1, "robust": Bounded(0.5), "mechanism": BLT}, "plain/1"),
     ],
 )
