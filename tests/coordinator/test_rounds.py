@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from tacit.coordinator import opener as opener_module
 from tacit.coordinator import sql_store as store_module
 from tacit.coordinator.applying import apply_mean
-from tacit.coordinator.batch import Collecting, Ended, Fate, Landing, Member
+from tacit.coordinator.batch import Collecting, Ended, Fate, Landing, Member, on_end
 from tacit.coordinator.bounds import longest_mean, longest_noise
 from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.robust import robust_mean
 from tacit.coordinator.rounds import Arrival, Round, Rounds
 from tacit.plan.bundle import PlanRefused
 from tacit.plan.manifest import Bounded, Manifest, Median, Places
+from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, UpdateId
 from tests.coordinator.test_opener import Bench, make_bench
 from tests.factory import BLT, Device, make_world
@@ -139,6 +140,20 @@ def test_means_that_wait_survive_a_sweep(tmp_path: Path):
     bench.store.sweep(after_s=0)
 
     assert len(rounds.means()) == 2
+
+
+def test_what_an_unfinished_round_said_goes_with_the_plan(tmp_path: Path):
+    bench = make_bench(tmp_path, **RULES)
+    send(bench, GROUPS * TARGET)
+    rounds = Rounds(bench.store.database, bench.store.blobs)
+    while rounds.opened() < 2:
+        bench.step()
+    before = bench.until(Collecting)
+
+    bench.store.commit(on_end(before, bench.store.queued(), Code.E_HALTED, "an operator has stopped it"))
+
+    assert (rounds.current(), rounds.opened(), list(bench.store.blobs.under("means"))) == (None, 0, [])
+    assert snapshot(bench, 2) == snapshot(bench, 0)
 
 
 def test_a_wrecking_update_takes_its_group_and_no_other(tmp_path: Path):

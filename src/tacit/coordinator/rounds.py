@@ -53,7 +53,7 @@ class Waits:
 
 @dataclass(frozen=True)
 class Over:
-    """The Snapshot has moved by the mean of them all."""
+    """The Snapshot has moved by the mean of them all; or the Plan goes on elsewhere, or not at all."""
 
 
 RoundStep = Round | Waits | Over
