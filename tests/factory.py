@@ -32,6 +32,7 @@ from tacit.plan.chain import continuation
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import (
     FORMAT,
+    Alike,
     BatchRule,
     Charter,
     Continues,
@@ -47,6 +48,7 @@ from tacit.plan.manifest import (
     Places,
     Plain,
     Quantisation,
+    Robust,
     Rotation,
     Unit,
 )
@@ -101,6 +103,8 @@ def make_plan(
     server: Server = Server(0.5),  # noqa: B008 - immutable
     places: Places | None = None,
     weights: tuple[int, ...] | None = None,
+    groups: int = 1,
+    robust: Robust = Alike(),  # noqa: B008 - immutable
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
@@ -137,7 +141,7 @@ def make_plan(
         local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server=server,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
-        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places),
+        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places, groups, robust),
         participation=Participation(landings=landings, separation=separation, devices=devices),
         noise=Noise(
             mechanism=mechanism,

@@ -1,6 +1,7 @@
 """The store: rows in a database (`database`), Updates and Snapshots as blobs (`blobs`).
 
     updates/<writer>-<nonce>    payloads that were received together, until the last of them has served
+    means/<SHA-256>             what groups said, until their round is over
     snapshots/<SHA-256>         Snapshots
 
 A blob is on the disk before the row that names it is committed, so a row never names what is not there. A
@@ -27,6 +28,8 @@ from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database, Row, Unavailable
 from tacit.coordinator.intake import Kept, Offer, Standing, admit
 from tacit.coordinator.places import Held
+from tacit.coordinator.rounds import TABLES as ROUNDS
+from tacit.coordinator.rounds import Rounds, blob_of
 from tacit.coordinator.store import Counts, Known, Overtaken
 from tacit.errors import TacitError
 from tacit.faults import crash_point
@@ -132,6 +135,7 @@ MIGRATIONS = (
     memories.TABLES + places.TABLES + pace.TABLES,
     orders.TABLES,
     tidying.TABLES,
+    ROUNDS,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -142,7 +146,7 @@ log = logging.getLogger("tacit.coordinator")
 SWEPT_AFTER_S = 3600.0
 _NAMED_WITHIN_S = SWEPT_AFTER_S / 2  # the rest is for clocks that differ
 _MOST_KEYS = 500  # in one question
-_FOLDERS = ("updates", "snapshots", *memories.KINDS)  # whose blobs are swept
+_FOLDERS = ("updates", "snapshots", "means", *memories.KINDS)  # whose blobs are swept
 
 _PROCESS = os.urandom(4)
 
@@ -226,6 +230,8 @@ class SqlStore:
             emptied = self._emptied(over)
             if transition.remembered is not None:
                 emptied += self._memories.keep(transition.remembered)
+            if transition.round is not None:
+                emptied += Rounds(self._db, self.blobs).take(transition.round, batch_number(transition.before))
             self._pace.note(transition, self._now())
             crash_point("coordinator.commit.before")
         self._delete(emptied)
@@ -463,6 +469,7 @@ class SqlStore:
         batch = self.batch()
         if isinstance(batch, Applied):
             named.add(_snapshot(batch.snapshot_hash))
+        named |= {blob_of(name) for name in Rounds(self._db, self.blobs).named()}
         return named | self._memories.named()
 
     # Inside
