@@ -40,7 +40,7 @@ from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
-from tacit.serving import MESSAGE_TYPE, SecurityHeaders, natural, read_body, refused
+from tacit.serving import MESSAGE_TYPE, ON_ERROR, SecurityHeaders, natural, read_body, refused
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
@@ -340,7 +340,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         return Response("ok\n", media_type="text/plain")
 
     here = "/v1/plans/{plan_id}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(here, plan),
             Route(f"{here}/head", head),
@@ -356,13 +356,10 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         ],
         lifespan=lifespan,
         middleware=[Middleware(SecurityHeaders)],
-        exception_handlers={Refusal: _on_refusal},
+        exception_handlers=ON_ERROR,
     )
-
-
-async def _on_refusal(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal), "registered for Refusal"
-    return refused(error)
+    app.router.redirect_slashes = False  # an address is right or it is not
+    return app
 
 
 def _message(message: Message) -> Response:
