@@ -89,6 +89,13 @@ class WrongMedia(Refusal):
         super().__init__(Code.E_MALFORMED, reason)
 
 
+class Unheard(Refusal):
+    """Whoever calls is not who they say, or not now: nobody has looked at what they want."""
+
+    def __init__(self, reason: str):
+        super().__init__(Code.E_SIG, reason)
+
+
 def refused(refusal: Refusal) -> Response:
     """A refusal as a response."""
     retry_after = refusal.retry_after
@@ -96,7 +103,13 @@ def refused(refusal: Refusal) -> Response:
         retry_after = 1
     reply = ErrorReply(code=refusal.code, reason=refusal.reason[:500], retry_after=retry_after)
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    status = 415 if isinstance(refusal, WrongMedia) else status_of(refusal.code)
+    match refusal:
+        case WrongMedia():
+            status = 415
+        case Unheard():
+            status = 401
+        case _:
+            status = status_of(refusal.code)
     return Response(encode(reply), status, headers, MESSAGE_TYPE)
 
 

@@ -493,7 +493,7 @@ def test_the_join_page_shows_the_command_and_escapes_what_it_was_given(site: Sit
     assert "whoever runs this server can unmask individual updates" in page
     assert "Enrolment is open" in page
     assert "2 Updates are 2 enrolments" in page
-    assert "only the noise\nprotects you" in page
+    assert "only the noise protects you" in page
     said = html.escape(promise(site.world.plan).sentence)
     assert f"Over the Plan's whole life, at most: {said}" in page
     assert "<script" not in page

@@ -8,7 +8,7 @@ step that was cut off ends as it would have.
 import logging
 import math
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,7 @@ from tacit.coordinator.batch import (
     Transition,
     batch_number,
     choose,
+    on_barred,
     on_clock,
     on_committed,
     on_end,
@@ -53,7 +54,7 @@ from tacit.plan.bundle import Plan
 from tacit.plan.cards import cards_at
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     Entry,
@@ -111,7 +112,8 @@ class Trouble:
 class Opener:
     """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on.
 
-    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets.
+    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets. `barred`
+    says which of these devices the operator has shut out, and with what code.
     """
 
     plan: Plan
@@ -121,6 +123,7 @@ class Opener:
     trouble: Trouble
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
+    barred: Callable[[Collection[DeviceKey]], Mapping[DeviceKey, Code]] = lambda devices: {}
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
     @property
@@ -206,6 +209,9 @@ class Opener:
         if store.queued_count() < least:
             return None
         queued = store.queued()
+        leaving = on_barred(batch, queued, self.barred({member.dpk for member in queued}))
+        if leaving is not None:
+            return leaving
         chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
         return on_clock(batch, chosen, now, self.deadline_s, manifest)
 

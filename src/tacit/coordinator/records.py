@@ -1,5 +1,6 @@
 """Everything that one coordinator remembers, wherever that is.
 
+    HOME/roll.sqlite                     who may take part (`tacit.coordinator.roll`), unless a database is named
     HOME/plans/<plan_id>/plan.tacit      our own copy of each Plan: nobody else writes to it
     HOME/plans/<plan_id>/store.sqlite    its rows, unless a PostgreSQL database is named
     HOME/plans/<plan_id>/updates, snapshots    its blobs, unless another folder or a bucket is named
@@ -8,11 +9,14 @@ With a database and a bucket of their own, processes on several machines are one
 with the same keys in it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tacit.coordinator import roll
 from tacit.coordinator.blobs import BlobMissing, Blobs, Folder, blobs_at
 from tacit.coordinator.database import Database, PostgresDatabase, SqliteDatabase
+from tacit.coordinator.roll import Door, Roll
 from tacit.coordinator.sql_store import MIGRATIONS, SqlStore
 from tacit.durable import make_folder, write_file
 from tacit.errors import InputError
@@ -72,6 +76,16 @@ class Records:
     def open(self, plan: Plan, key: SigningKey) -> SqlStore:
         """The store of a Plan. Each thread opens its own."""
         return SqlStore(self._database(plan), self._blobs().within(plan.plan_id.hex()), plan, key)
+
+    def roll(self, key: SigningKey, door: Door = Door.OPEN) -> Roll:
+        """The roll, of all Plans of the coordinator that signs with `key`."""
+        return Roll(lambda: self._own("roll", key, roll.MIGRATIONS), door)
+
+    def _own(self, name: str, key: SigningKey, migrations: Sequence[str]) -> Database:
+        """Tables of the coordinator itself, besides those of its Plans."""
+        if self.store:
+            return PostgresDatabase(self.store, f"tacit_{name}_{key.public.hex()[:32]}", migrations)
+        return SqliteDatabase(make_folder(self.home) / f"{name}.sqlite", migrations)
 
     @property
     def _folder(self) -> Path:

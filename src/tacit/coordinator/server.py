@@ -6,7 +6,8 @@ GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` na
 GET  /v1/plans/ID/heads/V            an older one; immutable
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
-POST /v1/plans/ID/updates            Upload -> Receipt
+POST /v1/plans/ID/updates            Upload -> Receipt; both are signed calls (`tacit.wire.calls`) where enrolment is
+                                     not open, and may be elsewhere: then who calls is known before the body is read
 POST /v1/plans/ID/proof              16 bytes, an update_id -> Proof
 GET  /v1/plans/ID/log                the log, one JSON object a line; `?after=N` leaves out the first N
 GET  /v1/plans/ID/status             JSON, for people
@@ -20,8 +21,8 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Generator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -36,14 +37,17 @@ from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
+from tacit.coordinator.roll import Door, Roll
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
-from tacit.serving import MESSAGE_TYPE, ON_ERROR, SecurityHeaders, natural, read_body, refused
+from tacit.rates import Rates, Share
+from tacit.serving import MESSAGE_TYPE, ON_ERROR, AddressRate, SecurityHeaders, Unheard, natural, read_body, refused
 from tacit.wire import preimage
+from tacit.wire.calls import Call, check_body, check_call, read_call
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
+from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
 from tacit.wire.messages import (
     Credential,
     Enrol,
@@ -63,6 +67,7 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 MOST_AT_ONCE = 64  # Uploads in memory; whoever comes then is asked to come again
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
+DEVICE = Share(30, 0.5)  # what one device key may post
 
 _OUTCOMES: dict[Fate, Outcome] = {
     Fate.QUEUED: "queued",
@@ -147,7 +152,7 @@ def _settle(answer: "asyncio.Future[Receipt]", result: Receipt | Exception) -> N
 
 @dataclass(frozen=True, eq=False)
 class Coordinator:
-    """One Plan, served. `store` belongs to the thread of the event loop; the two threads have their own.
+    """One Plan, served. `store` and `roll` belong to the thread of the event loop; the two threads have their own.
 
     `successor` continues it: then it takes no more Updates, and everything else is served on. By `evaluation` its
     Snapshots are judged.
@@ -157,12 +162,15 @@ class Coordinator:
     plan_file: Path
     keys: CoordinatorKeys
     store: Store
+    roll: Roll
     intake: IntakeThread | None  # none in a process that only opens
     opener: OpenerThread | None  # none in one that only takes Updates
     urls: tuple[str, ...]
     deadline_s: int
     successor: Plan | None = None
     evaluation: Plan | None = None
+    public: str = ""  # where devices reach it, if not at the address they asked for
+    rates: Rates = field(default_factory=lambda: Rates(DEVICE, time.monotonic))  # of device keys
 
     @property
     def plan_id(self) -> PlanId:
@@ -194,25 +202,51 @@ class Coordinator:
         key_ids = key_ids_at(self.plan.manifest, self.plan_id, head.rekeyed, version)
         return sha256(preimage.head(self.plan_id, version, head.snapshot_hash, key_ids))
 
-    async def take(self, body: bytes) -> Receipt:
+    def heard(self, request: Request) -> Call | None:
+        """Who calls, known before the body is read; None where the call is not signed and need not be.
+
+        Where enrolment is open anybody can make keys, so knowing one is worth nothing, and the message's own signature
+        is enough.
+        """
+        if "tacit-signature" not in request.headers and self.roll.door is Door.OPEN:
+            return None
+        try:
+            call, signature = read_call(f"{request.method} {request.url.path}", request.headers)
+            check_call(call, signature, self.keys.sig.public, int(time.time() * 1000))
+        except Refusal as refusal:
+            raise Unheard(refusal.reason) from None
+        self.rates.draw(call.caller)
+        return call
+
+    async def take(self, body: bytes, call: Call | None) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
+        if call is not None and upload.dpk != call.caller:
+            raise Unheard("the call is signed by another device than the Update")
         known = self.store.known(upload.update_id)
         if known is not None and known.member.update_hash == update_hash(upload):
             return known.receipt
         offer = check_upload(upload, self.plan, self.head_hash(upload.base_version), int(time.time()) // 3600)
+        if call is None:
+            self.rates.draw(upload.dpk)  # after its signature, so nobody uses up another's
+        self.roll.check(upload.dpk, self.plan.lineage)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
 
-    def enrol(self, body: bytes) -> Credential:
-        """Enrolment is open: whoever holds a device key gets a credential for it, for the Plan's whole life."""
+    def enrol(self, body: bytes, call: Call | None) -> Credential:
+        """A credential for whoever holds a device key and is let in by the roll, for the Plan's whole life."""
         enrol = decode(Enrol, body)
         check_enrol(enrol)
+        if call is None:
+            self.rates.draw(enrol.dpk)
+        elif enrol.dpk != call.caller:
+            raise Unheard("the call is signed by another device than the enrolment")
         if self.keys.enrolment.public != self.plan.manifest.enrolment:
             raise Refusal(Code.E_CRED, "this Plan's devices are enrolled by another authority")
         if enrol.lineage != self.plan.lineage:
             raise Refusal(Code.E_CRED, "devices are enrolled here for the lineage of this Plan only")
+        self.roll.enrol(enrol.dpk, enrol.lineage, enrol.invitation, int(time.time()))
         expires_hour = -(-self.plan.manifest.limits.expires_at // 3600)
         return sign_credential(self.keys.enrolment, enrol.dpk, enrol.lineage, expires_hour)
 
@@ -230,8 +264,22 @@ class Coordinator:
         return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, known.t, members)
 
 
-def make_app(*coordinators: Coordinator) -> Starlette:
-    """The application around the Plans of one chain; their threads live as long as the application does."""
+@contextlib.contextmanager
+def _counted(coordinator: Coordinator) -> Generator[None, None, None]:
+    """What is refused inside is counted by its code."""
+    try:
+        yield
+    except Refusal as refusal:
+        if coordinator.intake is not None:
+            coordinator.intake.count(refusal.code)
+        raise
+
+
+def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlette:
+    """The application around the Plans of one chain; their threads live as long as the application does.
+
+    `share` is what one address may ask for, if that is limited.
+    """
     uploading = asyncio.Semaphore(MOST_AT_ONCE)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
 
@@ -249,6 +297,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             if coordinator.intake is not None:
                 coordinator.intake.stop()
             coordinator.store.close()
+            coordinator.roll.close()
 
     def asked(request: Request) -> Coordinator:
         found = by_id.get(request.path_params["plan_id"])
@@ -308,25 +357,26 @@ def make_app(*coordinators: Coordinator) -> Starlette:
 
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
-        try:
+        with _counted(coordinator):
+            call = coordinator.heard(request)
+            if call is not None:
+                coordinator.roll.check(DeviceKey(call.caller), coordinator.plan.lineage)
             if uploading.locked():
                 raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again in a second")
             async with uploading:
-                body = await read_body(request, coordinator.most_body)
-                receipt = await coordinator.take(body)
-        except Refusal as refusal:
-            if coordinator.intake is not None:
-                coordinator.intake.count(refusal.code)
-            raise
-        return _message(receipt)
+                body = await _body(request, coordinator.most_body, call)
+                return _message(await coordinator.take(body, call))
 
     async def enrol(request: Request) -> Response:
         coordinator = asked(request)
-        return _message(coordinator.enrol(await read_body(request, Enrol.max_bytes)))
+        with _counted(coordinator):
+            call = coordinator.heard(request)
+            return _message(coordinator.enrol(await _body(request, Enrol.max_bytes, call), call))
 
     async def proof(request: Request) -> Response:
         coordinator = asked(request)
-        return _message(coordinator.proof(await read_body(request, 64)))
+        with _counted(coordinator):
+            return _message(coordinator.proof(await read_body(request, 64)))
 
     async def log(request: Request) -> Response:
         coordinator = asked(request)
@@ -342,11 +392,12 @@ def make_app(*coordinators: Coordinator) -> Starlette:
 
     async def join(request: Request) -> Response:
         coordinator = asked(request)
-        host, author = request.headers.get("host", ""), request.query_params.get("author")
+        author = request.query_params.get("author")
+        here = coordinator.public or f"{request.url.scheme}://{request.headers.get('host', '')}"
         last = coordinator
         while last.successor is not None:
             last = by_id[last.successor.plan_id.hex()]
-        text = join_page(coordinator.plan, request.url.scheme, host, author, last.plan)
+        text = join_page(coordinator.plan, here, author, last.plan, coordinator.roll.door)
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
     async def healthz(request: Request) -> Response:
@@ -368,11 +419,25 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             Route("/healthz", healthz),
         ],
         lifespan=lifespan,
-        middleware=[Middleware(SecurityHeaders)],
+        middleware=[
+            Middleware(SecurityHeaders),
+            *([] if share is None else [Middleware(AddressRate, share=share)]),
+        ],
         exception_handlers=ON_ERROR,
     )
     app.router.redirect_slashes = False  # an address is right or it is not
     return app
+
+
+async def _body(request: Request, most: int, call: Call | None) -> bytes:
+    """What was sent, and was signed by whoever calls."""
+    body = await read_body(request, most)
+    if call is not None:
+        try:
+            check_body(call, body)
+        except Refusal as refusal:
+            raise Unheard(refusal.reason) from None
+    return body
 
 
 def _message(message: Message) -> Response:
