@@ -4,6 +4,7 @@ import argparse
 import ipaddress
 import json
 import os
+import ssl
 import sys
 import time
 import urllib.error
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 example:
   tacit serve mine.tacit
-  tacit serve mine.tacit --host 0.0.0.0 --public-url https://clinic.example
+  tacit serve mine.tacit --host 0.0.0.0 --tls cert.pem key.pem --public-url https://clinic.example:8750
+  tacit serve mine.tacit --enrol invited
 
 A keyholder whose key is in --home is started here; every other one is where its card says, or where --keyholder does.
 While one of them cannot be reached nothing is lost: Updates wait, and it is asked again.
 
-Devices elsewhere should reach it through TLS, which a proxy in front of it ends.
+Devices elsewhere should reach it through TLS: by --tls, or by a proxy in front of it (docs/how-to/tls.md).
 
 State is kept in --home: stop with Ctrl-C, start again, and the run goes on where it stood.
 """
@@ -51,6 +53,16 @@ def describe(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="where the keyholders of others are, in the Plan's order (default: as their cards say)",
     )
+    parser.add_argument(
+        "--enrol",
+        choices=["open", "invited", "listed"],
+        default="open",
+        help="who may take part: anybody, by `tacit invite`, or by `tacit enrol-list` (default: open)",
+    )
+    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="a certificate with its chain and its key, PEM")
+    parser.add_argument(
+        "--rate", type=float, metavar="N", help="requests a second of one address (default: 50, or any on this machine)"
+    )
     parser.add_argument("--store", metavar="URL", help="postgresql://… instead of a file in --home (or TACIT_STORE)")
     parser.add_argument(
         "--blobs", metavar="PLACE", help="s3://bucket/… or a folder, instead of one in --home (or TACIT_BLOBS)"
@@ -69,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     plan = read_plan(arguments.plan)
     place = home(arguments.home)
+    scheme = "http" if arguments.tls is None else "https"
     processes: list[Any] = []
     with stopping(processes):
         link, _keyholder, coordinator = start_servers(
@@ -83,8 +96,12 @@ def run(arguments: argparse.Namespace) -> None:
             more=[
                 *([] if arguments.store is None else ["--store", arguments.store]),
                 *([] if arguments.blobs is None else ["--blobs", arguments.blobs]),
-                *("--role", arguments.role),
+                *("--role", arguments.role, "--enrol", arguments.enrol),
+                *([] if arguments.tls is None else ["--tls", *(str(Path(one).resolve()) for one in arguments.tls)]),
+                *([] if arguments.rate is None else ["--rate", str(arguments.rate)]),
+                *([] if arguments.public_url is None else ["--public-url", arguments.public_url]),
             ],
+            scheme=scheme,
         )
         if arguments.json:
             said = {"trust": trust(plan).value, "trust_claimed": plan.manifest.trust.value}
@@ -101,16 +118,23 @@ def run(arguments: argparse.Namespace) -> None:
                 )
             if reached_at(arguments.host) != arguments.host and not arguments.public_url:
                 print("note       other machines need another address in this link: say --public-url")
-            print(f"join       tacit join '{link}' --data FILE")
+            match arguments.enrol:
+                case "invited":
+                    print(f"invite     tacit invite '{link}' --count 20")
+                case "listed":
+                    print(f"list       tacit enrol-list {arguments.plan} --load FILE")
+                case _:
+                    print(f"join       tacit join '{link}' --data FILE")
             if arguments.evaluation is not None:
                 judging = link_of(link, read_plan(arguments.evaluation))
                 print(f"evaluate   tacit evaluate --read '{judging}'   (devices of the cohort go there by themselves)")
             print_code(link)
             print("Ctrl-C stops; nothing is lost.", flush=True)
         watch(
-            f"http://{reached_at(arguments.host)}:{coordinator.port}/v1/plans/{plan.plan_id.hex()}/status",
+            f"{scheme}://{reached_at(arguments.host)}:{coordinator.port}/v1/plans/{plan.plan_id.hex()}/status",
             processes,
             arguments.json,
+            None if arguments.tls is None else only(Path(arguments.tls[0])),
         )
 
 
@@ -125,6 +149,7 @@ def start_servers(
     addresses: Sequence[str] = (),
     evaluation: Path | None = None,
     more: Sequence[str] = (),
+    scheme: str = "http",
 ) -> "tuple[str, Served | None, Served]":
     """The embedded keyholder, if this home has one of the Plan, then the coordinator; the link that devices join by.
 
@@ -173,7 +198,7 @@ def start_servers(
         place / "logs" / "coordinator.log",
     )
     processes.append(coordinator.process)
-    base = (public or f"http://{reached_at(host)}:{coordinator.port}").rstrip("/")
+    base = (public or f"{scheme}://{reached_at(host)}:{coordinator.port}").rstrip("/")
     return f"{base}/join/{plan.plan_id.hex()}?author={plan.author.hex()}", keyholder, coordinator
 
 
@@ -211,7 +236,15 @@ def reached_at(host: str) -> str:
     return str(address) if address.version == 4 else f"[{address}]"
 
 
-def watch(url: str, processes: list[Any], as_json: bool) -> None:
+def only(certificate: Path) -> ssl.SSLContext:
+    """Believes this very certificate and no other, under whatever name: that of the server that was just started."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context
+
+
+def watch(url: str, processes: list[Any], as_json: bool, tls: ssl.SSLContext | None = None) -> None:
     """Print a line whenever something changed, until the run has ended and for as long as it is served."""
     from tacit.cli.processes import ProcessFailed
 
@@ -222,17 +255,17 @@ def watch(url: str, processes: list[Any], as_json: bool) -> None:
                 raise ProcessFailed(
                     f"a server ended by itself with {process.returncode}; its log is in the home folder"
                 )
-        status = fetch(url)
+        status = fetch(url, tls)
         if status is not None and status != before:
             print(json.dumps(status) if as_json else status_line(status), flush=True)
             before = status
         time.sleep(0.5)
 
 
-def fetch(url: str) -> dict[str, Any] | None:
+def fetch(url: str, tls: ssl.SSLContext | None = None) -> dict[str, Any] | None:
     """A status, or nothing where the server is busy."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - a loopback address made above
+        with urllib.request.urlopen(url, timeout=5, context=tls) as answer:  # noqa: S310 - a loopback address made above
             return json.load(answer)
     except (urllib.error.URLError, TimeoutError, OSError, ValueError):
         return None

@@ -11,6 +11,7 @@ POST /v1/plans/ID/updates            Upload -> Receipt; both are signed calls (`
 POST /v1/plans/ID/proof              16 bytes, an update_id -> Proof
 GET  /v1/plans/ID/log                the log, one JSON object a line; `?after=N` leaves out the first N
 GET  /v1/plans/ID/status             JSON, for people
+GET  /v1/openapi.json                what every route takes and gives
 GET  /join/ID                        a page for people
 GET  /healthz
 """
@@ -33,6 +34,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from tacit.coordinator.batch import Ended, Fate
+from tacit.coordinator.description import openapi, says
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
@@ -68,6 +70,14 @@ MOST_AT_ONCE = 64  # Uploads in memory; whoever comes then is asked to come agai
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
 DEVICE = Share(30, 0.5)  # what one device key may post
+
+BYTES = "application/octet-stream"
+_REFUSED_DEVICE = (Code.E_PLAN, Code.E_SIG, Code.E_CRED, Code.E_REVOKED)
+_REFUSED_UPDATE = (
+    *_REFUSED_DEVICE,
+    *(Code.E_VERSION_FUTURE, Code.E_HEAD, Code.E_STALE, Code.E_DUP_ID, Code.E_PARTICIPATION),
+    *(Code.E_BUDGET, Code.E_EXPIRED, Code.E_SUCCEEDED),
+)
 
 _OUTCOMES: dict[Fate, Outcome] = {
     Fate.QUEUED: "queued",
@@ -305,10 +315,12 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
             raise Refusal(Code.E_PLAN, "this Plan is not served here")
         return found
 
+    @says("the Plan's bytes; ranges, immutable", gives=BYTES, codes=(Code.E_PLAN,), tagged=True)
     async def plan(request: Request) -> Response:
         coordinator = asked(request)
         return _file(request, coordinator.plan_file, coordinator.plan_id)
 
+    @says("the newest HEAD", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def head(request: Request) -> Response:
         coordinator = asked(request)
         newest = coordinator.store.newest()
@@ -328,6 +340,7 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
         answer.headers.update(following)
         return answer
 
+    @says("an older HEAD; immutable", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def head_of_version(request: Request) -> Response:
         coordinator = asked(request)
         version = natural(request.path_params["version"])
@@ -339,6 +352,7 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
         tag = f'"{version}-{found.snapshot_hash.hex()[:16]}"'
         return _tagged(request, tag, IMMUTABLE) or _head(found, tag, IMMUTABLE)
 
+    @says("a Snapshot's bytes; ranges, immutable", gives=BYTES, codes=(Code.E_PLAN, Code.E_HEAD), tagged=True)
     async def snapshot(request: Request) -> Response:
         coordinator = asked(request)
         try:
@@ -355,6 +369,7 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
         data = await asyncio.to_thread(coordinator.store.snapshot, name)
         return _tagged(request, tag, IMMUTABLE) or Response(data, 200, headers, "application/octet-stream")
 
+    @says("an Update is handed in", takes=Upload, gives=Receipt, codes=_REFUSED_UPDATE, signed=True)
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
         with _counted(coordinator):
@@ -367,17 +382,20 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
                 body = await _body(request, coordinator.most_body, call)
                 return _message(await coordinator.take(body, call))
 
+    @says("a device key is let in", takes=Enrol, gives=Credential, codes=_REFUSED_DEVICE, signed=True)
     async def enrol(request: Request) -> Response:
         coordinator = asked(request)
         with _counted(coordinator):
             call = coordinator.heard(request)
             return _message(coordinator.enrol(await _body(request, Enrol.max_bytes, call), call))
 
+    @says("what became of an Update: its update_id", takes=16, gives=Proof, codes=(Code.E_PLAN,))
     async def proof(request: Request) -> Response:
         coordinator = asked(request)
         with _counted(coordinator):
             return _message(coordinator.proof(await read_body(request, 64)))
 
+    @says("the log", gives="application/jsonl", codes=(Code.E_PLAN,), query={"after": "leaves out so many entries"})
     async def log(request: Request) -> Response:
         coordinator = asked(request)
         after = natural(request.query_params.get("after", "0"))
@@ -386,10 +404,12 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
         lines = (msgspec.json.encode(entry) + b"\n" for entry in coordinator.store.log(after))
         return Response(b"".join(lines), media_type="application/jsonl")
 
+    @says("how the Plan is doing", gives=Status, codes=(Code.E_PLAN,))
     async def status(request: Request) -> Response:
         coordinator = asked(request)
         return Response(msgspec.json.encode(coordinator.status()), media_type="application/json")
 
+    @says("a page for people", gives="text/html", codes=(Code.E_PLAN,), query={"author": "whose Plan it must be"})
     async def join(request: Request) -> Response:
         coordinator = asked(request)
         author = request.query_params.get("author")
@@ -400,8 +420,13 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
         text = join_page(coordinator.plan, here, author, last.plan, coordinator.roll.door)
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
+    @says("this process lives")
     async def healthz(request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
+
+    @says("this description", gives="application/json")
+    async def described(request: Request) -> Response:
+        return Response(description, media_type="application/json")
 
     here = "/v1/plans/{plan_id}"
     app = Starlette(
@@ -415,6 +440,7 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
             Route(f"{here}/proof", proof, methods=["POST"]),
             Route(f"{here}/log", log),
             Route(f"{here}/status", status),
+            Route("/v1/openapi.json", described),
             Route("/join/{plan_id}", join),
             Route("/healthz", healthz),
         ],
@@ -425,6 +451,7 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
         ],
         exception_handlers=ON_ERROR,
     )
+    description = msgspec.json.encode(openapi(app.routes))
     app.router.redirect_slashes = False  # an address is right or it is not
     return app
 
