@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from tacit.codec.errors import CodecError
+from tacit.coordinator.admin import admin_app
+from tacit.coordinator.desk import Desk, open_operators
 from tacit.coordinator.judged import check_judges, judged_by, newest_values
 from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
+from tacit.coordinator.operators import AdminDoor
 from tacit.coordinator.records import Records
 from tacit.coordinator.roll import Door
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
@@ -25,7 +28,7 @@ from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.manifest import KeyholderCard
 from tacit.rates import Share
-from tacit.serving import Tls, serve
+from tacit.serving import Beside, Tls, serve
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey
 
@@ -33,6 +36,16 @@ Role = Literal["api", "opener", "all"]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 60.0
 ADDRESS_RATE = 50  # a second: two hundred devices behind one address that look every five seconds need 40
+
+
+@dataclass(frozen=True)
+class AdminAddress:
+    """An address for operators alone; with `clients`, authorities, only certificates of theirs are let in."""
+
+    host: str
+    port: int
+    tls: Tls | None = None
+    clients: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,7 @@ class Settings:
     | deadline_s | `600` | a batch closes then if its threshold is met |
     | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
+    | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     | door | `invited` | whom it enrols (`tacit.coordinator.roll`) |
     | tls | `Tls(cert.pem, key.pem)` | None where it is reached without, or a proxy ends it |
@@ -73,6 +87,7 @@ class Settings:
     tls: Tls | None = None
     rate: float | None = None
     public: str = ""
+    admin: "AdminAddress | None" = None
 
     @property
     def records(self) -> Records:
@@ -123,6 +138,11 @@ def parse(arguments: list[str]) -> Settings:
     )
     parser.add_argument("--public-url", default="", metavar="URL", help="where devices reach it, for the page it shows")
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
+    admin = parser.add_argument_group("operators", "by default where the devices are, for whoever has a token")
+    admin.add_argument("--admin-host", default="127.0.0.1", metavar="HOST", help="with --admin-port")
+    admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
+    admin.add_argument("--admin-tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="its certificate, PEM")
+    admin.add_argument("--admin-ca", type=Path, metavar="FILE", help="only client certificates of these authorities")
     given = parser.parse_args(arguments)
     return Settings(
         home=given.home,
@@ -140,7 +160,19 @@ def parse(arguments: list[str]) -> Settings:
         tls=None if given.tls is None else Tls(*given.tls),
         rate=given.rate,
         public=given.public_url.rstrip("/"),
+        admin=_admin(given),
     )
+
+
+def _admin(given: argparse.Namespace) -> AdminAddress | None:
+    if given.admin_port is None:
+        if given.admin_tls or given.admin_ca:
+            raise InputError("--admin-tls and --admin-ca need --admin-port: an address for operators alone")
+        return None
+    if given.admin_ca is not None and given.admin_tls is None:
+        raise InputError("--admin-ca needs --admin-tls: certificates are shown over TLS only")
+    tls = None if given.admin_tls is None else Tls(*given.admin_tls)
+    return AdminAddress(given.admin_host, given.admin_port, tls, given.admin_ca)
 
 
 def coordinators_of(settings: Settings) -> list[Coordinator]:
@@ -278,8 +310,15 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         settings = parse(sys.argv[1:])
-        app = make_app(*coordinators_of(settings), share=address_share(settings))
-        serve(app, settings.host, settings.port, settings.tls)
+        coordinators, records = coordinators_of(settings), settings.records
+        door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys)
+        share, beside = address_share(settings), None
+        if settings.admin is not None:
+            apart = settings.admin
+            beside = Beside(admin_app(door, desk), apart.host, apart.port, apart.tls, apart.clients)
+        here = desk if settings.admin is None else None
+        app = make_app(*coordinators, door=door, desk=here, share=share)
+        serve(app, settings.host, settings.port, settings.tls, beside)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -14,10 +14,12 @@ GET  /v1/plans/ID/status             JSON, for people
 GET  /v1/openapi.json                what every route takes and gives
 GET  /join/ID                        a page for people
 GET  /healthz
+/v1/admin/…                          what operators ask for: see `admin`
 """
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -33,11 +35,15 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.batch import Ended, Fate
 from tacit.coordinator.description import openapi, says
+from tacit.coordinator.desk import Desk
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
+from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
+from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.roll import Door, Roll
 from tacit.coordinator.status import Status, status_of
@@ -236,7 +242,13 @@ class Coordinator:
         known = self.store.known(upload.update_id)
         if known is not None and known.member.update_hash == update_hash(upload):
             return known.receipt
-        offer = check_upload(upload, self.plan, self.head_hash(upload.base_version), int(time.time()) // 3600)
+        head_hash, newest = self.head_hash(upload.base_version), self.store.newest()
+        if head_hash is None and newest is not None and upload.base_version < newest.version:
+            # After a restore from a backup: see `behind`.
+            raise Refusal(
+                Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
+            )
+        offer = check_upload(upload, self.plan, head_hash, int(time.time()) // 3600)
         if call is None:
             self.rates.draw(upload.dpk)  # after its signature, so nobody uses up another's
         self.roll.check(upload.dpk, self.plan.lineage)
@@ -285,10 +297,13 @@ def _counted(coordinator: Coordinator) -> Generator[None, None, None]:
         raise
 
 
-def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlette:
+def make_app(
+    *coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None, share: Share | None = None
+) -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does.
 
-    `share` is what one address may ask for, if that is limited.
+    `door` lets operators in, and `desk` serves them here: without it they have an address of their own. `share` is what
+    one address may ask for, if that is limited.
     """
     uploading = asyncio.Semaphore(MOST_AT_ONCE)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
@@ -308,6 +323,8 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
                 coordinator.intake.stop()
             coordinator.store.close()
             coordinator.roll.close()
+        if door is not None:
+            door.operators.close()
 
     def asked(request: Request) -> Coordinator:
         found = by_id.get(request.path_params["plan_id"])
@@ -376,6 +393,7 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
             call = coordinator.heard(request)
             if call is not None:
                 coordinator.roll.check(DeviceKey(call.caller), coordinator.plan.lineage)
+            check_running(Orders(coordinator.store.database).now(), os.urandom(4))
             if uploading.locked():
                 raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again in a second")
             async with uploading:
@@ -443,16 +461,18 @@ def make_app(*coordinators: Coordinator, share: Share | None = None) -> Starlett
             Route("/v1/openapi.json", described),
             Route("/join/{plan_id}", join),
             Route("/healthz", healthz),
+            *([] if desk is None else admin_routes(desk)),
         ],
         lifespan=lifespan,
         middleware=[
             Middleware(SecurityHeaders),
             *([] if share is None else [Middleware(AddressRate, share=share)]),
         ],
-        exception_handlers=ON_ERROR,
+        exception_handlers={**ON_ERROR, NotAllowed: turned_away},
     )
     description = msgspec.json.encode(openapi(app.routes))
     app.router.redirect_slashes = False  # an address is right or it is not
+    app.state.admin_door = door
     return app
 
 

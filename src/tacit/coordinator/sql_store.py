@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories
+from tacit.coordinator import memories, orders
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database
@@ -124,6 +124,7 @@ MIGRATIONS = (
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
     memories.TABLES,
+    orders.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -216,11 +217,12 @@ class SqlStore:
         used = False
         try:
             with self._db.transaction():
-                queued = self.queued_count()
+                queued, order = self.queued_count(), orders.Orders(self._db).now()
                 for number, start in zip(taken, starts, strict=True):
                     try:
                         receipt = self._given(offers[number].member)
                         if receipt is None:
+                            orders.check_running(order, os.urandom(4))
                             receipt = self._take(offers[number], hour, queued, pack, start)
                             used = True
                             queued += 1
