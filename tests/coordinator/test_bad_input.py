@@ -51,7 +51,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def invited(site: Site) -> str:
     """A token that lets one device in."""
-    token, roll = os.urandom(16).hex(), Records(site.world.coordinator_home).roll(site.world.coordinator.sig)
+    token, roll = os.urandom(16).hex(), Records(site.world.coordinator_home).roll()
     roll.invite([token_name(token)], expires_at=2**40, now=0)
     roll.close()
     return token
@@ -170,7 +170,7 @@ def same_id(site: Site, device: Device) -> Sent:
 
 
 def revoked(site: Site, device: Device) -> Sent:
-    roll = Records(site.world.coordinator_home).roll(site.world.coordinator.sig)
+    roll = Records(site.world.coordinator_home).roll()
     roll.revoke([device.upload_key], now=0)
     roll.close()
     return sending(site, device, update(site, device))
@@ -348,7 +348,7 @@ def test_what_waits_of_a_revoked_device_leaves_before_the_next_batch_closes_and_
         uploads = [update(up, device) for device in devices]
         for device, upload in zip(devices[:2], uploads, strict=False):
             assert post(up, device, "updates", encode(upload))[0] == 200
-        roll = Records(up.world.coordinator_home).roll(up.world.coordinator.sig)
+        roll = Records(up.world.coordinator_home).roll()
         roll.revoke([devices[0].upload_key], now=0)
         roll.close()
 

@@ -120,7 +120,7 @@ def test_browsers_are_told_to_stay_with_tls_and_the_page_shows_the_address_of_th
 
 def test_a_device_whose_clock_is_wrong_is_heard_all_the_same(secured: Secured):
     """It takes the time from the server's refusal: the call is only shown to be no old one."""
-    roll = Records(secured.world.coordinator_home).roll(secured.world.coordinator.sig)
+    roll = Records(secured.world.coordinator_home).roll()
     roll.invite([token_name("in time")], expires_at=2**40, now=0)
     roll.close()
     manifest, device = secured.world.plan.manifest, Device(secured.world)

@@ -57,7 +57,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "--enrol",
         choices=["open", "invited", "listed"],
         default="open",
-        help="who may take part: anybody, by `tacit invite`, or by `tacit enrol-list` (default: open)",
+        help="who may take part: anybody, by `tacit admin invite`, or by a list (default: open)",
     )
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="a certificate with its chain and its key, PEM")
     parser.add_argument(
@@ -120,9 +120,9 @@ def run(arguments: argparse.Namespace) -> None:
                 print("note       other machines need another address in this link: say --public-url")
             match arguments.enrol:
                 case "invited":
-                    print(f"invite     tacit invite '{link}' --count 20")
+                    print(f"invite     tacit admin invite '{link}' --count 20")
                 case "listed":
-                    print(f"list       tacit enrol-list {arguments.plan} --load FILE")
+                    print("list       tacit admin load-list FILE")
                 case _:
                     print(f"join       tacit join '{link}' --data FILE")
             if arguments.evaluation is not None:

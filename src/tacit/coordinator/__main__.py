@@ -255,7 +255,7 @@ def _coordinator(
     cards = plan.manifest.keyholders
     keyholders = [HttpKeyholder(url, card.sig_pk, keys.sig) for url, card in zip(urls, cards, strict=True)]
     deadline_s = settings.deadline_s
-    opening = records.roll(keys.sig, settings.door)  # its own: the opener is a thread of its own
+    opening = records.roll(settings.door)  # its own: the opener is a thread of its own
 
     def barred(devices: Collection[DeviceKey]) -> Mapping[DeviceKey, Code]:
         return opening.barred(plan.lineage, devices)
@@ -268,7 +268,7 @@ def _coordinator(
         plan_file=records.plan_file(plan),
         keys=keys,
         store=open_store(),
-        roll=records.roll(keys.sig, settings.door),
+        roll=records.roll(settings.door),
         intake=IntakeThread(open_store, thread.arrived.set) if settings.role != "opener" else None,
         opener=thread if settings.role != "api" else None,
         urls=urls,

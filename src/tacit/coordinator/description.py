@@ -40,6 +40,7 @@ class Says:
     query: Mapping[str, str] = field(default_factory=dict[str, str])
     signed: bool = False  # by the headers of `tacit.wire.calls`
     tagged: bool = False  # with an ETag, so 304 is an answer too
+    needs: str = ""  # the role of an operator, who is answered in JSON
 
 
 def says(purpose: str, **more: Any) -> Callable[[F], F]:
@@ -87,7 +88,11 @@ def openapi(routes: Iterable[BaseRoute]) -> dict[str, Any]:
             "is an ErrorReply, whose `retry_after` is there where the same request may do better later.",
         },
         "paths": paths,
-        "components": {"schemas": schemas, "parameters": _SIGNATURE},
+        "components": {
+            "schemas": schemas,
+            "parameters": _SIGNATURE,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -113,7 +118,13 @@ def _operation(route: Route, method: str, names: Mapping[type, dict[str, str]]) 
         "description": "an ErrorReply of any other code",
         "content": {MESSAGE_TYPE: {"schema": names[ErrorReply]}},
     }
-    operation: dict[str, Any] = {"operationId": f"{method.lower()}_{route.name}", "summary": said.purpose}
+    name = re.sub(r"\W+", "_", route.path).strip("_")
+    operation: dict[str, Any] = {"operationId": f"{method.lower()}_{name}", "summary": said.purpose}
+    if said.needs:
+        operation["security"] = [{"token": []}]
+        operation["description"] = f"Needs the role {said.needs}. Errors are JSON, with a sentence in `error`."
+        answer: dict[str, Any] = {"description": "refused", "content": {"application/json": {}}}
+        responses = {"200": responses["200"], "default": answer}
     if parameters:
         operation["parameters"] = parameters
     if said.takes is not None:

@@ -93,15 +93,9 @@ class Records:
             return PostgresDatabase(self.store, f"tacit_{name}", migrations)
         return SqliteDatabase(make_folder(self.home) / f"{name}.sqlite", migrations)
 
-    def roll(self, key: SigningKey, door: Door = Door.OPEN) -> Roll:
-        """The roll, of all Plans of the coordinator that signs with `key`."""
-        return Roll(lambda: self._own("roll", key, roll.MIGRATIONS), door)
-
-    def _own(self, name: str, key: SigningKey, migrations: Sequence[str]) -> Database:
-        """Tables of the coordinator itself, besides those of its Plans."""
-        if self.store:
-            return PostgresDatabase(self.store, f"tacit_{name}_{key.public.hex()[:32]}", migrations)
-        return SqliteDatabase(make_folder(self.home) / f"{name}.sqlite", migrations)
+    def roll(self, door: Door = Door.OPEN) -> Roll:
+        """Who may take part in these Plans. Each thread has its own."""
+        return Roll(lambda: self.common("roll", roll.MIGRATIONS), door)
 
     @property
     def _folder(self) -> Path:
