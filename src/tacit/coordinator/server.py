@@ -5,7 +5,10 @@ GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` na
                                      `Tacit-Evaluation` the one by which the evaluation cohort judges it
 GET  /v1/plans/ID/heads/V            an older one; immutable
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
+GET  /v1/plans/ID/average            Averaged: which average of Snapshots is published beside the newest one; ETag
+GET  /v1/plans/ID/averages/HASH      its bytes; immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
+POST /v1/plans/ID/places             Ask -> Place, where the Plan gives places
 POST /v1/plans/ID/updates            Upload -> Receipt; both are signed calls (`tacit.wire.calls`) where enrolment is
                                      not open, and may be elsewhere: then who calls is known before the body is read
 POST /v1/plans/ID/proof              16 bytes, an update_id -> Proof
@@ -24,9 +27,11 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -36,7 +41,10 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from tacit.coordinator.admin import admin_routes
+from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
+from tacit.coordinator.batching import batch_routes
+from tacit.coordinator.calling import DEVICE, REFUSED_DEVICE, REFUSED_UPDATE, body_of, by_caller, counted, heard
 from tacit.coordinator.description import openapi, says
 from tacit.coordinator.desk import Desk
 from tacit.coordinator.intake import Offer, check_upload
@@ -45,23 +53,26 @@ from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
-from tacit.coordinator.roll import Door, Roll
+from tacit.coordinator.roll import Roll
+from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
 from tacit.rates import Rates, Share
-from tacit.serving import MESSAGE_TYPE, ON_ERROR, AddressRate, SecurityHeaders, Unheard, natural, read_body, refused
+from tacit.serving import MESSAGE_TYPE, ON_ERROR, AddressRate, SecurityHeaders, natural, read_body, refused
 from tacit.wire import preimage
-from tacit.wire.calls import Call, check_body, check_call, read_call
+from tacit.wire.calls import Call
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
 from tacit.wire.messages import (
+    Ask,
     Credential,
     Enrol,
     Head,
     Message,
     Outcome,
+    Place,
     Proof,
     Receipt,
     Upload,
@@ -69,22 +80,11 @@ from tacit.wire.messages import (
     encode,
     update_hash,
 )
-from tacit.wire.signed import check_enrol, sign_credential, sign_proof
+from tacit.wire.signed import check_ask, check_credential, check_enrol, sign_credential, sign_proof
 
-IMMUTABLE = "public, max-age=31536000, immutable"
-MOST_AT_ONCE = 64  # Uploads in memory; whoever comes then is asked to come again
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
-DEVICE = Share(30, 0.5)  # what one device key may post
-
 BYTES = "application/octet-stream"
-_REFUSED_DEVICE = (Code.E_PLAN, Code.E_SIG, Code.E_CRED, Code.E_REVOKED)
-_REFUSED_UPDATE = (
-    *_REFUSED_DEVICE,
-    *(Code.E_VERSION_FUTURE, Code.E_HEAD, Code.E_STALE, Code.E_DUP_ID, Code.E_PARTICIPATION),
-    *(Code.E_BUDGET, Code.E_EXPIRED, Code.E_SUCCEEDED),
-)
-
 _OUTCOMES: dict[Fate, Outcome] = {
     Fate.QUEUED: "queued",
     Fate.IN: "queued",
@@ -95,12 +95,23 @@ _OUTCOMES: dict[Fate, Outcome] = {
 }
 
 
+T = TypeVar("T")
+
+
+class Repeated:
+    """An Update came that was here already, and got the same Receipt."""
+
+
+_Offered = tuple[Offer, "asyncio.Future[Receipt]"]
+_Asked = tuple[Ask, "asyncio.Future[int]"]
+
+
 class IntakeThread:
     """Stores Updates, many in one commit: a Receipt is given only once its Update is on the disk."""
 
     def __init__(self, open_store: Callable[[], Store], arrived: Callable[[], None]):
         self._open_store, self._arrived = open_store, arrived
-        self._waiting: queue.SimpleQueue[tuple[Offer, asyncio.Future[Receipt]] | Code | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | Repeated | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -117,16 +128,25 @@ class IntakeThread:
         self._waiting.put((offer, answer))
         return await answer
 
-    def count(self, refused: Code) -> None:
-        """One more refusal. Written with the next commit; a kill may lose the last few."""
-        self._waiting.put(refused)
+    async def wait_place(self, ask: Ask) -> int:
+        """Until when the device has its place, after the commit."""
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.put((ask, answer))
+        return await answer
+
+    def count(self, what: Code | Repeated) -> None:
+        """One more refusal, or one more Update that came again. Written with the next commit; a kill may lose the last
+        few."""
+        self._waiting.put(what)
 
     def _run(self) -> None:
         store = self._open_store()
         ending = False
         while not ending:
-            offers: list[tuple[Offer, asyncio.Future[Receipt]]] = []
+            offers: list[_Offered] = []
+            asks: list[_Asked] = []
             refused: Counter[Code] = Counter()
+            repeated = 0
             taken = [self._waiting.get()]
             with contextlib.suppress(queue.Empty):
                 while len(taken) < MOST_IN_COMMIT:
@@ -137,27 +157,47 @@ class IntakeThread:
                         ending = True
                     case Code():
                         refused[one] += 1
-                    case _:
-                        offers.append(one)
-            self._store(store, offers, refused)
+                    case Repeated():
+                        repeated += 1
+                    case (Offer() as offer, answer):
+                        offers.append((offer, answer))
+                    case (Ask() as ask, answer):
+                        asks.append((ask, answer))
+            self._store(store, offers, refused, repeated)
+            if asks:
+                _answer(asks, partial(store.give_places, [ask for ask, _ in asks]))
         store.close()
 
-    def _store(self, store: Store, offers: list[tuple[Offer, asyncio.Future[Receipt]]], refused: Counter[Code]) -> None:
-        results: list[Receipt | Refusal] | list[Exception]
-        try:
-            results = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
+    def _store(self, store: Store, offers: list[_Offered], refused: Counter[Code], repeated: int) -> None:
+        def stored() -> list[Receipt | Refusal]:
+            given = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
             if refused:
                 store.count_refusals(refused)
-        except Exception as error:
-            # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
-            results = [error] * len(offers)
-        for (_, answer), result in zip(offers, results, strict=True):
-            answer.get_loop().call_soon_threadsafe(_settle, answer, result)
+            if repeated:
+                store.count_repeated(repeated)
+            return given
+
+        results = _answer(offers, stored)
         if any(isinstance(result, Receipt) for result in results):
             self._arrived()
 
 
-def _settle(answer: "asyncio.Future[Receipt]", result: Receipt | Exception) -> None:
+def _answer(
+    asked: Sequence[tuple[object, "asyncio.Future[T]"]], work: Callable[[], Sequence[T | Refusal]]
+) -> list[T | Exception]:
+    """Does what was asked, for all together, and tells each what came of it."""
+    results: list[T | Exception]
+    try:
+        results = list(work())
+    except Exception as error:
+        # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
+        results = [error] * len(asked)
+    for (_, answer), result in zip(asked, results, strict=True):
+        answer.get_loop().call_soon_threadsafe(_settle, answer, result)
+    return results
+
+
+def _settle(answer: "asyncio.Future[T]", result: T | Exception) -> None:
     if answer.done():  # whoever asked has gone
         return
     if isinstance(result, Exception):
@@ -187,6 +227,8 @@ class Coordinator:
     evaluation: Plan | None = None
     public: str = ""  # where devices reach it, if not at the address they asked for
     rates: Rates = field(default_factory=lambda: Rates(DEVICE, time.monotonic))  # of device keys
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    _head_hashes: dict[int, Digest] = field(default_factory=lambda: dict[int, Digest]())
 
     @property
     def plan_id(self) -> PlanId:
@@ -196,6 +238,18 @@ class Coordinator:
     def most_body(self) -> int:
         """A Plan may say what it likes; a message that is an Upload is never longer than that."""
         return min(self.plan.manifest.limits.max_upload_bytes, Upload.max_bytes)
+
+    @cached_property
+    def newest(self) -> "Fresh[Newest | None]":
+        """What is published now, or was a quarter of a second ago."""
+        return Fresh(self._newest)
+
+    def _newest(self) -> "Newest | None":
+        head = self.store.newest()
+        if head is None:
+            return None
+        ended = self.successor is not None and isinstance(self.store.batch(), Ended)
+        return Newest(_tag_of(head), encode(head), ended)
 
     def status(self) -> Status:
         head = self.store.newest()
@@ -212,58 +266,65 @@ class Coordinator:
         )
 
     def head_hash(self, version: int) -> Digest | None:
+        if (found := self._head_hashes.get(version)) is not None:
+            return found
         head = self.store.head(version)
         if head is None:
             return None
         key_ids = key_ids_at(self.plan.manifest, self.plan_id, head.rekeyed, version)
-        return sha256(preimage.head(self.plan_id, version, head.snapshot_hash, key_ids))
-
-    def heard(self, request: Request) -> Call | None:
-        """Who calls, known before the body is read; None where the call is not signed and need not be.
-
-        Where enrolment is open anybody can make keys, so knowing one is worth nothing, and the message's own signature
-        is enough.
-        """
-        if "tacit-signature" not in request.headers and self.roll.door is Door.OPEN:
-            return None
-        try:
-            call, signature = read_call(f"{request.method} {request.url.path}", request.headers)
-            check_call(call, signature, self.keys.sig.public, int(time.time() * 1000))
-        except Refusal as refusal:
-            raise Unheard(refusal.reason) from None
-        self.rates.draw(call.caller)
-        return call
+        found = sha256(preimage.head(self.plan_id, version, head.snapshot_hash, key_ids))
+        self._head_hashes[version] = found  # which never changes any more
+        return found
 
     async def take(self, body: bytes, call: Call | None) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
-        if call is not None and upload.dpk != call.caller:
-            raise Unheard("the call is signed by another device than the Update")
         known = self.store.known(upload.update_id)
         if known is not None and known.member.update_hash == update_hash(upload):
+            # Whatever else has happened since: what was received has its receipt.
+            if self.intake is not None:
+                self.intake.count(Repeated())
             return known.receipt
-        head_hash, newest = self.head_hash(upload.base_version), self.store.newest()
-        if head_hash is None and newest is not None and upload.base_version < newest.version:
+        head_hash = self.head_hash(upload.base_version)
+        newest = self.store.newest() if head_hash is None else None
+        if newest is not None and upload.base_version < newest.version:
             # After a restore from a backup: see `behind`.
             raise Refusal(
                 Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
             )
-        offer = check_upload(upload, self.plan, head_hash, int(time.time()) // 3600)
-        if call is None:
-            self.rates.draw(upload.dpk)  # after its signature, so nobody uses up another's
+        # Signatures and hashes, which other threads can work on meanwhile.
+        hour = int(time.time()) // 3600
+        offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
+        by_caller(self, upload.dpk, call, "Update")
         self.roll.check(upload.dpk, self.plan.lineage)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
 
+    async def place(self, body: bytes, call: Call | None) -> Place:
+        """A device may train from the Snapshot that it names; or `Refusal`, and when to ask again."""
+        ask = decode(Ask, body)
+        if ask.plan_id != self.plan_id:
+            raise Refusal(Code.E_PLAN, "this place was asked for in another Plan")
+        check_credential(
+            ask.credential,
+            ask.dpk,
+            self.plan.manifest.enrolment,
+            lineage=self.plan.lineage,
+            hour=int(time.time()) // 3600,
+        )
+        check_ask(ask)
+        by_caller(self, ask.dpk, call, "request for a place")
+        self.roll.check(ask.dpk, self.plan.lineage)
+        if self.intake is None:
+            raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
+        return Place(plan_id=self.plan_id, version=ask.version, until=await self.intake.wait_place(ask))
+
     def enrol(self, body: bytes, call: Call | None) -> Credential:
         """A credential for whoever holds a device key and is let in by the roll, for the Plan's whole life."""
         enrol = decode(Enrol, body)
         check_enrol(enrol)
-        if call is None:
-            self.rates.draw(enrol.dpk)
-        elif enrol.dpk != call.caller:
-            raise Unheard("the call is signed by another device than the enrolment")
+        by_caller(self, enrol.dpk, call, "enrolment")
         if self.keys.enrolment.public != self.plan.manifest.enrolment:
             raise Refusal(Code.E_CRED, "this Plan's devices are enrolled by another authority")
         if enrol.lineage != self.plan.lineage:
@@ -286,15 +347,13 @@ class Coordinator:
         return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, known.t, members)
 
 
-@contextlib.contextmanager
-def _counted(coordinator: Coordinator) -> Generator[None, None, None]:
-    """What is refused inside is counted by its code."""
-    try:
-        yield
-    except Refusal as refusal:
-        if coordinator.intake is not None:
-            coordinator.intake.count(refusal.code)
-        raise
+@dataclass(frozen=True)
+class Newest:
+    """The newest HEAD as it is served; `ended` if another Plan goes on from there."""
+
+    tag: str
+    head: bytes
+    ended: bool
 
 
 def make_app(
@@ -305,7 +364,7 @@ def make_app(
     `door` lets operators in, and `desk` serves them here: without it they have an address of their own. `share` is what
     one address may ask for, if that is limited.
     """
-    uploading = asyncio.Semaphore(MOST_AT_ONCE)
+    arriving = Arriving(places(max((one.most_body for one in coordinators), default=0)), time.monotonic)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
 
     @contextlib.asynccontextmanager
@@ -340,19 +399,18 @@ def make_app(
     @says("the newest HEAD", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def head(request: Request) -> Response:
         coordinator = asked(request)
-        newest = coordinator.store.newest()
+        newest = coordinator.newest()
         if newest is None:
             return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
-        tag = f'"{newest.version}-{newest.snapshot_hash.hex()[:16]}"'
         following: dict[str, str] = {}
         if coordinator.evaluation is not None:
             following["Tacit-Evaluation"] = coordinator.evaluation.plan_id.hex()
-        if coordinator.successor is None or not isinstance(coordinator.store.batch(), Ended):
-            answer = _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+        if coordinator.successor is None or not newest.ended:
+            answer = unchanged(request, newest.tag, "no-cache") or _head(newest.head, newest.tag, "no-cache")
         else:
             # This was the last one. Whoever has it already has to hear all the same that another Plan goes on from
             # here.
-            answer = _head(newest, tag, "no-cache")
+            answer = _head(newest.head, newest.tag, "no-cache")
             following["Tacit-Successor"] = coordinator.successor.plan_id.hex()
         answer.headers.update(following)
         return answer
@@ -366,8 +424,8 @@ def make_app(
         found = coordinator.store.head(version)
         if found is None:
             raise Refusal(Code.E_VERSION_FUTURE, f"there is no Snapshot {version} yet")
-        tag = f'"{version}-{found.snapshot_hash.hex()[:16]}"'
-        return _tagged(request, tag, IMMUTABLE) or _head(found, tag, IMMUTABLE)
+        tag = _tag_of(found)
+        return unchanged(request, tag, IMMUTABLE) or _head(encode(found), tag, IMMUTABLE)
 
     @says("a Snapshot's bytes; ranges, immutable", gives=BYTES, codes=(Code.E_PLAN, Code.E_HEAD), tagged=True)
     async def snapshot(request: Request) -> Response:
@@ -376,41 +434,38 @@ def make_app(
             name = Digest(bytes.fromhex(request.path_params["name"]))
         except ValueError:
             name = Digest(b"")
-        if not coordinator.store.published(name):
+        kept = coordinator.snapshots
+        if name not in kept and not coordinator.store.published(name):
             raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot")
-        path = coordinator.store.snapshot_path(name)
-        if path is not None:
+        path = None if name in kept else coordinator.store.snapshot_path(name)
+        if path is not None and path.exists() and path.stat().st_size > LONGEST_KEPT:
             return _file(request, path, name)
-        tag = f'"{name.hex()}"'
-        headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
-        data = await asyncio.to_thread(coordinator.store.snapshot, name)
-        return _tagged(request, tag, IMMUTABLE) or Response(data, 200, headers, "application/octet-stream")
+        data = await kept.get(name, partial(coordinator.store.snapshot, name))
+        return for_ever(request, data, f'"{name.hex()}"')
 
-    @says("an Update is handed in", takes=Upload, gives=Receipt, codes=_REFUSED_UPDATE, signed=True)
+    @says("an Update is handed in", takes=Upload, gives=Receipt, codes=REFUSED_UPDATE, signed=True)
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
-        with _counted(coordinator):
-            call = coordinator.heard(request)
+        with counted(coordinator):
+            call = heard(coordinator, request)
             if call is not None:
                 coordinator.roll.check(DeviceKey(call.caller), coordinator.plan.lineage)
             check_running(Orders(coordinator.store.database).now(), os.urandom(4))
-            if uploading.locked():
-                raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again in a second")
-            async with uploading:
-                body = await _body(request, coordinator.most_body, call)
-                return _message(await coordinator.take(body, call))
+            async with arriving.place():
+                body = await body_of(request, coordinator.most_body, call)
+            return _message(await coordinator.take(body, call))
 
-    @says("a device key is let in", takes=Enrol, gives=Credential, codes=_REFUSED_DEVICE, signed=True)
+    @says("a device key is let in", takes=Enrol, gives=Credential, codes=REFUSED_DEVICE, signed=True)
     async def enrol(request: Request) -> Response:
         coordinator = asked(request)
-        with _counted(coordinator):
-            call = coordinator.heard(request)
-            return _message(coordinator.enrol(await _body(request, Enrol.max_bytes, call), call))
+        with counted(coordinator):
+            call = heard(coordinator, request)
+            return _message(coordinator.enrol(await body_of(request, Enrol.max_bytes, call), call))
 
     @says("what became of an Update: its update_id", takes=16, gives=Proof, codes=(Code.E_PLAN,))
     async def proof(request: Request) -> Response:
         coordinator = asked(request)
-        with _counted(coordinator):
+        with counted(coordinator):
             return _message(coordinator.proof(await read_body(request, 64)))
 
     @says("the log", gives="application/jsonl", codes=(Code.E_PLAN,), query={"after": "leaves out so many entries"})
@@ -459,6 +514,7 @@ def make_app(
             Route(f"{here}/log", log),
             Route(f"{here}/status", status),
             Route("/v1/openapi.json", described),
+            *batch_routes(asked),
             Route("/join/{plan_id}", join),
             Route("/healthz", healthz),
             *([] if desk is None else admin_routes(desk)),
@@ -476,36 +532,22 @@ def make_app(
     return app
 
 
-async def _body(request: Request, most: int, call: Call | None) -> bytes:
-    """What was sent, and was signed by whoever calls."""
-    body = await read_body(request, most)
-    if call is not None:
-        try:
-            check_body(call, body)
-        except Refusal as refusal:
-            raise Unheard(refusal.reason) from None
-    return body
-
-
 def _message(message: Message) -> Response:
     return Response(encode(message), media_type=MESSAGE_TYPE)
 
 
-def _tagged(request: Request, tag: str, cache: str) -> Response | None:
-    """304, if whoever asks has it already."""
-    if tag not in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
-        return None
-    return Response(status_code=304, headers={"ETag": tag, "Cache-Control": cache})
+def _tag_of(head: Head) -> str:
+    return f'"{head.version}-{head.snapshot_hash.hex()[:16]}"'
 
 
-def _head(head: Head, tag: str, cache: str) -> Response:
-    return Response(encode(head), media_type=MESSAGE_TYPE, headers={"ETag": tag, "Cache-Control": cache})
+def _head(head: bytes, tag: str, cache: str) -> Response:
+    return Response(head, media_type=MESSAGE_TYPE, headers={"ETag": tag, "Cache-Control": cache})
 
 
 def _file(request: Request, path: Path, name: bytes) -> Response:
     """A file that never changes, named by its own digest."""
     tag = f'"{name.hex()}"'
     headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
-    return _tagged(request, tag, IMMUTABLE) or FileResponse(
+    return unchanged(request, tag, IMMUTABLE) or FileResponse(
         path, headers=headers, media_type="application/octet-stream"
     )
