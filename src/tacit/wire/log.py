@@ -7,7 +7,7 @@ As bytes it is lines of JSON, an entry each, cut into pages: a page that is full
 can keep it. The last page is the one that is not full.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -145,3 +145,20 @@ def decode_lines(data: bytes, first_index: int = 0) -> list[LogEntry]:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise LogBroken(index, f"it cannot be read ({error})") from error
     return found
+
+
+def read_pages(page: Callable[[int], bytes]) -> list[LogEntry]:
+    """The whole log, out of its pages as `page(number)` gives them: the first that is not full is the last.
+
+    >>> entry = append(SigningKey.from_seed(bytes(32)), GENESIS, LogKind.AUDIT, b"1")
+    >>> len(read_pages(lambda number: encode_lines([entry] * (PAGE if number == 0 else 3))))
+    259
+    """
+    found: list[LogEntry] = []
+    while True:
+        here = decode_lines(page(len(found) // PAGE), len(found))
+        if len(here) > PAGE:
+            raise LogBroken(len(found) + PAGE, f"a page has {len(here)} entries, and {PAGE} are its most")
+        found += here
+        if len(here) < PAGE:
+            return found
