@@ -7,10 +7,11 @@ asked to stop.
 
 import asyncio
 import json
+import logging
 import signal
 import socket
 import ssl
-import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,11 +23,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tacit.errors import InputError
+from tacit.logs import said
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.messages import ErrorReply, encode
 
+log = logging.getLogger("tacit.serving")
+
 MESSAGE_TYPE = "application/msgpack"
 SLOWEST_BODY_S = 120  # a body that takes longer is given up, so that slow senders cannot hold the memory
+IMMUTABLE = "public, max-age=31536000, immutable"
+STOPPING = threading.Event()  # set once this process was asked to end; answers that never end do so then
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 
 _STATUS = {
@@ -71,6 +77,13 @@ def refused(refusal: Refusal) -> Response:
     reply = ErrorReply(code=refusal.code, reason=refusal.reason[:500], retry_after=retry_after)
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return Response(encode(reply), status_of(refusal.code), headers, MESSAGE_TYPE)
+
+
+def tagged(request: Request, tag: str, cache: str) -> Response | None:
+    """304, if whoever asks has it already."""
+    if tag not in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
+        return None
+    return Response(status_code=304, headers={"ETag": tag, "Cache-Control": cache})
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -130,6 +143,10 @@ class _Announced(uvicorn.Server):
         await super().startup(sockets)
         print(json.dumps({"ready": True, "port": self._port}), flush=True)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        STOPPING.set()
+        super().handle_exit(sig, frame)
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -150,6 +167,7 @@ def serve(app: ASGIApp, host: str, port: int, tls: Tls | None = None) -> None:
         raise InputError(f"nothing can listen on {host} port {port}: {error.strerror}; try --port 0") from error
     config = uvicorn.Config(
         app,
+        log_config=None,  # its lines go where ours go, in the same form
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -170,4 +188,4 @@ def serve(app: ASGIApp, host: str, port: int, tls: Tls | None = None) -> None:
 
 
 def _already_stopping(number: int, frame: FrameType | None) -> None:
-    print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+    log.info("stopped by %s", signal.Signals(number).name, extra=said("process.stopped"))

@@ -58,6 +58,10 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", choices=("all", "api", "opener"), default="all", help="what this process does (default: all)"
     )
+    parser.add_argument(
+        "--metrics", choices=("local", "open", "off"), default="local", help="who may read /metrics (default: local)"
+    )
+    parser.add_argument("--log", choices=("text", "json"), default="text", help="the form of the servers' logs")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the link, then the status")
 
 
@@ -83,8 +87,9 @@ def run(arguments: argparse.Namespace) -> None:
             more=[
                 *([] if arguments.store is None else ["--store", arguments.store]),
                 *([] if arguments.blobs is None else ["--blobs", arguments.blobs]),
-                *("--role", arguments.role),
+                *("--role", arguments.role, "--metrics", arguments.metrics),
             ],
+            log=arguments.log,
         )
         if arguments.json:
             said = {"trust": trust(plan).value, "trust_claimed": plan.manifest.trust.value}
@@ -101,6 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
                 )
             if reached_at(arguments.host) != arguments.host and not arguments.public_url:
                 print("note       other machines need another address in this link: say --public-url")
+            print(f"watch      {link.partition('/join/')[0]}/dashboard/{plan.plan_id.hex()}")
             print(f"join       tacit join '{link}' --data FILE")
             if arguments.evaluation is not None:
                 judging = link_of(link, read_plan(arguments.evaluation))
@@ -125,6 +131,7 @@ def start_servers(
     addresses: Sequence[str] = (),
     evaluation: Path | None = None,
     more: Sequence[str] = (),
+    log: str = "text",
 ) -> "tuple[str, Served | None, Served]":
     """The embedded keyholder, if this home has one of the Plan, then the coordinator; the link that devices join by.
 
@@ -154,7 +161,7 @@ def start_servers(
         keyholder = serve(
             "keyholder",
             "tacit.keyholder",
-            ["--home", str(place / "keyholder"), "--approve-author", plan.author.hex(), "--port", "0"],
+            ["--home", str(place / "keyholder"), "--approve-author", plan.author.hex(), "--port", "0", "--log", log],
             place / "logs" / "keyholder.log",
         )
         processes.append(keyholder.process)
@@ -168,6 +175,7 @@ def start_servers(
             *(("--embedded", own) if own else ()),
             *("--host", host, "--port", str(port)),
             *([] if evaluation is None else ["--evaluation", str(evaluation.resolve())]),
+            *("--log", log),
             *more,
         ],
         place / "logs" / "coordinator.log",

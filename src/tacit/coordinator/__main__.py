@@ -1,7 +1,6 @@
 """The coordinator's process: `python -m tacit.coordinator --home DIR --plan FILE`."""
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -20,7 +19,9 @@ from tacit.coordinator.server import Coordinator, IntakeThread, make_app
 from tacit.coordinator.sql_store import SqlStore, process_name
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
+from tacit.coordinator.watching import WHO_READS, WhoReads
 from tacit.errors import InputError, TacitError
+from tacit.logs import FORMS, Form, begin_log
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.manifest import KeyholderCard
 from tacit.serving import serve
@@ -47,6 +48,8 @@ class Settings:
     | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
+    | metrics | `local` | who may read `/metrics`: this machine alone, everybody (`open`), nobody (`off`) |
+    | log | `json` | the form of what is written to stderr |
     """
 
     home: Path
@@ -60,6 +63,8 @@ class Settings:
     store: str = ""
     blobs: str = ""
     role: Role = "all"
+    metrics: WhoReads = "local"
+    log: Form = "text"
 
     @property
     def records(self) -> Records:
@@ -98,6 +103,8 @@ def parse(arguments: list[str]) -> Settings:
         help="s3://… or a folder (or TACIT_BLOBS)",
     )
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
+    parser.add_argument("--metrics", choices=WHO_READS, default="local", help="who may read /metrics (default: local)")
+    parser.add_argument("--log", choices=FORMS, default="text", help="the form of its log, on stderr (default: text)")
     given = parser.parse_args(arguments)
     return Settings(
         home=given.home,
@@ -111,6 +118,8 @@ def parse(arguments: list[str]) -> Settings:
         store=given.store,
         blobs=given.blobs,
         role=given.role,
+        metrics=given.metrics,
+        log=given.log,
     )
 
 
@@ -223,10 +232,10 @@ def _pause(failures: int) -> float:
 
 
 def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         settings = parse(sys.argv[1:])
-        serve(make_app(*coordinators_of(settings)), settings.host, settings.port)
+        begin_log(settings.log)
+        serve(make_app(*coordinators_of(settings), metrics=settings.metrics), settings.host, settings.port)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

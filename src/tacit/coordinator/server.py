@@ -31,19 +31,23 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator import watching
 from tacit.coordinator.batch import Ended, Fate
+from tacit.coordinator.gauges import STORE
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
+from tacit.coordinator.watching import Timed, WhoReads
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
-from tacit.serving import MESSAGE_TYPE, SecurityHeaders, natural, read_body, refused
+from tacit.serving import IMMUTABLE, MESSAGE_TYPE, SecurityHeaders, natural, read_body, refused, tagged
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
+from tacit.wire.log import encode_lines
 from tacit.wire.messages import (
     Credential,
     Enrol,
@@ -59,7 +63,6 @@ from tacit.wire.messages import (
 )
 from tacit.wire.signed import check_enrol, sign_credential, sign_proof
 
-IMMUTABLE = "public, max-age=31536000, immutable"
 MOST_AT_ONCE = 64  # Uploads in memory; whoever comes then is asked to come again
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
@@ -124,7 +127,8 @@ class IntakeThread:
     def _store(self, store: Store, offers: list[tuple[Offer, asyncio.Future[Receipt]]], refused: Counter[Code]) -> None:
         results: list[Receipt | Refusal] | list[Exception]
         try:
-            results = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
+            with STORE.time("accept"):
+                results = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
             if refused:
                 store.count_refusals(refused)
         except Exception as error:
@@ -230,7 +234,7 @@ class Coordinator:
         return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, known.t, members)
 
 
-def make_app(*coordinators: Coordinator) -> Starlette:
+def make_app(*coordinators: Coordinator, metrics: WhoReads = "local") -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does."""
     uploading = asyncio.Semaphore(MOST_AT_ONCE)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
@@ -270,7 +274,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         if coordinator.evaluation is not None:
             following["Tacit-Evaluation"] = coordinator.evaluation.plan_id.hex()
         if coordinator.successor is None or not isinstance(coordinator.store.batch(), Ended):
-            answer = _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+            answer = tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
         else:
             # This was the last one. Whoever has it already has to hear all the same that another Plan goes on from
             # here.
@@ -288,7 +292,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         if found is None:
             raise Refusal(Code.E_VERSION_FUTURE, f"there is no Snapshot {version} yet")
         tag = f'"{version}-{found.snapshot_hash.hex()[:16]}"'
-        return _tagged(request, tag, IMMUTABLE) or _head(found, tag, IMMUTABLE)
+        return tagged(request, tag, IMMUTABLE) or _head(found, tag, IMMUTABLE)
 
     async def snapshot(request: Request) -> Response:
         coordinator = asked(request)
@@ -304,7 +308,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         tag = f'"{name.hex()}"'
         headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
         data = await asyncio.to_thread(coordinator.store.snapshot, name)
-        return _tagged(request, tag, IMMUTABLE) or Response(data, 200, headers, "application/octet-stream")
+        return tagged(request, tag, IMMUTABLE) or Response(data, 200, headers, "application/octet-stream")
 
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
@@ -333,8 +337,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         after = natural(request.query_params.get("after", "0"))
         if after is None:
             raise Refusal(Code.E_MALFORMED, "`after` is the number of entries that were seen already")
-        lines = (msgspec.json.encode(entry) + b"\n" for entry in coordinator.store.log(after))
-        return Response(b"".join(lines), media_type="application/jsonl")
+        return Response(encode_lines(coordinator.store.log(after)), media_type="application/jsonl")
 
     async def status(request: Request) -> Response:
         coordinator = asked(request)
@@ -349,9 +352,6 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         text = join_page(coordinator.plan, request.url.scheme, host, author, last.plan)
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
-    async def healthz(request: Request) -> Response:
-        return Response("ok\n", media_type="text/plain")
-
     here = "/v1/plans/{plan_id}"
     return Starlette(
         routes=[
@@ -365,10 +365,10 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             Route(f"{here}/log", log),
             Route(f"{here}/status", status),
             Route("/join/{plan_id}", join),
-            Route("/healthz", healthz),
+            *watching.routes(coordinators, asked, metrics),
         ],
         lifespan=lifespan,
-        middleware=[Middleware(SecurityHeaders)],
+        middleware=[Middleware(Timed), Middleware(SecurityHeaders)],
         exception_handlers={Refusal: _on_refusal},
     )
 
@@ -382,13 +382,6 @@ def _message(message: Message) -> Response:
     return Response(encode(message), media_type=MESSAGE_TYPE)
 
 
-def _tagged(request: Request, tag: str, cache: str) -> Response | None:
-    """304, if whoever asks has it already."""
-    if tag not in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
-        return None
-    return Response(status_code=304, headers={"ETag": tag, "Cache-Control": cache})
-
-
 def _head(head: Head, tag: str, cache: str) -> Response:
     return Response(encode(head), media_type=MESSAGE_TYPE, headers={"ETag": tag, "Cache-Control": cache})
 
@@ -397,6 +390,6 @@ def _file(request: Request, path: Path, name: bytes) -> Response:
     """A file that never changes, named by its own digest."""
     tag = f'"{name.hex()}"'
     headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
-    return _tagged(request, tag, IMMUTABLE) or FileResponse(
+    return tagged(request, tag, IMMUTABLE) or FileResponse(
         path, headers=headers, media_type="application/octet-stream"
     )

@@ -340,8 +340,9 @@ class SqlStore:
         row = self._db.row("SELECT head FROM heads WHERE version = ?", (version,))
         return None if row is None else decode(Head, row[0])
 
-    def log(self, after: int = 0) -> list[LogEntry]:
-        rows = self._db.rows("SELECT entry FROM log WHERE seq > ? ORDER BY seq", (after,))
+    def log(self, after: int = 0, most: int | None = None) -> list[LogEntry]:
+        last = 2**53 if most is None else after + most
+        rows = self._db.rows("SELECT entry FROM log WHERE seq > ? AND seq <= ? ORDER BY seq", (after, last))
         return [decode(LogEntry, entry) for (entry,) in rows]
 
     # Housekeeping

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tacit.coordinator.batch import Batch, Fate, Landing, Member, Transition
+from tacit.coordinator.blobs import Blobs
+from tacit.coordinator.database import Database
 from tacit.coordinator.intake import Kept, Offer
 from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
@@ -44,7 +46,13 @@ class Counts:
 
 
 class Store(Protocol):
-    """One Plan's records."""
+    """One Plan's records. What another module keeps of a Plan is in tables of its own in `database`."""
+
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def blobs(self) -> Blobs: ...
 
     def close(self) -> None: ...
 
@@ -126,7 +134,9 @@ class Store(Protocol):
 
     def head(self, version: int) -> Head | None: ...
 
-    def log(self, after: int = 0) -> list[LogEntry]: ...
+    def log(self, after: int = 0, most: int | None = None) -> list[LogEntry]:
+        """The entries behind the first `after` of them, `most` if there are more."""
+        ...
 
     # Housekeeping
 

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ from tacit.keyholder.keyholder import Keyholder
 from tacit.keyholder.keys import load_identity
 from tacit.keyholder.operator import read_operator
 from tacit.keyholder.server import Service, make_app
+from tacit.logs import FORMS, Form, begin_log
 from tacit.serving import Tls, serve
 
 
@@ -31,6 +31,7 @@ class Settings:
     | approved | `{3f…}` | public keys of authors whose every Plan it takes, besides those inside an approved charter |
     | host | `127.0.0.1` | where it listens |
     | port | `0` | 0 takes any free one |
+    | log | `json` | the form of what is written to stderr |
     | tls | `Tls(cert.pem, key.pem)` | None where it is reached without, or a proxy ends it |
     """
 
@@ -39,6 +40,7 @@ class Settings:
     host: str
     port: int
     tls: Tls | None = None
+    log: Form = "text"
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -58,12 +60,14 @@ def parse(arguments: list[str]) -> Settings:
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes any free port")
+    parser.add_argument("--log", choices=FORMS, default="text", help="the form of its log, on stderr (default: text)")
     given = parser.parse_args(arguments)
-    return Settings(given.home, frozenset(map(_key, given.approve_author)), given.host, given.port)
+    return Settings(given.home, frozenset(map(_key, given.approve_author)), given.host, given.port, log=given.log)
 
 
 def run(settings: Settings) -> None:
     """Serve until asked to stop."""
+    begin_log(settings.log)
     identity = load_identity(settings.home, os.urandom)
     keyholder = Keyholder(settings.home, settings.approved, os.urandom, time.time)
     callers = Callers(settings.home, identity.public, lambda: keyholder.coordinators, time.time)
@@ -88,7 +92,6 @@ def _key(text: str) -> bytes:
 
 
 def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         run(parse(sys.argv[1:]))
     except TacitError as error:
