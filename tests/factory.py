@@ -445,14 +445,16 @@ class Process:
         return decode(reply, data)
 
 
-def coordinator_process(world: World, keyholders: Sequence[Process], deadline_s: int = 600) -> Process:
-    arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file)]
+def coordinator_process(
+    world: World, keyholders: Sequence[Process], deadline_s: int = 600, more: Sequence[str] = ()
+) -> Process:
+    arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file), *more]
     arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s)]
     return Process("tacit.coordinator", arguments, world.folder / "coordinator.log")
 
 
-def keyholder_process(world: World, j: int = 1) -> Process:
-    arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex()]
+def keyholder_process(world: World, j: int = 1, more: Sequence[str] = ()) -> Process:
+    arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex(), *more]
     log, public = world.folder / f"keyholder{j}.log", identity(world, j).public
     return Process("tacit.keyholder", arguments, log, caller=world.coordinator.sig, keyholder=public)
 
@@ -501,12 +503,12 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(world: World, deadline_s: int = 600) -> Generator[Site]:
-    """Everybody up; ended with the block."""
-    keyholders = [keyholder_process(world, j) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
+def running(world: World, deadline_s: int = 600, more: Sequence[str] = ()) -> Generator[Site]:
+    """Everybody up, with `more` on each command line; ended with the block."""
+    keyholders = [keyholder_process(world, j, more) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
     for keyholder in keyholders:
         keyholder.start()
-    coordinator = coordinator_process(world, keyholders, deadline_s).start()
+    coordinator = coordinator_process(world, keyholders, deadline_s, more).start()
     site = Site(world, coordinator, keyholders)
     try:
         yield site

@@ -20,7 +20,10 @@ FORMS: tuple[Form, ...] = ("text", "json")
 TAKEN_OUT = "(…)"
 
 _LONG_HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x)?[0-9a-fA-F]{32,}(?![0-9A-Za-z])")
-_NUMBERS = re.compile(r"(?<![0-9A-Za-z.])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z])|[0-9a-fA-F]*:[0-9a-fA-F:.]*:[0-9a-fA-F.]*")
+_NUMBERS = re.compile(
+    r"(?<![0-9A-Za-z.])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z])"  # might be an IPv4 address
+    r"|[0-9a-fA-F]*:[0-9a-fA-F:.]*:[0-9a-fA-F.]*"  # or an IPv6 one
+)
 
 Field = int | float | str | bool | None
 

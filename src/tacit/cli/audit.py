@@ -42,7 +42,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["log"])
     parser.add_argument("source", help="a join link, or a folder that --save wrote, or the address of one")
     parser.add_argument("--author", metavar="KEY", help="the author's key; a join link has it in itself")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="how far it was read, kept from one time to the next")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="how far it was read, kept from one time to the next"
+    )
     parser.add_argument("--receipts", type=Path, metavar="HOME", help="check the receipts in this device's home too")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the log there, as files")
     parser.add_argument("--json", action="store_true", help="one JSON object")

@@ -140,8 +140,9 @@ def _privacy(plan: Plan, status: Status) -> str:
     share = 1.0 if said.epsilon is None else 0.0 if isinf(most) else said.epsilon / most if most else 0.0
     bar = _bar(share, f"ε {spent} of {limit} spent by the device that landed most often")
     body = (
-        f'<p class="number">ε {spent}</p>{bar}<p>of {limit} at most, at δ = {said.delta:g}, for one {_text(said.unit)}; '
-        f"{said.most_landings} of {said.landings_allowed} landings</p><p>{_text(said.trust_sentence)}</p>"
+        f'<p class="number">ε {spent}</p>{bar}<p>of {limit} at most, at δ = {said.delta:g}, for one '
+        f"{_text(said.unit)}; {said.most_landings} of {said.landings_allowed} landings</p>"
+        f"<p>{_text(said.trust_sentence)}</p>"
     )
     return _section("Privacy spent", body)
 
@@ -170,11 +171,13 @@ def _keyholders(status: Status) -> str:
 
 
 def _section(title: str, body: str, wide: bool = False) -> str:
-    return f'<section{" class=wide" if wide else ""}><h2>{_text(title)}</h2>{body}</section>'
+    return f"<section{' class=wide' if wide else ''}><h2>{_text(title)}</h2>{body}</section>"
 
 
 def _table(rows: Iterable[Sequence[object]]) -> str:
-    return "<table>" + "".join(f'<tr><th scope="row">{_text(str(a))}</th><td>{b}</td></tr>' for a, b in rows) + "</table>"
+    return (
+        "<table>" + "".join(f'<tr><th scope="row">{_text(str(a))}</th><td>{b}</td></tr>' for a, b in rows) + "</table>"
+    )
 
 
 def _bar(share: float, words: str, at: float | None = None) -> str:

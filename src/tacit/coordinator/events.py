@@ -22,7 +22,7 @@ MOST_LISTENERS = 100  # of one process
 
 @dataclass(eq=False)
 class Feed:
-    """What changes, read at most every `LOOK_EVERY_S` however many listen. `read` gives None while it cannot be read."""
+    """What changes, read at most every `LOOK_EVERY_S` however many listen. `read` gives None while it cannot."""
 
     read: Callable[[], bytes | None]
     clock: Callable[[], float] = time.monotonic
@@ -71,7 +71,9 @@ class Listening:
         gone = asyncio.create_task(_hung_up(receive))
         try:
             headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-            await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"x-accel-buffering", b"no")]})
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [*headers, (b"x-accel-buffering", b"no")]}
+            )
             await self._send(send, b"retry: 2000\n\n")
             await self._tell(send, gone)
             await self._send(send, b"", more=False)

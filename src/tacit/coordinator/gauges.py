@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tacit.codec.ring import packed_size
-from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Ended, Fate, Sketching
+from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Fate, Sketching
 from tacit.coordinator.metrics import Counter, Family, Histogram, Sample
 from tacit.coordinator.status import promise
 
 if TYPE_CHECKING:
     from tacit.coordinator.server import Coordinator
 
-REQUESTS = Histogram("tacit_request_seconds", "How long an answer took, by route and status.", "method", "route", "status")
+REQUESTS = Histogram("tacit_request_seconds", "How long an answer took.", "method", "route", "status")
 STEPS = Histogram("tacit_step_seconds", "How long a step of a batch took, by the state it began in.", "plan", "state")
 FAILED = Counter("tacit_steps_failed_total", "Steps that did not succeed and are tried again.", "plan")
 STORE = Histogram("tacit_store_seconds", "How long the store took.", "operation")
@@ -30,9 +30,7 @@ _BEGUN = time.time()
 def measured() -> Iterator[Family]:
     """What this process has seen since it began."""
     yield from (REQUESTS.family(), STEPS.family(), FAILED.family(), STORE.family())
-    yield Family(
-        "process_start_time_seconds", "gauge", "When this process began, in Unix time.", [Sample(_BEGUN, {})]
-    )
+    yield Family("process_start_time_seconds", "gauge", "When this process began, in Unix time.", [Sample(_BEGUN, {})])
 
 
 def told(coordinators: "Iterable[Coordinator]", now: float) -> list[Family]:
@@ -53,7 +51,8 @@ def disk(folder: Path) -> Family:
 def age(batch: Batch, now: float) -> float | None:
     """Seconds since the batch began to collect; None for one whose list has been opened, or that has ended.
 
-    >>> age(Collecting(3, since=100), 160.0), age(Ended(None, "E_EXPIRED", ""), 160.0)
+    >>> from tacit.coordinator.batch import Headed
+    >>> age(Collecting(3, since=100), 160.0), age(Headed(3), 160.0)
     (60.0, None)
     """
     match batch:
@@ -94,12 +93,15 @@ def _of_plan(coordinator: "Coordinator", now: float) -> Iterator[Family]:
         "code",
         ((code.value, count) for code, count in counts.refused.items()),
     )
+    payload = packed_size(manifest.words, quant.bits)
     waiting = fates.get(Fate.QUEUED, 0) + fates.get(Fate.IN, 0)
     room = manifest.batch.most * (manifest.batch.max_age + 1)
     yield gauge("tacit_updates_queued", "Updates that wait for a batch.", fates.get(Fate.QUEUED, 0))
     yield gauge("tacit_queue_full_ratio", "The queue, as a part of what it takes.", fates.get(Fate.QUEUED, 0) / room)
     yield gauge(
-        "tacit_payload_bytes", "Payloads that are kept until they are opened.", waiting * packed_size(manifest.words, quant.bits)
+        "tacit_payload_bytes",
+        "Payloads that are kept until they are opened.",
+        waiting * payload,
     )
     yield gauge("tacit_batch_number", "The batch that is being made.", status.batch.t)
     yield gauge("tacit_batch_limit", "How many batches the Plan has.", manifest.noise.snapshots)
@@ -117,7 +119,9 @@ def _of_plan(coordinator: "Coordinator", now: float) -> Iterator[Family]:
     yield gauge("tacit_snapshot_version", "The newest Snapshot with a HEAD.", status.version)
     spent = status.privacy.epsilon
     yield gauge("tacit_epsilon_spent", "By the device that landed most often.", inf if spent is None else spent)
-    yield gauge("tacit_epsilon_limit", "What the Plan comes to for a device at most.", promise(coordinator.plan).epsilon)
+    yield gauge(
+        "tacit_epsilon_limit", "What the Plan comes to for a device at most.", promise(coordinator.plan).epsilon
+    )
     yield gauge("tacit_landings_most", "Updates in opened batches, of the device with most.", counts.most_landings)
     yield gauge("tacit_plan_expires_seconds", "When the Plan ends, in Unix time.", manifest.limits.expires_at)
     yield gauge("tacit_lease_held", "1 where this process opens batches.", _leads(coordinator))

@@ -107,7 +107,9 @@ class Histogram:
     def family(self) -> Family:
         with self._lock:
             seen = sorted((labels, list(counts)) for labels, counts in self._seen.items())
-        return Family(self.name, "histogram", self.help, [one for at, counts in seen for one in self._samples(at, counts)])
+        return Family(
+            self.name, "histogram", self.help, [one for at, counts in seen for one in self._samples(at, counts)]
+        )
 
     def _samples(self, at: Labels, counts: list[float]) -> Iterator[Sample]:
         labels, total = dict(zip(self.labels, at, strict=True)), 0.0

@@ -138,6 +138,10 @@ class Opener:
     def _said(self, event: str, batch: Batch, updates: int = 0) -> dict[str, object]:
         return said(event, plan=self._prefix, t=batch_number(batch), updates=updates)
 
+    def _say_void(self, batch: Batch, why: object) -> None:
+        words, t = "%s: batch %d is void: %s", batch_number(batch)
+        log.warning(words, self.plan.name, t, why, extra=self._said("batch.void", batch))
+
     def step(self, store: Store, now: int) -> bool:
         """One step, if there is one to take. `Unreachable` and `Stalled` say why there is none yet."""
         begun = time.perf_counter()
@@ -195,8 +199,7 @@ class Opener:
 
     def _next(self, batch: Batch, store: Store, now: int) -> Transition | None:
         if isinstance(batch, Collecting | Closed | Sketching | Agreed) and batch.t < self._sealed_from(store):
-            lost = "a keyholder has lost what opens it"
-            log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, lost, extra=self._said("batch.void", batch))
+            self._say_void(batch, "a keyholder has lost what opens it")
             return on_void(batch, self._snapshot_hash(store, batch.t))
         try:
             match batch:
@@ -288,7 +291,9 @@ class Opener:
         dropped = {member.update_id for member, long in zip(batch.members, found, strict=True) if long}
         if dropped:
             event = said("batch.gated", plan=self._prefix, t=batch.t, updates=len(dropped))
-            log.warning("%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t, extra=event)
+            log.warning(
+                "%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t, extra=event
+            )
         return on_sketched(batch, dropped, snapshot_hash, manifest)
 
     def _signer(self, j: int) -> bytes:
@@ -335,7 +340,7 @@ class Opener:
             else:
                 after = publish_sum(self.judged_next(before), unmasked, weights, manifest)
         except SumBroken as error:
-            log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error, extra=self._said("batch.void", batch))
+            self._say_void(batch, error)
             return on_void(batch, snapshot_hash)
         written = store.write_snapshot(after)
         crash_point("coordinator.snapshot.written")
@@ -382,7 +387,7 @@ class Opener:
                     return on_prepared(batch, rejected, self.plan.manifest)
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
-        log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal, extra=self._said("batch.void", batch))
+        self._say_void(batch, refusal)
         return on_void(batch, self._snapshot_hash(store, batch.t))
 
     def _rejected_now(self, batch: Sketching | Agreed, store: Store, refusal: Refusal, j: int) -> dict[UpdateId, Code]:

@@ -390,6 +390,4 @@ def _file(request: Request, path: Path, name: bytes) -> Response:
     """A file that never changes, named by its own digest."""
     tag = f'"{name.hex()}"'
     headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
-    return tagged(request, tag, IMMUTABLE) or FileResponse(
-        path, headers=headers, media_type="application/octet-stream"
-    )
+    return tagged(request, tag, IMMUTABLE) or FileResponse(path, headers=headers, media_type="application/octet-stream")

@@ -10,6 +10,7 @@ GET /dashboard/ID               the status for people; /dashboard.js keeps it up
 
 import asyncio
 import ipaddress
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tacit.coordinator import dashboard, gauges, log_pages
 from tacit.coordinator.events import MOST_LISTENERS, Feed, Listening
 from tacit.coordinator.metrics import CONTENT_TYPE, Family, Sample, text
+from tacit.coordinator.store import Store
 from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
 
@@ -50,7 +52,7 @@ def routes(
 ) -> list[Route]:
     """`asked` finds the Plan that a request is about."""
     feeds = {coordinator.plan_id: Feed(_status_of(coordinator)) for coordinator in coordinators}
-    probes = {coordinator.plan_id: Probe(coordinator) for coordinator in coordinators}
+    probes = {coordinator.plan_id: Probe(coordinator.store) for coordinator in coordinators}
 
     async def healthz(request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
@@ -59,7 +61,12 @@ def routes(
         found = {plan_id.hex()[:8]: await probe.parts() for plan_id, probe in probes.items()}
         minded = None if "whole" in request.query_params else ("store", "blobs")
         fails = sorted(
-            {name for parts in found.values() for name, part in parts.items() if not part.ok and name in (minded or parts)}
+            {
+                name
+                for parts in found.values()
+                for name, part in parts.items()
+                if not part.ok and name in (minded or parts)
+            }
         )
         body = msgspec.json.encode({"ready": not fails, "fails": fails, "plans": found})
         return Response(body, 503 if fails else 200, media_type="application/json")
@@ -118,12 +125,11 @@ class Timed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, status = time.perf_counter(), 500
+        begun, statuses = time.perf_counter(), list[int]()
 
         async def noted(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                statuses.append(message["status"])
             await send(message)
 
         try:
@@ -132,35 +138,36 @@ class Timed:
             # Addresses that are none of ours are one: a scanner would make a series of each.
             found = scope.get("route")
             route = found.path if isinstance(found, Route) else "none"
+            status = statuses[0] if statuses else 500
             if not (route.endswith("/events") and status == 200):
                 method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "DELETE", "PUT") else "other"
                 gauges.REQUESTS.observe(time.perf_counter() - begun, method, route, str(status))
 
 
 class Probe:
-    """Whether what one Plan stands on is there."""
+    """Whether what one Plan stands on is there. A blob is written at most every so many seconds."""
 
-    def __init__(self, coordinator: "Coordinator"):
-        self._coordinator = coordinator
-        self._probed_at = -PROBE_EVERY_S
+    def __init__(self, store: Store, every: float = PROBE_EVERY_S):
+        self._store, self._every = store, every
+        self._probed_at = -math.inf
         self._written = Part(True)
 
     async def parts(self) -> dict[str, Part]:
-        store = self._store()
-        return {"store": store, "blobs": await self._blobs(), **(self._told() if store.ok else {})}
+        answers = self._answers()
+        return {"store": answers, "blobs": await self._blobs(), **(self._told() if answers.ok else {})}
 
-    def _store(self) -> Part:
+    def _answers(self) -> Part:
         try:
-            self._coordinator.store.batch()
+            self._store.batch()
         except TacitError:
             return Part(False, "it does not answer")
         return Part(True)
 
     async def _blobs(self) -> Part:
-        if time.monotonic() >= self._probed_at + PROBE_EVERY_S:
+        if time.monotonic() >= self._probed_at + self._every:
             self._probed_at = time.monotonic()
             try:
-                await asyncio.to_thread(self._coordinator.store.blobs.put, PROBE, b"ready\n")
+                await asyncio.to_thread(self._store.blobs.put, PROBE, b"ready\n")
                 self._written = Part(True)
             except (TacitError, OSError):
                 self._written = Part(False, "nothing can be written")
@@ -168,11 +175,10 @@ class Probe:
 
     def _told(self) -> dict[str, Part]:
         try:
-            store = self._coordinator.store
-            row = store.database.row("SELECT until FROM lease")
-            held = row is not None and row[0] > store.database.now(time.time())
+            row = self._store.database.row("SELECT until FROM lease")
+            held = row is not None and row[0] > self._store.database.now(time.time())
             lease = Part(held, "" if held else "no process opens batches")
-            down = sorted(store.troubles())
+            down = sorted(self._store.troubles())
         except TacitError:
             return {"lease": Part(False, "the store does not answer")}
         words = f"keyholder {', '.join(map(str, down))} does not serve" if down else ""
@@ -212,5 +218,3 @@ def _is_local(request: Request) -> bool:
         return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:
         return False
-
-

@@ -1,9 +1,9 @@
 """What a device holds against its coordinator: for each Update a signed receipt, the coordinator's proof of what became
 of it, and the log that everybody else sees.
 
-A receipt says that the coordinator has the Update. A proof says in which batch it was opened, and shows that batch's list.
-The log has the root of that list under the signatures of all keyholders. So a coordinator that opened an Update in
-another list than it says, or twice, or dropped it and says that it did not, has to contradict one of the three.
+A receipt says that the coordinator has the Update. A proof says in which batch it was opened, and shows that batch's
+list. The log has the root of that list under the signatures of all keyholders. So a coordinator that opened an Update
+in another list than it says, or dropped it and says that it did not, has to contradict one of the three.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ _LOST = "the Update was dropped, and the budget that it cost is spent all the sa
 
 @dataclass(frozen=True)
 class Checked:
-    """One Update, what the coordinator says of it now, and what does not fit. `proof` is None where nobody was asked."""
+    """One Update, what the coordinator says of it now, and what does not fit. `proof` is None if it was not asked."""
 
     line: ReceiptLine
     proof: Proof | None
@@ -98,14 +98,14 @@ def against_log(line: ReceiptLine, proof: Proof | None, manifest: Manifest, hist
         try:
             check_receipt(decode(Receipt, line.receipt), line.update_hash, manifest.coordinator)
         except Refusal as refusal:
-            return found(f"its receipt is worth nothing ({refusal.reason})", "this home was altered, or by another tool")
+            return found(f"its receipt is worth nothing ({refusal.reason})", "the records of this device were altered")
     if proof is None:
         missing = line.opened_in is not None and line.opened_in not in history.opened
         return found(f"it was opened in batch {line.opened_in}, which the log lacks") if missing else []
     logged = history.opened.get(proof.t)
     try:
         if (proof.plan_id, proof.update_id) != (line.plan_id, line.update_id):
-            return found("the coordinator answered for another Update", "ask again; if it stays so, the answer is worth nothing")
+            return found("the coordinator answered for another Update", "its answer is worth nothing; ask again")
         check_proof(proof, manifest.coordinator, update=line.update_hash, root=None if logged is None else logged.root)
     except Refusal as refusal:
         return found(f"what the coordinator says of it is not so by the log ({refusal.reason})")

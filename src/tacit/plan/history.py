@@ -3,8 +3,8 @@
 The chain alone is the coordinator's word: it shows that nobody else changed it, and whoever has its key can write it
 anew. What it cannot write anew is here: every HEAD has the signatures of all keyholders, every batch their answers
 over its root, and so each must be there, once, in its place. What a rewritten log could still leave out is what nobody
-else signed: audits and halts, and its own end. Against that stand what a reader saw before (`Seen`), the newest HEAD, and
-the receipts of devices.
+else signed: audits and halts, and its own end. Against that stand what a reader saw before (`Seen`), the newest HEAD,
+and the receipts of devices.
 
 Pure: entries in, findings out.
 """
@@ -32,14 +32,14 @@ from tacit.wire.messages import (
 from tacit.wire.signed import check_opened, check_rekeyed
 
 _FOLLOWS = {
-    Damage.CHANGED: "somebody without the coordinator's key altered the log after it was signed; read it from elsewhere",
+    Damage.CHANGED: "somebody without the coordinator's key altered the log; read it from elsewhere",
     Damage.DROPPED: "something was taken out of the log, and what it said is kept from you",
     Damage.MOVED: "the log was put into another order than it was written in; no order in it can be relied on",
     Damage.DOUBLED: "an entry was copied in again; counts taken from this log are too high",
 }
 _UNSIGNED = "the coordinator wrote down what it cannot show; do not rely on the numbers of this batch"
 _HIDDEN = "Snapshots changed by something that the log does not show; the coordinator has left it out"
-_TWO_STORIES = "the coordinator tells different readers different things; keep both logs, and show them to its keyholders"
+_TWO_STORIES = "different readers are told different things; keep both logs, and show them to the keyholders"
 
 
 @dataclass(frozen=True)
@@ -223,13 +223,15 @@ class _Reading:
         newest = max(self.heads, default=None)
         if newest != t:
             after = "no HEAD" if newest is None else f"HEAD {newest}"
-            self.find(index, f"batch {t} was opened after {after}, and its place is after HEAD {t}", _FOLLOWS[Damage.MOVED])
+            self.find(
+                index, f"batch {t} was opened after {after}, and its place is after HEAD {t}", _FOLLOWS[Damage.MOVED]
+            )
         if not rule.threshold <= opened.count <= rule.most:
             allowed = f"{rule.threshold} to {rule.most}"
             self.find(
                 index,
                 f"batch {t} is said to have had {opened.count} Updates, and the Plan allows {allowed}",
-                "either the count is false or every keyholder broke the Plan's rule; ask the keyholders for their lists",
+                "the count is false, or every keyholder broke the Plan's rule; ask them for their lists",
             )
         cards = cards_at(self.manifest, self.plan_id, self.rekeyed, t)
         if len(opened.marks) != len(cards):
