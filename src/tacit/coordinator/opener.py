@@ -518,6 +518,7 @@ class OpenerThread:
         begun = False
         swept_at = -math.inf
         told: list[str | None] = []
+        FAILED.add(self.opener.plan_id.hex()[:8], count=0)  # a series that begins with its first failure hides it
         try:
             while not self._stopped.is_set():
                 self.arrived.clear()
