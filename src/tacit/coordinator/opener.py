@@ -16,7 +16,7 @@ from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, publish_sum, unmask
+from tacit.coordinator.applying import SumBroken, add_payloads, apply_mean, mean_of, publish_sum, unmask
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -48,6 +48,7 @@ from tacit.coordinator.batch import (
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.gauges import FAILED, STEPS, STORE
 from tacit.coordinator.keyholders import Keyholder
+from tacit.coordinator.memories import Memories
 from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
 from tacit.faults import crash_point
@@ -331,20 +332,22 @@ class Opener:
         answers = store.answers(batch.t)
         if tuple(mark_of(answer) for answer in answers) != batch.opened:
             raise Stalled(f"the keyholders' answers for batch {batch.t} are not in the records; restore the folder")
-        snapshot_hash = self._snapshot_hash(store, batch.t)
+        snapshot_hash, memories = self._snapshot_hash(store, batch.t), Memories(store.database, store.blobs)
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
             if manifest.evaluation is None:
-                after = apply_sum(before, unmasked, weights, manifest)
+                memory = memories.of(snapshot_hash, manifest.server, d)
+                following = apply_mean(before, mean_of(unmasked, weights, manifest), manifest.server, memory)
             else:
-                after = publish_sum(self.judged_next(before), unmasked, weights, manifest)
+                following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
         except SumBroken as error:
             self._say_void(batch, error)
             return on_void(batch, snapshot_hash)
-        written = store.write_snapshot(after)
+        written = store.write_snapshot(following.snapshot)
+        kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return on_summed(batch, written)
+        return on_summed(batch, written, kept)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1

@@ -46,13 +46,10 @@ class Counts:
 
 
 class Store(Protocol):
-    """One Plan's records. What another module keeps of a Plan is in tables of its own in `database`."""
+    """One Plan's records. Who has tables of its own makes a class over `database` and `blobs`."""
 
-    @property
-    def database(self) -> Database: ...
-
-    @property
-    def blobs(self) -> Blobs: ...
+    database: Database
+    blobs: Blobs
 
     def close(self) -> None: ...
 
