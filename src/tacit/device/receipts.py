@@ -117,7 +117,7 @@ def against_log(line: ReceiptLine, proof: Proof | None, manifest: Manifest, hist
             return found("the coordinator does not know it, against its own receipt")
         case "queued" if newest > line.version + manifest.batch.max_age:
             return found("it is said to wait still, and every batch that could have taken it is past", _LOST)
-        case "spoilt" if proof.t not in history.void and proof.t < newest:
+        case "spoilt" if history.changed_by(proof.t):
             return found(f"batch {proof.t} is said to have been void, and the log shows a Snapshot that came of it")
         case "expired" if newest <= line.version + manifest.batch.max_age and not history.ended:
             return found("it is said to have become too old, and it has not", _LOST)

@@ -82,13 +82,13 @@ class History:
 
     @property
     def void(self) -> tuple[int, ...]:
-        """The batches after which the Snapshot stayed as it was."""
-        same = (
-            version - 1
-            for version, head in self.heads.items()
-            if version - 1 in self.heads and self.heads[version - 1].snapshot_hash == head.snapshot_hash
-        )
-        return tuple(sorted(same))
+        """The batches of which nothing was opened by all keyholders."""
+        return tuple(t for t in range(self.newest or 0) if t not in self.opened)
+
+    def changed_by(self, t: int) -> bool:
+        """Whether another Snapshot came of batch t. (None may come of one that was opened.)"""
+        before, after = self.heads.get(t), self.heads.get(t + 1)
+        return before is not None and after is not None and before.snapshot_hash != after.snapshot_hash
 
 
 def read_history(entries: Sequence[LogEntry], manifest: Manifest, plan_id: PlanId) -> History:
