@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories
+from tacit.coordinator import memories, tallies
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database
@@ -124,6 +124,7 @@ MIGRATIONS = (
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
     memories.TABLES,
+    tallies.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -164,6 +165,7 @@ class SqlStore:
                 )
                 if moved.code is not None:
                     self._count_refusal(moved.code, 1)
+            tallies.count_over(self._db, transition.moved)
             if transition.landed:
                 self._land(transition)
             if transition.head is not None:
@@ -306,15 +308,12 @@ class SqlStore:
                 self._count_refusal(code, count)
 
     def counts(self) -> Counts:
-        fates = self._db.rows("SELECT fate, count(*) FROM updates GROUP BY fate")
         refused = self._db.rows("SELECT code, count FROM refusals ORDER BY code")
-        (most,) = self._first("SELECT max(count) FROM landings")
-        spent = self._db.rows("SELECT max(older_mu2), count - older FROM landings GROUP BY count - older")
         return Counts(
-            {Fate(fate): count for fate, count in fates},
+            tallies.by_fate(self._db),
             {Code(code): count for code, count in refused},
-            most or 0,
-            max((older + self._plan.manifest.spent(here) for older, here in spent), default=0.0),
+            tallies.most_landings(self._db),
+            tallies.most_spent(self._db, self._plan.manifest),
         )
 
     # What is published
