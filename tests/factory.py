@@ -100,6 +100,7 @@ def make_plan(
     gate: Gate | None = None,
     server: Server = Server(0.5),  # noqa: B008 - immutable
     places: Places | None = None,
+    weights: tuple[int, ...] | None = None,
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
@@ -136,7 +137,7 @@ def make_plan(
         local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server=server,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
-        batch=BatchRule(target, most, threshold, max_age, (1,) * (max_age + 1), places),
+        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places),
         participation=Participation(landings=landings, separation=separation, devices=devices),
         noise=Noise(
             mechanism=mechanism,
@@ -351,8 +352,8 @@ def _become(
     stdout: Connection,
 ) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
-    os.environ.update(environment)
     os.environ.pop("TACIT_CRASH_AT", None)
+    os.environ.update(environment)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at
     os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -373,6 +374,7 @@ class Process:
     caller: SigningKey | None = None  # whose calls a keyholder is posted; unsigned ones if nobody's
     keyholder: bytes = b""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    said: dict[str, Any] = field(default_factory=dict)  # when it began to listen
     _process: ForkServerProcess | None = None
 
     def start(self, crash_at: str | None = None, expect_ready: bool = True) -> "Process":
@@ -389,7 +391,8 @@ class Process:
         reading.close()
         assert line or not expect_ready, f"{arguments} ended before it listened:\n{self.log_path.read_text()[-3000:]}"
         if line:
-            self.port = json.loads(line)["port"]
+            self.said = json.loads(line)
+            self.port = self.said["port"]
         return self
 
     @property

@@ -14,7 +14,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tacit.coordinator.dashboard import SCRIPT
+from tacit.coordinator.desk import open_operators
 from tacit.coordinator.events import Feed, Listening
+from tacit.coordinator.operators import Role
+from tacit.coordinator.records import Records
 from tacit.coordinator.watching import Probe
 from tacit.wire.log import decode_lines, read_pages, verify_chain
 from tacit.wire.messages import Proof, Upload
@@ -116,11 +119,17 @@ def test_no_label_names_anybody(journey):
     assert leaks(data, sent) == []
 
 
-def test_only_this_machine_reads_the_numbers_unless_it_is_said(journey):
+def test_who_is_not_on_this_machine_needs_a_token(journey):
     site, _ = journey
-    passed_on = site.coordinator.request("GET", "/metrics", headers={"X-Forwarded-For": "192.0.2.1"})
+    operators = open_operators(Records(site.world.coordinator_home))
+    token = operators.add_token("prometheus", Role.VIEWER, days=1, random=os.urandom)
+    operators.close()
+    passed_on = {"X-Forwarded-For": "192.0.2.1"}
+    without = site.coordinator.request("GET", "/metrics", headers=passed_on)
+    wrong = site.coordinator.request("GET", "/metrics", headers={**passed_on, "Authorization": "Bearer tacit-x"})
+    right = site.coordinator.request("GET", "/metrics", headers={**passed_on, "Authorization": f"Bearer {token}"})
 
-    assert passed_on[0] == 404
+    assert [answer[0] for answer in (without, wrong, right)] == [401, 401, 200]
 
 
 # Being well

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from tacit.codec.errors import CodecError
+from tacit.coordinator.admin import admin_app
+from tacit.coordinator.desk import Desk, open_operators
 from tacit.coordinator.judged import check_judges, judged_by, newest_values
 from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
+from tacit.coordinator.operators import AdminDoor
 from tacit.coordinator.records import Records
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
 from tacit.coordinator.sql_store import SqlStore, process_name
@@ -24,11 +27,21 @@ from tacit.errors import InputError, TacitError
 from tacit.logs import FORMS, Form, begin_log
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.manifest import KeyholderCard
-from tacit.serving import serve
+from tacit.serving import Beside, Tls, serve
 
 Role = Literal["api", "opener", "all"]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 60.0
+
+
+@dataclass(frozen=True)
+class AdminAddress:
+    """An address for operators alone; with `clients`, authorities, only certificates of theirs are let in."""
+
+    host: str
+    port: int
+    tls: Tls | None = None
+    clients: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,7 @@ class Settings:
     | deadline_s | `600` | a batch closes then if its threshold is met |
     | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
+    | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     | metrics | `local` | who may read `/metrics`: this machine alone, everybody (`open`), nobody (`off`) |
     | log | `json` | the form of what is written to stderr |
@@ -65,6 +79,7 @@ class Settings:
     role: Role = "all"
     metrics: WhoReads = "local"
     log: Form = "text"
+    admin: "AdminAddress | None" = None
 
     @property
     def records(self) -> Records:
@@ -105,6 +120,11 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
     parser.add_argument("--metrics", choices=WHO_READS, default="local", help="who may read /metrics (default: local)")
     parser.add_argument("--log", choices=FORMS, default="text", help="the form of its log, on stderr (default: text)")
+    admin = parser.add_argument_group("operators", "by default where the devices are, for whoever has a token")
+    admin.add_argument("--admin-host", default="127.0.0.1", metavar="HOST", help="with --admin-port")
+    admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
+    admin.add_argument("--admin-tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="its certificate, PEM")
+    admin.add_argument("--admin-ca", type=Path, metavar="FILE", help="only client certificates of these authorities")
     given = parser.parse_args(arguments)
     return Settings(
         home=given.home,
@@ -120,7 +140,19 @@ def parse(arguments: list[str]) -> Settings:
         role=given.role,
         metrics=given.metrics,
         log=given.log,
+        admin=_admin(given),
     )
+
+
+def _admin(given: argparse.Namespace) -> AdminAddress | None:
+    if given.admin_port is None:
+        if given.admin_tls or given.admin_ca:
+            raise InputError("--admin-tls and --admin-ca need --admin-port: an address for operators alone")
+        return None
+    if given.admin_ca is not None and given.admin_tls is None:
+        raise InputError("--admin-ca needs --admin-tls: certificates are shown over TLS only")
+    tls = None if given.admin_tls is None else Tls(*given.admin_tls)
+    return AdminAddress(given.admin_host, given.admin_port, tls, given.admin_ca)
 
 
 def coordinators_of(settings: Settings) -> list[Coordinator]:
@@ -152,7 +184,7 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
     known_at = {card.sig_pk: url for card, url in zip(cards, settings.keyholders, strict=False)}
 
     def address(card: KeyholderCard) -> str:
-        return known_at.get(card.sig_pk) or (settings.embedded if card.url == "embedded:" else card.url)
+        return known_at.get(card.sig_pk) or (card.url == "embedded:" and settings.embedded) or card.url
 
     records = settings.records
     known = records.plans()
@@ -201,7 +233,11 @@ def _coordinator(
             older.close()
 
     cards = plan.manifest.keyholders
-    keyholders = [HttpKeyholder(url, card.sig_pk, keys.sig) for url, card in zip(urls, cards, strict=True)]
+    keyholders = [
+        HttpKeyholder(url, card.sig_pk, keys.sig)
+        for url, card in zip(urls, cards, strict=True)
+        if settings.role != "api"  # which asks none, and need not know where they are
+    ]
     deadline_s = settings.deadline_s
     opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor, judged_next)
     thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins)
@@ -235,7 +271,16 @@ def main() -> int:
     try:
         settings = parse(sys.argv[1:])
         begin_log(settings.log)
-        serve(make_app(*coordinators_of(settings), metrics=settings.metrics), settings.host, settings.port)
+        coordinators, records = coordinators_of(settings), settings.records
+        door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys)
+        if settings.admin is None:
+            app = make_app(*coordinators, door=door, desk=desk, metrics=settings.metrics)
+            serve(app, settings.host, settings.port)
+        else:
+            apart = settings.admin
+            beside = Beside(admin_app(door, desk), apart.host, apart.port, apart.tls, apart.clients)
+            app = make_app(*coordinators, door=door, metrics=settings.metrics)
+            serve(app, settings.host, settings.port, beside=beside)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -13,6 +13,7 @@ from math import isinf
 
 from tacit.coordinator.batch import Batch
 from tacit.coordinator.gauges import age
+from tacit.coordinator.orders import Going
 from tacit.coordinator.status import Status, promise
 from tacit.plan.bundle import Plan
 
@@ -61,7 +62,7 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def page(plan: Plan, status: Status, batch: Batch, now: float) -> str:
+def page(plan: Plan, status: Status, batch: Batch, going: Going, now: float) -> str:
     """The page as HTML."""
     here = f"/v1/plans/{status.plan_id}"
     return f"""<!doctype html>
@@ -74,7 +75,7 @@ def page(plan: Plan, status: Status, batch: Batch, now: float) -> str:
 <script src="/dashboard.js" defer></script>
 </head>
 <body data-events="{here}/events">
-<p id="said" role="status">{_text(_sentence(status))}</p>
+<p id="said" role="status">{_text(_sentence(status, going))}</p>
 <main>
 <header>
 <h1>{_text(status.title)}</h1>
@@ -91,15 +92,16 @@ def page(plan: Plan, status: Status, batch: Batch, now: float) -> str:
 """
 
 
-def _sentence(status: Status) -> str:
+def _sentence(status: Status, going: Going) -> str:
     """What a screen reader says when it changes; so nothing in it counts seconds."""
     if status.ended:
         return f"Ended: {status.ended}."
+    told = "" if going is Going.RUNNING else f" An operator has it {going}: no Updates are taken."
     down = [str(j) for j, one in enumerate(status.keyholders, 1) if one.trouble]
     waits = f" Keyholder {', '.join(down)} does not serve." if down else ""
     if status.version is None:
         return f"The keyholders have yet to sign Snapshot 0.{waits}"
-    return f"Snapshot {status.version} is the newest; batch {status.batch.t} is {status.batch.state}.{waits}"
+    return f"Snapshot {status.version} is the newest; batch {status.batch.t} is {status.batch.state}.{told}{waits}"
 
 
 def _chain(status: Status) -> str:

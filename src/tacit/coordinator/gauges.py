@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from tacit.codec.ring import packed_size
 from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Fate, Sketching
 from tacit.coordinator.metrics import Counter, Family, Histogram, Sample
+from tacit.coordinator.orders import Going, Orders
+from tacit.coordinator.pace import Pace
 from tacit.coordinator.status import promise
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ def _of_plan(coordinator: "Coordinator", now: float) -> Iterator[Family]:
     with STORE.time("read"):
         counts, batch = coordinator.store.counts(), coordinator.store.batch()
         troubles = coordinator.store.troubles()
-        status = coordinator.status()
+        status, orders = coordinator.status(), Orders(coordinator.store.database).now()
+        pace = Pace(coordinator.store.database).per_second(now)
     manifest, fates = coordinator.plan.manifest, counts.fates
     plan = {"plan": coordinator.plan_id.hex()[:8]}
     quant = manifest.quantisation
@@ -94,6 +97,19 @@ def _of_plan(coordinator: "Coordinator", now: float) -> Iterator[Family]:
         ((code.value, count) for code, count in counts.refused.items()),
     )
     payload = packed_size(manifest.words, quant.bits)
+    yield Family(
+        "tacit_updates_repeated_total", "counter", "Updates that came again.", [Sample(status.updates.repeated, plan)]
+    )
+    yield Family(
+        "tacit_places_abandoned_total",
+        "counter",
+        "Places whose time was over before an Update came.",
+        [Sample(status.updates.abandoned, plan)],
+    )
+    yield gauge("tacit_places_held", "Devices at work, where the Plan gives places.", status.batch.working)
+    yield gauge("tacit_places_limit", "How many may be at work, where the Plan gives places.", status.batch.places)
+    yield gauge("tacit_opening_rate", "Updates that can be opened in a second, by the last batches.", pace)
+    yield gauge("tacit_running", "1 unless an operator has paused or drained the Plan.", orders.going is Going.RUNNING)
     waiting = fates.get(Fate.QUEUED, 0) + fates.get(Fate.IN, 0)
     room = manifest.batch.most * (manifest.batch.max_age + 1)
     yield gauge("tacit_updates_queued", "Updates that wait for a batch.", fates.get(Fate.QUEUED, 0))

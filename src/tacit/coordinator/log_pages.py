@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tacit.serving import IMMUTABLE, natural, tagged
+from tacit.coordinator.served import IMMUTABLE, unchanged
+from tacit.serving import natural
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import sha256
 from tacit.wire.log import PAGE, encode_lines
@@ -32,7 +33,7 @@ def routes(asked: "Callable[[Request], Coordinator]") -> list[Route]:
             raise Refusal(Code.E_VERSION_FUTURE, f"the log has no page {number} yet")
         body = encode_lines(entries)
         tag, cache = f'"{sha256(body).hex()[:32]}"', IMMUTABLE if len(entries) == PAGE else "no-cache"
-        return tagged(request, tag, cache) or Response(
+        return unchanged(request, tag, cache) or Response(
             body, media_type="application/jsonl", headers={"ETag": tag, "Cache-Control": cache}
         )
 

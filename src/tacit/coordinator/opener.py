@@ -45,10 +45,12 @@ from tacit.coordinator.batch import (
     on_void,
     root_of,
 )
+from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.gauges import FAILED, STEPS, STORE
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.memories import Memories
+from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
 from tacit.faults import crash_point
@@ -224,13 +226,21 @@ class Opener:
             return self._on_refusal(batch, store, refusal)
 
     def _close(self, batch: Collecting, store: Store, now: int) -> Transition | None:
-        manifest = self.plan.manifest
-        least = manifest.batch.threshold if now >= batch.since + self.deadline_s else manifest.batch.target
-        if store.queued_count() < least:
+        manifest, orders = self.plan.manifest, Orders(store.database)
+        going = orders.now().going
+        if going is Going.PAUSED:
             return None
-        queued = store.queued()
-        chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
-        return on_clock(batch, chosen, now, self.deadline_s, manifest)
+        deadline_s = 0 if going is Going.DRAINING else self.deadline_s
+        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
+        transition = None
+        if store.queued_count() >= least:
+            queued = store.queued()
+            chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
+            transition = on_clock(batch, chosen, now, deadline_s, manifest)
+        if transition is None and going is Going.DRAINING:
+            orders.drained()
+            log.info("%s: drained; %d Updates are too few for a batch", self.plan.name, store.queued_count())
+        return transition
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -388,6 +398,11 @@ class Opener:
                 rejected = self._rejected_now(batch, store, refusal, len(opened) + 1)
                 if not opened:
                     return on_prepared(batch, rejected, self.plan.manifest)
+            case _ if is_behind(batch, code):
+                behind = Behind(self.plan, batch, refusal.reason)
+                said = [str(behind) if one == str(refusal) else one for one in self.trouble.reasons]
+                self.trouble.reasons[:] = said
+                raise behind from refusal
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
         self._say_void(batch, refusal)

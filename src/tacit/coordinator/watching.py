@@ -24,6 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tacit.coordinator import dashboard, gauges, log_pages
 from tacit.coordinator.events import MOST_LISTENERS, Feed, Listening
 from tacit.coordinator.metrics import CONTENT_TYPE, Family, Sample, text
+from tacit.coordinator.operators import Role, allowed
+from tacit.coordinator.orders import Orders
 from tacit.coordinator.store import Store
 from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
@@ -31,10 +33,11 @@ from tacit.wire.codes import Code, Refusal
 if TYPE_CHECKING:
     from tacit.coordinator.server import Coordinator
 
-# Who may read the numbers: whoever asks from this machine and through no proxy, everybody, nobody. They say when
-# Updates arrive, to a few seconds, which the status does not: with few devices that is when somebody was at home.
-WhoReads = Literal["local", "open", "off"]
-WHO_READS: tuple[WhoReads, ...] = ("local", "open", "off")
+# Who may read the numbers: `token` who may operate as a viewer, `local` also whoever asks from this machine and through
+# no proxy, everybody, nobody. Asked for every few seconds they say when an Update arrived, and with few devices that is
+# when somebody was at home.
+WhoReads = Literal["local", "token", "open", "off"]
+WHO_READS: tuple[WhoReads, ...] = ("local", "token", "open", "off")
 PROBE_EVERY_S = 10.0  # between two writes of a blob
 PROBE = "probe/ready"
 _PASSED_ON = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
@@ -72,8 +75,10 @@ def routes(
         return Response(body, 503 if fails else 200, media_type="application/json")
 
     async def metrics(request: Request) -> Response:
-        if not _may_read(request, who_reads):
-            raise Refusal(Code.E_PLAN, "the numbers of this coordinator are not read from here; see --metrics")
+        if who_reads == "off":
+            raise Refusal(Code.E_PLAN, "nobody reads the numbers of this coordinator")
+        if who_reads == "token" or (who_reads == "local" and not _is_here(request)):
+            allowed(request, Role.VIEWER)
         listening = Sample(sum(feed.listeners for feed in feeds.values()), {})
         families = [
             *gauges.measured(),
@@ -97,7 +102,8 @@ def routes(
 
     async def page(request: Request) -> Response:
         coordinator = asked(request)
-        shown = dashboard.page(coordinator.plan, coordinator.status(), coordinator.store.batch(), time.time())
+        going = Orders(coordinator.store.database).now().going
+        shown = dashboard.page(coordinator.plan, coordinator.status(), coordinator.store.batch(), going, time.time())
         headers = {"Content-Security-Policy": dashboard.CONTENT_SECURITY_POLICY, "Cache-Control": "no-store"}
         return Response(shown, media_type="text/html", headers=headers)
 
@@ -206,15 +212,11 @@ def _status_of(coordinator: "Coordinator") -> Callable[[], bytes | None]:
     return read
 
 
-def _may_read(request: Request, who_reads: WhoReads) -> bool:
-    if who_reads != "local":
-        return who_reads == "open"
-    # What a header says is believed where it takes something away: a proxy on this machine is not this machine.
-    return _is_local(request) and not any(name in request.headers for name in _PASSED_ON)
-
-
-def _is_local(request: Request) -> bool:
+def _is_here(request: Request) -> bool:
+    """Whether who asks is on this machine. A proxy on it is not, as far as it says that it is one."""
+    if request.client is None or any(name in request.headers for name in _PASSED_ON):
+        return False
     try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+        return ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:
         return False
