@@ -234,6 +234,7 @@ def test_an_event_comes_at_once_and_whenever_the_status_changes(tmp_path: Path):
         assert behind.next()[1]["updates"]["accepted"] == 2
         # The line that is still open does not keep the process from ending.
         assert site.coordinator.stop() == 0
+        assert "shutdown exceeded" not in site.coordinator.log_path.read_text()
         behind.close()
 
 

@@ -62,6 +62,14 @@ def test_opened_is_believed_only_of_the_list_with_the_logged_root(log: Written, 
     assert "is not so by the log" in found(log, line_of(log), proof_of(log, "opened", t, of))[0]
 
 
+def test_a_count_that_is_logged_larger_than_the_list_is_told(log: Written):
+    # Keyholders sign the root, and the coordinator alone the count.
+    history = log.read([*log.bodies[:4], log.opened(1, count=5), *log.bodies[5:]])
+    wrong = against_log(line_of(log), proof_of(log, "opened", 1), log.world.plan.manifest, history)
+
+    assert "logged with another number" in wrong[0].what
+
+
 def test_a_batch_that_was_too_late_for_it_is_told(log: Written):
     late = line_of(log, version=2)
 

@@ -147,6 +147,8 @@ def harmless(bodies: list[Body], written: Written) -> bool:
         (3, lambda log: by_strangers(log).head(1, b"mine"), "not signed by keyholder"),
         (1, lambda log: log.head(0, b"mine"), "HEAD 0 names another Snapshot"),
         (7, lambda log: log.head(3, b"mine"), "no batch was opened since HEAD 2"),
+        (8, lambda log: log.rekeyed(2), "HEAD 3 was published before it"),
+        (13, lambda log: log.succession(3), "the last HEAD is 4"),
     ],
 )
 def test_what_the_coordinator_makes_up_is_told(written: Written, at, forged, says):

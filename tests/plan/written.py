@@ -19,6 +19,7 @@ from tacit.wire.messages import (
     LoggedSuccession,
     LogKind,
     Rekeyed,
+    decode,
     encode,
     mark_of,
 )
@@ -80,20 +81,27 @@ class Written:
         body = LoggedOpened(plan_id=self.world.plan_id, t=t, root=root, count=count, marks=tuple(marks))
         return LogKind.OPENED, encode(body)
 
+    def rekeyed(self, version: int) -> Body:
+        return LogKind.REKEYED, encode(sign_rekeyed(self.keys[1], self.world.plan_id, version, b"\7" * 32))
+
+    def succession(self, version: int) -> Body:
+        body = LoggedSuccession(
+            plan_id=self.world.plan_id, version=version, successor=PlanId(sha256(b"the next")), started_from=version
+        )
+        return LogKind.SUCCESSION, encode(body)
+
 
 def whole_log(folder: Path) -> Written:
     """Four batches, the third of them void, a card that was lost and replaced, an end and a successor."""
     world = make_world(folder, keyholders=2)
     keys = [identity(world, 1), identity(world, 2)]
     log = Written(world, keys, [])
-    new = sign_rekeyed(keys[1], world.plan_id, 4, b"\7" * 32)
+    kind, new = log.rekeyed(4)
+    card = decode(Rekeyed, new)
     halts = [
         LoggedHalt(plan_id=world.plan_id, key_id=KeyId(card.key_id), code=Code.E_BUDGET)
         for card in world.plan.manifest.keyholders
     ]
-    succession = LoggedSuccession(
-        plan_id=world.plan_id, version=4, successor=PlanId(sha256(b"the next")), started_from=4
-    )
     log.bodies = [
         (LogKind.PLAN, encode(LoggedPlan(plan_id=world.plan_id))),
         log.head(0, world.plan.initial_snapshot),
@@ -103,10 +111,10 @@ def whole_log(folder: Path) -> Written:
         log.head(2, b"two"),
         (LogKind.AUDIT, b"12 canaries"),
         log.head(3, b"two"),
-        (LogKind.REKEYED, encode(new)),
+        (kind, new),
         log.opened(3),
-        log.head(4, b"four", (new,)),
+        log.head(4, b"four", (card,)),
         *((LogKind.HALT, encode(halt)) for halt in halts),
-        (LogKind.SUCCESSION, encode(succession)),
+        log.succession(4),
     ]
     return log
