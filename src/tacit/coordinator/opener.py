@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -57,6 +58,7 @@ from tacit.coordinator.batch import (
 from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
+from tacit.coordinator.gauges import FAILED, STEPS, STORE
 from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.memories import Memories
@@ -65,6 +67,7 @@ from tacit.coordinator.rounds import Over, Round, Rounds, Waits
 from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
 from tacit.faults import crash_point
+from tacit.logs import said
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import cards_at
 from tacit.wire import preimage
@@ -147,13 +150,27 @@ class Opener:
     def plan_id(self) -> PlanId:
         return PlanId(self.plan.plan_id)
 
+    @property
+    def _prefix(self) -> str:
+        """The Plan, as lines of logs and labels of numbers name it."""
+        return self.plan_id.hex()[:8]
+
+    def _said(self, event: str, batch: Batch, updates: int = 0) -> dict[str, object]:
+        return said(event, plan=self._prefix, t=batch_number(batch), updates=updates)
+
+    def _say_void(self, batch: Batch, why: object) -> None:
+        words, t = "%s: batch %d is void: %s", batch_number(batch)
+        log.warning(words, self.plan.name, t, why, extra=self._said("batch.void", batch))
+
     def step(self, store: Store, now: int) -> bool:
         """One step, if there is one to take. `Unreachable` and `Stalled` say why there is none yet."""
+        begun = time.perf_counter()
         before = store.batch()
         transition = self._succeeded(before, store) or self._ended(before, store, now) or self._next(before, store, now)
         if transition is None:
             return False
         self._commit(store, transition)
+        STEPS.observe(time.perf_counter() - begun, self._prefix, type(before).__name__.lower())
         return True
 
     def give_up(self, store: Store, failures: int) -> bool:
@@ -162,15 +179,20 @@ class Opener:
         if self.successor is None or failures < _PATIENCE or isinstance(batch, Ended):
             return False
         log.warning(
-            "%s: batch %d is given up, because its keyholders do not answer", self.plan.name, batch_number(batch)
+            "%s: batch %d is given up, because its keyholders do not answer",
+            self.plan.name,
+            batch_number(batch),
+            extra=self._said("batch.given_up", batch),
         )
         self._commit(store, on_end(batch, store.queued(), Code.E_SUCCEEDED, self._succession(self.successor)))
         return True
 
     def _commit(self, store: Store, transition: Transition) -> None:
-        store.commit(transition, self._logged(transition))
+        with STORE.time("commit"):
+            store.commit(transition, self._logged(transition))
         name = type(transition.after).__name__.lower()
-        log.info("%s: batch %d is %s", self.plan.name, batch_number(transition.after), name)
+        t, event = batch_number(transition.after), self._said(f"batch.{name}", transition.after, len(transition.moved))
+        log.info("%s: batch %d is %s", self.plan.name, t, name, extra=event)
         crash_point(f"coordinator.{name}")
 
     def pause(self, store: Store, now: int) -> float:
@@ -197,7 +219,7 @@ class Opener:
 
     def _next(self, batch: Batch, store: Store, now: int) -> Transition | None:
         if isinstance(batch, Collecting | Closed | Sketching | Agreed) and batch.t < self._sealed_from(store):
-            log.warning("%s: batch %d is void: a keyholder has lost what opens it", self.plan.name, batch.t)
+            self._say_void(batch, "a keyholder has lost what opens it")
             return on_void(batch, self._snapshot_hash(store, batch.t))
         try:
             match batch:
@@ -322,7 +344,10 @@ class Opener:
             raise Stalled(f"a keyholder's sketches of batch {batch.t} are none: {error}") from error
         dropped = {member.update_id for member, long in zip(batch.members, found, strict=True) if long}
         if dropped:
-            log.warning("%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t)
+            event = said("batch.gated", plan=self._prefix, t=batch.t, updates=len(dropped))
+            log.warning(
+                "%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t, extra=event
+            )
         return on_sketched(batch, dropped, snapshot_hash, manifest)
 
     def _signer(self, j: int) -> bytes:
@@ -376,7 +401,7 @@ class Opener:
                 mean = round_mean([*rounds.means(), mean], manifest)
                 following = apply_mean(before, mean, manifest.server, memory)
         except SumBroken as error:
-            log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
+            self._say_void(batch, error)
             return on_void(batch, snapshot_hash)
         written = store.write_snapshot(following.snapshot)
         kept = memories.write(following, written, batch.t + 1)
@@ -429,7 +454,7 @@ class Opener:
                 raise behind from refusal
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
-        log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)
+        self._say_void(batch, refusal)
         return on_void(batch, self._snapshot_hash(store, batch.t))
 
     def _rejected_now(self, batch: Sketching | Agreed, store: Store, refusal: Refusal, j: int) -> dict[UpdateId, Code]:
@@ -540,6 +565,7 @@ class OpenerThread:
     begins: Callable[[Store], bool] = lambda store: True
     tidy: Callable[[Store], None] = lambda store: None
     arrived: threading.Event = field(default_factory=threading.Event)
+    leads: bool = False  # whether it had the lease when it last looked
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -560,13 +586,15 @@ class OpenerThread:
         begun = False
         swept_at = -math.inf
         told: list[str | None] = []
+        FAILED.add(self.opener.plan_id.hex()[:8], count=0)  # a series that begins with its first failure hides it
         while not self._stopped.is_set():
             self.arrived.clear()
             if self._stopped.is_set():
                 break  # asked to stop between the two lines above
             try:
                 store = store or self.open_store()
-                if not store.lease(self.owner, self.clock(), LEASE_S):
+                self.leads = store.lease(self.owner, self.clock(), LEASE_S)
+                if not self.leads:
                     self.arrived.wait(1.0)
                     continue
                 begun = begun or self.begins(store)
@@ -587,10 +615,12 @@ class OpenerThread:
                     raise
                 except TacitError as error:
                     failures += 1
+                    FAILED.add(self.opener.plan_id.hex()[:8])
                     pause = self.backoff(failures)
                     if self.opener.give_up(store, failures):
                         continue
-                    log.warning("%s; it is tried again in %.1f s", error, pause)
+                    event = said("step.failed", plan=self.opener.plan_id.hex()[:8], failures=failures, seconds=pause)
+                    log.warning("%s; it is tried again in %.1f s", error, pause, extra=event)
                     if told != self.opener.trouble.reasons:
                         store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
@@ -601,13 +631,17 @@ class OpenerThread:
             except Unavailable as error:
                 # No keyholder's fault, and no reason to give a batch up, however long it lasts.
                 silent += 1
+                self.leads = False
                 pause = min(self.backoff(silent), LONGEST_SILENCE_S)
                 log.warning("%s; it is tried again in %.1f s", error, pause)
                 self._stopped.wait(pause)
             except Exception:
                 # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
                 failures += 1
-                log.exception("the opener met something unforeseen; it is tried again")
+                FAILED.add(self.opener.plan_id.hex()[:8])
+                event = said("step.broken", plan=self.opener.plan_id.hex()[:8], failures=failures)
+                log.exception("the opener met something unforeseen; it is tried again", extra=event)
                 self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        self.leads = False
         if store is not None:
             store.close()

@@ -41,6 +41,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator import watching
 from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
@@ -49,6 +50,7 @@ from tacit.coordinator.calling import DEVICE, REFUSED_DEVICE, REFUSED_UPDATE, bo
 from tacit.coordinator.database import Unavailable
 from tacit.coordinator.description import openapi, says
 from tacit.coordinator.desk import Desk
+from tacit.coordinator.gauges import STORE
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
@@ -59,6 +61,7 @@ from tacit.coordinator.roll import Roll
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
+from tacit.coordinator.watching import Timed, WhoReads
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
 from tacit.rates import Rates, Share
@@ -67,6 +70,7 @@ from tacit.wire import preimage
 from tacit.wire.calls import Call
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
+from tacit.wire.log import encode_lines
 from tacit.wire.messages import (
     Ask,
     Credential,
@@ -181,7 +185,8 @@ class IntakeThread:
 
     def _store(self, offers: list[_Offered]) -> None:
         def stored() -> list[Receipt | Refusal]:
-            return self._there().accept([offer for offer, _ in offers], int(time.time()) // 3600)
+            with STORE.time("accept"):
+                return self._there().accept([offer for offer, _ in offers], int(time.time()) // 3600)
 
         results = _answer(offers, stored)
         if any(isinstance(result, Receipt) for result in results):
@@ -378,7 +383,11 @@ class Newest:
 
 
 def make_app(
-    *coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None, share: Share | None = None
+    *coordinators: Coordinator,
+    door: AdminDoor | None = None,
+    desk: Desk | None = None,
+    share: Share | None = None,
+    metrics: WhoReads = "local",
 ) -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does.
 
@@ -495,8 +504,7 @@ def make_app(
         after = natural(request.query_params.get("after", "0"))
         if after is None:
             raise Refusal(Code.E_MALFORMED, "`after` is the number of entries that were seen already")
-        lines = (msgspec.json.encode(entry) + b"\n" for entry in coordinator.store.log(after))
-        return Response(b"".join(lines), media_type="application/jsonl")
+        return Response(encode_lines(coordinator.store.log(after)), media_type="application/jsonl")
 
     @says("how the Plan is doing", gives=Status, codes=(Code.E_PLAN,))
     async def status(request: Request) -> Response:
@@ -513,10 +521,6 @@ def make_app(
             last = by_id[last.successor.plan_id.hex()]
         text = join_page(coordinator.plan, here, author, last.plan, coordinator.roll.door)
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
-
-    @says("this process lives")
-    async def healthz(request: Request) -> Response:
-        return Response("ok\n", media_type="text/plain")
 
     @says("this description", gives="application/json")
     async def described(request: Request) -> Response:
@@ -537,11 +541,12 @@ def make_app(
             Route("/v1/openapi.json", described),
             *batch_routes(asked),
             Route("/join/{plan_id}", join),
-            Route("/healthz", healthz),
+            *watching.routes(coordinators, asked, metrics),
             *([] if desk is None else admin_routes(desk)),
         ],
         lifespan=lifespan,
         middleware=[
+            Middleware(Timed),
             Middleware(SecurityHeaders),
             *([] if share is None else [Middleware(AddressRate, share=share)]),
         ],

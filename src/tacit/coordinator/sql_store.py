@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories, orders, pace, places, tidying
+from tacit.coordinator import memories, orders, pace, places, tallies, tidying
 from tacit.coordinator.alive import has_ended, process_name
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
@@ -136,6 +136,7 @@ MIGRATIONS = (
     orders.TABLES,
     tidying.TABLES,
     ROUNDS,
+    tallies.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -217,6 +218,7 @@ class SqlStore:
             )
             for code, count in Counter(moved.code for moved in transition.moved if moved.code is not None).items():
                 self._count_refusal(code, count)
+            tallies.count_over(self._db, transition.moved)
             if transition.landed:
                 self._land(transition)
             if transition.head is not None:
@@ -374,18 +376,12 @@ class SqlStore:
                 self._count_refusal(code, count)
 
     def counts(self) -> Counts:
-        fates = self._db.rows(
-            "SELECT fate, CAST(sum(n) AS BIGINT) FROM (SELECT fate, count(*) AS n FROM updates GROUP BY fate "
-            "UNION ALL SELECT fate, count FROM tidied) AS every GROUP BY fate"
-        )
         refused = self._db.rows("SELECT code, count FROM refusals ORDER BY code")
-        (most,) = self._first("SELECT max(count) FROM landings")
-        spent = self._db.rows("SELECT max(older_mu2), count - older FROM landings GROUP BY count - older")
         return Counts(
-            {Fate(fate): count for fate, count in fates},
+            tallies.by_fate(self._db),
             {Code(code): count for code, count in refused},
-            most or 0,
-            max((older + self._plan.manifest.spent(here) for older, here in spent), default=0.0),
+            tallies.most_landings(self._db),
+            tallies.most_spent(self._db, self._plan.manifest),
             self._pace.repeated,
             *self._places.counts(batch_number(self.batch()), self._now()),
         )
@@ -419,8 +415,9 @@ class SqlStore:
         row = self._db.row("SELECT head FROM heads WHERE version = ?", (version,))
         return None if row is None else decode(Head, row[0])
 
-    def log(self, after: int = 0) -> list[LogEntry]:
-        rows = self._db.rows("SELECT entry FROM log WHERE seq > ? ORDER BY seq", (after,))
+    def log(self, after: int = 0, most: int | None = None) -> list[LogEntry]:
+        last = 2**53 if most is None else after + most
+        rows = self._db.rows("SELECT entry FROM log WHERE seq > ? AND seq <= ? ORDER BY seq", (after, last))
         return [decode(LogEntry, entry) for (entry,) in rows]
 
     # Housekeeping
