@@ -526,12 +526,14 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(world: World, deadline_s: int = 600, more: Sequence[str] = ()) -> Generator[Site]:
-    """Everybody up, with `more` on the coordinator's command line; ended with the block."""
-    keyholders = [keyholder_process(world, j) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
+def running(
+    world: World, deadline_s: int = 600, more: Sequence[str] = (), every: Sequence[str] = ()
+) -> Generator[Site]:
+    """Everybody up, with `more` on the coordinator's command line and `every` on all; ended with the block."""
+    keyholders = [keyholder_process(world, j, every) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
     for keyholder in keyholders:
         keyholder.start()
-    coordinator = coordinator_process(world, keyholders, deadline_s, more).start()
+    coordinator = coordinator_process(world, keyholders, deadline_s, [*more, *every]).start()
     site = Site(world, coordinator, keyholders)
     try:
         yield site
