@@ -231,6 +231,7 @@ class PostgresDatabase:
         self.row("SELECT 1")  # a lost connection is made anew here, not within
         with self._spoken():
             self._db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._db.execute("SET LOCAL idle_in_transaction_session_timeout TO 0")  # it holds up nobody
         self._inside = True
         try:
             yield
