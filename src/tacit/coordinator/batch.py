@@ -15,7 +15,7 @@ changes with it. The store writes a Transition in one transaction, or none of it
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import msgspec
@@ -91,6 +91,7 @@ class Applied(State, frozen=True, tag="applied"):
     root: Digest  # of batch version - 1
     opened: tuple[OpenedMark, ...]  # of batch version - 1; empty for version 0 and after a void batch
     signatures: tuple[bytes, ...] = ()
+    back_to: int | None = None  # the earlier version whose Snapshot this is again
 
     @property
     def void(self) -> bool:
@@ -135,6 +136,14 @@ class Moved(State, frozen=True):
     code: Code | None = None
 
 
+class RolledBack(State, frozen=True):
+    """From version `at` on devices train from Snapshot `to` again; nobody trains from what came between any more."""
+
+    at: int
+    to: int
+    why: str
+
+
 class Landing(State, frozen=True):
     """How often a device key is in an opened batch of the chain, and when last, counted in this Plan's batches."""
 
@@ -151,7 +160,8 @@ class Transition:
     after: Batch
     moved: tuple[Moved, ...] = ()
     landed: tuple[DeviceKey, ...] = ()  # in the batch of `before`
-    head: Head | None = None  # published from now on
+    head: Head | None = None  # signed from now on
+    rolled_back: RolledBack | None = None
 
 
 def root_of(members: Iterable[Member]) -> Digest:
@@ -293,6 +303,14 @@ def on_void(batch: Collecting | Closed | Sketching | Agreed | Opened, snapshot_h
     return Transition(batch, after, moved, landed)
 
 
+def on_rolled_back(batch: Collecting | Closed, good: Head, why: str) -> Transition:
+    """Batch t brings nothing, and HEAD t + 1 carries the Snapshot of the HEAD `good` again."""
+    void = on_void(batch, good.snapshot_hash)
+    assert isinstance(void.after, Applied), "a void batch is over"
+    after = msgspec.structs.replace(void.after, back_to=good.version)
+    return replace(void, after=after, rolled_back=RolledBack(batch.t + 1, good.version, why))
+
+
 def on_summed(batch: Opened, snapshot_hash: Digest) -> Transition:
     """Snapshot t + 1 is on the disk."""
     moved = tuple(Moved(member.update_id, Fate.APPLIED, batch.t) for member in batch.members)
@@ -317,12 +335,19 @@ def on_signed(
     return Transition(batch, Headed(batch.version), head=head)
 
 
-def on_headed(batch: Headed, queued: Iterable[Member], now: int, manifest: Manifest) -> Transition:
-    """The next batch begins, and what is too old for it expires; or the Plan ends with its last batch."""
+def on_headed(
+    batch: Headed, queued: Iterable[Member], now: int, manifest: Manifest, abandoned: Collection[int] = ()
+) -> Transition:
+    """The next batch begins, and what is too old for it expires; or the Plan ends with its last batch.
+
+    What starts from a version behind which training went back is a step away from where nobody wants to be: it expires
+    too. `abandoned` are those versions.
+    """
     t = batch.version
     if t >= manifest.noise.snapshots:
         return on_end(batch, queued, Code.E_BUDGET, f"the last of its {t} batches has been opened")
-    old = [member for member in queued if member.base_version + manifest.batch.max_age < t]
+    youngest = t - manifest.batch.max_age
+    old = [member for member in queued if member.base_version < youngest or member.base_version in abandoned]
     moved = tuple(Moved(member.update_id, Fate.EXPIRED) for member in old)
     return Transition(batch, Collecting(t, now), moved)
 
