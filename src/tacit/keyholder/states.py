@@ -115,7 +115,7 @@ def resume(state: PlanState, head: Head | None, remembered: Active | None, manif
 
 
 def advance(state: Active, request: SignHeadRequest, own: OwnOpening | None, manifest: Manifest) -> Active | Done:
-    """From t to t + 1. The signatures that `request` shows, of OPENED and of an earlier HEAD, were verified by the caller.
+    """From t to t + 1. What `request` shows, OPENED signatures and an earlier HEAD, was verified by the caller.
 
     Either this keyholder opened the very list whose sum the next Snapshot holds, or the coordinator declares
     the batch void: then the Snapshot stays, or an earlier one comes back, and what was burnt stays burnt.
