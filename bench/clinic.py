@@ -35,7 +35,8 @@ from tacit.compiler.load import load_task
 from tacit.coordinator.intake import check_upload
 from tacit.coordinator.keys import load_or_make
 from tacit.coordinator.opener import Opener, Trouble
-from tacit.coordinator.sqlite_store import SqliteStore
+from tacit.coordinator.records import local_store
+from tacit.coordinator.sql_store import SqlStore
 from tacit.device.silo import train_groups
 from tacit.device.update import make_update
 from tacit.device.visit import Visit
@@ -133,7 +134,7 @@ def together(setting: Setting, task: Task) -> Floats:
         made = assemble(task, Parties(author.public, keys.sig.public, keys.enrolment.public, (card,)))
         plan = parse_plan(build_plan(made.manifest, made.charter, made.blobs, author))
         keyholder = Keyholder(home / "keyholder", frozenset({author.public}), os.urandom, time.time)
-        store = SqliteStore(home / "store", plan, keys.sig)
+        store = local_store(home / "store", plan, keys.sig)
         opener = Opener(plan, keys.sig, [_Beside(keyholder)], 0, Trouble([None]))
         player = Player(plan.playable())
         devices = [SigningKey.from_seed(os.urandom(32)) for _ in setting.sites]
@@ -168,7 +169,7 @@ def together(setting: Setting, task: Task) -> Floats:
         return decode_snapshot(store.snapshot(head.snapshot_hash), manifest.program.d).astype(np.float64)
 
 
-def _until(opener: Opener, store: SqliteStore, version: int) -> None:
+def _until(opener: Opener, store: SqlStore, version: int) -> None:
     """Steps of the coordinator up to this Snapshot."""
     for _ in range(20):
         head = store.newest()

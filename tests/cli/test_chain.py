@@ -13,7 +13,7 @@ from tacit.cli.chain import assembled, describe_chain, learnt
 from tacit.cli.figures import charter_promise, promise, summary
 from tacit.compiler.assemble import Parties
 from tacit.coordinator.keys import load_or_make
-from tacit.coordinator.sqlite_store import SqliteStore
+from tacit.coordinator.records import local_store
 from tacit.device.trust import HeadRefused
 from tacit.errors import InputError
 from tacit.keyholder.keys import new_card
@@ -110,7 +110,7 @@ def test_a_successor_starts_from_what_this_home_has_served_or_from_what_was_fetc
 def test_a_plan_without_a_signed_snapshot_is_not_continued(tmp_path: Path):
     world = make_world(tmp_path)
     folder = world.coordinator_home / "plans" / world.plan_id.hex()
-    SqliteStore(folder, world.plan, world.coordinator.sig).close()
+    local_store(folder, world.plan, world.coordinator.sig).close()
 
     with pytest.raises(InputError, match="no signed Snapshot yet"):
         learnt(world.plan, tmp_path, None)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tacit.coordinator.keyholders import Unreachable
 from tacit.coordinator.opener import Opener, Trouble
-from tacit.coordinator.sqlite_store import SqliteStore
+from tacit.coordinator.records import local_store
+from tacit.coordinator.sql_store import SqlStore
 from tacit.keyholder.keyholder import Keyholder
 from tacit.plan.bundle import Plan
 from tacit.wire.messages import (
@@ -81,8 +82,8 @@ class Direct:
         return answer
 
 
-def open_store(world: World, folder: Path | None = None) -> SqliteStore:
-    return SqliteStore(folder or world.folder / "store", world.plan, world.coordinator.sig)
+def open_store(world: World, folder: Path | None = None) -> SqlStore:
+    return local_store(folder or world.folder / "store", world.plan, world.coordinator.sig)
 
 
 def make_opener(world: World, keyholders: list[Direct], deadline_s: int = 100) -> Opener:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tacit.coordinator import opener as opener_module
-from tacit.coordinator import sqlite_store as store_module
+from tacit.coordinator import sql_store as store_module
 from tacit.coordinator.batch import Collecting, Ended, Fate
 from tacit.coordinator.intake import check_upload
 from tacit.coordinator.keyholders import Unreachable
@@ -271,10 +271,11 @@ class CoordinatorModel(RuleBasedStateMachine):
         assert kinds[LogKind.OPENED] == newest.version
         assert kinds[LogKind.HEAD] == newest.version + 1
         # Payloads are kept exactly as long as a batch may need them.
-        self.store.sweep()
+        self.store.sweep(after_s=0)
         waiting = {u for u in self.order if self.known(u).fate in (Fate.QUEUED, Fate.IN)}
-        kept = {path.name for path in (self.world.folder / "store" / "updates").iterdir()}
-        assert kept == {self.known(u).member.update_hash.hex() for u in waiting}
+        kept = {one.name for one in self.store.blobs.under("updates")}
+        packs = {self.store.database.row("SELECT pack FROM updates WHERE update_id = ?", (u,)) for u in waiting}
+        assert kept == {row[0] for row in packs if row}
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """What `tacit compile` can say about the Plans around this one: the one it continues, the classes of devices."""
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,7 +95,7 @@ def learnt(plan: "Plan", place: Path, file: Path | None) -> "Learnt":
     from tacit.cli.fetch import HEAD
     from tacit.compiler.succession import Learnt
     from tacit.coordinator.keys import load_or_make
-    from tacit.coordinator.sqlite_store import SqliteStore
+    from tacit.coordinator.records import Records
     from tacit.device.trust import Seen, verified_head
     from tacit.wire.ids import PlanId, sha256
     from tacit.wire.messages import Head, decode
@@ -121,7 +122,9 @@ def learnt(plan: "Plan", place: Path, file: Path | None) -> "Learnt":
     def drawn(_count: int) -> bytes:
         raise InputError(f"{home} has served a Plan and its keys are gone; restore the folder")
 
-    store = SqliteStore(folder, plan, load_or_make(home, drawn).sig)
+    store = Records(home, os.environ.get("TACIT_STORE", ""), os.environ.get("TACIT_BLOBS", "")).open(
+        plan, load_or_make(home, drawn).sig
+    )
     try:
         newest = store.newest()
         if newest is None:

@@ -51,6 +51,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="where the keyholders of others are, in the Plan's order (default: as their cards say)",
     )
+    parser.add_argument("--store", metavar="URL", help="postgresql://… instead of a file in --home (or TACIT_STORE)")
+    parser.add_argument(
+        "--blobs", metavar="PLACE", help="s3://bucket/… or a folder, instead of one in --home (or TACIT_BLOBS)"
+    )
+    parser.add_argument(
+        "--role", choices=("all", "api", "opener"), default="all", help="what this process does (default: all)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the link, then the status")
 
 
@@ -73,6 +80,11 @@ def run(arguments: argparse.Namespace) -> None:
             public=arguments.public_url,
             addresses=arguments.keyholders,
             evaluation=arguments.evaluation,
+            more=[
+                *([] if arguments.store is None else ["--store", arguments.store]),
+                *([] if arguments.blobs is None else ["--blobs", arguments.blobs]),
+                *("--role", arguments.role),
+            ],
         )
         if arguments.json:
             said = {"trust": trust(plan).value, "trust_claimed": plan.manifest.trust.value}
@@ -112,10 +124,12 @@ def start_servers(
     public: str | None = None,
     addresses: Sequence[str] = (),
     evaluation: Path | None = None,
+    more: Sequence[str] = (),
 ) -> "tuple[str, Served | None, Served]":
     """The embedded keyholder, if this home has one of the Plan, then the coordinator; the link that devices join by.
 
-    Fills `processes` as they start. `addresses` are those of the other keyholders, in the Plan's order.
+    Fills `processes` as they start. `addresses` are those of the other keyholders, in the Plan's order, `more` what
+    else the coordinator is told.
     """
     from tacit.cli.processes import serve
     from tacit.plan.bundle import read_plan
@@ -154,6 +168,7 @@ def start_servers(
             *(("--embedded", own) if own else ()),
             *("--host", host, "--port", str(port)),
             *([] if evaluation is None else ["--evaluation", str(evaluation.resolve())]),
+            *more,
         ],
         place / "logs" / "coordinator.log",
     )

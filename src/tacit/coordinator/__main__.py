@@ -8,21 +8,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from tacit.codec.errors import CodecError
 from tacit.coordinator.judged import check_judges, judged_by, newest_values
 from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
+from tacit.coordinator.records import Records
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
-from tacit.coordinator.sqlite_store import SqliteStore, process_name
+from tacit.coordinator.sql_store import SqlStore, process_name
 from tacit.coordinator.store import Store
-from tacit.coordinator.succession import begin_after, chain_of, check_start, plans_in
-from tacit.durable import make_folder, write_file
+from tacit.coordinator.succession import begin_after, chain_of, check_start
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.manifest import KeyholderCard
 from tacit.serving import serve
+
+Role = Literal["api", "opener", "all"]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 60.0
 
@@ -41,6 +44,9 @@ class Settings:
     | host | `127.0.0.1` | where it listens |
     | port | `8080` | 0 takes any free one |
     | deadline_s | `600` | a batch closes then if its threshold is met |
+    | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
+    | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
+    | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     """
 
     home: Path
@@ -51,6 +57,13 @@ class Settings:
     port: int
     deadline_s: int
     evaluation: Path | None = None
+    store: str = ""
+    blobs: str = ""
+    role: Role = "all"
+
+    @property
+    def records(self) -> Records:
+        return Records(self.home, self.store, self.blobs)
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -75,6 +88,16 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument("--port", type=int, default=8080, help="0 takes any free port")
     parser.add_argument("--deadline", type=int, default=600, metavar="SECONDS", help="default 600")
     parser.add_argument("--evaluation", type=Path, metavar="FILE", help="a Plan that judges the Snapshots of --plan")
+    parser.add_argument(
+        "--store", default=os.environ.get("TACIT_STORE", ""), metavar="URL", help="postgresql://… (or TACIT_STORE)"
+    )
+    parser.add_argument(
+        "--blobs",
+        default=os.environ.get("TACIT_BLOBS", ""),
+        metavar="PLACE",
+        help="s3://… or a folder (or TACIT_BLOBS)",
+    )
+    parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
     given = parser.parse_args(arguments)
     return Settings(
         home=given.home,
@@ -85,6 +108,9 @@ def parse(arguments: list[str]) -> Settings:
         port=given.port,
         deadline_s=given.deadline,
         evaluation=given.evaluation,
+        store=given.store,
+        blobs=given.blobs,
+        role=given.role,
     )
 
 
@@ -119,34 +145,31 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
     def address(card: KeyholderCard) -> str:
         return known_at.get(card.sig_pk) or (settings.embedded if card.url == "embedded:" else card.url)
 
-    folder = make_folder(settings.home / "plans")
-    known = plans_in(folder)
+    records = settings.records
+    known = records.plans()
     # What does not continue what was served here is refused before it is kept: a home follows one successor.
     chain_of(plan, known)
     continues = plan.manifest.continues
     if continues is not None and continues.plan_id in known:
-        before = SqliteStore(_folder(folder, known[continues.plan_id]), known[continues.plan_id], keys.sig)
+        before = records.open(known[continues.plan_id], keys.sig)
         try:
             check_start(before, plan)
         finally:
             before.close()
-    own = make_folder(_folder(folder, plan)) / "plan.tacit"
-    if not own.exists():
-        write_file(own, plan.raw)
-    chain = chain_of(_plan(own), known)  # our own copies: nobody else writes to them
+    chain = chain_of(records.keep_plan(plan), known)
     pairs = zip([None, *chain], chain, [*chain[1:], None], strict=False)
     judged = judged_by(plan, known.values())
 
     def judged_next(before: bytes) -> bytes:
-        return newest_values(judged, lambda one: SqliteStore(_folder(folder, one), one, keys.sig), before)
+        return newest_values(judged, lambda one: records.open(one, keys.sig), before)
 
-    return [_coordinator(settings.deadline_s, keys, folder, address, *three, judged_next) for three in pairs]
+    return [_coordinator(settings, keys, records, address, *three, judged_next) for three in pairs]
 
 
 def _coordinator(
-    deadline_s: int,
+    settings: Settings,
     keys: CoordinatorKeys,
-    plans: Path,
+    records: Records,
     address: Callable[[KeyholderCard], str],
     before: Plan | None,
     plan: Plan,
@@ -155,15 +178,14 @@ def _coordinator(
 ) -> Coordinator:
     """`address` says where the keyholder of a card is."""
     urls = tuple(map(address, plan.manifest.keyholders))
-    folder = _folder(plans, plan)
 
-    def open_store() -> SqliteStore:
-        return SqliteStore(folder, plan, keys.sig)
+    def open_store() -> SqlStore:
+        return records.open(plan, keys.sig)
 
     def begins(store: Store) -> bool:
         if before is None or plan.manifest.continues is None:
             return True
-        older = SqliteStore(_folder(plans, before), before, keys.sig)
+        older = records.open(before, keys.sig)
         try:
             return begin_after(older, store, plan.manifest.continues.version)
         finally:
@@ -171,23 +193,20 @@ def _coordinator(
 
     cards = plan.manifest.keyholders
     keyholders = [HttpKeyholder(url, card.sig_pk, keys.sig) for url, card in zip(urls, cards, strict=True)]
+    deadline_s = settings.deadline_s
     opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor, judged_next)
     thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins)
     return Coordinator(
         plan=plan,
-        plan_file=folder / "plan.tacit",
+        plan_file=records.plan_file(plan),
         keys=keys,
         store=open_store(),
-        intake=IntakeThread(open_store, thread.arrived.set),
-        opener=thread,
+        intake=IntakeThread(open_store, thread.arrived.set) if settings.role != "opener" else None,
+        opener=thread if settings.role != "api" else None,
         urls=urls,
         deadline_s=deadline_s,
         successor=successor,
     )
-
-
-def _folder(plans: Path, plan: Plan) -> Path:
-    return plans / plan.plan_id.hex()
 
 
 def _plan(path: Path) -> Plan:

@@ -6,6 +6,7 @@ step that was cut off ends as it would have.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ log = logging.getLogger("tacit.coordinator")
 _Reply = TypeVar("_Reply")
 
 LEASE_S = 30.0
+SWEPT_EVERY_S = 3600.0
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -487,7 +489,9 @@ class OpenerThread:
     def _run(self) -> None:
         store = self.open_store()
         failures = 0
-        begun = swept = False
+        begun = False
+        swept_at = -math.inf
+        told: list[str | None] = []
         try:
             while not self._stopped.is_set():
                 self.arrived.clear()
@@ -500,9 +504,11 @@ class OpenerThread:
                 if not begun:
                     self.arrived.wait(0.2)
                     continue
-                if not swept:
+                if self.clock() > swept_at + SWEPT_EVERY_S:
                     store.sweep()
-                    swept = True
+                    swept_at = self.clock()
+                if told != self.opener.trouble.reasons:
+                    store.report_troubles(told := list(self.opener.trouble.reasons))
                 try:
                     if not self.opener.step(store, int(self.clock())):
                         failures = 0
@@ -517,6 +523,8 @@ class OpenerThread:
                     if self.opener.give_up(store, failures):
                         continue
                     log.warning("%s; it is tried again in %.1f s", error, pause)
+                    if told != self.opener.trouble.reasons:
+                        store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
                 except Exception:
                     # The edge of this thread: what nobody foresaw is written down and tried again, slowly.

@@ -62,6 +62,7 @@ from tacit.wire.signed import check_enrol, sign_credential, sign_proof
 IMMUTABLE = "public, max-age=31536000, immutable"
 MOST_AT_ONCE = 64  # Uploads in memory; whoever comes then is asked to come again
 MOST_IN_COMMIT = 256
+NOT_HERE_RETRY_S = 1
 
 _OUTCOMES: dict[Fate, Outcome] = {
     Fate.QUEUED: "queued",
@@ -156,8 +157,8 @@ class Coordinator:
     plan_file: Path
     keys: CoordinatorKeys
     store: Store
-    intake: IntakeThread
-    opener: OpenerThread
+    intake: IntakeThread | None  # none in a process that only opens
+    opener: OpenerThread | None  # none in one that only takes Updates
     urls: tuple[str, ...]
     deadline_s: int
     successor: Plan | None = None
@@ -174,7 +175,7 @@ class Coordinator:
 
     def status(self) -> Status:
         head = self.store.newest()
-        opener = self.opener.opener
+        troubles = self.store.troubles()
         return status_of(
             self.plan,
             self.store.batch(),
@@ -182,7 +183,7 @@ class Coordinator:
             None if head is None else head.version,
             self.deadline_s,
             self.urls,
-            opener.trouble.reasons,
+            [troubles.get(j) for j in range(1, len(self.urls) + 1)],
             self.successor,
         )
 
@@ -200,6 +201,8 @@ class Coordinator:
         if known is not None and known.member.update_hash == update_hash(upload):
             return known.receipt
         offer = check_upload(upload, self.plan, self.head_hash(upload.base_version), int(time.time()) // 3600)
+        if self.intake is None:
+            raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
 
     def enrol(self, body: bytes) -> Credential:
@@ -235,12 +238,16 @@ def make_app(*coordinators: Coordinator) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         for coordinator in coordinators:
-            coordinator.intake.start()
-            coordinator.opener.start()
+            if coordinator.intake is not None:
+                coordinator.intake.start()
+            if coordinator.opener is not None:
+                coordinator.opener.start()
         yield
         for coordinator in coordinators:
-            coordinator.opener.stop()
-            coordinator.intake.stop()
+            if coordinator.opener is not None:
+                coordinator.opener.stop()
+            if coordinator.intake is not None:
+                coordinator.intake.stop()
             coordinator.store.close()
 
     def asked(request: Request) -> Coordinator:
@@ -289,10 +296,15 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             name = Digest(bytes.fromhex(request.path_params["name"]))
         except ValueError:
             name = Digest(b"")
-        path = coordinator.store.snapshot_path(name)
-        if path is None:
+        if not coordinator.store.published(name):
             raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot")
-        return _file(request, path, name)
+        path = coordinator.store.snapshot_path(name)
+        if path is not None:
+            return _file(request, path, name)
+        tag = f'"{name.hex()}"'
+        headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
+        data = await asyncio.to_thread(coordinator.store.snapshot, name)
+        return _tagged(request, tag, IMMUTABLE) or Response(data, 200, headers, "application/octet-stream")
 
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
@@ -303,7 +315,8 @@ def make_app(*coordinators: Coordinator) -> Starlette:
                 body = await read_body(request, coordinator.most_body)
                 receipt = await coordinator.take(body)
         except Refusal as refusal:
-            coordinator.intake.count(refusal.code)
+            if coordinator.intake is not None:
+                coordinator.intake.count(refusal.code)
             raise
         return _message(receipt)
 

@@ -1,4 +1,4 @@
-"""What the coordinator remembers, as an interface. `tacit.coordinator.sqlite_store` is the one on disk.
+"""What the coordinator remembers, as an interface. `tacit.coordinator.sql_store` is the one there is.
 
 Every method is atomic, and what it changed is durable when it returns. Several processes may use one store:
 `commit` fails in all but the first of those that take a step from the same state.
@@ -114,7 +114,13 @@ class Store(Protocol):
 
     def snapshot(self, snapshot_hash: Digest) -> bytes: ...
 
-    def snapshot_path(self, snapshot_hash: Digest) -> Path | None: ...
+    def published(self, snapshot_hash: Digest) -> bool:
+        """Whether a HEAD names it."""
+        ...
+
+    def snapshot_path(self, snapshot_hash: Digest) -> Path | None:
+        """Where its file is, if it is one."""
+        ...
 
     def newest(self) -> Head | None: ...
 
@@ -128,6 +134,12 @@ class Store(Protocol):
         """Whether `owner` is the opener, for at least half of the next `seconds`."""
         ...
 
-    def sweep(self) -> int:
-        """Removes payloads that no batch will need; returns how many."""
+    def report_troubles(self, reasons: Sequence[str | None]) -> None:
+        """Why each keyholder does not serve at the moment, for whoever looks from another process."""
+        ...
+
+    def troubles(self) -> dict[int, str]: ...
+
+    def sweep(self, after_s: float = ...) -> int:
+        """Removes blobs of payloads that no batch will need and nobody is about to name; returns how many."""
         ...

@@ -1,6 +1,4 @@
-"""The Plans of one chain in one home: which they are, and when a successor begins.
-
-    HOME/plans/<plan_id>/plan.tacit
+"""The Plans of one chain: which they are, and when a successor begins.
 
 A Plan that another one continues is served on: its Snapshots, its receipts' proofs, its log. It opens nothing more
 from its next Snapshot boundary on, and only then does its successor begin.
@@ -8,14 +6,13 @@ from its next Snapshot boundary on, and only then does its successor begin.
 
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 
 import msgspec
 
 from tacit.coordinator.batch import Ended, Landing
 from tacit.coordinator.store import Store
 from tacit.errors import InputError
-from tacit.plan.bundle import Plan, read_plan
+from tacit.plan.bundle import Plan
 from tacit.plan.chain import broken_succession
 
 
@@ -39,12 +36,6 @@ def chain_of(plan: Plan, known: Mapping[bytes, Plan]) -> list[Plan]:
                 "take the other one's folder out of the coordinator's plans"
             )
     return chain
-
-
-def plans_in(folder: Path) -> dict[bytes, Plan]:
-    """The Plans that a home has served, by their ids."""
-    found = (read_plan(path) for path in sorted(folder.glob("*/plan.tacit")))
-    return {plan.plan_id: plan for plan in found}
 
 
 def check_start(before: Store, after: Plan) -> None:
