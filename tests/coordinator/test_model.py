@@ -24,6 +24,7 @@ from tacit.coordinator.batch import Collecting, Ended, Fate
 from tacit.coordinator.intake import check_upload
 from tacit.coordinator.keyholders import Unreachable
 from tacit.coordinator.store import Known, Overtaken
+from tacit.coordinator.verdicts import Verdicts
 from tacit.keyholder import keyholder as keyholder_module
 from tacit.plan.manifest import Plain
 from tacit.wire.codes import Code, Refusal
@@ -117,7 +118,9 @@ class CoordinatorModel(RuleBasedStateMachine):
         steps=st.integers(0, 9),
         kill=st.integers(0, 24) | st.none(),
         cut=CUTS,
-        then=st.sampled_from(["go on", "send again", "start anew", "be overtaken", "wait 1 s", "wait 100 s"]),
+        then=st.sampled_from(
+            ["go on", "send again", "start anew", "be overtaken", "go back", "wait 1 s", "wait 100 s"]
+        ),
         data=st.data(),
     )
     def something_happens(
@@ -148,6 +151,8 @@ class CoordinatorModel(RuleBasedStateMachine):
                 self.recover()
             case "be overtaken":
                 self.be_overtaken()
+            case "go back" if head is not None and head.version > 0:
+                self.go_back(data.draw(st.integers(0, head.version - 1)))
             case "wait 1 s" | "wait 100 s":
                 self.now[0] += int(then.split()[1])
             case _:
@@ -184,6 +189,14 @@ class CoordinatorModel(RuleBasedStateMachine):
                 break
             except Killed:
                 self.recover()
+
+    def go_back(self, to: int) -> None:
+        """A check came out so that training goes back; decided now, done at the next Snapshot boundary."""
+        newest = self.store.newest()
+        assert newest is not None
+        verdicts = Verdicts(self.store.database)
+        if to not in verdicts.abandoned():
+            verdicts.order(to, newest.version, "it fell", int(self.now[0]))
 
     def be_overtaken(self) -> None:
         """A second opener takes the step between this one's look and its commit."""
@@ -253,7 +266,13 @@ class CoordinatorModel(RuleBasedStateMachine):
         audits = [dict(self.opened(line)) for line in self.lines]
         newest = self.store.newest()
         assert newest is not None
+        rolled_back = {one.at: one.to for one in Verdicts(self.store.database).rollbacks()}
         for t in range(newest.version):
+            if t + 1 in rolled_back:
+                assert all(t not in audit for audit in audits)
+                assert self.head(t + 1).snapshot_hash == self.head(rolled_back[t + 1]).snapshot_hash
+                expected = self.store.snapshot(self.head(t + 1).snapshot_hash)
+                continue
             lists = [audit[t] for audit in audits]
             assert all(one == lists[0] for one in lists)
             total = np.sum([self.sent[one][1].integers() for one in lists[0]], axis=0)
@@ -268,7 +287,9 @@ class CoordinatorModel(RuleBasedStateMachine):
         log = self.store.log()
         verify_chain(log, self.world.coordinator.sig.public)
         kinds = Counter(entry.kind for entry in log)
-        assert kinds[LogKind.OPENED] == newest.version
+        assert kinds[LogKind.OPENED] == newest.version - len(rolled_back)
+        assert kinds[LogKind.ROLLBACK] == len(rolled_back)
+        assert Verdicts(self.store.database).state().back is None or isinstance(batch, Ended)
         assert kinds[LogKind.HEAD] == newest.version + 1
         # Payloads are kept exactly as long as a batch may need them.
         self.store.sweep(after_s=0)

@@ -38,7 +38,7 @@ def run(checks: Sequence[tuple[float | None, float]], rule: Rule) -> list[tuple[
     state, version, found = Published(), 0, list[tuple[Published, Any, Verdict, Published]]()
     for value, error in checks:
         if state.back is not None:
-            state = rolled_back(state, version, rule)
+            state = rolled_back(state, version)
             version += 1
         verdict = right(version, value, error)
         after, decision = judge(state, verdict, rule)
@@ -139,7 +139,7 @@ def test_after_a_rollback_what_is_known_of_the_good_one_is_known_of_its_new_vers
     state, _ = judge(Published(), right(3, 0.9), Rule())
     state, _ = judge(state, right(4, 0.1), Rule())
 
-    after = rolled_back(state, 6, Rule())
+    after = rolled_back(state, 6)
 
     assert (after.version, after.judged, after.back) == (6, 6, None)
     assert after.verdict == right(6, 0.9)
@@ -151,7 +151,7 @@ def test_an_operator_who_goes_back_behind_the_best_one_begins_anew():
     state, _ = judge(Published(), right(3, 0.5), Rule())
     state, _ = judge(state, right(4, 0.9), Rule())
 
-    after = rolled_back(ordered(state, 3, "it learnt what it should not"), 6, Rule())
+    after = rolled_back(ordered(state, 3, "it learnt what it should not"), 6)
 
     assert (after.version, after.best, after.judged) == (6, None, 5)
     assert judge(after, right(6, 0.5), Rule())[1] == Publish(6)

@@ -9,7 +9,7 @@ under the same name. It is raised once and cleared once, however often one looks
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import hypot, isfinite, sqrt
+from math import hypot, isfinite
 from statistics import fmean, median
 
 import msgspec
@@ -109,8 +109,8 @@ def _step_jump(history: History) -> Iterator[Finding]:
     if newest > 3 * usual:
         yield Finding(
             "step-jump",
-            f"the step to Snapshot {history.steps[-1].version} is {newest:.3g} long, {newest / usual:.1f} times as long "
-            "as is usual here",
+            f"the step to Snapshot {history.steps[-1].version} is {newest:.3g} long, {newest / usual:.1f} times as "
+            "long as is usual here",
         )
 
 
@@ -141,8 +141,8 @@ def _only_noise(history: History) -> Iterator[Finding]:
     if share > 0.99:
         yield Finding(
             "only-noise",
-            f"{min(share, 1):.1%} of the squared length of the last {len(recent)} steps is noise: larger batches, fewer "
-            "trained values or a larger epsilon would let something be learnt",
+            f"{min(share, 1):.1%} of the squared length of the last {len(recent)} steps is noise: larger batches, "
+            "fewer trained values or a larger epsilon would let something be learnt",
         )
 
 
@@ -154,8 +154,8 @@ def _old(history: History) -> Iterator[Finding]:
     if age > 0.75 * history.max_age:
         yield Finding(
             "old-updates",
-            f"Updates of the last {len(recent)} batches were {age:.1f} versions old in the mean and {history.max_age} is "
-            "the oldest that counts: devices take longer than batches, so make batches larger or visits shorter",
+            f"Updates of the last {len(recent)} batches were {age:.1f} versions old in the mean and {history.max_age} "
+            "is the oldest that counts: devices take longer than batches, so make batches larger or visits shorter",
         )
 
 
@@ -207,8 +207,8 @@ def _unchecked(history: History) -> Iterator[Finding]:
     if history.begin is Begin.SILENT:
         yield Finding(
             "unchecked",
-            "no Snapshot has been judged for too long, so no batch begins: is `tacit judge --report`, or the evaluation, "
-            "still running?",
+            "no Snapshot has been judged for too long, so no batch begins: is `tacit judge --report`, or the "
+            "evaluation, still running?",
         )
     if history.begin is Begin.UNCHECKED:
         yield Finding("unchecked", "no Snapshot has been judged for too long, and training goes on without")
@@ -264,22 +264,10 @@ def raised(before: Iterable[Alarm], found: Iterable[Finding], now: int) -> tuple
     ([('drift', 5), ('turning', 9)], ['turning'], [])
     """
     known = {alarm.code: alarm for alarm in before}
-    holding = [
-        Alarm(one.code, known[one.code].since if one.code in known else now, one.sentence) for one in found
-    ]
+    holding = [Alarm(one.code, known[one.code].since if one.code in known else now, one.sentence) for one in found]
     codes = {alarm.code for alarm in holding}
-    return holding, [one for one in holding if one.code not in known], [a for a in known.values() if a.code not in codes]
-
-
-def longest_step(q: int, unit: float, weights: Sequence[int], divisor: int, noise: float, d: int) -> float:
-    """How long the mean of a batch can be if every Update in it is as short as the Plan says.
-
-    `q` is the integer bound of one Update and `unit` what one step of the grid is worth; `noise` is how long the noise
-    is expected to be. Its length is within five standard deviations, and rounding adds half a step in each value.
-
-    >>> longest_step(512, 1 / 450, [1, 1, 1, 1], 4, 0.0, 32) > 512 / 450
-    True
-    """
-    said = sum(weights) * q * unit / divisor
-    rounding = 0.5 * sqrt(d) * unit / divisor if noise else 1e-6 * said
-    return said + noise * (1 + 5 / sqrt(2 * d)) + rounding
+    return (
+        holding,
+        [one for one in holding if one.code not in known],
+        [a for a in known.values() if a.code not in codes],
+    )

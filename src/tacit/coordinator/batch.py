@@ -20,6 +20,7 @@ from enum import StrEnum
 
 import msgspec
 
+from tacit.coordinator.alarms import Step
 from tacit.plan.manifest import Manifest
 from tacit.wire import preimage
 from tacit.wire.codes import Code
@@ -162,6 +163,7 @@ class Transition:
     landed: tuple[DeviceKey, ...] = ()  # in the batch of `before`
     head: Head | None = None  # signed from now on
     rolled_back: RolledBack | None = None
+    measured: Step | None = None
 
 
 def root_of(members: Iterable[Member]) -> Digest:
@@ -311,11 +313,11 @@ def on_rolled_back(batch: Collecting | Closed, good: Head, why: str) -> Transiti
     return replace(void, after=after, rolled_back=RolledBack(batch.t + 1, good.version, why))
 
 
-def on_summed(batch: Opened, snapshot_hash: Digest) -> Transition:
+def on_summed(batch: Opened, snapshot_hash: Digest, measured: Step | None = None) -> Transition:
     """Snapshot t + 1 is on the disk."""
     moved = tuple(Moved(member.update_id, Fate.APPLIED, batch.t) for member in batch.members)
     after = Applied(batch.t + 1, snapshot_hash, root_of(batch.members), batch.opened)
-    return Transition(batch, after, moved)
+    return Transition(batch, after, moved, measured=measured)
 
 
 def on_signed(

@@ -15,7 +15,8 @@ from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, publish_sum, unmask
+from tacit.coordinator.alarms import History, findings
+from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, mean_of, publish_sum, unmask
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -26,6 +27,7 @@ from tacit.coordinator.batch import (
     Headed,
     Member,
     Opened,
+    RolledBack,
     Sketching,
     Transition,
     batch_number,
@@ -37,6 +39,7 @@ from tacit.coordinator.batch import (
     on_opened,
     on_prepared,
     on_revealed,
+    on_rolled_back,
     on_signed,
     on_sketched,
     on_succeeded,
@@ -46,11 +49,16 @@ from tacit.coordinator.batch import (
 )
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.keyholders import Keyholder
+from tacit.coordinator.measured import measured
+from tacit.coordinator.published import Begin, RollBack, may_begin, stormy
 from tacit.coordinator.store import Overtaken, Store
+from tacit.coordinator.verdicts import UNCHECKED, Checking, Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import cards_at
+from tacit.plan.evaluated import Judged, read_judged
+from tacit.privacy.blt import Blt
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId
@@ -59,6 +67,7 @@ from tacit.wire.messages import (
     Entry,
     LoggedHalt,
     LoggedOpened,
+    LoggedRollback,
     LoggedSuccession,
     LogKind,
     Rekeyed,
@@ -86,6 +95,7 @@ _Reply = TypeVar("_Reply")
 
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
+LOOKED_EVERY_S = 5.0
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -111,7 +121,9 @@ class Trouble:
 class Opener:
     """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on.
 
-    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets.
+    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets, and
+    `tell_judged` is told what was said of them, with the version of the evaluation that says so; again after a kill.
+    `checking` says by what Snapshots of this Plan are checked before people get them.
     """
 
     plan: Plan
@@ -121,6 +133,8 @@ class Opener:
     trouble: Trouble
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
+    checking: Checking = UNCHECKED
+    tell_judged: Callable[[Judged, int], None] = lambda judged, version: None
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
     @property
@@ -179,6 +193,8 @@ class Opener:
         if isinstance(batch, Collecting | Closed | Sketching | Agreed) and batch.t < self._sealed_from(store):
             log.warning("%s: batch %d is void: a keyholder has lost what opens it", self.plan.name, batch.t)
             return on_void(batch, self._snapshot_hash(store, batch.t))
+        if isinstance(batch, Collecting | Closed) and (back := Verdicts(store.database).state().back) is not None:
+            return self._back(batch, store, back)
         try:
             match batch:
                 case Collecting():
@@ -194,7 +210,10 @@ class Opener:
                 case Applied():
                     return self._sign(batch, store)
                 case Headed():
-                    return on_headed(batch, store.queued(), now, self.plan.manifest)
+                    if self.plan.manifest.evaluation is not None:
+                        self._tell_judged(batch, store)
+                    abandoned = Verdicts(store.database).abandoned()
+                    return on_headed(batch, store.queued(), now, self.plan.manifest, abandoned)
                 case Ended():
                     return None
         except Refusal as refusal:
@@ -203,11 +222,36 @@ class Opener:
     def _close(self, batch: Collecting, store: Store, now: int) -> Transition | None:
         manifest = self.plan.manifest
         least = manifest.batch.threshold if now >= batch.since + self.deadline_s else manifest.batch.target
-        if store.queued_count() < least:
+        if store.queued_count() < least or self.begin(batch, store, now) in (Begin.WAITS, Begin.SILENT):
             return None
         queued = store.queued()
         chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
         return on_clock(batch, chosen, now, self.deadline_s, manifest)
+
+    def begin(self, batch: Collecting, store: Store, now: int) -> Begin:
+        """Whether this batch may begin, as far as its checks are."""
+        if self.checking.by == "off":
+            return Begin.YES
+        verdicts = Verdicts(store.database)
+        return may_begin(batch.t, verdicts.state().judged, now - verdicts.heard_at(now), self.checking.pace)
+
+    def _back(self, batch: Collecting | Closed, store: Store, back: RollBack) -> Transition:
+        good = store.head(back.to)
+        assert good is not None, "only what has a HEAD is gone back to"
+        store.snapshot(good.snapshot_hash)  # it has to be there, whole, before devices are sent to it
+        log.warning("%s: training goes back to Snapshot %d. %s", self.plan.name, back.to, back.why)
+        return on_rolled_back(batch, good, back.why)
+
+    def _tell_judged(self, batch: Headed, store: Store) -> None:
+        """Before the step, so that it is told again if a kill comes between."""
+        if batch.version == 0:
+            return
+        count = len(store.members(batch.version - 1))
+        both = (batch.version - 1, batch.version)
+        snapshots = [store.snapshot(self._snapshot_hash(store, version)) for version in both]
+        for judged in read_judged(self.plan, snapshots, [count]):
+            self.tell_judged(judged, batch.version)
+        crash_point("coordinator.judged.told")
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -310,8 +354,12 @@ class Opener:
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
+            step = None
             if manifest.evaluation is None:
                 after = apply_sum(before, unmasked, weights, manifest)
+                mean, ages = mean_of(unmasked, weights, manifest), [batch.t - one.base_version for one in batch.members]
+                three = (self._before(batch.t, store), before, after)
+                step = measured(manifest, batch.t + 1, mean, weights, ages, three, store.counts())
             else:
                 after = publish_sum(self.judged_next(before), unmasked, weights, manifest)
         except SumBroken as error:
@@ -319,7 +367,40 @@ class Opener:
             return on_void(batch, snapshot_hash)
         written = store.write_snapshot(after)
         crash_point("coordinator.snapshot.written")
-        return on_summed(batch, written)
+        return on_summed(batch, written, step)
+
+    def _before(self, t: int, store: Store) -> bytes | None:
+        """The Snapshot before Snapshot t, as far as it is still kept."""
+        head = store.head(t - 1) if t else None
+        try:
+            return None if head is None else store.snapshot(head.snapshot_hash)
+        except TacitError:
+            return None
+
+    def look(self, store: Store, now: int) -> None:
+        """Raises and clears alarms."""
+        batch, verdicts, manifest = store.batch(), Verdicts(store.database), self.plan.manifest
+        by = "check" if self.checking.by == "off" else self.checking.by
+        collects = isinstance(batch, Collecting)
+        rolled_back_at = [one.at for one in verdicts.rollbacks()]
+        history = History(
+            steps=verdicts.steps(),
+            verdicts=verdicts.of_source(by),
+            max_age=manifest.batch.max_age,
+            correlated=isinstance(manifest.noise.mechanism, Blt),
+            fall=self.checking.rule.fall,
+            begin=self.begin(batch, store, now) if collects else Begin.YES,
+            rolled_back_at=rolled_back_at,
+            version=batch_number(batch),
+            stormy=stormy(rolled_back_at, self.checking.storm),
+            collecting_s=now - batch.since if collects else 0.0,
+            deadline_s=self.deadline_s,
+        )
+        new, over = verdicts.report(findings(history), now)
+        for alarm in new:
+            log.warning("%s: alarm %s: %s (%s)", self.plan.name, alarm.code, alarm.sentence, alarm.runbook)
+        for alarm in over:
+            log.info("%s: alarm %s is over", self.plan.name, alarm.code)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
@@ -333,6 +414,7 @@ class Opener:
             opened=batch.opened,
             spoilt=batch.void,
             rekeyed=rekeyed,
+            back_to=None if batch.back_to is None else store.head(batch.back_to),
         )
         answer = self._ask(j, store, lambda keyholder: keyholder.sign_head(request))
         cards = cards_at(self.plan.manifest, self.plan_id, rekeyed, batch.version)
@@ -437,6 +519,9 @@ class Opener:
             case Transition(after=Opened(t, members, opened)):
                 body = LoggedOpened(plan_id=self.plan_id, t=t, root=root_of(members), count=len(members), marks=opened)
                 return [(LogKind.OPENED, encode(body))]
+            case Transition(rolled_back=RolledBack(at, to, why)):
+                body = LoggedRollback(plan_id=self.plan_id, from_version=at - 1, to_version=to, why=why[:500])
+                return [(LogKind.ROLLBACK, encode(body))]
             case Transition(after=Headed(), head=head) if head is not None:
                 return [(LogKind.HEAD, encode(head))]
             case Transition(after=Ended(version, Code.E_SUCCEEDED)) if self.successor is not None:
@@ -490,7 +575,7 @@ class OpenerThread:
         store = self.open_store()
         failures = 0
         begun = False
-        swept_at = -math.inf
+        swept_at = looked_at = -math.inf
         told: list[str | None] = []
         try:
             while not self._stopped.is_set():
@@ -510,6 +595,9 @@ class OpenerThread:
                 if told != self.opener.trouble.reasons:
                     store.report_troubles(told := list(self.opener.trouble.reasons))
                 try:
+                    if self.clock() > looked_at + LOOKED_EVERY_S:
+                        self.opener.look(store, int(self.clock()))
+                        looked_at = self.clock()
                     if not self.opener.step(store, int(self.clock())):
                         failures = 0
                         self.arrived.wait(self.opener.pause(store, int(self.clock())))

@@ -172,7 +172,7 @@ def ordered(state: Published, to: int, why: str) -> Published:
     return msgspec.structs.replace(state, back=RollBack(to, why))
 
 
-def rolled_back(state: Published, at: int, rule: Rule) -> Published:
+def rolled_back(state: Published, at: int) -> Published:
     """HEAD `at` carries the Snapshot that `state.back` names: what is known of that one is known of it."""
     assert state.back is not None, "somebody has decided it"
     known = state.verdict if state.back.to == state.version else None

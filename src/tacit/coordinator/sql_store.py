@@ -22,6 +22,8 @@ from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database
 from tacit.coordinator.intake import Kept, Offer, Standing, admit
 from tacit.coordinator.store import Counts, Known, Overtaken
+from tacit.coordinator.verdicts import TABLES as VERDICTS
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan
@@ -122,6 +124,7 @@ MIGRATIONS = (
     );
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
+    VERDICTS,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -168,6 +171,10 @@ class SqlStore:
                 head = transition.head
                 self._db.run("INSERT INTO heads VALUES (?, ?, ?)", (head.version, head.snapshot_hash, encode(head)))
                 self._db.run("DELETE FROM answers")
+            if transition.rolled_back is not None:
+                Verdicts(self._db).keep_rolled_back(transition.rolled_back)
+            if transition.measured is not None:
+                Verdicts(self._db).keep_step(transition.measured)
             for kind, body in logged:
                 self._append(kind, body)
             over = [moved.update_id for moved in transition.moved if moved.fate not in (Fate.QUEUED, Fate.IN)]
@@ -418,7 +425,8 @@ class SqlStore:
     def _admit(self, member: Member, queued: int) -> None:
         newest = self._first("SELECT max(version) FROM heads")[0]
         landed, pending = self._used(member.dpk)
-        admit(member, Standing(self.batch(), newest, landed, pending, queued), self._plan.manifest)
+        abandoned = Verdicts(self._db).is_abandoned(member.base_version)
+        admit(member, Standing(self.batch(), newest, landed, pending, queued, abandoned), self._plan.manifest)
 
     def _take(self, offer: Offer, hour: int, queued: int, pack: str, start: int) -> Receipt:
         member = offer.member

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tacit.coordinator.batch import Batch, Fate, Landing, Member, Transition
+from tacit.coordinator.database import Database
 from tacit.coordinator.intake import Kept, Offer
 from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
@@ -45,6 +46,11 @@ class Counts:
 
 class Store(Protocol):
     """One Plan's records."""
+
+    @property
+    def database(self) -> Database:
+        """Where its rows are, for those who keep rows of their own beside them."""
+        ...
 
     def close(self) -> None: ...
 
