@@ -43,6 +43,7 @@ LANDINGS, TARGET, THRESHOLD, SNAPSHOTS = 2, 3, 2, 4
 CUTS = st.none() | st.tuples(st.integers(0, 1), st.sampled_from(["before", "after"]))
 
 
+THEN = ["go on", "send again", "start anew", "be overtaken", "go back", "wait 1 s", "wait 100 s"]
 POINTS = Points()
 
 
@@ -275,6 +276,8 @@ class CoordinatorModel(RuleBasedStateMachine):
                 continue
             lists = [audit[t] for audit in audits]
             assert all(one == lists[0] for one in lists)
+            bases = {self.sent[one][0].base_version for one in lists[0]}
+            assert not any(to < base < at <= t for at, to in rolled_back.items() for base in bases)
             total = np.sum([self.sent[one][1].integers() for one in lists[0]], axis=0)
             expected = next_snapshot(self.world, expected, total, len(lists[0]))
             assert self.store.snapshot(self.head(t + 1).snapshot_hash) == expected
