@@ -360,6 +360,7 @@ class Process:
     port: int = 0
     caller: SigningKey | None = None  # whose calls a keyholder is posted; unsigned ones if nobody's
     keyholder: bytes = b""
+    said: dict[str, Any] = field(default_factory=dict)  # when it began to listen
     _process: ForkServerProcess | None = None
 
     def start(self, crash_at: str | None = None, expect_ready: bool = True) -> "Process":
@@ -377,7 +378,8 @@ class Process:
         reading.close()
         assert line or not expect_ready, f"{arguments} ended before it listened:\n{self.log_path.read_text()[-3000:]}"
         if line:
-            self.port = json.loads(line)["port"]
+            self.said = json.loads(line)
+            self.port = self.said["port"]
         return self
 
     @property

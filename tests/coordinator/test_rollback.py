@@ -1,6 +1,5 @@
 """Training goes back: what the opener does with real keyholders, and what is remembered of it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,6 @@ from tacit.wire.messages import Head, LoggedRollback, LogKind, Receipt, Upload, 
 from tests.coordinator.test_opener import Bench, make_bench
 from tests.factory import Device, next_snapshot
 
-CHECKED = Checking("check", Rule(patience=1), Pace(ahead=2, silent_s=1800))
-
 
 def right(version: int, share: float | None) -> Verdict:
     return Verdict(version, "right", share, 0.0, 500)
@@ -27,6 +24,13 @@ def begun(folder: Path, keyholders: int = 1, **rules) -> tuple[Bench, Verdicts]:
     """A Plan with room for rollbacks, and what is remembered of its checks."""
     bench = make_bench(folder, keyholders, **{"snapshots": 9, "max_age": 5, "landings": 9, **rules})
     return bench, Verdicts(bench.store.database)
+
+
+def checked(bench: Bench, verdicts: Verdicts, pace: Pace = Pace(ahead=9)) -> int:  # noqa: B008 - immutable
+    """From now on by the developer's examples; the time of it."""
+    now = int(bench.now[0])
+    verdicts.check_by(Checking("check", Rule(patience=1), pace), now)
+    return now
 
 
 def head(bench: Bench, version: int) -> Head:
@@ -50,14 +54,15 @@ def until_collecting(bench: Bench) -> None:
     raise AssertionError("it does not come to rest")
 
 
-def judged(verdicts: Verdicts, *shares: float | None, checking: Checking = CHECKED) -> list[object]:
+def judged(verdicts: Verdicts, *shares: float | None, now: int = 0) -> list[object]:
     first = verdicts.state().judged + 1
-    return [verdicts.take(right(first + n, share), "check", checking, now=0) for n, share in enumerate(shares)]
+    return [verdicts.take(right(first + n, share), "check", now) for n, share in enumerate(shares)]
 
 
 @pytest.mark.parametrize("keyholders", [1, 2])
 def test_after_a_bad_check_the_next_head_carries_the_published_snapshot_again(tmp_path: Path, keyholders: int):
     bench, verdicts = begun(tmp_path, keyholders)
+    checked(bench, verdicts)
     batch(bench)
     batch(bench)
     batch(bench)
@@ -87,6 +92,7 @@ def test_after_a_bad_check_the_next_head_carries_the_published_snapshot_again(tm
 
 def test_what_was_made_from_a_bad_snapshot_expires_and_what_is_older_waits(tmp_path: Path):
     bench, verdicts = begun(tmp_path, target=4)
+    checked(bench, verdicts)
     batch_of_four(bench)
     good = bench.updates(2)  # from Snapshot 1
     batch_of_four(bench)
@@ -114,6 +120,7 @@ def batch_of_four(bench: Bench) -> None:
 
 def test_a_list_that_was_only_chosen_goes_back_to_the_queue(tmp_path: Path):
     bench, verdicts = begun(tmp_path)
+    checked(bench, verdicts)
     batch(bench)
     batch(bench)
     old = [Device(bench.world).update(1, bench.world.hash_of(head(bench, 1))) for _ in range(3)]
@@ -132,6 +139,7 @@ def test_a_list_that_was_only_chosen_goes_back_to_the_queue(tmp_path: Path):
 
 def test_a_list_that_may_have_been_opened_is_finished_first(tmp_path: Path):
     bench, verdicts = begun(tmp_path)
+    checked(bench, verdicts)
     batch(bench)
     batch(bench)
     uploads = bench.updates(3)
@@ -156,35 +164,29 @@ def collecting(bench: Bench) -> Collecting:
 
 def test_training_waits_for_its_checks_and_no_longer_than_it_must(tmp_path: Path):
     bench, verdicts = begun(tmp_path)
-    bench.opener = replace(bench.opener, checking=CHECKED)
-    now = int(bench.now[0])
+    now = checked(bench, verdicts, Pace(ahead=2, silent_s=1800))
     for _ in range(3):
         bench.receive(*bench.updates(3))
         until_collecting(bench)
 
     assert collecting(bench).t == 1  # Snapshots 0 and 1 are there, and neither was judged
-    judged_at(verdicts, 0.5, now)
+    judged(verdicts, 0.5, now=now)
     until_collecting(bench)
     assert collecting(bench).t == 2
     assert bench.opener.begin(collecting(bench), bench.store, now + 10) is Begin.WAITS
     assert bench.opener.begin(collecting(bench), bench.store, now + 2000) is Begin.SILENT
     bench.opener.look(bench.store, now + 2000)
     assert [alarm.code for alarm in verdicts.alarms()] == ["unchecked"]
-    judged_at(verdicts, 0.5, now + 2000)
+    judged(verdicts, 0.5, now=now + 2000)
     bench.opener.look(bench.store, now + 2000)
     assert verdicts.alarms() == []
     until_collecting(bench)
     assert collecting(bench).t == 3
 
 
-def judged_at(verdicts: Verdicts, share: float, now: int) -> None:
-    verdicts.take(right(verdicts.state().judged + 1, share), "check", CHECKED, now)
-
-
 def test_where_that_is_wished_training_goes_on_without_its_checks(tmp_path: Path):
     bench, verdicts = begun(tmp_path)
-    now = int(bench.now[0])
-    bench.opener = replace(bench.opener, checking=replace(CHECKED, pace=Pace(1, 60, goes_on=True)))
+    now = checked(bench, verdicts, Pace(1, 60, goes_on=True))
     batch(bench)
     assert collecting(bench).t == 0
 
@@ -201,7 +203,7 @@ def test_where_that_is_wished_training_goes_on_without_its_checks(tmp_path: Path
 def test_without_checks_nothing_waits_and_a_verdict_changes_nothing(tmp_path: Path):
     bench, verdicts = begun(tmp_path)
 
-    decisions = [verdicts.take(right(n, share), "check", Checking(), 0) for n, share in enumerate([0.9, 0.1])]
+    decisions = [verdicts.take(right(n, share), "check", 0) for n, share in enumerate([0.9, 0.1])]
     for _ in range(4):
         batch(bench)
 

@@ -50,9 +50,10 @@ from tacit.coordinator.batch import (
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.measured import measured
+from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.published import Begin, RollBack, may_begin, stormy
 from tacit.coordinator.store import Overtaken, Store
-from tacit.coordinator.verdicts import UNCHECKED, Checking, Verdicts
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan
@@ -123,7 +124,6 @@ class Opener:
 
     In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets, and
     `tell_judged` is told what was said of them, with the version of the evaluation that says so; again after a kill.
-    `checking` says by what Snapshots of this Plan are checked before people get them.
     """
 
     plan: Plan
@@ -133,7 +133,6 @@ class Opener:
     trouble: Trouble
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
-    checking: Checking = UNCHECKED
     tell_judged: Callable[[Judged, int], None] = lambda judged, version: None
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
@@ -220,20 +219,29 @@ class Opener:
             return self._on_refusal(batch, store, refusal)
 
     def _close(self, batch: Collecting, store: Store, now: int) -> Transition | None:
-        manifest = self.plan.manifest
-        least = manifest.batch.threshold if now >= batch.since + self.deadline_s else manifest.batch.target
-        if store.queued_count() < least or self.begin(batch, store, now) in (Begin.WAITS, Begin.SILENT):
+        manifest, orders = self.plan.manifest, Orders(store.database)
+        going = orders.now().going
+        if going is Going.PAUSED or self.begin(batch, store, now) in (Begin.WAITS, Begin.SILENT):
             return None
-        queued = store.queued()
-        chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
-        return on_clock(batch, chosen, now, self.deadline_s, manifest)
+        deadline_s = 0 if going is Going.DRAINING else self.deadline_s
+        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
+        transition = None
+        if store.queued_count() >= least:
+            queued = store.queued()
+            chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
+            transition = on_clock(batch, chosen, now, deadline_s, manifest)
+        if transition is None and going is Going.DRAINING:
+            orders.drained()
+            log.info("%s: drained; %d Updates are too few for a batch", self.plan.name, store.queued_count())
+        return transition
 
     def begin(self, batch: Collecting, store: Store, now: int) -> Begin:
         """Whether this batch may begin, as far as its checks are."""
-        if self.checking.by == "off":
-            return Begin.YES
         verdicts = Verdicts(store.database)
-        return may_begin(batch.t, verdicts.state().judged, now - verdicts.heard_at(now), self.checking.pace)
+        checking = verdicts.checking()
+        if checking.by == "off":
+            return Begin.YES
+        return may_begin(batch.t, verdicts.state().judged, now - verdicts.heard_at(), checking.pace)
 
     def _back(self, batch: Collecting | Closed, store: Store, back: RollBack) -> Transition:
         good = store.head(back.to)
@@ -380,19 +388,19 @@ class Opener:
     def look(self, store: Store, now: int) -> None:
         """Raises and clears alarms."""
         batch, verdicts, manifest = store.batch(), Verdicts(store.database), self.plan.manifest
-        by = "check" if self.checking.by == "off" else self.checking.by
+        checking = verdicts.checking()
         collects = isinstance(batch, Collecting)
         rolled_back_at = [one.at for one in verdicts.rollbacks()]
         history = History(
             steps=verdicts.steps(),
-            verdicts=verdicts.of_source(by),
+            verdicts=verdicts.of_source("check" if checking.by == "off" else checking.by),
             max_age=manifest.batch.max_age,
             correlated=isinstance(manifest.noise.mechanism, Blt),
-            fall=self.checking.rule.fall,
+            fall=checking.rule.fall,
             begin=self.begin(batch, store, now) if collects else Begin.YES,
             rolled_back_at=rolled_back_at,
             version=batch_number(batch),
-            stormy=stormy(rolled_back_at, self.checking.storm),
+            stormy=stormy(rolled_back_at, checking.storm),
             collecting_s=now - batch.since if collects else 0.0,
             deadline_s=self.deadline_s,
         )

@@ -8,6 +8,7 @@ With a database and a bucket of their own, processes on several machines are one
 with the same keys in it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,12 @@ class Records:
     def open(self, plan: Plan, key: SigningKey) -> SqlStore:
         """The store of a Plan. Each thread opens its own."""
         return SqlStore(self._database(plan), self._blobs().within(plan.plan_id.hex()), plan, key)
+
+    def common(self, name: str, migrations: Sequence[str]) -> Database:
+        """Tables that belong to no single Plan."""
+        if self.store:
+            return PostgresDatabase(self.store, f"tacit_{name}", migrations)
+        return SqliteDatabase(make_folder(self.home) / f"{name}.sqlite", migrations)
 
     @property
     def _folder(self) -> Path:

@@ -12,10 +12,12 @@ GET  /v1/plans/ID/log                the log, one JSON object a line; `?after=N`
 GET  /v1/plans/ID/status             JSON, for people
 GET  /join/ID                        a page for people
 GET  /healthz
+/v1/admin/…                          what operators ask for: see `admin`
 """
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -31,10 +33,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.batch import Ended, Fate
+from tacit.coordinator.desk import Desk
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
+from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
+from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
@@ -230,8 +236,11 @@ class Coordinator:
         return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, known.t, members)
 
 
-def make_app(*coordinators: Coordinator) -> Starlette:
-    """The application around the Plans of one chain; their threads live as long as the application does."""
+def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None) -> Starlette:
+    """The application around the Plans of one chain; their threads live as long as the application does.
+
+    `door` lets operators in, and `desk` serves them here: without it they have an address of their own.
+    """
     uploading = asyncio.Semaphore(MOST_AT_ONCE)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
 
@@ -249,6 +258,8 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             if coordinator.intake is not None:
                 coordinator.intake.stop()
             coordinator.store.close()
+        if door is not None:
+            door.operators.close()
 
     def asked(request: Request) -> Coordinator:
         found = by_id.get(request.path_params["plan_id"])
@@ -309,6 +320,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
         try:
+            check_running(Orders(coordinator.store.database).now(), os.urandom(4))
             if uploading.locked():
                 raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again in a second")
             async with uploading:
@@ -353,7 +365,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         return Response("ok\n", media_type="text/plain")
 
     here = "/v1/plans/{plan_id}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(here, plan),
             Route(f"{here}/head", head),
@@ -366,11 +378,14 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             Route(f"{here}/status", status),
             Route("/join/{plan_id}", join),
             Route("/healthz", healthz),
+            *([] if desk is None else admin_routes(desk)),
         ],
         lifespan=lifespan,
         middleware=[Middleware(SecurityHeaders)],
-        exception_handlers={Refusal: _on_refusal},
+        exception_handlers={Refusal: _on_refusal, NotAllowed: turned_away},
     )
+    app.state.admin_door = door
+    return app
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:

@@ -17,12 +17,12 @@ from typing import Any
 
 import msgspec
 
+from tacit.coordinator import orders, verdicts
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database
 from tacit.coordinator.intake import Kept, Offer, Standing, admit
 from tacit.coordinator.store import Counts, Known, Overtaken
-from tacit.coordinator.verdicts import TABLES as VERDICTS
 from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
@@ -124,7 +124,8 @@ MIGRATIONS = (
     );
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
-    VERDICTS,
+    orders.TABLES,
+    verdicts.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"

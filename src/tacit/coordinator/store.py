@@ -49,7 +49,7 @@ class Store(Protocol):
 
     @property
     def database(self) -> Database:
-        """Where its rows are, for those who keep rows of their own beside them."""
+        """For what only one module keeps there."""
         ...
 
     def close(self) -> None: ...

@@ -32,7 +32,6 @@ from tacit.coordinator.published import (
 )
 from tacit.errors import InputError
 from tacit.faults import crash_point
-from tacit.wire.ids import Digest
 
 TABLES = """
 CREATE TABLE verdicts (
@@ -45,6 +44,7 @@ CREATE TABLE verdicts (
 CREATE TABLE published (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
     state    BLOB NOT NULL,                     -- tacit.coordinator.published.Published
+    checking BLOB NOT NULL,                     -- Checking
     heard_at INTEGER NOT NULL                   -- when the last verdict came, or the waiting for the first began
 );
 CREATE TABLE rollbacks (
@@ -97,8 +97,9 @@ class Verdicts:
     >>> from tacit.coordinator.database import SqliteDatabase
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     verdicts = Verdicts(SqliteDatabase(Path(folder) / "a.sqlite", [TABLES]))
+    ...     verdicts.check_by(Checking("check"), now=0)
     ...     good, bad = Verdict(1, "right", 0.9, 0.0, 500), Verdict(2, "right", 0.5, 0.0, 500)
-    ...     decisions = [verdicts.take(one, "check", Checking("check"), now=0) for one in (good, bad)]
+    ...     decisions = [verdicts.take(one, "check", now=0) for one in (good, bad)]
     ...     decisions[0], decisions[1].to, verdicts.state().version
     (Publish(version=1), 1, 1)
     """
@@ -112,18 +113,27 @@ class Verdicts:
         row = self._db.row("SELECT state FROM published")
         return Published() if row is None else msgspec.msgpack.decode(row[0], type=Published)
 
-    def heard_at(self, now: int) -> int:
-        """When the last verdict came. Where none has come yet: when somebody first asked this."""
-        row = self._db.row("SELECT heard_at FROM published")
-        if row is None:
-            with self._db.transaction():
-                self._keep(self.state(), now)
-            return now
-        return int(row[0])
+    def checking(self) -> Checking:
+        row = self._db.row("SELECT checking FROM published")
+        return UNCHECKED if row is None else msgspec.msgpack.decode(row[0], type=Checking)
 
-    def take(self, verdict: Verdict, source: Source, checking: Checking, now: int, part: int = 0) -> Decision:
+    def check_by(self, checking: Checking, now: int) -> None:
+        """From now on, in every process. Where checks begin, the waiting for the first one begins too."""
+        if checking == self.checking():
+            return
+        with self._db.transaction():
+            heard_at = now if self.checking().by != checking.by else self.heard_at()
+            self._keep(self.state(), checking, heard_at)
+
+    def heard_at(self) -> int:
+        """When the last verdict came, or the waiting for the first began."""
+        row = self._db.row("SELECT heard_at FROM published")
+        return 0 if row is None else int(row[0])
+
+    def take(self, verdict: Verdict, source: Source, now: int, part: int = 0) -> Decision:
         """Keeps a verdict, and does what follows from it, if Snapshots are checked by this source."""
         with self._db.transaction():
+            checking = self.checking()
             self._db.run(
                 "INSERT INTO verdicts VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (version, source, part) DO UPDATE SET verdict = excluded.verdict",
@@ -132,7 +142,7 @@ class Verdicts:
             if checking.by != source:
                 return Keep()
             state, decision = judge(self.state(), self._together(verdict.version, source), checking.rule)
-            self._keep(state, now)
+            self._keep(state, checking, now)
             crash_point("coordinator.verdict.before")
         crash_point("coordinator.verdict.committed")
         if decision != Keep():
@@ -146,7 +156,7 @@ class Verdicts:
                 raise InputError(f"Snapshot {to} does not lie behind the newest one, which is {newest}")
             if to in self.abandoned():
                 raise InputError(f"Snapshot {to} was rolled back itself")
-            self._keep(ordered(self.state(), to, why), now)
+            self._keep(ordered(self.state(), to, why), self.checking(), now)
 
     def of_source(self, source: Source) -> list[Verdict]:
         """The newest of them, in order of versions."""
@@ -163,11 +173,11 @@ class Verdicts:
         )
         return together([msgspec.msgpack.decode(row[0], type=Verdict) for row in rows])
 
-    def _keep(self, state: Published, heard_at: int) -> None:
+    def _keep(self, state: Published, checking: Checking, heard_at: int) -> None:
         self._db.run(
-            "INSERT INTO published VALUES (1, ?, ?) "
-            "ON CONFLICT (one) DO UPDATE SET state = excluded.state, heard_at = excluded.heard_at",
-            (msgspec.msgpack.encode(state), heard_at),
+            "INSERT INTO published VALUES (1, ?, ?, ?) ON CONFLICT (one) DO UPDATE SET "
+            "state = excluded.state, checking = excluded.checking, heard_at = excluded.heard_at",
+            (msgspec.msgpack.encode(state), msgspec.msgpack.encode(checking), heard_at),
         )
 
     # Going back
@@ -176,9 +186,7 @@ class Verdicts:
         """Inside the transaction of the step."""
         state = self.state()
         self._db.run("INSERT INTO rollbacks VALUES (?, ?, ?)", (done.at, done.to, done.why))
-        row = self._db.row("SELECT heard_at FROM published")
-        assert row is not None, "what was decided was written"
-        self._keep(rolled_back(state, done.at), int(row[0]))
+        self._keep(rolled_back(state, done.at), self.checking(), self.heard_at())
 
     def rollbacks(self) -> list[RolledBack]:
         """In order."""
@@ -238,9 +246,3 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
     value = sum(one.count * (one.value or 0.0) for one in verdicts) / count
     error = hypot(*(one.count * one.error for one in verdicts)) / count
     return Verdict(newest.version, newest.metric, value, error, count)
-
-
-def named(database: Database, snapshot_hash: Digest) -> int | None:
-    """The newest version with this Snapshot."""
-    row = database.row("SELECT max(version) FROM heads WHERE snapshot_hash = ?", (snapshot_hash,))
-    return None if row is None or row[0] is None else int(row[0])

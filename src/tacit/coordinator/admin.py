@@ -1,0 +1,89 @@
+"""The operators' routes: `desk` does what they ask for, `operators` says who may ask.
+
+GET    /v1/admin/status              viewer     how every Plan is doing, and what its operators have asked of it
+POST   /v1/admin/pause               operator   no Update is taken, no batch is closed; `?plan=ID` means one Plan
+POST   /v1/admin/resume              operator
+POST   /v1/admin/drain               operator   what waits is opened as far as it can be, then it pauses
+GET    /v1/admin/tokens              owner      tokens and certificates, by their digests
+POST   /v1/admin/tokens              owner      `?name=…&role=…&days=…`: a new one, said once
+DELETE /v1/admin/tokens/DIGEST       owner      takes one back
+
+Answers are JSON. Whatever looks into the records does so in a thread of its own: no operator holds up the devices.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding
+from tacit.coordinator.operators import AdminDoor, NotAllowed, Operator, Role, allowed, turned_away
+from tacit.coordinator.orders import Going
+from tacit.errors import InputError, TacitError
+from tacit.serving import SecurityHeaders, natural
+
+log = logging.getLogger("tacit.coordinator.operators")
+
+Said = list[PlanStanding] | list[Ordered] | list[Listed] | Listed | Made
+Act = Callable[[Operator, Request], Said]
+
+
+def admin_routes(desk: Desk) -> list[Route]:
+    """The routes of a coordinator's operators."""
+
+    def order(going: Going) -> Act:
+        return lambda operator, request: desk.order(going, operator.name, request.query_params.get("plan", ""))
+
+    def make_token(_operator: Operator, request: Request) -> Made:
+        asked = request.query_params
+        days = natural(asked.get("days", ""))
+        if asked.get("role") not in list(Role) or not asked.get("name") or days is None:
+            raise InputError(f"say ?name=…&days=… and ?role= one of {', '.join(Role)}")
+        return desk.make_token(asked["name"], Role(asked["role"]), days)
+
+    return [
+        _route("GET", "status", Role.VIEWER, lambda _operator, _request: desk.standing()),
+        _route("POST", "pause", Role.OPERATOR, order(Going.PAUSED)),
+        _route("POST", "resume", Role.OPERATOR, order(Going.RUNNING)),
+        _route("POST", "drain", Role.OPERATOR, order(Going.DRAINING)),
+        _route("GET", "tokens", Role.OWNER, lambda _operator, _request: desk.tokens()),
+        _route("POST", "tokens", Role.OWNER, make_token),
+        _route(
+            "DELETE",
+            "tokens/{digest}",
+            Role.OWNER,
+            lambda _operator, request: desk.take_back(request.path_params["digest"]),
+        ),
+    ]
+
+
+def admin_app(door: AdminDoor, desk: Desk) -> Starlette:
+    """The same routes behind an address of their own."""
+    app = Starlette(
+        routes=admin_routes(desk),
+        middleware=[Middleware(SecurityHeaders)],
+        exception_handlers={NotAllowed: turned_away},
+    )
+    app.state.admin_door = door
+    return app
+
+
+def _route(method: str, path: str, role: Role, act: Act) -> Route:
+    async def answer(request: Request) -> Response:
+        operator = allowed(request, role)
+        try:
+            said = await asyncio.to_thread(act, operator, request)
+        except TacitError as error:
+            status = 400 if isinstance(error, InputError) else 503 if error.retryable else 409
+            return Response(msgspec.json.encode({"error": str(error)}), status, media_type="application/json")
+        if method != "GET":
+            log.warning("%r, %s: %s %s", operator.name, operator.role, method, path)
+        return Response(msgspec.json.encode(said), media_type="application/json")
+
+    return Route(f"/v1/admin/{path}", answer, methods=[method])
