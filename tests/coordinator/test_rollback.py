@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tacit.coordinator.batch import Applied, Closed, Collecting, Ended, Fate
+from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.published import Begin, Keep, Pace, Publish, RollBack, Rule, Verdict
 from tacit.coordinator.verdicts import Checking, Verdicts
 from tacit.errors import InputError, TacitError
@@ -226,6 +227,25 @@ def test_an_operator_goes_back_to_a_version_that_exists(tmp_path: Path):
     assert head(bench, 3).snapshot_hash == head(bench, 0).snapshot_hash
     with pytest.raises(InputError, match="rolled back itself"):
         verdicts.order(1, 3, "again", now=0)
+
+
+def test_three_rollbacks_in_a_row_pause_the_plan(tmp_path: Path):
+    bench, verdicts = begun(tmp_path)
+    checked(bench, verdicts)
+    judged(verdicts, 0.5)
+    for back in range(3):
+        assert Orders(bench.store.database).now().going is Going.RUNNING
+        batch(bench)
+        judged(verdicts, 0.1)
+        until_collecting(bench)
+        assert len(verdicts.rollbacks()) == back + 1
+
+    order = Orders(bench.store.database).now()
+    assert (order.going, order.who) == (Going.PAUSED, "a storm of rollbacks")
+    bench.opener.look(bench.store, int(bench.now[0]))
+    assert {alarm.code for alarm in verdicts.alarms()} == {"rolled-back", "rollback-storm"}
+    bench.receive(*bench.updates(3))
+    assert not bench.opener.step(bench.store, int(bench.now[0]))
 
 
 def test_nobody_is_sent_to_a_snapshot_that_is_not_there(tmp_path: Path):

@@ -4,6 +4,7 @@ GET    /v1/admin/status              viewer     how every Plan is doing, and wha
 POST   /v1/admin/pause               operator   no Update is taken, no batch is closed; `?plan=ID` means one Plan
 POST   /v1/admin/resume              operator
 POST   /v1/admin/drain               operator   what waits is opened as far as it can be, then it pauses
+POST   /v1/admin/plans/ID/verdicts   evaluator  what a Snapshot is worth: `publishing.Reported`, in the query
 GET    /v1/admin/tokens              owner      tokens and certificates, by their digests
 POST   /v1/admin/tokens              owner      `?name=…&role=…&days=…`: a new one, said once
 DELETE /v1/admin/tokens/DIGEST       owner      takes one back
@@ -25,12 +26,13 @@ from starlette.routing import Route
 from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding
 from tacit.coordinator.operators import AdminDoor, NotAllowed, Operator, Role, allowed, turned_away
 from tacit.coordinator.orders import Going
+from tacit.coordinator.publishing import Answered
 from tacit.errors import InputError, TacitError
 from tacit.serving import SecurityHeaders, natural
 
 log = logging.getLogger("tacit.coordinator.operators")
 
-Said = list[PlanStanding] | list[Ordered] | list[Listed] | Listed | Made
+Said = Answered | list[PlanStanding] | list[Ordered] | list[Listed] | Listed | Made
 Act = Callable[[Operator, Request], Said]
 
 
@@ -52,6 +54,12 @@ def admin_routes(desk: Desk) -> list[Route]:
         _route("POST", "pause", Role.OPERATOR, order(Going.PAUSED)),
         _route("POST", "resume", Role.OPERATOR, order(Going.RUNNING)),
         _route("POST", "drain", Role.OPERATOR, order(Going.DRAINING)),
+        _route(
+            "POST",
+            "plans/{plan_id}/verdicts",
+            Role.EVALUATOR,
+            lambda _operator, request: desk.verdict(request.path_params["plan_id"], request.query_params),
+        ),
         _route("GET", "tokens", Role.OWNER, lambda _operator, _request: desk.tokens()),
         _route("POST", "tokens", Role.OWNER, make_token),
         _route(

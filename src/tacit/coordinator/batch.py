@@ -143,6 +143,7 @@ class RolledBack(State, frozen=True):
     at: int
     to: int
     why: str
+    pauses_at: int | None = None  # seconds of Unix time: so many came so fast that the Plan pauses with this one
 
 
 class Landing(State, frozen=True):
@@ -305,12 +306,12 @@ def on_void(batch: Collecting | Closed | Sketching | Agreed | Opened, snapshot_h
     return Transition(batch, after, moved, landed)
 
 
-def on_rolled_back(batch: Collecting | Closed, good: Head, why: str) -> Transition:
+def on_rolled_back(batch: Collecting | Closed, good: Head, why: str, pauses_at: int | None = None) -> Transition:
     """Batch t brings nothing, and HEAD t + 1 carries the Snapshot of the HEAD `good` again."""
     void = on_void(batch, good.snapshot_hash)
     assert isinstance(void.after, Applied), "a void batch is over"
     after = msgspec.structs.replace(void.after, back_to=good.version)
-    return replace(void, after=after, rolled_back=RolledBack(batch.t + 1, good.version, why))
+    return replace(void, after=after, rolled_back=RolledBack(batch.t + 1, good.version, why, pauses_at))
 
 
 def on_summed(batch: Opened, snapshot_hash: Digest, measured: Step | None = None) -> Transition:

@@ -7,7 +7,7 @@ a store of its own, so that any thread may make it.
 
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ import msgspec
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.operators import TABLES, Operator, Operators, Role
 from tacit.coordinator.orders import Going, Orders
+from tacit.coordinator.publishing import Answered, take_report
 from tacit.coordinator.records import Records
 from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.status import Status, status_of
@@ -88,6 +89,12 @@ class Desk:
             with self.store(plan) as store:
                 Orders(store.database).give(going, who, int(self.clock()))
         return [Ordered(plan.plan_id.hex(), plan.manifest.title, going) for plan in plans]
+
+    def verdict(self, begins: str, asked: Mapping[str, str]) -> Answered:
+        """What an evaluator says of one of a Plan's Snapshots."""
+        (plan,) = self.plans(begins)
+        with self.store(plan) as store:
+            return take_report(plan, store, asked, int(self.clock()))
 
     def tokens(self) -> list[Listed]:
         """All tokens and certificates, the oldest first."""

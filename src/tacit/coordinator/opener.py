@@ -193,7 +193,7 @@ class Opener:
             log.warning("%s: batch %d is void: a keyholder has lost what opens it", self.plan.name, batch.t)
             return on_void(batch, self._snapshot_hash(store, batch.t))
         if isinstance(batch, Collecting | Closed) and (back := Verdicts(store.database).state().back) is not None:
-            return self._back(batch, store, back)
+            return self._back(batch, store, back, now)
         try:
             match batch:
                 case Collecting():
@@ -243,12 +243,14 @@ class Opener:
             return Begin.YES
         return may_begin(batch.t, verdicts.state().judged, now - verdicts.heard_at(), checking.pace)
 
-    def _back(self, batch: Collecting | Closed, store: Store, back: RollBack) -> Transition:
+    def _back(self, batch: Collecting | Closed, store: Store, back: RollBack, now: int) -> Transition:
         good = store.head(back.to)
         assert good is not None, "only what has a HEAD is gone back to"
         store.snapshot(good.snapshot_hash)  # it has to be there, whole, before devices are sent to it
         log.warning("%s: training goes back to Snapshot %d. %s", self.plan.name, back.to, back.why)
-        return on_rolled_back(batch, good, back.why)
+        verdicts = Verdicts(store.database)
+        at = [*(one.at for one in verdicts.rollbacks()), batch.t + 1]
+        return on_rolled_back(batch, good, back.why, now if stormy(at, verdicts.checking().storm) else None)
 
     def _tell_judged(self, batch: Headed, store: Store) -> None:
         """Before the step, so that it is told again if a kill comes between."""
@@ -527,7 +529,7 @@ class Opener:
             case Transition(after=Opened(t, members, opened)):
                 body = LoggedOpened(plan_id=self.plan_id, t=t, root=root_of(members), count=len(members), marks=opened)
                 return [(LogKind.OPENED, encode(body))]
-            case Transition(rolled_back=RolledBack(at, to, why)):
+            case Transition(rolled_back=RolledBack(at, to, why, _)):
                 body = LoggedRollback(plan_id=self.plan_id, from_version=at - 1, to_version=to, why=why[:500])
                 return [(LogKind.ROLLBACK, encode(body))]
             case Transition(after=Headed(), head=head) if head is not None:

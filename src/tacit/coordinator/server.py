@@ -4,6 +4,7 @@ GET  /v1/plans/ID                    the Plan's bytes; ranges, immutable
 GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` names the Plan that continues this one,
                                      `Tacit-Evaluation` the one by which the evaluation cohort judges it
 GET  /v1/plans/ID/heads/V            an older one; immutable
+GET  /v1/plans/ID/published          the HEAD of the Snapshot that people get: the newest that passed its check; ETag
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
 POST /v1/plans/ID/updates            Upload -> Receipt
@@ -42,6 +43,7 @@ from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
+from tacit.coordinator.publishing import published_head
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
@@ -290,6 +292,13 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
         answer.headers.update(following)
         return answer
 
+    async def published(request: Request) -> Response:
+        found = published_head(asked(request).store)
+        if found is None:
+            return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
+        tag = f'"{found.version}-{found.snapshot_hash.hex()[:16]}"'
+        return _tagged(request, tag, "no-cache") or _head(found, tag, "no-cache")
+
     async def head_of_version(request: Request) -> Response:
         coordinator = asked(request)
         version = natural(request.path_params["version"])
@@ -370,6 +379,7 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
             Route(here, plan),
             Route(f"{here}/head", head),
             Route(f"{here}/heads/{{version}}", head_of_version),
+            Route(f"{here}/published", published),
             Route(f"{here}/snapshots/{{name}}", snapshot),
             Route(f"{here}/enrol", enrol, methods=["POST"]),
             Route(f"{here}/updates", updates, methods=["POST"]),

@@ -17,6 +17,7 @@ import msgspec
 from tacit.coordinator.alarms import WINDOW, Alarm, Finding, Step, raised
 from tacit.coordinator.batch import RolledBack
 from tacit.coordinator.database import Database
+from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.published import (
     Decision,
     Keep,
@@ -32,6 +33,7 @@ from tacit.coordinator.published import (
 )
 from tacit.errors import InputError
 from tacit.faults import crash_point
+from tacit.wire.ids import Digest
 
 TABLES = """
 CREATE TABLE verdicts (
@@ -180,11 +182,18 @@ class Verdicts:
             (msgspec.msgpack.encode(state), msgspec.msgpack.encode(checking), heard_at),
         )
 
+    def version_of(self, snapshot_hash: Digest) -> int | None:
+        """The newest version with this Snapshot."""
+        row = self._db.row("SELECT max(version) FROM heads WHERE snapshot_hash = ?", (snapshot_hash,))
+        return None if row is None or row[0] is None else int(row[0])
+
     # Going back
 
     def keep_rolled_back(self, done: RolledBack) -> None:
         """Inside the transaction of the step."""
         state = self.state()
+        if done.pauses_at is not None:
+            Orders(self._db).give_inside(Going.PAUSED, "a storm of rollbacks", done.pauses_at)
         self._db.run("INSERT INTO rollbacks VALUES (?, ?, ?)", (done.at, done.to, done.why))
         self._keep(rolled_back(state, done.at), self.checking(), self.heard_at())
 
