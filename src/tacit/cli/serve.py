@@ -58,6 +58,16 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", choices=("all", "api", "opener"), default="all", help="what this process does (default: all)"
     )
+    gate = parser.add_argument_group("checks", "what a Snapshot must pass before people get it (default: nothing)")
+    gate.add_argument(
+        "--gate",
+        choices=("off", "check", "evaluation"),
+        help="by `tacit judge --report`, or by what devices say to --evaluation (default: as it was before)",
+    )
+    gate.add_argument("--fall", type=float, metavar="POINTS", help="that it may be below the best (default: 2)")
+    gate.add_argument("--ahead", type=int, metavar="BATCHES", help="so many begin before they are checked (default: 2)")
+    gate.add_argument("--silent", type=int, metavar="MINUTES", help="without a check until the alarm (default: 30)")
+    gate.add_argument("--go-on", action="store_true", help="train on then, unchecked")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the link, then the status")
 
 
@@ -84,6 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
                 *([] if arguments.store is None else ["--store", arguments.store]),
                 *([] if arguments.blobs is None else ["--blobs", arguments.blobs]),
                 *("--role", arguments.role),
+                *checks(arguments),
             ],
         )
         if arguments.json:
@@ -177,6 +188,13 @@ def start_servers(
     return f"{base}/join/{plan.plan_id.hex()}?author={plan.author.hex()}", keyholder, coordinator
 
 
+def checks(arguments: argparse.Namespace) -> list[str]:
+    """What the coordinator is told of the gate, as it was said here."""
+    said = [(f"--{name}", getattr(arguments, name)) for name in ("gate", "fall", "ahead", "silent")]
+    told = [word for name, value in said if value is not None for word in (name, str(value))]
+    return told + (["--go-on"] if arguments.go_on else [])
+
+
 def is_embedded(place: Path, plan: "Plan", card: "KeyholderCard") -> bool:
     """Whether the keyholder of this home is the one that a card names."""
     from tacit.keyholder.keys import load_card, load_identity
@@ -248,9 +266,18 @@ def status_line(status: dict[str, Any]) -> str:
     text = f"Snapshot {status['version']}: {updates['accepted']} Updates accepted, {updates['opened']} opened"
     if refused := sum(updates["refused"].values()):
         text += f", {refused} refused"
+    text += checks_text(status["checks"])
     if status["ended"]:
         text += f"; ended: {status['ended']}"
     return text + waits
+
+
+def checks_text(checks: dict[str, Any]) -> str:
+    """Which Snapshot people get, where that is not simply the newest, and what somebody should look at."""
+    text = "" if checks["by"] == "off" else f"; published {checks['published']}"
+    if checks["rollbacks"]:
+        text += f", went back {checks['rollbacks']} times"
+    return text + "".join(f"; ALARM {alarm['code']}: {alarm['sentence']}" for alarm in checks["alarms"])
 
 
 def print_code(link: str) -> None:

@@ -18,13 +18,17 @@ from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
 from tacit.coordinator.operators import AdminDoor
+from tacit.coordinator.published import Pace, Rule
+from tacit.coordinator.publishing import take_judged
 from tacit.coordinator.records import Records
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
 from tacit.coordinator.sql_store import SqlStore, process_name
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
+from tacit.coordinator.verdicts import Checking, Verdicts
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
+from tacit.plan.evaluated import Judged
 from tacit.plan.manifest import KeyholderCard
 from tacit.serving import Beside, Tls, serve
 
@@ -60,6 +64,7 @@ class Settings:
     | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
     | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
+    | checking | `Checking("check")` | by what Snapshots are checked before people get them; None: as it was before |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     """
 
@@ -75,6 +80,7 @@ class Settings:
     blobs: str = ""
     role: Role = "all"
     admin: "AdminAddress | None" = None
+    checking: Checking | None = None
 
     @property
     def records(self) -> Records:
@@ -113,6 +119,14 @@ def parse(arguments: list[str]) -> Settings:
         help="s3://… or a folder (or TACIT_BLOBS)",
     )
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
+    gate = parser.add_argument_group("checks", "what a Snapshot must pass before people get it")
+    gate.add_argument(
+        "--gate", choices=("off", "check", "evaluation"), help="by `tacit judge --report`, or by --evaluation"
+    )
+    gate.add_argument("--fall", type=float, default=Rule().fall, metavar="POINTS", help="that are allowed (default 2)")
+    gate.add_argument("--ahead", type=int, default=Pace().ahead, metavar="BATCHES", help="before a check (default 2)")
+    gate.add_argument("--silent", type=int, default=30, metavar="MINUTES", help="without a check: alarm (default 30)")
+    gate.add_argument("--go-on", action="store_true", help="and train on then, unchecked")
     admin = parser.add_argument_group("operators", "by default where the devices are, for whoever has a token")
     admin.add_argument("--admin-host", default="127.0.0.1", metavar="HOST", help="with --admin-port")
     admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
@@ -132,7 +146,18 @@ def parse(arguments: list[str]) -> Settings:
         blobs=given.blobs,
         role=given.role,
         admin=_admin(given),
+        checking=_checking(given),
     )
+
+
+def _checking(given: argparse.Namespace) -> Checking | None:
+    if given.gate is None:
+        return None
+    if not given.fall > 0 or given.ahead < 1 or given.silent < 1:
+        raise InputError("--fall must be above 0, --ahead and --silent at least 1")
+    if given.gate == "evaluation" and given.evaluation is None:
+        raise InputError("--gate evaluation needs --evaluation: a Plan by which devices judge")
+    return Checking(given.gate, Rule(fall=given.fall), Pace(given.ahead, 60 * given.silent, given.go_on))
 
 
 def _admin(given: argparse.Namespace) -> AdminAddress | None:
@@ -154,6 +179,8 @@ def coordinators_of(settings: Settings) -> list[Coordinator]:
     keys = load_or_make(settings.home, os.urandom)
     plan = _plan(settings.plan)
     found = _chain(settings, settings.plan, plan, keys)
+    if settings.checking is not None:
+        Verdicts(found[-1].store.database).check_by(settings.checking, int(time.time()))
     if settings.evaluation is not None:
         evaluation = _plan(settings.evaluation)
         check_judges(evaluation, plan)
@@ -195,7 +222,16 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
     def judged_next(before: bytes) -> bytes:
         return newest_values(judged, lambda one: records.open(one, keys.sig), before)
 
-    return [_coordinator(settings, keys, records, address, *three, judged_next) for three in pairs]
+    def tell_judged(said: Judged, version: int) -> None:
+        for one in judged:
+            store = records.open(one, keys.sig)
+            try:
+                if take_judged(version, said, one, store, int(time.time())):
+                    return
+            finally:
+                store.close()
+
+    return [_coordinator(settings, keys, records, address, *three, judged_next, tell_judged) for three in pairs]
 
 
 def _coordinator(
@@ -207,6 +243,7 @@ def _coordinator(
     plan: Plan,
     successor: Plan | None,
     judged_next: Callable[[bytes], bytes],
+    tell_judged: Callable[[Judged, int], None],
 ) -> Coordinator:
     """`address` says where the keyholder of a card is."""
     urls = tuple(map(address, plan.manifest.keyholders))
@@ -226,7 +263,8 @@ def _coordinator(
     cards = plan.manifest.keyholders
     keyholders = [HttpKeyholder(url, card.sig_pk, keys.sig) for url, card in zip(urls, cards, strict=True)]
     deadline_s = settings.deadline_s
-    opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor, judged_next)
+    trouble = Trouble([None] * len(urls))
+    opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, tell_judged)
     thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins)
     return Coordinator(
         plan=plan,

@@ -16,7 +16,7 @@ import msgspec
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.operators import TABLES, Operator, Operators, Role
 from tacit.coordinator.orders import Going, Orders
-from tacit.coordinator.publishing import Answered, take_report
+from tacit.coordinator.publishing import Answered, checks_of, take_report
 from tacit.coordinator.records import Records
 from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.status import Status, status_of
@@ -141,7 +141,8 @@ class Desk:
             urls = [card.url for card in plan.manifest.keyholders]
             version = None if head is None else head.version
             said = [troubles.get(j) for j in range(1, len(urls) + 1)]
-            status = status_of(plan, batch, store.counts(), version, None, urls, said, self._successor(plan))
+            successor, checks = self._successor(plan), checks_of(store)
+            status = status_of(plan, batch, store.counts(), version, None, urls, said, successor, checks)
             order = Orders(store.database).now()
             return PlanStanding(status, order.going, order.who, order.since, order.at_rest(batch))
 

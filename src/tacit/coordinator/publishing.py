@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from tacit.coordinator.published import Keep, Metric, Publish, RollBack, Verdict
+from tacit.coordinator.status import Checks, Raised
 from tacit.coordinator.store import Store
 from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import InputError
@@ -64,14 +65,33 @@ def take_report(plan: Plan, store: Store, asked: Mapping[str, str], now: int) ->
     return Answered(_word(decision), state.version, state.judged)
 
 
-def take_judged(evaluation: int, judged: Judged, plan: Plan, store: Store, now: int) -> None:
-    """What the evaluation cohort said, by version `evaluation` of its own Plan, of one of this Plan's Snapshots."""
+def take_judged(evaluation: int, judged: Judged, plan: Plan, store: Store, now: int) -> bool:
+    """What the evaluation cohort said, by version `evaluation` of its own Plan; False where it is of another Plan."""
     version = Verdicts(store.database).version_of(judged.snapshot_hash)
     if version is None:
-        return  # of a Plan before this one
+        return False
     said = judged.loss if judged.right is None else judged.right
     verdict = Verdict(version, metric_of(plan.manifest), said.value, said.error, judged.devices)
     Verdicts(store.database).take(verdict, "evaluation", now, evaluation)
+    return True
+
+
+def checks_of(store: Store) -> Checks:
+    """How a Plan's checks stand, for people."""
+    verdicts, newest = Verdicts(store.database), store.newest()
+    state, by = verdicts.state(), verdicts.checking().by
+    head = published_head(store)
+    return Checks(
+        by=by,
+        published=None if head is None else head.version,
+        judged=state.judged,
+        newest=state.newest,
+        best=state.best,
+        rollbacks=len(verdicts.rollbacks()),
+        back_to=None if state.back is None else state.back.to,
+        ahead=0 if newest is None or by == "off" else newest.version - max(state.judged, 0),
+        alarms=[Raised(one.code, one.since, one.sentence, one.runbook) for one in verdicts.alarms()],
+    )
 
 
 def metric_of(manifest: Manifest) -> Metric:

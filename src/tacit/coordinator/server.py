@@ -43,7 +43,7 @@ from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
-from tacit.coordinator.publishing import published_head
+from tacit.coordinator.publishing import checks_of, published_head
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
@@ -193,6 +193,7 @@ class Coordinator:
             self.urls,
             [troubles.get(j) for j in range(1, len(self.urls) + 1)],
             self.successor,
+            checks_of(self.store),
         )
 
     def head_hash(self, version: int) -> Digest | None:
