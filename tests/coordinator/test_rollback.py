@@ -8,6 +8,7 @@ import pytest
 from tacit.coordinator.batch import Applied, Closed, Collecting, Ended, Fate
 from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.published import Begin, Keep, Pace, Publish, RollBack, Rule, Verdict
+from tacit.coordinator.publishing import published_head
 from tacit.coordinator.verdicts import Checking, Verdicts
 from tacit.errors import InputError, TacitError
 from tacit.wire.codes import Code, Refusal
@@ -89,6 +90,28 @@ def test_after_a_bad_check_the_next_head_carries_the_published_snapshot_again(tm
     total = np.sum([device.integers() for device in devices], axis=0)
     before = bench.store.snapshot(head(bench, 1).snapshot_hash)
     assert bench.store.snapshot(head(bench, 5).snapshot_hash) == next_snapshot(bench.world, before, total, 3)
+
+
+def test_people_never_get_a_snapshot_that_has_not_passed(tmp_path: Path):
+    bench, verdicts = begun(tmp_path)
+    assert published_head(bench.store) == head(bench, 0)
+    batch(bench)
+    assert published_head(bench.store) == head(bench, 1)  # nothing is checked yet
+    checked(bench, verdicts)
+    assert published_head(bench.store) == head(bench, 0)
+    batch(bench)
+
+    judged(verdicts, 0.5, 0.8, 0.1)
+    seen = []
+    for _ in range(9):
+        found = published_head(bench.store)
+        assert found is not None
+        seen.append(found.version)
+        bench.opener.step(bench.store, int(bench.now[0]))
+
+    assert sorted(set(seen)) == [1, 3]
+    assert seen == sorted(seen)
+    assert head(bench, 3).snapshot_hash == head(bench, 1).snapshot_hash
 
 
 def test_what_was_made_from_a_bad_snapshot_expires_and_what_is_older_waits(tmp_path: Path):

@@ -43,7 +43,12 @@ def published_head(store: Store) -> Head | None:
     newest = store.newest()
     if verdicts.checking().by == "off" or newest is None:
         return newest
-    return store.head(verdicts.state().version) or newest
+    version = verdicts.state().version
+    # While the HEAD that goes back waits for its signatures people have what it goes back to.
+    back_to = {one.at: one.to for one in verdicts.rollbacks()}
+    while (head := store.head(version)) is None and version in back_to:
+        version = back_to[version]
+    return head
 
 
 def take_report(plan: Plan, store: Store, asked: Mapping[str, str], now: int) -> Answered:
