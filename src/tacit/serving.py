@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -124,12 +125,19 @@ class SecurityHeaders:
 class _Announced(uvicorn.Server):
     """Says so on stdout when it listens."""
 
-    def __init__(self, config: uvicorn.Config, port: int, beside: tuple[uvicorn.Config, socket.socket] | None = None):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        port: int,
+        listens: Callable[[int], None],
+        beside: tuple[uvicorn.Config, socket.socket] | None = None,
+    ):
         super().__init__(config)
-        self._port, self._beside = port, beside
+        self._port, self._listens, self._beside = port, listens, beside
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._listens(self._port)
         ready: dict[str, object] = {"ready": True, "port": self._port}
         if self._beside is not None:
             config, listening = self._beside
@@ -168,8 +176,15 @@ class Beside:
     clients: Path | None = None
 
 
-def serve(app: ASGIApp, host: str, port: int, tls: Tls | None = None, beside: Beside | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then return. `port` 0 takes any free one."""
+def serve(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    tls: Tls | None = None,
+    beside: Beside | None = None,
+    listens: Callable[[int], None] = lambda port: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then return. `port` 0 takes any free one; `listens` hears which."""
     listening, config = _listening(host, port), _config(app, tls)
     also = None
     if beside is not None:
@@ -177,7 +192,7 @@ def serve(app: ASGIApp, host: str, port: int, tls: Tls | None = None, beside: Be
     # uvicorn raises the signal again once it has shut down; whoever asked wants an end without an error.
     for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, _already_stopping)
-    _Announced(config, listening.getsockname()[1], also).run(sockets=[listening])
+    _Announced(config, listening.getsockname()[1], listens, also).run(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -19,7 +19,7 @@ import pytest
 from tacit.cli import main
 from tacit.codec.errors import CodecError
 from tacit.coordinator import __main__ as process
-from tacit.coordinator.server import MOST_AT_ONCE
+from tacit.coordinator.arriving import places
 from tacit.coordinator.status import promise
 from tacit.plan.bundle import Plan, PlanRefused
 from tacit.wire.codes import Code
@@ -235,7 +235,7 @@ def test_a_device_sends_no_more_than_it_may(site: Site):
 def test_who_comes_while_too_many_are_sending_is_asked_to_come_again(site: Site):
     upload = encode(update(site))
     head = f"POST {site.path}/updates HTTP/1.1\r\nHost: x\r\nContent-Length: {len(upload)}\r\n\r\n".encode()
-    slow = [socket.create_connection(("127.0.0.1", site.coordinator.port)) for _ in range(MOST_AT_ONCE)]
+    slow = [socket.create_connection(("127.0.0.1", site.coordinator.port)) for _ in range(places(4096))]
 
     for connection in slow:
         connection.sendall(head + upload[:10])
@@ -281,6 +281,8 @@ def test_many_at_once_are_all_received_and_their_sums_are_exact(tmp_path: Path):
             "expired": 0,
             "spoilt": 0,
             "refused": {},
+            "repeated": 0,
+            "abandoned": 0,
         }
 
 
@@ -381,7 +383,8 @@ def test_a_full_queue_asks_to_come_again_and_knows_what_it_has(tmp_path: Path):
         status, headers, data = site.coordinator.request("POST", f"{site.path}/updates", encode(uploads[9]))
 
         assert (status, decode(ErrorReply, data).code) == (429, Code.E_RATE)
-        assert headers["retry-after"] == "30" == str(decode(ErrorReply, data).retry_after)
+        assert headers["retry-after"] == str(decode(ErrorReply, data).retry_after)
+        assert 30 <= int(headers["retry-after"]) <= 45  # nothing was opened yet, so nothing was measured
         assert [site.send(upload) for upload in uploads[:9]] == receipts
         site.keyholders[0].start()
         site.wait_version(2)

@@ -37,7 +37,7 @@ class What:
 
     purpose: str
     method: str
-    path: Callable[[argparse.Namespace], str]
+    path: Callable[[argparse.Namespace], str] | None  # none where it is done on the coordinator's machine alone
     here: Callable[["Desk", argparse.Namespace], Any]
     show: Callable[[Any], Iterable[str]]
 
@@ -67,6 +67,15 @@ def describe(parser: argparse.ArgumentParser) -> None:
     made["token"].add_argument(
         "--certificate", type=Path, metavar="FILE", help="with --home: this client certificate instead of a new token"
     )
+    made["backup"].add_argument("file", type=Path, help="where to write it")
+    made["backup"].add_argument(
+        "--keys", action="store_true", help="with --home: the coordinator's keys too; keep the file as you keep them"
+    )
+    made["export"].add_argument("file", type=Path, help="where to write it; the keys are in it")
+    made["restore"].add_argument("file", type=Path, help="what `tacit admin backup` wrote")
+    made["import"].add_argument("file", type=Path, help="what `tacit admin export` wrote")
+    made["catch-up"].add_argument("file", type=Path, help="what `tacit fetch LINK -o FILE` wrote, with its HEAD beside")
+    made["catch-up"].add_argument("--plan", default="", metavar="ID", help="by how its id begins (default: the HEAD's)")
     made["take-back"].add_argument("digest", help="as `tacit admin tokens` lists it, or how that begins")
 
 
@@ -94,6 +103,7 @@ def desk(arguments: argparse.Namespace) -> "Desk":
     import os
 
     from tacit.cli.home import home
+    from tacit.coordinator.backup import put_keys
     from tacit.coordinator.desk import Desk
     from tacit.coordinator.keys import load_or_make
     from tacit.coordinator.records import Records
@@ -101,18 +111,26 @@ def desk(arguments: argparse.Namespace) -> "Desk":
     place = home(arguments.home) / "coordinator"
 
     def drawn(_count: int) -> bytes:
+        if arguments.what in ("restore", "import"):
+            raise InputError(f"this archive has no keys; put coordinator.key and enrolment.key into {place} first")
         raise InputError(f"no coordinator has served from {place}; say --home, or --url and --token")
 
     store, blobs = (
         said or os.environ.get(name, "")
         for said, name in ((arguments.store, "TACIT_STORE"), (arguments.blobs, "TACIT_BLOBS"))
     )
-    return Desk(Records(place, store, blobs), load_or_make(place, drawn))
+    records = Records(place, store, blobs)
+    if arguments.what in ("restore", "import"):
+        put_keys(records, arguments.file)
+    return Desk(records, load_or_make(place, drawn))
 
 
 def _there(what: What, arguments: argparse.Namespace) -> Any:
     if arguments.home:
         raise InputError("say --home, or --url, not both")
+    if what.path is None:
+        raise InputError(f"tacit admin {arguments.what} is done on the coordinator's own machine: with --home")
+    into: Path | None = arguments.file if arguments.what == "backup" else None
     url: str = arguments.url
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -129,6 +147,8 @@ def _there(what: What, arguments: argparse.Namespace) -> Any:
     try:
         connection.request(what.method, f"{parts.path.rstrip('/')}/v1/admin/{what.path(arguments)}", headers=headers)
         answer = connection.getresponse()
+        if into is not None and answer.status == 200:
+            return _keep(answer, into)
         data = answer.read()
     except (OSError, http.client.HTTPException) as error:
         raise TacitError(f"the coordinator at {url} does not answer: {error}") from error
@@ -142,6 +162,28 @@ def _there(what: What, arguments: argparse.Namespace) -> Any:
     except (ValueError, KeyError, TypeError):
         why = f"{url} answers with HTTP status {answer.status}, and not as a coordinator's operators are answered"
     raise TacitError(why)
+
+
+def _keep(answer: http.client.HTTPResponse, into: Path) -> Any:
+    """An archive as it comes, under its name once it is whole."""
+    import os
+    import shutil
+
+    from tacit.coordinator.archive import reading
+    from tacit.coordinator.desk import kept
+
+    partial = into.with_name(f".{into.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            shutil.copyfileobj(answer, file)
+            file.flush()
+            os.fsync(file.fileno())
+        with reading(partial) as (contents, _members):
+            made = kept(contents)
+        partial.replace(into)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {"made_at": made.made_at, "versions": made.versions}
 
 
 def _trusting(arguments: argparse.Namespace) -> ssl.SSLContext:
@@ -163,6 +205,32 @@ def _token(path: Path) -> str:
 
 def _of_plan(name: str) -> Callable[[argparse.Namespace], str]:
     return lambda arguments: f"{name}?{urlencode({'plan': arguments.plan})}"
+
+
+def _back_up(desk: "Desk", arguments: argparse.Namespace) -> Any:
+    return desk.back_up(arguments.file, keys=arguments.keys)
+
+
+def _path_of_backup(arguments: argparse.Namespace) -> str:
+    if arguments.keys:
+        raise InputError("--keys goes with --home: keys never leave over the network")
+    return "backup"
+
+
+def _catch_up(desk: "Desk", arguments: argparse.Namespace) -> Any:
+    from tacit.cli.fetch import HEAD
+    from tacit.wire.codes import Refusal
+    from tacit.wire.messages import Head, decode
+
+    file: Path = arguments.file
+    signed = file.with_name(file.name + HEAD)
+    try:
+        head, snapshot = decode(Head, signed.read_bytes()), file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read; `tacit fetch LINK -o {file}` writes both files") from error
+    except Refusal as error:
+        raise InputError(f"{signed} is no HEAD: {error.reason}") from error
+    return desk.catch_up(head, snapshot, arguments.plan)
 
 
 def _order(name: str) -> "Callable[[Desk, argparse.Namespace], Any]":
@@ -234,6 +302,21 @@ def _made_lines(made: dict[str, Any]) -> Iterable[str]:
     yield made["token"]
 
 
+def _kept_lines(kept: dict[str, Any]) -> Iterable[str]:
+    yield f"as of {_day(kept['made_at'])}"
+    for plan_id, version in kept["versions"].items():
+        yield f"{plan_id[:8]}  " + ("no Snapshot is published yet" if version is None else f"Snapshot {version}")
+
+
+def _restored_lines(kept: dict[str, Any]) -> Iterable[str]:
+    yield from _kept_lines(kept)
+    yield "next: tacit serve. If keyholders have gone on since, it says so and what to do, and opens nothing twice."
+
+
+def _caught_lines(caught: dict[str, Any]) -> Iterable[str]:
+    yield f"{caught['plan_id'][:8]}  goes on from Snapshot {caught['version']}; it was at batch {caught['from_batch']}"
+
+
 def _day(second: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.gmtime(second)) + " UTC"
 
@@ -264,6 +347,31 @@ WHATS = {
         lambda _arguments: "tokens",
         lambda desk, _arguments: desk.tokens(),
         _token_lines,
+    ),
+    "backup": What("copy everything into one file, while it serves", "GET", _path_of_backup, _back_up, _kept_lines),
+    "restore": What(
+        "put a backup into a home where nothing is yet",
+        "",
+        None,
+        lambda desk, arguments: desk.put_back(arguments.file),
+        _restored_lines,
+    ),
+    "export": What(
+        "move everything out, to be served elsewhere: another machine, another database",
+        "",
+        None,
+        lambda desk, arguments: desk.move_out(arguments.file),
+        _kept_lines,
+    ),
+    "import": What(
+        "take in what was moved out elsewhere, and go on",
+        "",
+        None,
+        lambda desk, arguments: desk.move_in(arguments.file),
+        _kept_lines,
+    ),
+    "catch-up": What(
+        "after a restore: go on from a Snapshot that is newer than these records", "", None, _catch_up, _caught_lines
     ),
     "take-back": What(
         "make a token or a certificate worth nothing",

@@ -63,8 +63,7 @@ def serve(name: str, module: str, words: Sequence[str], log: Path) -> Served:
         process.stdout.close()
         last = log.read_text().strip().splitlines()[-1:] or ["it said nothing"]
         raise ProcessFailed(f"the {name} did not start: {last[0]} (its log: {log})") from error
-    # Whatever it prints later must not fill the pipe and stop it.
-    threading.Thread(target=_drain, args=(process.stdout,), daemon=True).start()
+    drained(process)
     return Served(name, process, port, log)
 
 
@@ -99,6 +98,11 @@ def stopping(processes: list[subprocess.Popen[str]]) -> Generator[None]:
 
 def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def drained(process: subprocess.Popen[str]) -> None:
+    """Whatever it prints from now on must not fill the pipe and stop it."""
+    threading.Thread(target=_drain, args=(process.stdout,), daemon=True).start()
 
 
 def _drain(stream: IO[str]) -> None:

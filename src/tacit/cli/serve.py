@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tacit.plan.bundle import Plan
     from tacit.plan.manifest import KeyholderCard
 
+PORT = 8750
 EXAMPLE = """\
 example:
   tacit serve mine.tacit
@@ -30,6 +31,11 @@ While one of them cannot be reached nothing is lost: Updates wait, and it is ask
 Devices elsewhere should reach it through TLS, which a proxy in front of it ends.
 
 State is kept in --home: stop with Ctrl-C, start again, and the run goes on where it stood.
+
+Several processes are one coordinator, if they share a database, a bucket or folder, and the keys in --home:
+  tacit serve mine.tacit --role api    --store postgresql://db/tacit --blobs s3://tacit --public-url https://clinic.example
+  tacit serve mine.tacit --role opener --store postgresql://db/tacit --blobs s3://tacit
+Start as many of each as you like; docs/how-to/scale.md says where keyholders go then.
 """
 
 
@@ -40,7 +46,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "--evaluation", type=Path, metavar="PLAN", help="judge its Snapshots by what `tacit evaluate` made"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument("--port", type=int, default=8750, help="port to listen on; 0 takes any (default: 8750)")
+    parser.add_argument(
+        "--port", type=int, help="port to listen on; 0 takes any (default: 8750, and any for --role opener)"
+    )
     parser.add_argument("--public-url", help="the address that devices use, if it is another one")
     parser.add_argument("--home", help="where keys and runs live (default: TACIT_HOME or ~/.tacit)")
     parser.add_argument(
@@ -49,7 +57,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="where the keyholders of others are, in the Plan's order (default: as their cards say)",
+        help="where the keyholders of others are, in the Plan's order (default: as their cards say); said for each of "
+        "the Plan's keyholders, none is started here",
     )
     parser.add_argument("--store", metavar="URL", help="postgresql://… instead of a file in --home (or TACIT_STORE)")
     parser.add_argument(
@@ -80,24 +89,29 @@ def run(arguments: argparse.Namespace) -> None:
     plan = read_plan(arguments.plan)
     place = home(arguments.home)
     processes: list[Any] = []
+    opens_only = arguments.role == "opener"
+    port = arguments.port if arguments.port is not None else 0 if opens_only else PORT
     with stopping(processes):
-        link, _keyholder, coordinator = start_servers(
+        link, keyholder, coordinator = start_servers(
             arguments.plan,
             place,
             processes,
             host=arguments.host,
-            port=arguments.port,
+            port=port,
             public=arguments.public_url,
             addresses=arguments.keyholders,
             evaluation=arguments.evaluation,
+            role=arguments.role,
             more=[
                 *([] if arguments.store is None else ["--store", arguments.store]),
                 *([] if arguments.blobs is None else ["--blobs", arguments.blobs]),
-                *("--role", arguments.role),
                 *checks(arguments),
             ],
         )
-        if arguments.json:
+        if opens_only:
+            said = {"opens": plan.name, "plan_id": plan.plan_id.hex()}
+            print(json.dumps(said) if arguments.json else f"opens      batches of {plan.name}", flush=True)
+        elif arguments.json:
             said = {"trust": trust(plan).value, "trust_claimed": plan.manifest.trust.value}
             print(json.dumps({"link": link, "plan_id": plan.plan_id.hex(), **said}), flush=True)
             if arguments.evaluation is not None:
@@ -118,10 +132,12 @@ def run(arguments: argparse.Namespace) -> None:
                 print(f"evaluate   tacit evaluate --read '{judging}'   (devices of the cohort go there by themselves)")
             print_code(link)
             print("Ctrl-C stops; nothing is lost.", flush=True)
+        beside = None if keyholder is None else (place / "keyholder", keyholder.port)
         watch(
             f"http://{reached_at(arguments.host)}:{coordinator.port}/v1/plans/{plan.plan_id.hex()}/status",
             processes,
             arguments.json,
+            beside,
         )
 
 
@@ -135,47 +151,46 @@ def start_servers(
     public: str | None = None,
     addresses: Sequence[str] = (),
     evaluation: Path | None = None,
+    role: str = "all",
     more: Sequence[str] = (),
 ) -> "tuple[str, Served | None, Served]":
     """The embedded keyholder, if this home has one of the Plan, then the coordinator; the link that devices join by.
 
-    Fills `processes` as they start. `addresses` are those of the other keyholders, in the Plan's order, `more` what
-    else the coordinator is told.
+    Fills `processes` as they start. `addresses` are those of the other keyholders, in the Plan's order, or of all;
+    `more` is what else the coordinator is told. Who only takes Updates needs no keyholder.
     """
     from tacit.cli.processes import serve
     from tacit.plan.bundle import read_plan
 
     plan = read_plan(path)
-    embedded = [is_embedded(place, plan, card) for card in plan.manifest.keyholders]
-    elsewhere = [card for card, here in zip(plan.manifest.keyholders, embedded, strict=True) if not here]
+    cards = plan.manifest.keyholders
+    embedded = [role != "api" and is_embedded(place, plan, card) for card in cards]
+    if len(addresses) == len(cards):
+        embedded = [False] * len(cards)
+    elsewhere = [card for card, here in zip(cards, embedded, strict=True) if not here]
     for card in elsewhere:
-        if not card.url.startswith(("http://", "https://")):
+        if role != "api" and not addresses and not card.url.startswith(("http://", "https://")):
             raise InputError(
                 f"keyholder {card.key_id.hex()[:8]} of this Plan has no key in {place / 'keyholder'}: serve with the "
-                "--home the Plan was compiled with, or compile the Task again"
+                "--home the Plan was compiled with, or say with --keyholder where it is"
             )
-    if addresses and len(addresses) != len(elsewhere):
+    if addresses and role != "api" and len(addresses) != len(elsewhere):
         raise InputError(
             f"the Plan has {len(elsewhere)} keyholders of others and --keyholder was said {len(addresses)} times"
         )
     others = iter(addresses or [card.url for card in elsewhere])
     keyholder = None
     # A Plan before this one may have a batch to finish, and a keyholder of this home.
-    if any(embedded) or (plan.manifest.continues is not None and (place / "keyholder").exists()):
-        keyholder = serve(
-            "keyholder",
-            "tacit.keyholder",
-            ["--home", str(place / "keyholder"), "--approve-author", plan.author.hex(), "--port", "0"],
-            place / "logs" / "keyholder.log",
-        )
-        processes.append(keyholder.process)
+    beside = plan.manifest.continues is not None and (place / "keyholder").exists() and len(addresses) < len(cards)
+    if any(embedded) or (role != "api" and beside):
+        keyholder = keyholder_of(place, plan, processes)
     own = "" if keyholder is None else f"http://127.0.0.1:{keyholder.port}"
     coordinator = serve(
         "coordinator",
         "tacit.coordinator",
         [
-            *("--home", str(place / "coordinator"), "--plan", str(path.resolve())),
-            *("--keyholder", *(own if here else next(others) for here in embedded)),
+            *("--home", str(place / "coordinator"), "--plan", str(path.resolve()), "--role", role),
+            *([] if role == "api" else ["--keyholder", *(own if here else next(others) for here in embedded)]),
             *(("--embedded", own) if own else ()),
             *("--host", host, "--port", str(port)),
             *([] if evaluation is None else ["--evaluation", str(evaluation.resolve())]),
@@ -193,6 +208,24 @@ def checks(arguments: argparse.Namespace) -> list[str]:
     said = [(f"--{name}", getattr(arguments, name)) for name in ("gate", "fall", "ahead", "silent")]
     told = [word for name, value in said if value is not None for word in (name, str(value))]
     return told + (["--go-on"] if arguments.go_on else [])
+
+
+def keyholder_of(place: Path, plan: "Plan", processes: list[Any]) -> "Served":
+    """The keyholder of this home. One process serves it, whoever started that; ours waits to take its place."""
+    from tacit.cli.processes import ProcessFailed, Served, drained, start
+    from tacit.keyholder.seat import port_of
+
+    home, log = place / "keyholder", place / "logs" / "keyholder.log"
+    words = ["--home", str(home), "--approve-author", plan.author.hex(), "--stand-by"]
+    process = start("tacit.keyholder", words, log)
+    processes.append(process)
+    drained(process)
+    while (port := port_of(home)) is None:
+        if process.poll() is not None:
+            last = log.read_text().strip().splitlines()[-1:] or ["it said nothing"]
+            raise ProcessFailed(f"the keyholder did not start: {last[0]} (its log: {log})")
+        time.sleep(0.02)
+    return Served("keyholder", process, port, log)
 
 
 def is_embedded(place: Path, plan: "Plan", card: "KeyholderCard") -> bool:
@@ -229,9 +262,13 @@ def reached_at(host: str) -> str:
     return str(address) if address.version == 4 else f"[{address}]"
 
 
-def watch(url: str, processes: list[Any], as_json: bool) -> None:
-    """Print a line whenever something changed, until the run has ended and for as long as it is served."""
+def watch(url: str, processes: list[Any], as_json: bool, beside: tuple[Path, int] | None = None) -> None:
+    """Print a line whenever something changed, until the run has ended and for as long as it is served.
+
+    `beside` is the home of the keyholder beside the coordinator, and the port that the coordinator was told.
+    """
     from tacit.cli.processes import ProcessFailed
+    from tacit.keyholder.seat import port_of
 
     before: dict[str, Any] = {}
     while True:
@@ -240,6 +277,8 @@ def watch(url: str, processes: list[Any], as_json: bool) -> None:
                 raise ProcessFailed(
                     f"a server ended by itself with {process.returncode}; its log is in the home folder"
                 )
+        if beside is not None and port_of(beside[0]) not in (None, beside[1]):
+            raise ProcessFailed("the keyholder beside it has moved to another port; start again, nothing is lost")
         status = fetch(url)
         if status is not None and status != before:
             print(json.dumps(status) if as_json else status_line(status), flush=True)

@@ -81,8 +81,7 @@ def unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint32]:
     Traceback (most recent call last):
     tacit.codec.errors.CodecError: 1 words of 16 bits take 2 bytes, got 3
     """
-    if len(data) != packed_size(count, bits):
-        raise CodecError(f"{count} words of {bits} bits take {packed_size(count, bits)} bytes, got {len(data)}")
+    check_packed(data, count, bits)
     if bits in (8, 16, 24, 32):
         wide = np.zeros((count, 4), np.uint8)
         wide[:, : bits // 8] = np.frombuffer(data, np.uint8).reshape(count, bits // 8)
@@ -96,9 +95,22 @@ def unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint32]:
     words = np.empty(2 * pairs, np.uint32)
     words[0::2] = joined & np.uint64(_low(bits))
     words[1::2] = joined >> np.uint64(bits)
-    if count % 2 and words[-1]:
-        raise CodecError(f"the unused bits after {count} words of {bits} bits are not zero")
     return words[:count]
+
+
+def check_packed(data: bytes, count: int, bits: int) -> None:
+    """Whether `data` is what `pack` makes of `count` words, whatever they are. CodecError.
+
+    >>> check_packed(bytes.fromhex("bc3a02"), 2, 12)
+    >>> check_packed(bytes.fromhex("bc3a"), 1, 12)
+    Traceback (most recent call last):
+    tacit.codec.errors.CodecError: the unused bits after 1 words of 12 bits are not zero
+    """
+    if len(data) != packed_size(count, bits):
+        raise CodecError(f"{count} words of {bits} bits take {packed_size(count, bits)} bytes, got {len(data)}")
+    unused = -count * bits % 8
+    if unused and data[-1] >> (8 - unused):
+        raise CodecError(f"the unused bits after {count} words of {bits} bits are not zero")
 
 
 def _low(bits: int) -> int:

@@ -202,7 +202,7 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
     known_at = {card.sig_pk: url for card, url in zip(cards, settings.keyholders, strict=False)}
 
     def address(card: KeyholderCard) -> str:
-        return known_at.get(card.sig_pk) or (settings.embedded if card.url == "embedded:" else card.url)
+        return known_at.get(card.sig_pk) or (card.url == "embedded:" and settings.embedded) or card.url
 
     records = settings.records
     known = records.plans()
@@ -261,7 +261,11 @@ def _coordinator(
             older.close()
 
     cards = plan.manifest.keyholders
-    keyholders = [HttpKeyholder(url, card.sig_pk, keys.sig) for url, card in zip(urls, cards, strict=True)]
+    keyholders = [
+        HttpKeyholder(url, card.sig_pk, keys.sig)
+        for url, card in zip(urls, cards, strict=True)
+        if settings.role != "api"  # which asks none, and need not know where they are
+    ]
     deadline_s = settings.deadline_s
     trouble = Trouble([None] * len(urls))
     opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, tell_judged)

@@ -8,19 +8,24 @@ POST   /v1/admin/plans/ID/verdicts   evaluator  what a Snapshot is worth: `publi
 GET    /v1/admin/tokens              owner      tokens and certificates, by their digests
 POST   /v1/admin/tokens              owner      `?name=…&role=…&days=…`: a new one, said once
 DELETE /v1/admin/tokens/DIGEST       owner      takes one back
+GET    /v1/admin/backup              owner      everything but the keys, in one file
 
 Answers are JSON. Whatever looks into the records does so in a thread of its own: no operator holds up the devices.
 """
 
 import asyncio
 import logging
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding
@@ -38,6 +43,21 @@ Act = Callable[[Operator, Request], Said]
 
 def admin_routes(desk: Desk) -> list[Route]:
     """The routes of a coordinator's operators."""
+
+    async def backup(request: Request) -> Response:
+        operator = allowed(request, Role.OWNER)
+        for left_over in desk.records.home.glob(".backup-*"):  # by a process that was killed
+            if left_over.stat().st_mtime < desk.clock() - 86400:
+                shutil.rmtree(left_over)
+        folder = tempfile.mkdtemp(prefix=".backup-", dir=desk.records.home)
+        gone = BackgroundTask(shutil.rmtree, folder)
+        try:
+            await asyncio.to_thread(desk.back_up, Path(folder) / "backup.tar", keys=False)
+        except TacitError as error:
+            await gone()
+            return _failed(error)
+        log.warning("%r, %s: backup", operator.name, operator.role)
+        return FileResponse(Path(folder) / "backup.tar", media_type="application/x-tar", background=gone)
 
     def order(going: Going) -> Act:
         return lambda operator, request: desk.order(going, operator.name, request.query_params.get("plan", ""))
@@ -60,6 +80,7 @@ def admin_routes(desk: Desk) -> list[Route]:
             Role.EVALUATOR,
             lambda _operator, request: desk.verdict(request.path_params["plan_id"], request.query_params),
         ),
+        Route("/v1/admin/backup", backup),
         _route("GET", "tokens", Role.OWNER, lambda _operator, _request: desk.tokens()),
         _route("POST", "tokens", Role.OWNER, make_token),
         _route(
@@ -82,14 +103,18 @@ def admin_app(door: AdminDoor, desk: Desk) -> Starlette:
     return app
 
 
+def _failed(error: TacitError) -> Response:
+    status = 400 if isinstance(error, InputError) else 503 if error.retryable else 409
+    return Response(msgspec.json.encode({"error": str(error)}), status, media_type="application/json")
+
+
 def _route(method: str, path: str, role: Role, act: Act) -> Route:
     async def answer(request: Request) -> Response:
         operator = allowed(request, role)
         try:
             said = await asyncio.to_thread(act, operator, request)
         except TacitError as error:
-            status = 400 if isinstance(error, InputError) else 503 if error.retryable else 409
-            return Response(msgspec.json.encode({"error": str(error)}), status, media_type="application/json")
+            return _failed(error)
         if method != "GET":
             log.warning("%r, %s: %s %s", operator.name, operator.role, method, path)
         return Response(msgspec.json.encode(said), media_type="application/json")

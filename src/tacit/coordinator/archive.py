@@ -63,8 +63,8 @@ class Tables:
 
     folder: str
     database: Database
-    blobs: Blobs
-    named: Callable[[Database], set[str]]
+    blobs: Blobs | None = None
+    named: Callable[[Database], set[str]] = lambda _database: set()
 
 
 @dataclass
@@ -72,9 +72,14 @@ class Writing:
     """An archive in the making."""
 
     tar: tarfile.TarFile
+    now: int
     digests: dict[str, bytes] = field(default_factory=lambda: dict[str, bytes]())
     formats: dict[str, int] = field(default_factory=lambda: dict[str, int]())
     versions: dict[str, int | None] = field(default_factory=lambda: dict[str, "int | None"]())
+
+    def contents(self) -> Contents:
+        """What is in it so far."""
+        return Contents(FORMAT, self.now, dict(self.digests), dict(self.formats), dict(self.versions))
 
     def add(self, name: str, data: bytes) -> None:
         """One member."""
@@ -115,6 +120,7 @@ class Writing:
     def _add_blobs(self, tables: Tables, names: Iterable[str], have: set[str]) -> set[str]:
         gone: set[str] = set()
         for name in sorted(names):
+            assert tables.blobs is not None, "whoever names blobs has some"
             try:
                 self.add(f"{tables.folder}/blobs/{name}", tables.blobs.get(name))
                 have.add(name)
@@ -140,10 +146,9 @@ def writing(path: Path, now: int) -> Generator[Writing, None, None]:
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(handle, "wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                made = Writing(tar)
+                made = Writing(tar, now)
                 yield made
-                contents = Contents(FORMAT, now, made.digests, made.formats, made.versions)
-                made.add(CONTENTS, msgspec.msgpack.encode(contents))
+                made.add(CONTENTS, msgspec.msgpack.encode(made.contents()))
             file.flush()
             os.fsync(file.fileno())
         crash_point("coordinator.archive.written")

@@ -17,6 +17,7 @@ changes with it. The store writes a Transition in one transaction, or none of it
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +27,9 @@ from tacit.wire import preimage
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId
 from tacit.wire.messages import Committed, Head, OpenedMark, Rekeyed
+
+if TYPE_CHECKING:
+    from tacit.coordinator.memories import Remembered
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,6 +167,7 @@ class Transition:
     moved: tuple[Moved, ...] = ()
     landed: tuple[DeviceKey, ...] = ()  # in the batch of `before`
     head: Head | None = None  # signed from now on
+    remembered: "Remembered | None" = None  # with the Snapshot of `after`
     rolled_back: RolledBack | None = None
     measured: Step | None = None
 
@@ -314,11 +319,13 @@ def on_rolled_back(batch: Collecting | Closed, good: Head, why: str, pauses_at: 
     return replace(void, after=after, rolled_back=RolledBack(batch.t + 1, good.version, why, pauses_at))
 
 
-def on_summed(batch: Opened, snapshot_hash: Digest, measured: Step | None = None) -> Transition:
-    """Snapshot t + 1 is on the disk."""
+def on_summed(
+    batch: Opened, snapshot_hash: Digest, remembered: "Remembered | None" = None, measured: Step | None = None
+) -> Transition:
+    """Snapshot t + 1 is on the disk, and with it what the server's rule remembers."""
     moved = tuple(Moved(member.update_id, Fate.APPLIED, batch.t) for member in batch.members)
     after = Applied(batch.t + 1, snapshot_hash, root_of(batch.members), batch.opened)
-    return Transition(batch, after, moved, measured=measured)
+    return Transition(batch, after, moved, remembered=remembered, measured=measured)
 
 
 def on_signed(

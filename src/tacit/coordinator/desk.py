@@ -10,9 +10,14 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
+from tacit.coordinator.archive import Contents
+from tacit.coordinator.backup import back_up, put_back
+from tacit.coordinator.batch import batch_number
+from tacit.coordinator.behind import on_caught_up
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.operators import TABLES, Operator, Operators, Role
 from tacit.coordinator.orders import Going, Orders
@@ -22,6 +27,10 @@ from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.status import Status, status_of
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan
+from tacit.plan.cards import check_signed
+from tacit.wire.codes import Refusal
+from tacit.wire.ids import PlanId, sha256
+from tacit.wire.messages import Head, LogKind, encode
 
 
 class PlanStanding(msgspec.Struct, frozen=True):
@@ -60,6 +69,21 @@ class Made(msgspec.Struct, frozen=True):
     name: str
     role: Role
     expires_at: int
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An archive, and the newest published Snapshot of each Plan in it."""
+
+    made_at: int
+    versions: dict[str, int | None]
+
+
+class Caught(msgspec.Struct, frozen=True):
+    """A Plan that goes on from another place."""
+
+    plan_id: str
+    from_batch: int
+    version: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +141,58 @@ class Desk:
         with self.operators() as operators:
             return _listed(operators.remove(short))
 
+    def back_up(self, path: Path, *, keys: bool) -> Kept:
+        """Everything into one file, while it serves."""
+        return kept(back_up(self.records, path, int(self.clock()), keys=keys))
+
+    def put_back(self, path: Path) -> Kept:
+        """An archive into these records, which are empty. Then this coordinator may be behind its keyholders."""
+        return kept(put_back(self.records, path))
+
+    def move_out(self, path: Path) -> Kept:
+        """Everything into one file, to be served elsewhere from now on: here all Plans are paused.
+
+        They must be at rest before, so that nothing is under way between two places.
+        """
+        busy = [one for one in self.standing() if not one.at_rest]
+        if busy:
+            raise InputError(f"Plan {busy[0].status.title!r} is not at rest; say first: tacit admin drain")
+        self.order(Going.PAUSED, f"moved out into {path.name}")
+        moved = kept(back_up(self.records, path, int(self.clock()), keys=True))
+        if not all(one.at_rest for one in self.standing()):
+            path.unlink()
+            raise InputError("somebody has resumed a Plan meanwhile; nothing was moved")
+        return moved
+
+    def move_in(self, path: Path) -> Kept:
+        """What was moved out elsewhere goes on here."""
+        moved = self.put_back(path)
+        self.order(Going.RUNNING, f"moved in from {path.name}")
+        return moved
+
+    def catch_up(self, head: Head, snapshot: bytes, begins: str = "") -> Caught:
+        """Goes on from a HEAD that is newer than these records, with its Snapshot: see `behind`."""
+        found = [plan for plan in self.plans(begins) if plan.plan_id == head.plan_id]
+        if not found:
+            raise InputError(f"this HEAD is of Plan {head.plan_id.hex()[:8]}…, which is not asked for or not here")
+        plan, plan_id = found[0], PlanId(found[0].plan_id)
+        try:
+            check_signed(head, plan_id, plan.manifest)
+        except Refusal as error:
+            raise InputError(f"the keyholders of this Plan have not signed this HEAD: {error.reason}") from error
+        if sha256(snapshot) != head.snapshot_hash:
+            raise InputError("that is not the Snapshot of this HEAD")
+        with self.store(plan) as store:
+            before = store.batch()
+            transition = on_caught_up(before, head)
+            for new in head.rekeyed:
+                if new not in store.rekeyed():
+                    store.keep_rekeyed(new)
+            store.write_snapshot(snapshot)
+            said = f"put back from a backup at batch {batch_number(before)}; links before HEAD {head.version} are lost"
+            store.commit(transition, [(LogKind.AUDIT, said.encode()), (LogKind.HEAD, encode(head))])
+            return Caught(plan_id.hex(), batch_number(before), head.version)
+
     @contextmanager
     def store(self, plan: Plan) -> Generator[SqlStore, None, None]:
         """A Plan's store, for the thread that asks."""
@@ -156,6 +232,11 @@ class Desk:
 def open_operators(records: Records, clock: Callable[[], float] = time.time) -> Operators:
     """Who may operate the coordinator of these records."""
     return Operators(records.common("operators", (TABLES,)), clock)
+
+
+def kept(contents: Contents) -> Kept:
+    """An archive, as far as people want to hear of it."""
+    return Kept(contents.made_at, contents.versions)
 
 
 def _listed(one: Operator) -> Listed:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from tacit.codec.errors import CodecError
 from tacit.coordinator.alarms import History, findings
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, mean_of, publish_sum, unmask
+from tacit.coordinator.applying import SumBroken, add_payloads, apply_mean, mean_of, publish_sum, unmask
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -47,9 +47,11 @@ from tacit.coordinator.batch import (
     on_void,
     root_of,
 )
+from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.measured import measured
+from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.published import Begin, RollBack, may_begin, stormy
 from tacit.coordinator.store import Overtaken, Store
@@ -360,24 +362,26 @@ class Opener:
         answers = store.answers(batch.t)
         if tuple(mark_of(answer) for answer in answers) != batch.opened:
             raise Stalled(f"the keyholders' answers for batch {batch.t} are not in the records; restore the folder")
-        snapshot_hash = self._snapshot_hash(store, batch.t)
+        snapshot_hash, memories = self._snapshot_hash(store, batch.t), Memories(store.database, store.blobs)
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
             step = None
             if manifest.evaluation is None:
-                after = apply_sum(before, unmasked, weights, manifest)
-                mean, ages = mean_of(unmasked, weights, manifest), [batch.t - one.base_version for one in batch.members]
-                three = (self._before(batch.t, store), before, after)
+                memory, mean = memories.of(snapshot_hash, manifest.server, d), mean_of(unmasked, weights, manifest)
+                following = apply_mean(before, mean, manifest.server, memory)
+                ages = [batch.t - member.base_version for member in batch.members]
+                three = (self._before(batch.t, store), before, following.snapshot)
                 step = measured(manifest, batch.t + 1, mean, weights, ages, three, store.counts())
             else:
-                after = publish_sum(self.judged_next(before), unmasked, weights, manifest)
+                following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
         except SumBroken as error:
             log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
             return on_void(batch, snapshot_hash)
-        written = store.write_snapshot(after)
+        written = store.write_snapshot(following.snapshot)
+        kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return on_summed(batch, written, step)
+        return on_summed(batch, written, kept, step)
 
     def _before(self, t: int, store: Store) -> bytes | None:
         """The Snapshot before Snapshot t, as far as it is still kept."""
@@ -452,6 +456,11 @@ class Opener:
                 rejected = self._rejected_now(batch, store, refusal, len(opened) + 1)
                 if not opened:
                     return on_prepared(batch, rejected, self.plan.manifest)
+            case _ if is_behind(batch, code):
+                behind = Behind(self.plan, batch, refusal.reason)
+                said = [str(behind) if one == str(refusal) else one for one in self.trouble.reasons]
+                self.trouble.reasons[:] = said
+                raise behind from refusal
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
         log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)

@@ -6,7 +6,10 @@ GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` na
 GET  /v1/plans/ID/heads/V            an older one; immutable
 GET  /v1/plans/ID/published          the HEAD of the Snapshot that people get: the newest that passed its check; ETag
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
+GET  /v1/plans/ID/average            Averaged: which average of Snapshots is published beside the newest one; ETag
+GET  /v1/plans/ID/averages/HASH      its bytes; immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
+POST /v1/plans/ID/places             Ask -> Place, where the Plan gives places
 POST /v1/plans/ID/updates            Upload -> Receipt
 POST /v1/plans/ID/proof              16 bytes, an update_id -> Proof
 GET  /v1/plans/ID/log                the log, one JSON object a line; `?after=N` leaves out the first N
@@ -23,9 +26,11 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -35,7 +40,9 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from tacit.coordinator.admin import admin_routes
+from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
+from tacit.coordinator.batching import batch_routes
 from tacit.coordinator.desk import Desk
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
@@ -44,6 +51,7 @@ from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.publishing import checks_of, published_head
+from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
@@ -53,11 +61,13 @@ from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
 from tacit.wire.messages import (
+    Ask,
     Credential,
     Enrol,
     Head,
     Message,
     Outcome,
+    Place,
     Proof,
     Receipt,
     Upload,
@@ -65,12 +75,11 @@ from tacit.wire.messages import (
     encode,
     update_hash,
 )
-from tacit.wire.signed import check_enrol, sign_credential, sign_proof
+from tacit.wire.signed import check_ask, check_credential, check_enrol, sign_credential, sign_proof
 
-IMMUTABLE = "public, max-age=31536000, immutable"
-MOST_AT_ONCE = 64  # Uploads in memory; whoever comes then is asked to come again
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
+BUSY_RETRY_S = 4
 
 _OUTCOMES: dict[Fate, Outcome] = {
     Fate.QUEUED: "queued",
@@ -82,12 +91,23 @@ _OUTCOMES: dict[Fate, Outcome] = {
 }
 
 
+T = TypeVar("T")
+
+
+class Repeated:
+    """An Update came that was here already, and got the same Receipt."""
+
+
+_Offered = tuple[Offer, "asyncio.Future[Receipt]"]
+_Asked = tuple[Ask, "asyncio.Future[int]"]
+
+
 class IntakeThread:
     """Stores Updates, many in one commit: a Receipt is given only once its Update is on the disk."""
 
     def __init__(self, open_store: Callable[[], Store], arrived: Callable[[], None]):
         self._open_store, self._arrived = open_store, arrived
-        self._waiting: queue.SimpleQueue[tuple[Offer, asyncio.Future[Receipt]] | Code | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | Repeated | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -104,16 +124,25 @@ class IntakeThread:
         self._waiting.put((offer, answer))
         return await answer
 
-    def count(self, refused: Code) -> None:
-        """One more refusal. Written with the next commit; a kill may lose the last few."""
-        self._waiting.put(refused)
+    async def wait_place(self, ask: Ask) -> int:
+        """Until when the device has its place, after the commit."""
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.put((ask, answer))
+        return await answer
+
+    def count(self, what: Code | Repeated) -> None:
+        """One more refusal, or one more Update that came again. Written with the next commit; a kill may lose the last
+        few."""
+        self._waiting.put(what)
 
     def _run(self) -> None:
         store = self._open_store()
         ending = False
         while not ending:
-            offers: list[tuple[Offer, asyncio.Future[Receipt]]] = []
+            offers: list[_Offered] = []
+            asks: list[_Asked] = []
             refused: Counter[Code] = Counter()
+            repeated = 0
             taken = [self._waiting.get()]
             with contextlib.suppress(queue.Empty):
                 while len(taken) < MOST_IN_COMMIT:
@@ -124,27 +153,47 @@ class IntakeThread:
                         ending = True
                     case Code():
                         refused[one] += 1
-                    case _:
-                        offers.append(one)
-            self._store(store, offers, refused)
+                    case Repeated():
+                        repeated += 1
+                    case (Offer() as offer, answer):
+                        offers.append((offer, answer))
+                    case (Ask() as ask, answer):
+                        asks.append((ask, answer))
+            self._store(store, offers, refused, repeated)
+            if asks:
+                _answer(asks, partial(store.give_places, [ask for ask, _ in asks]))
         store.close()
 
-    def _store(self, store: Store, offers: list[tuple[Offer, asyncio.Future[Receipt]]], refused: Counter[Code]) -> None:
-        results: list[Receipt | Refusal] | list[Exception]
-        try:
-            results = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
+    def _store(self, store: Store, offers: list[_Offered], refused: Counter[Code], repeated: int) -> None:
+        def stored() -> list[Receipt | Refusal]:
+            given = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
             if refused:
                 store.count_refusals(refused)
-        except Exception as error:
-            # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
-            results = [error] * len(offers)
-        for (_, answer), result in zip(offers, results, strict=True):
-            answer.get_loop().call_soon_threadsafe(_settle, answer, result)
+            if repeated:
+                store.count_repeated(repeated)
+            return given
+
+        results = _answer(offers, stored)
         if any(isinstance(result, Receipt) for result in results):
             self._arrived()
 
 
-def _settle(answer: "asyncio.Future[Receipt]", result: Receipt | Exception) -> None:
+def _answer(
+    asked: Sequence[tuple[object, "asyncio.Future[T]"]], work: Callable[[], Sequence[T | Refusal]]
+) -> list[T | Exception]:
+    """Does what was asked, for all together, and tells each what came of it."""
+    results: list[T | Exception]
+    try:
+        results = list(work())
+    except Exception as error:
+        # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
+        results = [error] * len(asked)
+    for (_, answer), result in zip(asked, results, strict=True):
+        answer.get_loop().call_soon_threadsafe(_settle, answer, result)
+    return results
+
+
+def _settle(answer: "asyncio.Future[T]", result: T | Exception) -> None:
     if answer.done():  # whoever asked has gone
         return
     if isinstance(result, Exception):
@@ -171,6 +220,8 @@ class Coordinator:
     deadline_s: int
     successor: Plan | None = None
     evaluation: Plan | None = None
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    _head_hashes: dict[int, Digest] = field(default_factory=lambda: dict[int, Digest]())
 
     @property
     def plan_id(self) -> PlanId:
@@ -180,6 +231,18 @@ class Coordinator:
     def most_body(self) -> int:
         """A Plan may say what it likes; a message that is an Upload is never longer than that."""
         return min(self.plan.manifest.limits.max_upload_bytes, Upload.max_bytes)
+
+    @cached_property
+    def newest(self) -> "Fresh[Newest | None]":
+        """What is published now, or was a quarter of a second ago."""
+        return Fresh(self._newest)
+
+    def _newest(self) -> "Newest | None":
+        head = self.store.newest()
+        if head is None:
+            return None
+        ended = self.successor is not None and isinstance(self.store.batch(), Ended)
+        return Newest(_tag_of(head), encode(head), ended)
 
     def status(self) -> Status:
         head = self.store.newest()
@@ -197,22 +260,55 @@ class Coordinator:
         )
 
     def head_hash(self, version: int) -> Digest | None:
+        if (found := self._head_hashes.get(version)) is not None:
+            return found
         head = self.store.head(version)
         if head is None:
             return None
         key_ids = key_ids_at(self.plan.manifest, self.plan_id, head.rekeyed, version)
-        return sha256(preimage.head(self.plan_id, version, head.snapshot_hash, key_ids))
+        found = sha256(preimage.head(self.plan_id, version, head.snapshot_hash, key_ids))
+        self._head_hashes[version] = found  # which never changes any more
+        return found
 
     async def take(self, body: bytes) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
         known = self.store.known(upload.update_id)
         if known is not None and known.member.update_hash == update_hash(upload):
+            # Whatever else has happened since: what was received has its receipt.
+            if self.intake is not None:
+                self.intake.count(Repeated())
             return known.receipt
-        offer = check_upload(upload, self.plan, self.head_hash(upload.base_version), int(time.time()) // 3600)
+        head_hash = self.head_hash(upload.base_version)
+        newest = self.store.newest() if head_hash is None else None
+        if newest is not None and upload.base_version < newest.version:
+            # After a restore from a backup: see `behind`.
+            raise Refusal(
+                Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
+            )
+        # Signatures and hashes, which other threads can work on meanwhile.
+        hour = int(time.time()) // 3600
+        offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
+
+    async def place(self, body: bytes) -> Place:
+        """A device may train from the Snapshot that it names; or `Refusal`, and when to ask again."""
+        ask = decode(Ask, body)
+        if ask.plan_id != self.plan_id:
+            raise Refusal(Code.E_PLAN, "this place was asked for in another Plan")
+        check_credential(
+            ask.credential,
+            ask.dpk,
+            self.plan.manifest.enrolment,
+            lineage=self.plan.lineage,
+            hour=int(time.time()) // 3600,
+        )
+        check_ask(ask)
+        if self.intake is None:
+            raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
+        return Place(plan_id=self.plan_id, version=ask.version, until=await self.intake.wait_place(ask))
 
     def enrol(self, body: bytes) -> Credential:
         """Enrolment is open: whoever holds a device key gets a credential for it, for the Plan's whole life."""
@@ -239,12 +335,21 @@ class Coordinator:
         return sign_proof(self.keys.sig, self.plan_id, update_id, outcome, known.t, members)
 
 
+@dataclass(frozen=True)
+class Newest:
+    """The newest HEAD as it is served; `ended` if another Plan goes on from there."""
+
+    tag: str
+    head: bytes
+    ended: bool
+
+
 def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None) -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does.
 
     `door` lets operators in, and `desk` serves them here: without it they have an address of their own.
     """
-    uploading = asyncio.Semaphore(MOST_AT_ONCE)
+    arriving = Arriving(places(max((one.most_body for one in coordinators), default=0)), time.monotonic)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
 
     @contextlib.asynccontextmanager
@@ -276,19 +381,18 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
 
     async def head(request: Request) -> Response:
         coordinator = asked(request)
-        newest = coordinator.store.newest()
+        newest = coordinator.newest()
         if newest is None:
             return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
-        tag = f'"{newest.version}-{newest.snapshot_hash.hex()[:16]}"'
         following: dict[str, str] = {}
         if coordinator.evaluation is not None:
             following["Tacit-Evaluation"] = coordinator.evaluation.plan_id.hex()
-        if coordinator.successor is None or not isinstance(coordinator.store.batch(), Ended):
-            answer = _tagged(request, tag, "no-cache") or _head(newest, tag, "no-cache")
+        if coordinator.successor is None or not newest.ended:
+            answer = unchanged(request, newest.tag, "no-cache") or _head(newest.head, newest.tag, "no-cache")
         else:
             # This was the last one. Whoever has it already has to hear all the same that another Plan goes on from
             # here.
-            answer = _head(newest, tag, "no-cache")
+            answer = _head(newest.head, newest.tag, "no-cache")
             following["Tacit-Successor"] = coordinator.successor.plan_id.hex()
         answer.headers.update(following)
         return answer
@@ -297,8 +401,8 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
         found = published_head(asked(request).store)
         if found is None:
             return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
-        tag = f'"{found.version}-{found.snapshot_hash.hex()[:16]}"'
-        return _tagged(request, tag, "no-cache") or _head(found, tag, "no-cache")
+        tag = _tag_of(found)
+        return unchanged(request, tag, "no-cache") or _head(encode(found), tag, "no-cache")
 
     async def head_of_version(request: Request) -> Response:
         coordinator = asked(request)
@@ -308,8 +412,8 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
         found = coordinator.store.head(version)
         if found is None:
             raise Refusal(Code.E_VERSION_FUTURE, f"there is no Snapshot {version} yet")
-        tag = f'"{version}-{found.snapshot_hash.hex()[:16]}"'
-        return _tagged(request, tag, IMMUTABLE) or _head(found, tag, IMMUTABLE)
+        tag = _tag_of(found)
+        return unchanged(request, tag, IMMUTABLE) or _head(encode(found), tag, IMMUTABLE)
 
     async def snapshot(request: Request) -> Response:
         coordinator = asked(request)
@@ -317,25 +421,22 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
             name = Digest(bytes.fromhex(request.path_params["name"]))
         except ValueError:
             name = Digest(b"")
-        if not coordinator.store.published(name):
+        kept = coordinator.snapshots
+        if name not in kept and not coordinator.store.published(name):
             raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot")
-        path = coordinator.store.snapshot_path(name)
-        if path is not None:
+        path = None if name in kept else coordinator.store.snapshot_path(name)
+        if path is not None and path.exists() and path.stat().st_size > LONGEST_KEPT:
             return _file(request, path, name)
-        tag = f'"{name.hex()}"'
-        headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
-        data = await asyncio.to_thread(coordinator.store.snapshot, name)
-        return _tagged(request, tag, IMMUTABLE) or Response(data, 200, headers, "application/octet-stream")
+        data = await kept.get(name, partial(coordinator.store.snapshot, name))
+        return for_ever(request, data, f'"{name.hex()}"')
 
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
         try:
             check_running(Orders(coordinator.store.database).now(), os.urandom(4))
-            if uploading.locked():
-                raise Refusal(Code.E_RATE, f"{MOST_AT_ONCE} Updates are arriving already; come again in a second")
-            async with uploading:
+            async with arriving.place():
                 body = await read_body(request, coordinator.most_body)
-                receipt = await coordinator.take(body)
+            receipt = await coordinator.take(body)
         except Refusal as refusal:
             if coordinator.intake is not None:
                 coordinator.intake.count(refusal.code)
@@ -387,6 +488,7 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
             Route(f"{here}/proof", proof, methods=["POST"]),
             Route(f"{here}/log", log),
             Route(f"{here}/status", status),
+            *batch_routes(asked),
             Route("/join/{plan_id}", join),
             Route("/healthz", healthz),
             *([] if desk is None else admin_routes(desk)),
@@ -408,21 +510,18 @@ def _message(message: Message) -> Response:
     return Response(encode(message), media_type=MESSAGE_TYPE)
 
 
-def _tagged(request: Request, tag: str, cache: str) -> Response | None:
-    """304, if whoever asks has it already."""
-    if tag not in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
-        return None
-    return Response(status_code=304, headers={"ETag": tag, "Cache-Control": cache})
+def _tag_of(head: Head) -> str:
+    return f'"{head.version}-{head.snapshot_hash.hex()[:16]}"'
 
 
-def _head(head: Head, tag: str, cache: str) -> Response:
-    return Response(encode(head), media_type=MESSAGE_TYPE, headers={"ETag": tag, "Cache-Control": cache})
+def _head(head: bytes, tag: str, cache: str) -> Response:
+    return Response(head, media_type=MESSAGE_TYPE, headers={"ETag": tag, "Cache-Control": cache})
 
 
 def _file(request: Request, path: Path, name: bytes) -> Response:
     """A file that never changes, named by its own digest."""
     tag = f'"{name.hex()}"'
     headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
-    return _tagged(request, tag, IMMUTABLE) or FileResponse(
+    return unchanged(request, tag, IMMUTABLE) or FileResponse(
         path, headers=headers, media_type="application/octet-stream"
     )

@@ -5,9 +5,12 @@
 
 import argparse
 import logging
+import math
 import os
+import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +20,11 @@ from tacit.keyholder.cards import GivenCards
 from tacit.keyholder.keyholder import Keyholder
 from tacit.keyholder.keys import load_identity
 from tacit.keyholder.operator import read_operator
+from tacit.keyholder.seat import seated
 from tacit.keyholder.server import Service, make_app
 from tacit.serving import Tls, serve
+
+HANDOVER_S = 5.0  # for a process before this one to end
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Settings:
     | host | `127.0.0.1` | where it listens |
     | port | `0` | 0 takes any free one |
     | tls | `Tls(cert.pem, key.pem)` | None where it is reached without, or a proxy ends it |
+    | stands_by | `True` | where another process serves this home it waits, and takes its place when that ends |
     """
 
     home: Path
@@ -39,6 +46,7 @@ class Settings:
     host: str
     port: int
     tls: Tls | None = None
+    stands_by: bool = False
 
 
 def parse(arguments: list[str]) -> Settings:
@@ -58,23 +66,44 @@ def parse(arguments: list[str]) -> Settings:
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes any free port")
+    parser.add_argument(
+        "--stand-by", action="store_true", help="where another process serves this home, wait to take its place"
+    )
     given = parser.parse_args(arguments)
-    return Settings(given.home, frozenset(map(_key, given.approve_author)), given.host, given.port)
+    approved = frozenset(map(_key, given.approve_author))
+    return Settings(given.home, approved, given.host, given.port, stands_by=given.stand_by)
 
 
 def run(settings: Settings) -> None:
     """Serve until asked to stop."""
+    with seated(settings.home, math.inf if settings.stands_by else HANDOVER_S) as seat:
+        # Under the port where it was before whoever asks need not be told anything new.
+        port = settings.port or (seat.port if _free(settings.host, seat.port) else 0)
+        _serve(settings, port, seat.listens)
+
+
+def _serve(settings: Settings, port: int, listens: Callable[[int], None]) -> None:
     identity = load_identity(settings.home, os.urandom)
     keyholder = Keyholder(settings.home, settings.approved, os.urandom, time.time)
     callers = Callers(settings.home, identity.public, lambda: keyholder.coordinators, time.time)
     cards = GivenCards(settings.home, read_operator(settings.home), keyholder.has_loaded, os.urandom, time.time)
     app = make_app(Service(keyholder, identity, callers, cards))
     try:
-        serve(app, settings.host, settings.port, settings.tls)
+        serve(app, settings.host, port, settings.tls, listens=listens)
     finally:
         keyholder.close()
         callers.close()
         cards.close()
+
+
+def _free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as asked:
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            asked.bind((host, port))
+        except OSError:
+            return False
+        return True
 
 
 def _key(text: str) -> bytes:

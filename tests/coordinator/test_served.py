@@ -1,0 +1,68 @@
+"""What is published is read once and served as it is, in any ranges."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tacit.coordinator.served import Snapshots, range_in
+from tacit.wire.ids import Digest
+
+
+@given(st.binary(min_size=1, max_size=50), st.integers(0, 60), st.integers(0, 60))
+def test_a_range_is_what_a_slice_says(data: bytes, first: int, last: int):
+    got = range_in(f"bytes={first}-{last}", len(data))
+
+    if first > last:
+        assert got is None or first >= len(data)
+    else:
+        assert got is not None and data[got.start : got.stop] == data[first : last + 1]
+
+
+@given(st.binary(min_size=1, max_size=50), st.integers(0, 60))
+def test_the_rest_and_the_end_are_ranges_too(data: bytes, count: int):
+    rest, end = range_in(f"bytes={count}-", len(data)), range_in(f"bytes=-{count}", len(data))
+
+    assert rest is not None and data[rest.start : rest.stop] == data[count:]
+    assert end is not None and data[end.start : end.stop] == (data[-count:] if count else b"")
+
+
+@pytest.mark.parametrize("text", ["bytes=", "bytes=-", "lines=1-2", "bytes=1-2,4-5", "bytes=²-3", "bytes=a-", ""])
+def test_what_is_no_single_range_means_the_whole(text: str):
+    assert range_in(text, 10) is None
+
+
+def test_many_who_ask_at_once_are_one_reading_and_what_was_unused_for_longest_goes():
+    read: list[int] = []
+
+    def reading(number: int) -> bytes:
+        read.append(number)
+        return bytes([number]) * 10
+
+    async def story() -> None:
+        snapshots = Snapshots(most=45)
+        names = [Digest(bytes([number] * 32)) for number in range(6)]
+        both = await asyncio.gather(*(snapshots.get(names[0], lambda: reading(0)) for _ in range(9)))
+        assert set(both) == {bytes(10)} and read == [0]
+        for number in (1, 2, 3, 0, 4):
+            assert await snapshots.get(names[number], lambda number=number: reading(number)) == bytes([number]) * 10
+        assert read == [0, 1, 2, 3, 4]
+        assert [name in snapshots for name in names] == [True, False, True, True, True, False]
+
+    asyncio.run(story())
+
+
+def test_what_could_not_be_read_is_read_again_and_what_is_too_long_is_not_kept():
+    async def story() -> None:
+        snapshots, name = Snapshots(most=40), Digest(bytes(32))
+        with pytest.raises(OSError, match="gone"):
+            await snapshots.get(name, _gone)
+        assert await snapshots.get(name, lambda: bytes(11)) == bytes(11)
+        assert name not in snapshots
+
+    asyncio.run(story())
+
+
+def _gone() -> bytes:
+    raise OSError("gone")
