@@ -272,12 +272,14 @@ class CoordinatorModel(RuleBasedStateMachine):
         audits = [dict(self.opened(line)) for line in self.lines]
         newest = self.store.newest()
         assert newest is not None
+        memories = {0: memory}
         rolled_back = {one.at: one.to for one in Verdicts(self.store.database).rollbacks()}
         for t in range(newest.version):
             if t + 1 in rolled_back:
                 assert all(t not in audit for audit in audits)
                 assert self.head(t + 1).snapshot_hash == self.head(rolled_back[t + 1]).snapshot_hash
                 expected = self.store.snapshot(self.head(t + 1).snapshot_hash)
+                memory = memories[t + 1] = memories[rolled_back[t + 1]]
                 continue
             lists = [audit[t] for audit in audits]
             assert all(one == lists[0] for one in lists)
@@ -291,7 +293,8 @@ class CoordinatorModel(RuleBasedStateMachine):
             # Without a kill, from what was remembered in memory: the same bytes.
             mean = mean_of(total, [1] * len(lists[0]), manifest)
             following = apply_mean(expected, mean, manifest.server, memory)
-            expected, memory = following.snapshot, following.memory
+            expected = following.snapshot
+            memory = memories[t + 1] = following.memory
             assert self.store.snapshot(self.head(t + 1).snapshot_hash) == expected
             assert {self.known(one).t for one in lists[0]} == {t}
         applied = {one for t in audits[0] for one in audits[0][t]}
