@@ -384,7 +384,7 @@ def test_a_full_queue_asks_to_come_again_and_knows_what_it_has(tmp_path: Path):
 
         assert (status, decode(ErrorReply, data).code) == (429, Code.E_RATE)
         assert headers["retry-after"] == str(decode(ErrorReply, data).retry_after)
-        assert 30 <= int(headers["retry-after"]) <= 45  # nothing was opened yet, so nothing was measured
+        assert 1 <= int(headers["retry-after"]) <= 60
         assert [site.send(upload) for upload in uploads[:9]] == receipts
         site.keyholders[0].start()
         site.wait_version(2)

@@ -25,6 +25,7 @@ from tacit.coordinator.server import Coordinator, IntakeThread, make_app
 from tacit.coordinator.sql_store import SqlStore, process_name
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
+from tacit.coordinator.tidying import KEEP, Keep, tidied
 from tacit.coordinator.verdicts import Checking, Verdicts
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
@@ -65,6 +66,7 @@ class Settings:
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
     | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
     | checking | `Checking("check")` | by what Snapshots are checked before people get them; None: as it was before |
+    | keep | `Keep(updates_days=90)` | what becomes of Updates and Snapshots that have served: see `tidying` |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     """
 
@@ -81,6 +83,7 @@ class Settings:
     role: Role = "all"
     admin: "AdminAddress | None" = None
     checking: Checking | None = None
+    keep: Keep = KEEP
 
     @property
     def records(self) -> Records:
@@ -132,6 +135,10 @@ def parse(arguments: list[str]) -> Settings:
     admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
     admin.add_argument("--admin-tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="its certificate, PEM")
     admin.add_argument("--admin-ca", type=Path, metavar="FILE", help="only client certificates of these authorities")
+    keep = parser.add_argument_group("what is kept", "an Update's payload goes once it has served, in any case")
+    keep.add_argument("--keep-updates", type=int, default=Keep.updates_days, metavar="DAYS", help="0: for ever")
+    keep.add_argument("--keep-snapshots", type=int, default=Keep.snapshots, metavar="N", help="the newest; 0: all")
+    keep.add_argument("--keep-every", type=int, default=Keep.every, metavar="K", help="one in K of the older; 0: none")
     given = parser.parse_args(arguments)
     return Settings(
         home=given.home,
@@ -147,6 +154,7 @@ def parse(arguments: list[str]) -> Settings:
         role=given.role,
         admin=_admin(given),
         checking=_checking(given),
+        keep=_keep(given),
     )
 
 
@@ -158,6 +166,13 @@ def _checking(given: argparse.Namespace) -> Checking | None:
     if given.gate == "evaluation" and given.evaluation is None:
         raise InputError("--gate evaluation needs --evaluation: a Plan by which devices judge")
     return Checking(given.gate, Rule(fall=given.fall), Pace(given.ahead, 60 * given.silent, given.go_on))
+
+
+def _keep(given: argparse.Namespace) -> Keep:
+    keep = Keep(given.keep_updates, given.keep_snapshots, given.keep_every)
+    if min(keep.updates_days, keep.snapshots, keep.every) < 0:
+        raise InputError("--keep-updates, --keep-snapshots and --keep-every are no numbers below 0")
+    return keep
 
 
 def _admin(given: argparse.Namespace) -> AdminAddress | None:
@@ -260,6 +275,9 @@ def _coordinator(
         finally:
             older.close()
 
+    def tidy(store: Store) -> None:
+        tidied(store, plan, records.plans().values(), settings.keep, time.time())
+
     cards = plan.manifest.keyholders
     keyholders = [
         HttpKeyholder(url, card.sig_pk, keys.sig)
@@ -269,7 +287,7 @@ def _coordinator(
     deadline_s = settings.deadline_s
     trouble = Trouble([None] * len(urls))
     opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, tell_judged)
-    thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins)
+    thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins, tidy)
     return Coordinator(
         plan=plan,
         plan_file=records.plan_file(plan),
@@ -301,7 +319,7 @@ def main() -> int:
     try:
         settings = parse(sys.argv[1:])
         coordinators, records = coordinators_of(settings), settings.records
-        door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys)
+        door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys, keep=settings.keep)
         if settings.admin is None:
             serve(make_app(*coordinators, door=door, desk=desk), settings.host, settings.port)
         else:

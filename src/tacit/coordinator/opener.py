@@ -566,7 +566,7 @@ class OpenerThread:
     """Takes steps as long as there are any, then waits for an Update, for a deadline, or for the end.
 
     `open_store` makes the thread's own store. `backoff` gives the seconds to wait after so many failures. Nothing is
-    done before `begins` says so.
+    done before `begins` says so. Now and then it lets `tidy` look for what need be kept no more.
     """
 
     opener: Opener
@@ -575,6 +575,7 @@ class OpenerThread:
     clock: Callable[[], float]
     backoff: Callable[[int], float]
     begins: Callable[[Store], bool] = lambda store: True
+    tidy: Callable[[Store], None] = lambda store: None
     arrived: threading.Event = field(default_factory=threading.Event)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -608,15 +609,16 @@ class OpenerThread:
                 if not begun:
                     self.arrived.wait(0.2)
                     continue
-                if self.clock() > swept_at + SWEPT_EVERY_S:
-                    store.sweep()
-                    swept_at = self.clock()
                 if told != self.opener.trouble.reasons:
                     store.report_troubles(told := list(self.opener.trouble.reasons))
                 try:
                     if self.clock() > looked_at + LOOKED_EVERY_S:
                         self.opener.look(store, int(self.clock()))
                         looked_at = self.clock()
+                    if self.clock() > swept_at + SWEPT_EVERY_S:
+                        store.sweep()
+                        self.tidy(store)
+                        swept_at = self.clock()
                     if not self.opener.step(store, int(self.clock())):
                         failures = 0
                         self.arrived.wait(self.opener.pause(store, int(self.clock())))

@@ -423,7 +423,7 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
             name = Digest(b"")
         kept = coordinator.snapshots
         if name not in kept and not coordinator.store.published(name):
-            raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot")
+            raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot, or it is kept no more")
         path = None if name in kept else coordinator.store.snapshot_path(name)
         if path is not None and path.exists() and path.stat().st_size > LONGEST_KEPT:
             return _file(request, path, name)

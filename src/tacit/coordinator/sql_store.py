@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories, orders, pace, places, verdicts
+from tacit.coordinator import memories, orders, pace, places, tidying, verdicts
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database
@@ -128,6 +128,7 @@ MIGRATIONS = (
     # From here on the tables of whoever uses them, in the order in which they came to be.
     memories.TABLES + places.TABLES + pace.TABLES,
     orders.TABLES,
+    tidying.TABLES,
     verdicts.TABLES,
 )
 # Those in the Plans before this one are counted apart.
@@ -330,7 +331,10 @@ class SqlStore:
                 self._count_refusal(code, count)
 
     def counts(self) -> Counts:
-        fates = self._db.rows("SELECT fate, count(*) FROM updates GROUP BY fate")
+        fates = self._db.rows(
+            "SELECT fate, CAST(sum(n) AS BIGINT) FROM (SELECT fate, count(*) AS n FROM updates GROUP BY fate "
+            "UNION ALL SELECT fate, count FROM tidied) AS every GROUP BY fate"
+        )
         refused = self._db.rows("SELECT code, count FROM refusals ORDER BY code")
         (most,) = self._first("SELECT max(count) FROM landings")
         spent = self._db.rows("SELECT max(older_mu2), count - older FROM landings GROUP BY count - older")
@@ -357,7 +361,8 @@ class SqlStore:
         return data
 
     def published(self, snapshot_hash: Digest) -> bool:
-        return self._db.row("SELECT 1 FROM heads WHERE snapshot_hash = ?", (snapshot_hash,)) is not None
+        kept = "NOT EXISTS (SELECT 1 FROM thinned WHERE thinned.snapshot_hash = heads.snapshot_hash)"
+        return self._db.row(f"SELECT 1 FROM heads WHERE snapshot_hash = ? AND {kept}", (snapshot_hash,)) is not None  # noqa: S608 - a constant
 
     def snapshot_path(self, snapshot_hash: Digest) -> Path | None:
         return self.blobs.path(_snapshot(snapshot_hash))

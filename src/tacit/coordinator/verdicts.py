@@ -197,6 +197,11 @@ class Verdicts:
         self._db.run("INSERT INTO rollbacks VALUES (?, ?, ?)", (done.at, done.to, done.why))
         self._keep(rolled_back(state, done.at), self.checking(), self.heard_at())
 
+    def pinned(self) -> frozenset[int]:
+        """The versions whose Snapshots people get, or may be sent back to: they are kept."""
+        state = self.state()
+        return frozenset({state.version} | (set() if state.back is None else {state.back.to}))
+
     def rollbacks(self) -> list[RolledBack]:
         """In order."""
         rows = self._db.rows("SELECT version, back_to, why FROM rollbacks ORDER BY version")
