@@ -16,7 +16,7 @@ import msgspec
 
 from tacit.coordinator.archive import Contents
 from tacit.coordinator.backup import back_up, put_back
-from tacit.coordinator.batch import batch_number
+from tacit.coordinator.batch import Ended, batch_number
 from tacit.coordinator.behind import on_caught_up
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.operators import TABLES, Operator, Operators, Role
@@ -26,6 +26,7 @@ from tacit.coordinator.records import Records
 from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.tidying import KEEP, Forgotten, Keep, Tidied, Tidying, tidied
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import check_signed
@@ -50,6 +51,14 @@ class Ordered(msgspec.Struct, frozen=True):
     plan_id: str
     title: str
     going: Going
+
+
+class GoingBack(msgspec.Struct, frozen=True):
+    """Training goes back to this version as soon as no batch is under way."""
+
+    plan_id: str
+    title: str
+    to: int
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -115,6 +124,21 @@ class Desk:
             with self.store(plan) as store:
                 Orders(store.database).give(going, who, int(self.clock()))
         return [Ordered(plan.plan_id.hex(), plan.manifest.title, going) for plan in plans]
+
+    def roll_back(self, begins: str, to: int, why: str, who: str) -> GoingBack:
+        """Devices train from an older Snapshot again, from the next Snapshot boundary on, and people get that one."""
+        plans = [plan for plan in self.plans(begins) if plan.manifest.evaluation is None]
+        if len(plans) != 1:
+            raise InputError(f"{len(plans)} Plans train here; say which one is meant, by how its id begins")
+        with self.store(plans[0]) as store:
+            head, newest = store.head(to) if to >= 0 else None, store.newest()
+            if isinstance(store.batch(), Ended):
+                raise InputError(f"Plan {plans[0].name} has ended; let another one continue it --from-snapshot")
+            if head is not None:
+                store.snapshot(head.snapshot_hash)  # it may not be kept any more
+            why = f"{who}: {why}" if why else f"{who} said so"
+            Verdicts(store.database).order(to, 0 if newest is None else newest.version, why[:400], int(self.clock()))
+        return GoingBack(plans[0].plan_id.hex(), plans[0].manifest.title, to)
 
     def verdict(self, begins: str, asked: Mapping[str, str]) -> Answered:
         """What an evaluator says of one of a Plan's Snapshots."""
