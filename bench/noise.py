@@ -39,7 +39,7 @@ from torch import nn
 
 from tacit.codec.quantise import dequantise_sum, inner_bound, quantise
 from tacit.compiler.compile import compile_program
-from tacit.coordinator.applying import apply_sum
+from tacit.coordinator.applying import apply_mean, mean_of
 from tacit.engine.player import Player
 from tacit.keyholder.sums import draw
 from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan, playable_blobs
@@ -58,6 +58,7 @@ from tacit.plan.manifest import (
     Quantisation,
 )
 from tacit.plan.program import Optimizer, Playable
+from tacit.plan.server import Server as ServerRule
 from tacit.privacy.account import mu_of_epsilon
 from tacit.privacy.blt import Blt, sensitivity
 from tacit.privacy.clip import clip
@@ -232,7 +233,7 @@ def plan_of(crowd: Crowd, rules: Rules, contestant: Contestant, bound: float, ra
         created_at=0,
         program=crowd.playable.program,
         local=LOCAL,
-        server_rate=rate,
+        server=ServerRule(rate),
         quantisation=Quantisation(BITS, BIG_Q, inner_bound(BIG_Q, d), bound),
         batch=BatchRule(rules.batch, rules.batch, rules.batch, rules.max_age, (1,) * (rules.max_age + 1)),
         participation=Participation(rules.landings, rules.separation, rules.devices),
@@ -271,14 +272,15 @@ class Server:
     def applied(self, snapshot: NDArray[np.float32], total: NDArray[np.int64], count: int) -> NDArray[np.float32]:
         manifest, quant = self._manifest, self._manifest.quantisation
         if self._kind == "plain SGD":
-            after = apply_sum(encode_snapshot(snapshot), total, [1] * count, manifest)
-            return decode_snapshot(after, manifest.program.d)
+            mean = mean_of(total, [1] * count, manifest)
+            after = apply_mean(encode_snapshot(snapshot), mean, manifest.server)
+            return decode_snapshot(after.snapshot, manifest.program.d)
         step = dequantise_sum(total, quant.clip, quant.q_in, count)
         self._steps += 1
         self._mean = 0.9 * self._mean + 0.1 * step
         self._square = 0.99 * self._square + 0.01 * step**2
         mean, square = self._mean / (1 - 0.9**self._steps), self._square / (1 - 0.99**self._steps)
-        return (snapshot + manifest.server_rate * mean / (np.sqrt(square) + 1e-8)).astype(np.float32)
+        return (snapshot + manifest.server.rate * mean / (np.sqrt(square) + 1e-8)).astype(np.float32)
 
 
 @dataclass(frozen=True)

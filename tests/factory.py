@@ -44,12 +44,14 @@ from tacit.plan.manifest import (
     Noise,
     OnDevice,
     Participation,
+    Places,
     Plain,
     Quantisation,
     Rotation,
     Unit,
 )
 from tacit.plan.program import Field, Optimizer, Program, Resources
+from tacit.plan.server import Server
 from tacit.privacy.blt import Blt, sensitivity
 from tacit.privacy.mask import mask_key, masked
 from tacit.privacy.seal import seal
@@ -96,6 +98,8 @@ def make_plan(
     device_class: str = "",
     mechanism: Mechanism = Plain(),  # noqa: B008 - immutable
     gate: Gate | None = None,
+    server: Server = Server(0.5),  # noqa: B008 - immutable
+    places: Places | None = None,
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
@@ -130,9 +134,9 @@ def make_plan(
             resources=Resources(64, 0, 64, 384, 64, 0, 0, 0, "head", 1, 4096),
         ),
         local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
-        server_rate=0.5,
+        server=server,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
-        batch=BatchRule(target=target, most=most, threshold=threshold, max_age=max_age, weights=(1,) * (max_age + 1)),
+        batch=BatchRule(target, most, threshold, max_age, (1,) * (max_age + 1), places),
         participation=Participation(landings=landings, separation=separation, devices=devices),
         noise=Noise(
             mechanism=mechanism,
@@ -311,7 +315,7 @@ def next_snapshot(world: World, before: bytes, total: NDArray[np.int64], count: 
     delta = total.astype(np.float64) * (quant.clip / quant.q_in / manifest.divisor([1] * count))
     if quant.rotation == "hadamard/1":
         delta = rotate_back(delta, manifest.charter_id)
-    values = decode_snapshot(before, manifest.program.d).astype(np.float64) + delta * manifest.server_rate
+    values = decode_snapshot(before, manifest.program.d).astype(np.float64) + delta * manifest.server.rate
     return encode_snapshot(values.astype(np.float32))
 
 
@@ -347,8 +351,8 @@ def _become(
     stdout: Connection,
 ) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
-    os.environ.pop("TACIT_CRASH_AT", None)
     os.environ.update(environment)
+    os.environ.pop("TACIT_CRASH_AT", None)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at
     os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -368,18 +372,16 @@ class Process:
     port: int = 0
     caller: SigningKey | None = None  # whose calls a keyholder is posted; unsigned ones if nobody's
     keyholder: bytes = b""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    said: dict[str, Any] = field(default_factory=dict)  # when it began to listen
     _process: ForkServerProcess | None = None
 
     def start(self, crash_at: str | None = None, expect_ready: bool = True) -> "Process":
         """Returns when it listens. With `expect_ready` false it may die before that."""
         reading, writing = FORKS.Pipe(duplex=False)
         arguments = [*self.arguments, "--port", str(self.port)]
-        process = FORKS.Process(
-            target=_become,
-            args=(self.module, arguments, dict(self.environment), crash_at, str(self.log_path), writing),
-            daemon=True,
-        )
+        told = (self.module, arguments, dict(self.environment), crash_at, str(self.log_path), writing)
+        process = FORKS.Process(target=_become, args=told, daemon=True)
         process.start()
         self._process = process
         writing.close()
@@ -388,7 +390,8 @@ class Process:
         reading.close()
         assert line or not expect_ready, f"{arguments} ended before it listened:\n{self.log_path.read_text()[-3000:]}"
         if line:
-            self.port = json.loads(line)["port"]
+            self.said = json.loads(line)
+            self.port = self.said["port"]
         return self
 
     @property

@@ -53,7 +53,7 @@ export type Plan = {
 
 export class PlanRefused extends Error {}
 
-const FORMAT = 4;
+const FORMAT = 5;
 const HEADER = 192;
 const ALIGNMENT = 64;
 

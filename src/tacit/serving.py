@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.datastructures import MutableHeaders
@@ -28,6 +29,7 @@ from tacit.wire.messages import ErrorReply, encode
 
 MESSAGE_TYPE = "application/msgpack"
 SLOWEST_BODY_S = 120  # a body that takes longer is given up, so that slow senders cannot hold the memory
+CLIENT_CERTIFICATE = "client_certificate"  # DER, or None
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 
 _STATUS = {
@@ -123,14 +125,32 @@ class SecurityHeaders:
 class _Announced(uvicorn.Server):
     """Says so on stdout when it listens."""
 
-    def __init__(self, config: uvicorn.Config, port: int, listens: Callable[[int], None]):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        port: int,
+        beside: tuple[uvicorn.Config, socket.socket] | None,
+        listens: Callable[[int], None],
+    ):
         super().__init__(config)
-        self._port, self._listens = port, listens
+        self._port, self._beside, self._listens = port, beside, listens
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._listens(self._port)
-        print(json.dumps({"ready": True, "port": self._port}), flush=True)
+        ready: dict[str, object] = {"ready": True, "port": self._port}
+        if self._beside is not None:
+            config, listening = self._beside
+            protocol = _with_certificates(config.http_protocol_class)
+            server = await asyncio.get_running_loop().create_server(
+                lambda: protocol(config=config, server_state=self.server_state, app_state=self.lifespan.state),
+                sock=listening,
+                ssl=config.ssl,
+                backlog=config.backlog,
+            )
+            self.servers.append(server)
+            ready["admin_port"] = listening.getsockname()[1]
+        print(json.dumps(ready), flush=True)
 
 
 @dataclass(frozen=True)
@@ -141,10 +161,41 @@ class Tls:
     key: Path
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Another application of the same process, on an address of its own.
+
+    With `clients`, authorities as a PEM file, nobody gets a word in without a certificate of one of them; which one it
+    was stands in the state of a request, as `CLIENT_CERTIFICATE`.
+    """
+
+    app: ASGIApp
+    host: str
+    port: int
+    tls: Tls | None = None
+    clients: Path | None = None
+
+
 def serve(
-    app: ASGIApp, host: str, port: int, tls: Tls | None = None, listens: Callable[[int], None] = lambda port: None
+    app: ASGIApp,
+    host: str,
+    port: int,
+    tls: Tls | None = None,
+    beside: Beside | None = None,
+    listens: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then return. `port` 0 takes any free one; `listens` hears which."""
+    listening, config = _listening(host, port), _config(app, tls)
+    also = None
+    if beside is not None:
+        also = _config(beside.app, beside.tls, beside.clients), _listening(beside.host, beside.port)
+    # uvicorn raises the signal again once it has shut down; whoever asked wants an end without an error.
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(asked, _already_stopping)
+    _Announced(config, listening.getsockname()[1], also, listens).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -152,6 +203,10 @@ def serve(
         listening.bind((host, port))
     except OSError as error:
         raise InputError(f"nothing can listen on {host} port {port}: {error.strerror}; try --port 0") from error
+    return listening
+
+
+def _config(app: ASGIApp, tls: Tls | None, clients: Path | None = None) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -162,15 +217,27 @@ def serve(
         timeout_graceful_shutdown=5,
         ssl_certfile=None if tls is None else tls.certificate,
         ssl_keyfile=None if tls is None else tls.key,
+        ssl_ca_certs=None if clients is None else str(clients),
+        ssl_cert_reqs=ssl.CERT_NONE if clients is None else ssl.CERT_REQUIRED,
     )
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
         raise InputError(f"the TLS certificate or its key cannot be used: {error}") from error
-    # uvicorn raises the signal again once it has shut down; whoever asked wants an end without an error.
-    for asked in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(asked, _already_stopping)
-    _Announced(config, listening.getsockname()[1], listens).run(sockets=[listening])
+    return config
+
+
+def _with_certificates(protocol: Any) -> Any:
+    """A protocol of uvicorn's that lets an application see the certificate of whoever is connected."""
+
+    class WithCertificate(protocol):
+        def connection_made(self: Any, transport: asyncio.Transport) -> None:
+            protocol.connection_made(self, transport)
+            tls = transport.get_extra_info("ssl_object")
+            certificate = None if tls is None else tls.getpeercert(binary_form=True)
+            self.app_state = {**self.app_state, CLIENT_CERTIFICATE: certificate}
+
+    return WithCertificate
 
 
 def _already_stopping(number: int, frame: FrameType | None) -> None:

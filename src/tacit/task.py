@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from tacit.errors import InputError
 from tacit.privacy.trust import Trust
@@ -253,6 +253,70 @@ def _check_rates(name: str, rate: float, momentum: float, decay: float, schedule
 
 
 @dataclass(frozen=True)
+class Momentum:
+    """See `momentum`."""
+
+    beta: float
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Each value by its own size. See `adam` and `yogi`."""
+
+    name: Literal["adam", "yogi"]
+    beta1: float
+    beta2: float
+    eps: float
+
+
+def momentum(beta: float = 0.9) -> Momentum:
+    """The server goes on in the direction of earlier batches, of which `beta` stays with each: m = beta * m + mean.
+
+    >>> Server(rate=0.3, optimizer=momentum(0.9), average=0.8)
+    Server(rate=0.3, optimizer=Momentum(beta=0.9), average=0.8)
+    """
+    return Momentum(_share("momentum beta", beta))
+
+
+def adam(beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-3) -> Adaptive:
+    """The server divides each value's mean direction by the root of its mean square, plus `eps`. Take a small rate.
+
+    >>> Server(rate=0.01, optimizer=adam()).optimizer
+    Adaptive(name='adam', beta1=0.9, beta2=0.99, eps=0.001)
+    """
+    return Adaptive("adam", _share("adam beta1", beta1), _share("adam beta2", beta2), _above("adam eps", eps))
+
+
+def yogi(beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-3) -> Adaptive:
+    """As `adam`, but the mean square grows and falls by small steps only.
+
+    >>> yogi(eps=0.01)
+    Adaptive(name='yogi', beta1=0.9, beta2=0.99, eps=0.01)
+    """
+    return Adaptive("yogi", _share("yogi beta1", beta1), _share("yogi beta2", beta2), _above("yogi eps", eps))
+
+
+@dataclass(frozen=True)
+class Server:
+    """How one Snapshot follows from another and a batch's mean.
+
+    | example | meaning |
+    |---|---|
+    | `Server(average=0.8)` | the mean is added; 0.8 of the published average stays with every batch |
+    | `Server(rate=0.3, optimizer=momentum(0.9))` | it goes on in the direction of earlier batches |
+    | `Server(rate=0.01, optimizer=adam())` | each value by its own size |
+    """
+
+    rate: float = 1.0
+    optimizer: Momentum | Adaptive | None = None  # None: the mean as it is
+    average: float = 0.0
+
+    def __post_init__(self) -> None:
+        _above("server rate", self.rate)
+        _share("server average", self.average)
+
+
+@dataclass(frozen=True)
 class Slices:
     """A range of a layer's input features, or of its outputs. See `slices`."""
 
@@ -333,6 +397,7 @@ class Local:
     | `Local(dropout=True)` | the module's dropout is on while it trains locally; without this it is off |
     | `Local(batch_statistics=True)` | BatchNorm normalises by each minibatch; else by its frozen statistics |
     | `Local(proximal=0.01)` | each step is also pulled back, by 0.01 of the way, to where the visit began (FedProx) |
+    | `Local(variance_weight=True)` | a device whose minibatches contradict each other counts less |
     """
 
     epochs: int = 1
@@ -343,6 +408,7 @@ class Local:
     proximal: float = 0.0
     dropout: bool = False
     batch_statistics: bool = False
+    variance_weight: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "minibatch"):
@@ -497,6 +563,8 @@ class Privacy:
 
     Noise is correlated where an epsilon is asked for, for more than ten Snapshots, of a fleet that is large enough:
     devices ≥ batch · (max_age + separation). Snapshots then hold a fraction of the noise at the same epsilon.
+    Which Updates make up a batch are four words together: see `fedavg`, `fedbuff` and `semi_async`. With `selected`, so
+    many devices at most are at work on a Snapshot, each for `place_seconds`; others are told when to come again.
     `separation` is Snapshots / (participations + 1) if nothing is said, and less where only half of the fleet could
     not keep it up; noise that is not correlated needs none. Weights by age are 8 / √(1 + age), rounded, at least 1.
     """
@@ -516,6 +584,8 @@ class Privacy:
     trust: str = Trust.SINGLE_OPERATOR
     weights: Literal["equal", "age"] = "equal"
     gate: bool = False
+    selected: int | None = None
+    place_seconds: int = 900
 
     def __post_init__(self) -> None:
         if self.epsilon is not None and self.noise is not None:
@@ -536,6 +606,13 @@ class Privacy:
             if self.threshold > self.batch:
                 raise TaskInvalid(
                     "privacy threshold", self.threshold, f"a batch holds {self.batch}", "choose at most that"
+                )
+        _whole("privacy place_seconds", self.place_seconds, 1)
+        if self.selected is not None:
+            _whole("privacy selected", self.selected, 1)
+            if self.selected < self.batch:
+                raise TaskInvalid(
+                    "privacy selected", self.selected, f"a batch waits for {self.batch}", "select at least so many"
                 )
         if self.batch > self.devices:
             raise TaskInvalid("privacy batch", self.batch, f"there are {self.devices} devices", "choose at most that")
@@ -612,7 +689,7 @@ class Privacy:
         >>> round(Privacy(epsilon=4).numbers(1000, 2).noise.sigma, 2)
         1.3
         """
-        from tacit.plan.manifest import Gate
+        from tacit.plan.manifest import Gate, Places
         from tacit.plan.numbers import GATE_ETA, GATE_ROWS, GATE_Z, choose_numbers
 
         return choose_numbers(
@@ -632,12 +709,57 @@ class Privacy:
             correlated=self.noise_is_correlated,
             weights=self.age_weights,
             gate=Gate(GATE_ROWS, GATE_Z, GATE_ETA) if self.gate else None,
+            places=None if self.selected is None else Places(self.selected, self.place_seconds),
         )
 
     @property
     def threshold_or_default(self) -> int:
         """Half a batch, and never fewer than ten where the batch allows it."""
         return self.threshold if self.threshold is not None else min(self.batch, max(10, self.batch // 2))
+
+
+class Batching(TypedDict, total=False):
+    """Words of `Privacy` that say together which Updates make up a batch."""
+
+    batch: int
+    threshold: int
+    max_age: int
+    weights: Literal["equal", "age"]
+    selected: int
+
+
+def fedavg(devices: int, selected: int | None = None) -> Batching:
+    """So many devices train from one Snapshot, and a batch is all of them: whoever waits for it, waits for the last.
+
+    With more `selected` a batch is the first that answer, and what the others send is too late.
+
+    >>> Privacy(epsilon=8, **fedavg(50, selected=65)).max_age
+    0
+    """
+    return Batching(
+        batch=devices, threshold=devices, max_age=0, weights="equal", selected=devices if selected is None else selected
+    )
+
+
+def fedbuff(batch: int, max_age: int = 16) -> Batching:
+    """The next so many Updates, from whatever Snapshot they started and each like the others.
+
+    >>> fedbuff(10)
+    {'batch': 10, 'threshold': 10, 'max_age': 16, 'weights': 'equal'}
+    """
+    return Batching(batch=batch, threshold=batch, max_age=max_age, weights="equal")
+
+
+def semi_async(batch: int, threshold: int | None = None, max_age: int = 16) -> Batching:
+    """The next so many Updates, or at the deadline those that are there if they are `threshold`; older ones count less.
+
+    A threshold that is not named is half a batch, and ten at least. `Local(variance_weight=True)` goes with it.
+
+    >>> Privacy(epsilon=8, **semi_async(100, max_age=4)).age_weights
+    (8, 6, 5, 4, 4)
+    """
+    least = min(batch, max(10, batch // 2)) if threshold is None else threshold
+    return Batching(batch=batch, threshold=least, max_age=max_age, weights="age")
 
 
 @dataclass(frozen=True)
@@ -716,7 +838,8 @@ class Task:
     precision: Precision | None = None
     # Compute again in the backward pass what is cheap to compute, instead of saving it: less memory, the same result.
     recompute: bool = False
-    server_rate: float = 1.0
+    # What the coordinator makes of a batch's mean, and how much of the published average stays with every batch.
+    server: Server = field(default_factory=lambda: Server(average=0.8))
     # Makes examples that anybody may see, arrays [n, ...] by field, the label's optional. Directions and errors are
     # measured on them; nobody trains on them.
     public: Callable[[], Mapping[str, Any]] | None = None
@@ -777,8 +900,6 @@ class Task:
                 raise TaskInvalid("metrics", metric, f"each is one of {', '.join(METRICS)}", "leave it out")
             if metric == "accuracy" and self.loss_named.name not in OF_RIGHT_OR_WRONG:
                 raise TaskInvalid("metrics", metric, f"nothing is right or wrong under {self.loss}", 'write "loss"')
-        if not 0 < self.server_rate < math.inf:
-            raise TaskInvalid("server_rate", self.server_rate, "it is above 0", "1.0 applies the mean delta as it is")
         if self.subset is not None and (isinstance(self.subset, str) or not self.subset):
             raise TaskInvalid(
                 "subset",
@@ -814,6 +935,7 @@ def _check_silo(task: Task) -> None:
     for name, told, why in (
         ("local balance", task.local.balance, "the labels of all people at a site would set where training starts"),
         ("local batch_statistics", task.local.batch_statistics, "people would meet in the statistics of a minibatch"),
+        ("local variance_weight", task.local.variance_weight, "it would be worked out from gradients without noise"),
         (
             "example weight",
             any(isinstance(part, Weight) for part in task.example.values()),
@@ -844,6 +966,18 @@ def _shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     if not shape or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in shape):
         raise TaskInvalid(name, tuple(shape), "every size is a positive whole number", "e.g. (1, 28, 28)")
     return tuple(shape)
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise TaskInvalid(name, value, "it is a share of what was that stays: at least 0 and below 1", "e.g. 0.9")
+    return float(value)
+
+
+def _above(name: str, value: float) -> float:
+    if not 1e-12 < value < 1e18:
+        raise TaskInvalid(name, value, "it is a number above 0", "e.g. 1.0")
+    return float(value)
 
 
 def _whole(name: str, value: object, least: int) -> int:

@@ -1,19 +1,28 @@
 """From a sum to the next Snapshot."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tacit.codec.ring import RING_BITS, pack, wrap
 from tacit.codec.rotate import rotate
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, publish_sum, unmask
+from tacit.coordinator.applying import SumBroken, add_payloads, apply_mean, mean_of, publish_sum, unmask
 from tacit.plan.bundle import decode_snapshot, encode_snapshot
+from tacit.plan.manifest import Manifest
 from tacit.privacy.blt import Blt, Correlated, combined_error
 from tacit.privacy.mask import masked, sum_masks
 from tests.factory import make_world, next_snapshot
+
+
+def after_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
+    """The Snapshot after the first batch of a Plan."""
+    return apply_mean(snapshot, mean_of(unmasked, weights, manifest), manifest.server).snapshot
+
 
 updates = st.tuples(st.integers(-(2**20), 2**20), st.integers(0, 2**32), st.sampled_from([1, 2, 8]))
 
@@ -51,7 +60,7 @@ def test_the_mean_is_scaled_by_the_servers_rate(tmp_path: Path):
     total = np.arange(32, dtype=np.int64) * 45
     manifest = world.plan.manifest
 
-    after = apply_sum(world.plan.initial_snapshot, total, [1, 1, 1], manifest)
+    after = after_sum(world.plan.initial_snapshot, total, [1, 1, 1], manifest)
 
     assert after == next_snapshot(world, world.plan.initial_snapshot, total, 3)
     step = decode_snapshot(after, 32) - decode_snapshot(world.plan.initial_snapshot, 32)
@@ -64,12 +73,12 @@ def test_a_sum_of_rotated_updates_moves_the_values_that_the_devices_moved(tmp_pa
     delta = np.where(np.arange(100) == 7, 0.8, 0.0)
     total = np.rint(3 * rotate(delta, manifest.charter_id) * 450).astype(np.int64)
 
-    after = apply_sum(before, total, [1, 1, 1], manifest)
+    after = after_sum(before, total, [1, 1, 1], manifest)
 
     step = decode_snapshot(after, 100) - decode_snapshot(before, 100)
     assert step == pytest.approx(0.5 * delta, abs=0.5 * 5 / 3 / 450 / 2)
     assert after == next_snapshot(world, before, total, 3)
-    assert decode_snapshot(publish_sum(before, total, [1, 1, 1], manifest)[len(before) :], 100).argmax() == 7
+    assert decode_snapshot(publish_sum(before, total, [1, 1, 1], manifest).snapshot[len(before) :], 100).argmax() == 7
 
 
 def test_sums_of_correlated_noise_are_all_divided_alike_so_that_it_cancels(tmp_path: Path):
@@ -81,9 +90,9 @@ def test_sums_of_correlated_noise_are_all_divided_alike_so_that_it_cancels(tmp_p
 
     for _ in range(200):
         drawn = np.rint(1000 * noise.step(random.standard_normal(32))).astype(np.int64)
-        snapshot = apply_sum(snapshot, drawn, [1] * random.integers(2, 5), manifest)
+        snapshot = after_sum(snapshot, drawn, [1] * random.integers(2, 5), manifest)
 
-    one = 1000 / 4 * manifest.quantisation.clip / manifest.quantisation.q_in * manifest.server_rate
+    one = 1000 / 4 * manifest.quantisation.clip / manifest.quantisation.q_in * manifest.server.rate
     left = combined_error(blt, np.ones(200))
     # 32 values: their mean square is within 5 of its standard deviations.
     assert np.mean(decode_snapshot(snapshot, 32) ** 2) / (one * left) ** 2 == pytest.approx(1, abs=5 * np.sqrt(2 / 32))
@@ -97,9 +106,9 @@ def test_a_snapshot_nobody_could_train_from_is_not_made(tmp_path: Path):
     manifest = world.plan.manifest
     total = np.full(32, 2**23 - 1, np.int64)
 
-    assert apply_sum(huge, total, [1], manifest)  # the step is far below half a unit of the last place
+    assert after_sum(huge, total, [1], manifest)  # the step is far below half a unit of the last place
     with pytest.raises(SumBroken):
-        apply_sum(encode_snapshot(np.full(32, np.inf, np.float32)), total, [1], manifest)
+        after_sum(encode_snapshot(np.full(32, np.inf, np.float32)), total, [1], manifest)
 
 
 def test_words_beyond_the_ring_do_not_count():

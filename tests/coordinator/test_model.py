@@ -20,12 +20,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tacit.coordinator import opener as opener_module
 from tacit.coordinator import sql_store as store_module
+from tacit.coordinator.applying import apply_mean, mean_of
 from tacit.coordinator.batch import Collecting, Ended, Fate
 from tacit.coordinator.intake import check_upload
 from tacit.coordinator.keyholders import Unreachable
 from tacit.coordinator.store import Known, Overtaken
 from tacit.keyholder import keyholder as keyholder_module
 from tacit.plan.manifest import Plain
+from tacit.plan.server import Mean, Momentum, Server, Yogi
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import KeyId, UpdateId
 from tacit.wire.log import verify_chain
@@ -39,6 +41,7 @@ MEMORY = "/dev/shm"
 LANDINGS, TARGET, THRESHOLD, SNAPSHOTS = 2, 3, 2, 4
 
 
+SERVERS = [Server(0.5), Server(0.5, Momentum(0.9), average=0.8), Server(0.1, Yogi(0.9, 0.99, 1e-3))]
 CUTS = st.none() | st.tuples(st.integers(0, 1), st.sampled_from(["before", "after"]))
 
 
@@ -46,8 +49,8 @@ POINTS = Points()
 
 
 class CoordinatorModel(RuleBasedStateMachine):
-    @initialize(keyholders=st.integers(1, 2), ready=st.booleans())
-    def begin(self, keyholders: int, ready: bool) -> None:
+    @initialize(keyholders=st.integers(1, 2), ready=st.booleans(), server=st.sampled_from(SERVERS))
+    def begin(self, keyholders: int, ready: bool, server: Server) -> None:
         POINTS.left = None
         # In memory where that exists: what is tested is the order of writes, and thousands of them are waited for.
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY if os.path.isdir(MEMORY) else None))
@@ -60,6 +63,7 @@ class CoordinatorModel(RuleBasedStateMachine):
             landings=LANDINGS,
             snapshots=SNAPSHOTS,
             mechanism=BLT if keyholders > 1 else Plain(),
+            server=server,
         )
         self.now = [time.time()]
         self.lines = [Direct(self.world, j, self.now) for j in range(1, keyholders + 1)]
@@ -249,7 +253,8 @@ class CoordinatorModel(RuleBasedStateMachine):
                 break
         batch = self.store.batch()
         assert isinstance(batch, Collecting | Ended)
-        expected = self.world.plan.initial_snapshot
+        expected, memory = self.world.plan.initial_snapshot, None
+        manifest = self.world.plan.manifest
         audits = [dict(self.opened(line)) for line in self.lines]
         newest = self.store.newest()
         assert newest is not None
@@ -257,7 +262,14 @@ class CoordinatorModel(RuleBasedStateMachine):
             lists = [audit[t] for audit in audits]
             assert all(one == lists[0] for one in lists)
             total = np.sum([self.sent[one][1].integers() for one in lists[0]], axis=0)
-            expected = next_snapshot(self.world, expected, total, len(lists[0]))
+            if manifest.server.optimizer == Mean():
+                assert self.store.snapshot(self.head(t + 1).snapshot_hash) == next_snapshot(
+                    self.world, expected, total, len(lists[0])
+                )
+            # Without a kill, from what was remembered in memory: the same bytes.
+            mean = mean_of(total, [1] * len(lists[0]), manifest)
+            following = apply_mean(expected, mean, manifest.server, memory)
+            expected, memory = following.snapshot, following.memory
             assert self.store.snapshot(self.head(t + 1).snapshot_hash) == expected
             assert {self.known(one).t for one in lists[0]} == {t}
         applied = {one for t in audits[0] for one in audits[0][t]}

@@ -40,7 +40,7 @@ task = tacit.Task(
     privacy=tacit.Privacy(noise=0.001, devices=4, batch=2, threshold=2, snapshots=6, participations=40, clip=2.0),
 )
 """
-EVALUATED = ("--batch", "2", "--noise", "0.02")
+EVALUATED = ("--batch", "2", "--noise", "0.02", "--groups", "phone", "laptop", "--counts", "8")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def test_devices_of_the_evaluation_cohort_judge_what_the_others_train(tmp_path, 
         for name, judges in (("ada", False), ("bob", False), ("eve", True), ("ned", True)):
             in_cohort(here, name, judges)
         for name in ("ada", "bob", "eve", "ned"):
-            here.join(name)  # all by one link: each goes where its lot sends it
+            here.join(name, "--group", "phone")  # all by one link: each goes where its lot sends it
         here.wait_version(6)
 
         def read() -> dict:
@@ -113,11 +113,20 @@ def test_devices_of_the_evaluation_cohort_judge_what_the_others_train(tmp_path, 
         assert abs(one["one"]["value"] - 1) < 5 * one["one"]["error"]
         assert one["devices"] == 2 * one["batches"]
         assert sum(b["right"]["value"] for b in one["bins"]) == pytest.approx(right, abs=5 * 10 * one["right"]["error"])
+    last = found["judged"][-1]
+    phone, laptop = last["groups"]
+    assert phone["right"]["value"] == pytest.approx(last["right"]["value"], abs=5 * 2 * phone["right"]["error"])
+    assert laptop["right"] is None and "laptop" in table and "fewer than the 2 of a sum" in table
+    assert abs(laptop["devices"]["value"]) < 5 * laptop["devices"]["error"]
+    assert last["fairness"] is None and len(last["counts"]) == 8
+    held = max(range(8), key=lambda number: last["counts"][number]["share"]["value"])
+    assert last["counts"][held]["low"] <= 40 < 2 * last["counts"][held]["low"], "each device holds so many flowers"
+    assert "quantiles" in table
     assert found["judged"][-1]["right"]["value"] > found["judged"][0]["right"]["value"] + 0.1
     assert found["epsilon_of_devices_that_train"] == 0 and found["epsilon"] > 0
     for word in ("6 of", "±", "ε", "δ", "single-operator", "0.90 to 1.00", "ε = 0"):
         assert word in table, table
-    assert "asks       for 23 numbers about each Snapshot" in inspected and "trains nothing" in inspected
+    assert "asks       for 37 numbers about each Snapshot" in inspected and "trains nothing" in inspected
     assert '"event": "judging"' in here.log("ned") and '"event": "trained"' not in here.log("ned")
     # Nobody is in both Plans: what was spent was spent on one of them.
     assert [sorted(titles) for titles in spent.values()] == [["mine"]] * 2 + [["evaluating mine"]] * 2

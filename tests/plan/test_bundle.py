@@ -15,8 +15,9 @@ from tacit.plan import manifest as canonical
 from tacit.plan.bundle import PlanRefused, build_plan, decode_snapshot, encode_snapshot, parse_plan, read_plan
 from tacit.plan.checks import room_text
 from tacit.plan.claim import claim
-from tacit.plan.manifest import FORMAT, Gate, OnDevice
+from tacit.plan.manifest import FORMAT, Gate, OnDevice, Places
 from tacit.plan.program import KeptTensor, Optimizer, Resources, Stretch
+from tacit.plan.server import Momentum, Server
 from tacit.plan.tape import Number
 from tacit.privacy.trust import Trust
 from tacit.wire.keys import SigningKey
@@ -218,7 +219,15 @@ NUMBERS = {
     "it says d = ": with_program(d=31),
     "micro-batches of 0": with_program(microbatch=0),
     "a visit has no step": lambda m: change(m, local=change(m.local, epochs=0)),
-    "- at `$.server_rate`": lambda m: change(m, server_rate=0.0),
+    "- at `$.server.rate`": lambda m: change(m, server=Server(0.0)),
+    "is read as their mean": lambda m: change(
+        m, program=change(m.program, scouted=(Stretch("head"),)), server=Server(1.0, Momentum(0.5))
+    ),
+    "- at `$.server.optimizer.beta`": lambda m: change(m, server=Server(0.5, Momentum(1.0))),
+    "3 places of 60 s do not fill a batch of 4": lambda m: change(m, batch=change(m.batch, places=Places(3, 60))),
+    "a variance weight is for": lambda m: change(
+        m, local=change(m.local, variance_weight=True), noise=change(m.noise, mechanism=OnDevice("", 1.0, 1))
+    ),
     "not a multiple of 64": with_place(offset=4),
     "a dense weight has two": with_place(form="dense"),
     "a convolution's weight": with_place(form="conv"),

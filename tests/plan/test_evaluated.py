@@ -15,22 +15,37 @@ from tacit.errors import InputError
 from tacit.keyholder.sums import noise_deviation
 from tacit.plan.bundle import Plan, PlanRefused, build_plan, playable_blobs
 from tacit.plan.chain import broken_succession
-from tacit.plan.evaluated import Judged, answer, error_of, read_judged
+from tacit.plan.evaluated import (
+    Holding,
+    Judged,
+    Measured,
+    answer,
+    doubling,
+    error_of,
+    fairness,
+    quantiles,
+    read_judged,
+)
 from tacit.plan.evaluating import Evaluating, evaluation_of
 from tacit.plan.manifest import Evaluation
 from tacit.privacy.account import epsilon_of_mu
 from tests.device.small import D, judged_world, learning_world
 from tests.factory import following
 
-FORMS = [Evaluation(bytes(32), 4.6, right, bins) for right, bins in ((True, 10), (True, 30), (True, 0), (False, 0))]
+FORMS = [
+    *(Evaluation(bytes(32), 4.6, right, bins) for right, bins in ((True, 10), (True, 30), (True, 0), (False, 0))),
+    Evaluation(bytes(32), 4.6, True, 10, ("phone", "laptop"), 12),
+    Evaluation(bytes(32), 4.6, False, 0, ("phone",)),
+    Evaluation(bytes(32), 4.6, True, 0, (), 5),
+]
 anything = st.floats(allow_nan=True, allow_infinity=True)
 
 
-@given(st.data(), st.sampled_from(FORMS), st.integers(1, 40))
-def test_no_answer_is_longer_than_one_whatever_the_model_says(data, asked, count):
+@given(st.data(), st.sampled_from(FORMS), st.integers(1, 40), st.sampled_from(["phone", "laptop", "", "fridge"]))
+def test_no_answer_is_longer_than_one_whatever_the_model_says(data, asked, count, group):
     losses, right, sure = (data.draw(arrays.arrays(np.float64, count, elements=anything)) for _ in range(3))
     weights = data.draw(arrays.arrays(np.float32, count, elements=st.floats(0.125, 8, width=32)))
-    said = answer(asked, losses, right, sure, weights)
+    said = answer(asked, losses, right, sure, weights, group)
 
     assert said.shape == (asked.values,) and np.isfinite(said).all()
     assert np.linalg.norm(said.astype(np.float64)) <= 1 + 1e-6
@@ -55,7 +70,7 @@ def sums(plan: Plan, devices: list[np.ndarray], batches: int, seed: int) -> list
         noise = (
             draw.normal(0, noise_deviation(manifest), (len(manifest.keyholders), manifest.values)).round().sum(axis=0)
         )
-        snapshots.append(publish_sum(snapshots[-1], (total + noise).astype(np.int64), [1] * count, manifest))
+        snapshots.append(publish_sum(snapshots[-1], (total + noise).astype(np.int64), [1] * count, manifest).snapshot)
     return snapshots
 
 
@@ -90,6 +105,54 @@ def test_what_is_read_is_right_in_the_mean_and_its_error_is_what_it_says(tmp_pat
         assert abs(value - right) < 5 * error
     assert (pooled.batches, pooled.devices) == (100, 600)
     assert pooled.loss.error == pytest.approx(each[0].loss.error / 10)
+
+
+def test_groups_are_measured_apart_and_their_errors_are_what_they_say(tmp_path: Path):
+    how = Evaluating(batch=60, threshold=10, noise=0.3, groups=("phone", "laptop", "fridge"), counts=6)
+    _, world = judged_world(tmp_path, how=how, keyholders=2)
+    asked = world.plan.manifest.evaluation
+    assert asked is not None
+    draw = np.random.default_rng(5)
+    answers, of = [], []
+    for number in range(60):
+        group = "phone" if number < 30 else "laptop" if number < 55 else "fridge"
+        count = int(draw.integers(1, 40))
+        hits = (draw.random(count) < (0.5 if group == "phone" else 0.9)).astype(float)
+        losses = draw.exponential(0.5, count)
+        answers.append(answer(asked, losses, hits, draw.random(count), np.ones(count, np.float32), group))
+        of.append((group, np.minimum(losses, asked.most_loss).mean(), hits.mean(), doubling(count, 6)))
+    away: list[float] = []
+    for t in range(60):
+        (judged,) = read_judged(world.plan, sums(world.plan, answers, 1, seed=t), [60])
+        for one in judged.groups[:2]:
+            mine = [row for row in of if row[0] == one.name]
+            assert one.loss is not None and one.right is not None
+            away.append((one.devices.value - len(mine)) / one.devices.error)
+            away.append((one.loss.value - np.mean([row[1] for row in mine])) / one.loss.error)
+            away.append((one.right.value - np.mean([row[2] for row in mine])) / one.right.error)
+        assert judged.groups[2].loss is None  # five answers, where a sum must have ten
+        held = [sum(row[3] == number for row in of) / 60 for number in range(6)]
+        away += [(one.share.value - share) / one.share.error for one, share in zip(judged.counts, held, strict=True)]
+        fair = fairness(judged)
+        assert fair is not None and (fair.best, fair.worst) == ("laptop", "phone")
+        assert abs(fair.gap.value - 0.4) < 0.2
+
+    # 720 nearly normal numbers, of which those of one group share an error.
+    assert abs(np.mean(away)) < 5 * 0.06
+    assert abs(np.std(away) - 1) < 5 * 0.04
+
+
+@given(st.lists(st.integers(1, 4000), min_size=30, max_size=60))
+def test_quantiles_without_noise_lie_within_a_doubling(counts):
+    shares = np.bincount([doubling(count, 13) for count in counts], minlength=13) / len(counts)
+    found = quantiles([Holding(1 << number, Measured(float(share), 0.0)) for number, share in enumerate(shares)])
+
+    for one in found:
+        # Of those that lie between two devices either may be meant.
+        place = one.at * (len(counts) - 1)
+        low, high = sorted(counts)[max(int(place) - 1, 0)], sorted(counts)[min(int(place) + 2, len(counts) - 1)]
+        assert low / 2 <= one.count <= high * 2
+        assert one.low == one.count == one.high
 
 
 def test_a_thousand_answers_and_two_keyholders_tell_a_mean_to_1_4_percent(tmp_path: Path):

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.codec.quantise import quantise, sigma_total
-from tacit.coordinator.applying import apply_sum
+from tacit.coordinator.applying import apply_mean, mean_of
 from tacit.coordinator.page import join_page
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, build_plan, encode_snapshot, parse_plan
 from tacit.plan.program import Stretch
 from tacit.plan.scouted import noise_of_sums, read_scouted
+from tacit.plan.server import Server
 from tacit.privacy.blt import Blt, column
 from tacit.privacy.clip import clip
 from tests.factory import make_world
@@ -28,7 +29,7 @@ def scouting(tmp_path, asked: tuple[Stretch, ...] = ASKED) -> Plan:
     manifest = msgspec.structs.replace(
         world.plan.manifest,
         program=msgspec.structs.replace(world.plan.manifest.program, scouted=asked),
-        server_rate=1.0,
+        server=Server(),
     )
     blobs = {name: blob.tobytes() for name, blob in world.plan.blobs.items()}
     return parse_plan(build_plan(manifest, world.plan.charter, blobs, world.author))
@@ -51,7 +52,8 @@ def test_shares_are_those_of_the_mean_direction_within_the_stated_error(tmp_path
                 for one in directions[:count]
             )
             summed = whole + np.rint(draw.normal(size=len(ASKED)) * deviation).astype(np.int64)
-            snapshot = apply_sum(snapshot, summed, [1] * count, plan.manifest)
+            mean = mean_of(summed, [1] * count, plan.manifest)
+            snapshot = apply_mean(snapshot, mean, plan.manifest.server).snapshot
         found = read_scouted(plan, snapshot, [4, 3, 4])
         assert tuple(found) == ASKED and sum(one.share for one in found.values()) == pytest.approx(1)
         middle = (2 * right + sum(directions[:3]) / np.sum(directions[:3])) / 3
@@ -91,7 +93,7 @@ def test_more_and_larger_batches_leave_less_noise_behind(tmp_path):
 def test_the_noise_of_a_snapshot_counts_that_correlated_noises_cancel(tmp_path):
     blt = Blt((0.6, 0.9), (0.4, 0.2))
     manifest = make_world(tmp_path, mechanism=blt, sigma=50.0, landings=1, snapshots=30).plan.manifest
-    one = manifest.server_rate * manifest.quantisation.clip / manifest.quantisation.q_in / manifest.batch.target
+    one = manifest.server.rate * manifest.quantisation.clip / manifest.quantisation.q_in / manifest.batch.target
     drawn = manifest.noise.sigma * manifest.noise.sensitivity * manifest.quantisation.q
     first = column(blt, 30)
     written = np.array([[first[row - at] if row >= at else 0.0 for at in range(30)] for row in range(30)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from tacit.codec.quantise import quantise
-from tacit.coordinator.applying import add_payloads, apply_sum, unmask
+from tacit.coordinator.applying import add_payloads, apply_mean, mean_of, unmask
 from tacit.plan.bundle import decode_snapshot
 from tacit.plan.manifest import Manifest, Mechanism, Plain
 from tacit.privacy.account import mu_of_epsilon
@@ -52,7 +52,7 @@ def release(asked: Asking, t: int, integers: np.ndarray, snapshot: bytes) -> byt
     total = add_payloads([(upload.payload, 1) for upload in uploads], D, manifest.quantisation.bits)
     unmasked = unmask(total, [answer.masks for answer in answers], manifest.quantisation.bits)
     asked.advance(t, uploads)
-    return apply_sum(snapshot, unmasked, [1] * len(uploads), manifest)
+    return apply_mean(snapshot, mean_of(unmasked, [1] * len(uploads), manifest), manifest.server).snapshot
 
 
 def scores(stream: np.ndarray, directions: np.ndarray, manifest: Manifest) -> np.ndarray:

@@ -41,6 +41,16 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most-loss", type=float, help="what an example's loss counts at most (default: 2 ln classes)")
     parser.add_argument("--bins", type=int, default=10, help="of confidence (default: 10; 0 for none)")
     parser.add_argument(
+        "--groups",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="measure these groups of devices apart; an owner says `tacit join --group NAME`",
+    )
+    parser.add_argument(
+        "--counts", type=int, default=0, help="bins of how many examples devices hold, each doubling (default: none)"
+    )
+    parser.add_argument(
         "--from-snapshot",
         type=Path,
         metavar="FILE",
@@ -70,8 +80,9 @@ def _make(arguments: argparse.Namespace) -> None:
     for name in ("batch", "snapshots", "landings"):
         if getattr(arguments, name) < 1:
             raise InputError(f"--{name} {getattr(arguments, name)}: give a number of at least 1")
-    if not 0 <= arguments.bins <= 30:
-        raise InputError(f"--bins {arguments.bins}: give a number from 0 to 30")
+    for name in ("bins", "counts"):
+        if not 0 <= getattr(arguments, name) <= 30:
+            raise InputError(f"--{name} {getattr(arguments, name)}: give a number from 0 to 30")
     for name in ("threshold", "noise", "most_loss"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < 1e9:
@@ -93,6 +104,8 @@ def _make(arguments: argparse.Namespace) -> None:
         noise=arguments.noise,
         most_loss=arguments.most_loss,
         bins=arguments.bins,
+        groups=tuple(arguments.groups),
+        counts=arguments.counts,
     )
     manifest, blobs = evaluation_of(plan, cards, how, _start(plan, place, arguments.from_snapshot))
     data = build_plan(manifest, plan.charter, blobs, author)
@@ -170,6 +183,7 @@ def _record(plan: "Plan", found: "Sequence[Judged]", names: "dict[bytes, tuple[s
     from dataclasses import asdict
 
     from tacit.cli.figures import promise
+    from tacit.plan.evaluated import fairness, quantiles
 
     said = promise(plan)
     return {
@@ -181,6 +195,8 @@ def _record(plan: "Plan", found: "Sequence[Judged]", names: "dict[bytes, tuple[s
                 "of_plan": names.get(one.snapshot_hash, (None, None))[0],
                 "version": names.get(one.snapshot_hash, (None, None))[1],
                 "calibration_error": one.calibration_error,
+                "fairness": None if (fair := fairness(one)) is None else asdict(fair),
+                "quantiles": [asdict(quantile) for quantile in quantiles(one.counts)],
             }
             for one in found
         ],
@@ -226,4 +242,44 @@ def _lines(plan: "Plan", found: "Sequence[Judged]", names: "dict[bytes, tuple[st
             f"{b.right.value:7.3f} ± {b.right.error:.3f}"
             for b in found[-1].bins
         ]
+    return lines + _lines_of_groups(found[-1], plan.manifest.batch.threshold) + _lines_of_counts(found[-1])
+
+
+def _lines_of_groups(judged: "Judged", threshold: int) -> list[str]:
+    from tacit.plan.evaluated import fairness
+
+    if not judged.groups:
+        return []
+    lines = ["", "of the last, by group            answers              right               loss"]
+    for group in judged.groups:
+        answers = f"{group.devices.value:8.1f} ± {group.devices.error:<5.1f}"
+        if group.loss is None:
+            lines.append(f"             {group.name:16} {answers}  fewer than the {threshold} of a sum: not said")
+            continue
+        right = "" if group.right is None else f"{group.right.value:.1%} ± {group.right.error:.1%}"
+        lines.append(
+            f"             {group.name:16} {answers}  {right:>17}  {group.loss.value:.3f} ± {group.loss.error:.3f}"
+        )
+    if (fair := fairness(judged)) is not None:
+        lines.append(
+            f"fairness   {fair.best} is {fair.gap.value:.3f} ± {fair.gap.error:.3f} above {fair.worst}; "
+            f"groups spread by {fair.spread:.3f} beyond what noise gives"
+        )
     return lines
+
+
+def _lines_of_counts(judged: "Judged") -> list[str]:
+    from tacit.plan.evaluated import quantiles
+
+    if not judged.counts:
+        return []
+    lines = ["", "of the last, examples held       share of devices"]
+    for number, one in enumerate(judged.counts):
+        last = number == len(judged.counts) - 1
+        held = f"{one.low:,} or more" if last else f"{one.low:,} to {2 * one.low - 1:,}" if number else "1"
+        bar = "#" * round(40 * min(max(one.share.value, 0.0), 1.0))
+        lines.append(f"             {held:18} {one.share.value:7.1%} ± {one.share.error:.1%}  {bar}")
+    said = ", ".join(
+        f"{one.at:.0%}: {one.count:,.0f} ({one.low:,.0f} to {one.high:,.0f})" for one in quantiles(judged.counts)
+    )
+    return [*lines, f"quantiles  {said}"]

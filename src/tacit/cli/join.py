@@ -34,6 +34,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
         help="join although the Plan claims more than this device's directory of operators gives "
         "(tacit device trust): what it has to give at least",
     )
+    parser.add_argument(
+        "--group", default="", help="what this device is, say 'phone', where an evaluation measures groups of devices"
+    )
     parser.add_argument("--pace", type=float, default=0.0, help="seconds to wait after every minibatch")
     parser.add_argument("--poll", type=float, default=5.0, help="seconds between two looks at the coordinator")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -72,6 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         poll=arguments.poll,
         allow_mu2=allowed_mu2(arguments.accept_epsilon),
         operators=operators(home),
+        group=arguments.group,
         accept_trust=None if accepted is None else Trust(accepted),
     )
     run_agent(settings, report, stopped.is_set)

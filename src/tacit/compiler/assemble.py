@@ -33,16 +33,32 @@ from tacit.compiler.projected import ProjectedHead, project
 from tacit.compiler.public import public_examples
 from tacit.compiler.trace import model_of, rehearse
 from tacit.compiler.whole import Whole
+from tacit.plan import server as rules
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.chain import MOST_PLANS
 from tacit.plan.estimate import CODEC_BYTES_PER_VALUE
 from tacit.plan.layout import TensorPlace
-from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest
+from tacit.plan.manifest import FORMAT, Charter, KeyholderCard, Limits, LocalTraining, Manifest, OnDevice, Plain
 from tacit.plan.numbers import NOISY, Numbers, less_noise, noise_to_signal, upload_size
 from tacit.plan.profile import read_profile, shipped
 from tacit.plan.program import Optimizer, Program
+from tacit.plan.server import keeps_account
 from tacit.plan.silo import silo_noise_to_signal, silo_numbers
-from tacit.task import Label, Local, Precision, Privacy, Projected, Sign, Silo, Task, TaskInvalid, Weight
+from tacit.task import (
+    Adaptive,
+    Label,
+    Local,
+    Momentum,
+    Precision,
+    Privacy,
+    Projected,
+    Server,
+    Sign,
+    Silo,
+    Task,
+    TaskInvalid,
+    Weight,
+)
 
 DAY = 24 * 3600
 Start = Callable[[ProjectedHead, torch.Tensor], None]  # sets a head; it is shown the features of public examples
@@ -178,8 +194,10 @@ def manifest_of(
         charter_id=bytes(32),  # filled in when the Plan is built
         created_at=now,
         program=program,
-        local=LocalTraining(task.local.epochs, task.local.minibatch, task.local.balance, program.whole),
-        server_rate=task.server_rate,
+        local=LocalTraining(
+            task.local.epochs, task.local.minibatch, task.local.balance, program.whole, task.local.variance_weight
+        ),
+        server=server_of(task.server),
         quantisation=numbers.quantisation,
         batch=numbers.batch,
         participation=numbers.participation,
@@ -504,6 +522,22 @@ def _within(task: Task, what: str, needed: int, allowed: int, fix: str) -> None:
         raise NothingFits(f"budget {what}: {task.name} needs {needed:,} bytes and {allowed:,} are allowed; {fix}")
 
 
+def server_of(asked: Server) -> rules.Server:
+    """The server's rule as a Plan holds it.
+
+    >>> server_of(Server(1, average=0))
+    Server(rate=1.0, optimizer=Mean(), average=0.0)
+    """
+    match asked.optimizer:
+        case None:
+            rule: rules.ServerOptimizer = rules.Mean()
+        case Momentum(beta):
+            rule = rules.Momentum(beta)
+        case Adaptive(name, beta1, beta2, eps):
+            rule = (rules.Adam if name == "adam" else rules.Yogi)(beta1, beta2, eps)
+    return rules.Server(float(asked.rate), rule, float(asked.average))
+
+
 def _logit_bias(module: nn.Module, task: Task, places: Sequence[TensorPlace]) -> int:
     """Where the bias of the layer that makes the logits starts in a Snapshot.
 
@@ -551,6 +585,14 @@ def _warnings(task: Task, numbers: Numbers, d: int, keyholders: int) -> list[str
         found.append(
             f"{privacy.devices:,} devices with {privacy.participations} Updates each fill {reach:,} batches, "
             f"not {privacy.snapshots:,}"
+        )
+    if not isinstance(numbers.noise.mechanism, Plain | OnDevice) and not keeps_account(
+        server_of(task.server).optimizer
+    ):
+        found.append(
+            "noise is correlated so that later sums take back what earlier ones added, and the server's rule keeps no "
+            "account of that: it divides each sum by another number. Privacy is the same; Snapshots hold more noise. "
+            "Take the mean or momentum, or correlated=False"
         )
     if task.local.batch_statistics:
         found.append(

@@ -12,7 +12,7 @@ from tacit.compiler.scouting import compile_scout, every_group
 from tacit.plan.bundle import playable_blobs
 from tacit.plan.program import Stretch
 from tacit.plan.scouted import noise_of_sums
-from tacit.task import Label, Local, Precision, Privacy, Silo, Task, TaskInvalid, Weight, sgd
+from tacit.task import Label, Local, Precision, Privacy, Server, Silo, Task, TaskInvalid, Weight, sgd
 
 PREFIX = "scouting "
 SNAPSHOTS = 8
@@ -91,7 +91,7 @@ def assemble_scout(
         purpose=f"find out which parts of the model {task.name} the data would change most; nothing is trained",
         local=Local(epochs=1, minibatch=how.microbatch, microbatch=how.microbatch, optimizer=sgd(1.0)),
         privacy=privacy,
-        server_rate=1.0,
+        server=Server(),
     )
     numbers, charter, manifest = manifest_of(asking, parties, program, days=days, now=now)
     spends, own = numbers.noise.mu2_total, budget_of(policy_of(task))

@@ -21,7 +21,7 @@ from tacit.compiler.projected import ProjectedHead
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot
 from tacit.plan.scouted import noise_of_sums
-from tacit.task import Label, Local, Loss, Privacy, Projected, Task, TaskInvalid, sgd
+from tacit.task import Label, Local, Loss, Privacy, Projected, Server, Task, TaskInvalid, sgd
 
 PREFIX = "class sums "
 CLIP = 1e-3  # far below what the sums come to, so that every device says a direction
@@ -75,7 +75,7 @@ def asking(task: Task, privacy: Privacy) -> Task:
         local=Local(epochs=1, minibatch=1, microbatch=1, optimizer=sgd(1.0)),
         subset=[replace(heads[0], start="zero")],
         privacy=replace(privacy, clip=CLIP),
-        server_rate=1.0,
+        server=Server(),
     )
 
 

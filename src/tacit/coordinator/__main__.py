@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from tacit.codec.errors import CodecError
+from tacit.coordinator.admin import admin_app
+from tacit.coordinator.desk import Desk, open_operators
 from tacit.coordinator.judged import check_judges, judged_by, newest_values
 from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
+from tacit.coordinator.operators import AdminDoor
 from tacit.coordinator.records import Records
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
 from tacit.coordinator.sql_store import SqlStore, process_name
@@ -23,11 +26,21 @@ from tacit.coordinator.succession import begin_after, chain_of, check_start
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.manifest import KeyholderCard
-from tacit.serving import serve
+from tacit.serving import Beside, Tls, serve
 
 Role = Literal["api", "opener", "all"]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 60.0
+
+
+@dataclass(frozen=True)
+class AdminAddress:
+    """An address for operators alone; with `clients`, authorities, only certificates of theirs are let in."""
+
+    host: str
+    port: int
+    tls: Tls | None = None
+    clients: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,7 @@ class Settings:
     | deadline_s | `600` | a batch closes then if its threshold is met |
     | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
+    | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     """
 
@@ -60,6 +74,7 @@ class Settings:
     store: str = ""
     blobs: str = ""
     role: Role = "all"
+    admin: "AdminAddress | None" = None
 
     @property
     def records(self) -> Records:
@@ -98,6 +113,11 @@ def parse(arguments: list[str]) -> Settings:
         help="s3://… or a folder (or TACIT_BLOBS)",
     )
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
+    admin = parser.add_argument_group("operators", "by default where the devices are, for whoever has a token")
+    admin.add_argument("--admin-host", default="127.0.0.1", metavar="HOST", help="with --admin-port")
+    admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
+    admin.add_argument("--admin-tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="its certificate, PEM")
+    admin.add_argument("--admin-ca", type=Path, metavar="FILE", help="only client certificates of these authorities")
     given = parser.parse_args(arguments)
     return Settings(
         home=given.home,
@@ -111,7 +131,19 @@ def parse(arguments: list[str]) -> Settings:
         store=given.store,
         blobs=given.blobs,
         role=given.role,
+        admin=_admin(given),
     )
+
+
+def _admin(given: argparse.Namespace) -> AdminAddress | None:
+    if given.admin_port is None:
+        if given.admin_tls or given.admin_ca:
+            raise InputError("--admin-tls and --admin-ca need --admin-port: an address for operators alone")
+        return None
+    if given.admin_ca is not None and given.admin_tls is None:
+        raise InputError("--admin-ca needs --admin-tls: certificates are shown over TLS only")
+    tls = None if given.admin_tls is None else Tls(*given.admin_tls)
+    return AdminAddress(given.admin_host, given.admin_port, tls, given.admin_ca)
 
 
 def coordinators_of(settings: Settings) -> list[Coordinator]:
@@ -230,7 +262,14 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         settings = parse(sys.argv[1:])
-        serve(make_app(*coordinators_of(settings)), settings.host, settings.port)
+        coordinators, records = coordinators_of(settings), settings.records
+        door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys)
+        if settings.admin is None:
+            serve(make_app(*coordinators, door=door, desk=desk), settings.host, settings.port)
+        else:
+            apart = settings.admin
+            beside = Beside(admin_app(door, desk), apart.host, apart.port, apart.tls, apart.clients)
+            serve(make_app(*coordinators, door=door), settings.host, settings.port, beside=beside)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

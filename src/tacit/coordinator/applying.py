@@ -1,6 +1,7 @@
 """From a sum to the next Snapshot. Pure, and the same bytes for the same inputs whenever it is done again."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +9,11 @@ from numpy.typing import NDArray
 from tacit.codec.quantise import dequantise_sum
 from tacit.codec.ring import center, unpack
 from tacit.codec.rotate import rotate_back
+from tacit.coordinator.optimizer import NOTHING, Memory, begun, step
 from tacit.errors import TacitError
 from tacit.plan.bundle import decode_snapshot, encode_snapshot
 from tacit.plan.manifest import Manifest
+from tacit.plan.server import Server
 
 
 class SumBroken(TacitError):
@@ -53,25 +56,37 @@ def mean_of(unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manif
     return rotate_back(mean, manifest.charter_id) if quant.rotation == "hadamard/1" else mean
 
 
-def apply_sum(snapshot: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
-    """The next Snapshot: the one before plus `server_rate` times the weighted mean. `SumBroken` if not finite.
+@dataclass(frozen=True, eq=False)
+class Following:
+    """The Snapshot that follows, and what the server's rule remembers with it."""
 
-    It is linear in the sums, with the same factor for each where their noise is correlated: so what a later sum takes
-    back of the noise of an earlier one is taken back in the Snapshot too. The mean is added in float64 and rounded to
-    float32 once.
+    snapshot: bytes
+    memory: Memory
+
+    @property
+    def average(self) -> bytes | None:
+        """The average that is published beside it, if the Plan asks for one: float32, as a Snapshot is."""
+        return encode_snapshot(self.memory.average.astype(np.float32)) if self.memory.average.size else None
+
+
+def apply_mean(snapshot: bytes, mean: NDArray[np.float64], server: Server, memory: Memory | None = None) -> Following:
+    """The Snapshot that follows by the Plan's rule; `memory` None where nothing was applied yet. `SumBroken` if it is
+    not finite.
+
+    By the mean and by momentum it is linear in the sums, which have the same factor each where their noise is
+    correlated: so what a later sum takes back of the noise of an earlier one is taken back in the Snapshot too.
     """
-    delta = mean_of(unmasked, weights, manifest)
-    with np.errstate(over="ignore"):
-        after = (decode_snapshot(snapshot, delta.size) + delta * manifest.server_rate).astype(np.float32)
-    if not np.isfinite(after).all():
+    before = decode_snapshot(snapshot, mean.size)
+    after = step(server, before, mean, begun(server, before) if memory is None else memory)
+    if not np.isfinite(after.values).all():
         raise SumBroken("the sum of this batch is too large for a Snapshot")
-    return encode_snapshot(after)
+    return Following(encode_snapshot(after.values), after.memory)
 
 
-def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> bytes:
+def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> Following:
     """The next Snapshot of an evaluation: the values to be judged next, and the mean of what was said of those before.
 
     No answer, however long, changes the values.
     """
     mean = mean_of(unmasked, weights, manifest)
-    return judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32))
+    return Following(judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32)), NOTHING)

@@ -17,6 +17,7 @@ changes with it. The store writes a Transition in one transaction, or none of it
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,6 +26,9 @@ from tacit.wire import preimage
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId
 from tacit.wire.messages import Committed, Head, OpenedMark, Rekeyed
+
+if TYPE_CHECKING:
+    from tacit.coordinator.memories import Remembered
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,6 +156,7 @@ class Transition:
     moved: tuple[Moved, ...] = ()
     landed: tuple[DeviceKey, ...] = ()  # in the batch of `before`
     head: Head | None = None  # published from now on
+    remembered: "Remembered | None" = None  # with the Snapshot of `after`
 
 
 def root_of(members: Iterable[Member]) -> Digest:
@@ -293,11 +298,11 @@ def on_void(batch: Collecting | Closed | Sketching | Agreed | Opened, snapshot_h
     return Transition(batch, after, moved, landed)
 
 
-def on_summed(batch: Opened, snapshot_hash: Digest) -> Transition:
-    """Snapshot t + 1 is on the disk."""
+def on_summed(batch: Opened, snapshot_hash: Digest, remembered: "Remembered | None" = None) -> Transition:
+    """Snapshot t + 1 is on the disk, and with it what the server's rule remembers."""
     moved = tuple(Moved(member.update_id, Fate.APPLIED, batch.t) for member in batch.members)
     after = Applied(batch.t + 1, snapshot_hash, root_of(batch.members), batch.opened)
-    return Transition(batch, after, moved)
+    return Transition(batch, after, moved, remembered=remembered)
 
 
 def on_signed(

@@ -6,7 +6,7 @@ decided there is decided from what nobody else changes meanwhile, and rows have 
 """
 
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -47,6 +47,29 @@ class Database(Protocol):
         """The time that all processes on this database share; `own` where they are on one machine."""
         ...
 
+    # For copies of all of it
+
+    @property
+    def format(self) -> int:
+        """How many migrations it has seen."""
+        ...
+
+    def tables(self) -> dict[str, list[str]]:
+        """All tables with their columns, in order."""
+        ...
+
+    def reading(self) -> AbstractContextManager[None]:
+        """What is read inside is as of one moment, whatever others write; it holds up nobody."""
+        ...
+
+    def each(self, sql: str) -> Iterator[Row]:
+        """Rows one after the other, however many. Inside `reading` or `transaction`."""
+        ...
+
+    def count_on(self) -> None:
+        """Numbers that the database gives go on after the highest there is. Inside `transaction`."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -82,6 +105,29 @@ class SqliteDatabase:
 
     def now(self, own: float) -> float:
         return own
+
+    @property
+    def format(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def tables(self) -> dict[str, list[str]]:
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name"
+        names = [str(row[0]) for row in self._db.execute(query)]
+        return {name: [str(row[1]) for row in self._db.execute(f"PRAGMA table_info({name})")] for name in names}
+
+    @contextmanager
+    def reading(self) -> Generator[None, None, None]:
+        self._db.execute("BEGIN")  # the first question pins the moment
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
+    def each(self, sql: str) -> Iterator[Row]:
+        yield from self._db.execute(sql)
+
+    def count_on(self) -> None:
+        pass  # SQLite looks at the highest there is by itself
 
     def close(self) -> None:
         self._db.close()
@@ -135,6 +181,48 @@ class PostgresDatabase:
         row = self.row("SELECT extract(epoch FROM clock_timestamp())::float8")
         assert row is not None
         return float(row[0])
+
+    @property
+    def format(self) -> int:
+        row = self.row("SELECT number FROM format")
+        return 0 if row is None else int(row[0])
+
+    def tables(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        query = (
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema() "
+            "AND table_name <> 'format' ORDER BY table_name, ordinal_position"
+        )
+        for table, column in self.rows(query):
+            found.setdefault(table, []).append(column)
+        return found
+
+    @contextmanager
+    def reading(self) -> Generator[None, None, None]:
+        self.row("SELECT 1")  # a lost connection is made anew here, not within
+        with self._spoken():
+            self._db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        try:
+            yield
+        finally:
+            with suppress(self._psycopg.Error):
+                self._db.execute("ROLLBACK")
+
+    def each(self, sql: str) -> Iterator[Row]:
+        with self._spoken(), self._db.cursor(name="each") as cursor:
+            cursor.execute(_spelt(sql))
+            yield from cursor
+
+    def count_on(self) -> None:
+        numbered = self.rows(
+            "SELECT table_name, column_name FROM information_schema.columns "
+            "WHERE table_schema = current_schema() AND is_identity = 'YES'"
+        )
+        for table, column in numbered:
+            self.row(
+                f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max({column})) FROM {table} "  # noqa: S608 - the schema's own names
+                f"HAVING max({column}) IS NOT NULL"
+            )
 
     def close(self) -> None:
         self._db.close()

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_sum, publish_sum, unmask
+from tacit.coordinator.applying import SumBroken, add_payloads, apply_mean, mean_of, publish_sum, unmask
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -44,8 +44,11 @@ from tacit.coordinator.batch import (
     on_void,
     root_of,
 )
+from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.keyholders import Keyholder
+from tacit.coordinator.memories import Memories
+from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
 from tacit.faults import crash_point
@@ -201,13 +204,21 @@ class Opener:
             return self._on_refusal(batch, store, refusal)
 
     def _close(self, batch: Collecting, store: Store, now: int) -> Transition | None:
-        manifest = self.plan.manifest
-        least = manifest.batch.threshold if now >= batch.since + self.deadline_s else manifest.batch.target
-        if store.queued_count() < least:
+        manifest, orders = self.plan.manifest, Orders(store.database)
+        going = orders.now().going
+        if going is Going.PAUSED:
             return None
-        queued = store.queued()
-        chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
-        return on_clock(batch, chosen, now, self.deadline_s, manifest)
+        deadline_s = 0 if going is Going.DRAINING else self.deadline_s
+        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
+        transition = None
+        if store.queued_count() >= least:
+            queued = store.queued()
+            chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
+            transition = on_clock(batch, chosen, now, deadline_s, manifest)
+        if transition is None and going is Going.DRAINING:
+            orders.drained()
+            log.info("%s: drained; %d Updates are too few for a batch", self.plan.name, store.queued_count())
+        return transition
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -306,20 +317,22 @@ class Opener:
         answers = store.answers(batch.t)
         if tuple(mark_of(answer) for answer in answers) != batch.opened:
             raise Stalled(f"the keyholders' answers for batch {batch.t} are not in the records; restore the folder")
-        snapshot_hash = self._snapshot_hash(store, batch.t)
+        snapshot_hash, memories = self._snapshot_hash(store, batch.t), Memories(store.database, store.blobs)
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
             if manifest.evaluation is None:
-                after = apply_sum(before, unmasked, weights, manifest)
+                memory = memories.of(snapshot_hash, manifest.server, d)
+                following = apply_mean(before, mean_of(unmasked, weights, manifest), manifest.server, memory)
             else:
-                after = publish_sum(self.judged_next(before), unmasked, weights, manifest)
+                following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
         except SumBroken as error:
             log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
             return on_void(batch, snapshot_hash)
-        written = store.write_snapshot(after)
+        written = store.write_snapshot(following.snapshot)
+        kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return on_summed(batch, written)
+        return on_summed(batch, written, kept)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
@@ -360,6 +373,11 @@ class Opener:
                 rejected = self._rejected_now(batch, store, refusal, len(opened) + 1)
                 if not opened:
                     return on_prepared(batch, rejected, self.plan.manifest)
+            case _ if is_behind(batch, code):
+                behind = Behind(self.plan, batch, refusal.reason)
+                said = [str(behind) if one == str(refusal) else one for one in self.trouble.reasons]
+                self.trouble.reasons[:] = said
+                raise behind from refusal
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
         log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)

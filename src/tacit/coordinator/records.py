@@ -8,6 +8,7 @@ With a database and a bucket of their own, processes on several machines are one
 with the same keys in it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,23 @@ class Records:
 
     def open(self, plan: Plan, key: SigningKey) -> SqlStore:
         """The store of a Plan. Each thread opens its own."""
-        return SqlStore(self._database(plan), self._blobs().within(plan.plan_id.hex()), plan, key)
+        return SqlStore(self.database(plan), self.blobs_of(plan), plan, key)
+
+    def database(self, plan: Plan, migrations: Sequence[str] = MIGRATIONS) -> Database:
+        """The tables of a Plan."""
+        if self.store:
+            return PostgresDatabase(self.store, f"tacit_{plan.plan_id.hex()[:32]}", migrations)
+        return SqliteDatabase(make_folder(self._folder / plan.plan_id.hex()) / "store.sqlite", migrations)
+
+    def blobs_of(self, plan: Plan) -> Blobs:
+        """The blobs of a Plan."""
+        return self._blobs().within(plan.plan_id.hex())
+
+    def common(self, name: str, migrations: Sequence[str]) -> Database:
+        """Tables that belong to no single Plan."""
+        if self.store:
+            return PostgresDatabase(self.store, f"tacit_{name}", migrations)
+        return SqliteDatabase(make_folder(self.home) / f"{name}.sqlite", migrations)
 
     @property
     def _folder(self) -> Path:
@@ -79,11 +96,6 @@ class Records:
 
     def _blobs(self) -> Blobs:
         return blobs_at(self.blobs, self._folder)
-
-    def _database(self, plan: Plan) -> Database:
-        if self.store:
-            return PostgresDatabase(self.store, f"tacit_{plan.plan_id.hex()[:32]}", MIGRATIONS)
-        return SqliteDatabase(make_folder(self._folder / plan.plan_id.hex()) / "store.sqlite", MIGRATIONS)
 
 
 def local_store(folder: Path, plan: Plan, key: SigningKey) -> SqlStore:

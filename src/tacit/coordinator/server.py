@@ -12,10 +12,12 @@ GET  /v1/plans/ID/log                the log, one JSON object a line; `?after=N`
 GET  /v1/plans/ID/status             JSON, for people
 GET  /join/ID                        a page for people
 GET  /healthz
+/v1/admin/…                          what operators ask for: see `admin`
 """
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -32,11 +34,15 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
+from tacit.coordinator.desk import Desk
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
+from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
+from tacit.coordinator.orders import Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.published import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
@@ -186,7 +192,12 @@ class Coordinator:
         if head is None:
             return None
         ended = self.successor is not None and isinstance(self.store.batch(), Ended)
-        return Newest(_tag_of(head), encode(head), ended)
+        return Newest(head.version, _tag_of(head), encode(head), ended)
+
+    @cached_property
+    def orders(self) -> Fresh[Order]:
+        """What operators have ordered, or had a quarter of a second ago."""
+        return Fresh(Orders(self.store.database).now)
 
     def status(self) -> Status:
         head = self.store.newest()
@@ -216,10 +227,15 @@ class Coordinator:
     async def take(self, body: bytes) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
-        head_hash, hour = self.head_hash(upload.base_version), int(time.time()) // 3600
+        head_hash, newest = self.head_hash(upload.base_version), self.newest()
         try:
+            if head_hash is None and newest is not None and upload.base_version < newest.version:
+                # After a restore from a backup: see `behind`.
+                raise Refusal(
+                    Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
+                )
             # Signatures and hashes, which other threads can work on meanwhile.
-            offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
+            offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, int(time.time()) // 3600)
         except Refusal:
             # What was received has its receipt, though it would not be taken any more.
             known = self.store.known(upload.update_id)
@@ -259,13 +275,17 @@ class Coordinator:
 class Newest:
     """The newest HEAD as it is served; `ended` if another Plan goes on from there."""
 
+    version: int
     tag: str
     head: bytes
     ended: bool
 
 
-def make_app(*coordinators: Coordinator) -> Starlette:
-    """The application around the Plans of one chain; their threads live as long as the application does."""
+def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None) -> Starlette:
+    """The application around the Plans of one chain; their threads live as long as the application does.
+
+    `door` lets operators in, and `desk` serves them here: without it they have an address of their own.
+    """
     arriving = Arriving(places(max((one.most_body for one in coordinators), default=0)), time.monotonic)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
 
@@ -283,6 +303,8 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             if coordinator.intake is not None:
                 coordinator.intake.stop()
             coordinator.store.close()
+        if door is not None:
+            door.operators.close()
 
     def asked(request: Request) -> Coordinator:
         found = by_id.get(request.path_params["plan_id"])
@@ -341,6 +363,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
         try:
+            check_running(coordinator.orders(), os.urandom(4))
             async with arriving.place():
                 body = await read_body(request, coordinator.most_body)
             receipt = await coordinator.take(body)
@@ -383,7 +406,7 @@ def make_app(*coordinators: Coordinator) -> Starlette:
         return Response("ok\n", media_type="text/plain")
 
     here = "/v1/plans/{plan_id}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(here, plan),
             Route(f"{here}/head", head),
@@ -396,11 +419,14 @@ def make_app(*coordinators: Coordinator) -> Starlette:
             Route(f"{here}/status", status),
             Route("/join/{plan_id}", join),
             Route("/healthz", healthz),
+            *([] if desk is None else admin_routes(desk)),
         ],
         lifespan=lifespan,
         middleware=[Middleware(SecurityHeaders)],
-        exception_handlers={Refusal: _on_refusal},
+        exception_handlers={Refusal: _on_refusal, NotAllowed: turned_away},
     )
+    app.state.admin_door = door
+    return app
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:

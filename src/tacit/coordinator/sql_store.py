@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from tacit.coordinator import memories, orders
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database
@@ -122,6 +123,8 @@ MIGRATIONS = (
     );
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
+    memories.TABLES,
+    orders.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -173,6 +176,8 @@ class SqlStore:
             over = [moved.update_id for moved in transition.moved if moved.fate not in (Fate.QUEUED, Fate.IN)]
             self._db.run_many("UPDATE updates SET kept = NULL WHERE update_id = ?", [(one,) for one in over])
             emptied = self._emptied(over)
+            if transition.remembered is not None:
+                emptied += memories.Memories(self._db, self.blobs).keep(transition.remembered)
             crash_point("coordinator.commit.before")
         self._delete(emptied)
 
@@ -212,11 +217,12 @@ class SqlStore:
         used = False
         try:
             with self._db.transaction():
-                queued = self.queued_count()
+                queued, order = self.queued_count(), orders.Orders(self._db).now()
                 for number, start in zip(taken, starts, strict=True):
                     try:
                         receipt = self._given(offers[number].member)
                         if receipt is None:
+                            orders.check_running(order, os.urandom(4))
                             receipt = self._take(offers[number], hour, queued, pack, start)
                             used = True
                             queued += 1
@@ -382,6 +388,10 @@ class SqlStore:
         }
         # Read after the list: a blob that is on it and has no row will never have one, if its writer had the time.
         over = [one.name for one in listed if one.name not in needed and (one.age_s >= after_s or _abandoned(one.name))]
+        for kind in memories.KINDS:
+            listed = list(self.blobs.under(kind))
+            named = memories.Memories(self._db, self.blobs).named()
+            over += [one.name for one in listed if one.name not in named and one.age_s >= after_s]
         self._delete(over)
         return len(over)
 

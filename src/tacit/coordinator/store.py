@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tacit.coordinator.batch import Batch, Fate, Landing, Member, Transition
+from tacit.coordinator.blobs import Blobs
+from tacit.coordinator.database import Database
 from tacit.coordinator.intake import Kept, Offer
 from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
@@ -44,7 +46,10 @@ class Counts:
 
 
 class Store(Protocol):
-    """One Plan's records."""
+    """One Plan's records. Who has tables of its own makes a class over `database` and `blobs`."""
+
+    database: Database
+    blobs: Blobs
 
     def close(self) -> None: ...
 

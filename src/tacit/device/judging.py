@@ -28,8 +28,9 @@ def judge(
     asked: Evaluation,
     snapshot: NDArray[np.float32],
     should_stop: Callable[[], bool],
+    group: str = "",
 ) -> Judgement | Stopped:
-    """Plays the Snapshot on every example; it may be stopped between two micro-batches."""
+    """Plays the Snapshot on every example; it may be stopped between two micro-batches. `group` is the owner's word."""
     count, size = len(examples), player.microbatch
     scores, sure = np.empty((count, 2)), np.zeros(count)
     player.load(snapshot)
@@ -40,7 +41,7 @@ def judge(
         scores[start : start + size] = player.scores(part, examples.labels[start : start + size])
         if asked.bins:
             sure[start : start + size] = confidence(player.predict(part))
-    said = answer(asked, scores[:, 0], scores[:, 1], sure, examples.weights)
+    said = answer(asked, scores[:, 0], scores[:, 1], sure, examples.weights, group)
     return Judgement(said, float(scores[:, 0].mean()), float(scores[:, 1].sum()) if asked.right else None)
 
 

@@ -37,6 +37,7 @@ class JoinSettings:
     jitter       an Update leaves after a random wait of up to so many seconds
     operators    signing key to name, for every keyholder whose operator the owner holds for independent
     accept_trust the least that its keyholders must be worth by that directory, where a Plan claims more
+    group        what this device says it is, where an evaluation measures groups; it leaves in a masked sum alone
     invitation   where enrolment asks for one
     """
 
@@ -55,3 +56,4 @@ class JoinSettings:
     operators: Mapping[bytes, str] = field(default_factory=dict[bytes, str])
     accept_trust: Trust | None = None
     invitation: str = ""
+    group: str = ""

@@ -164,7 +164,9 @@ class Trainer:
         watch = _Watch(world, manifest.limits.max_seconds)
         too_slow = Dropped(version, f"it took more than the {manifest.limits.max_seconds} s of this Plan", True)
         if manifest.evaluation is not None and self._judged is not None:
-            judgement = judge(self._player, self._judged, manifest.evaluation, snapshot, watch.over)
+            judgement = judge(
+                self._player, self._judged, manifest.evaluation, snapshot, watch.over, self._settings.group
+            )
             if isinstance(judgement, Stopped):
                 return too_slow
             after = trained(offered)

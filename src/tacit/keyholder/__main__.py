@@ -89,7 +89,7 @@ def _serve(settings: Settings, port: int, listens: Callable[[int], None]) -> Non
     cards = GivenCards(settings.home, read_operator(settings.home), keyholder.has_loaded, os.urandom, time.time)
     app = make_app(Service(keyholder, identity, callers, cards))
     try:
-        serve(app, settings.host, port, settings.tls, listens)
+        serve(app, settings.host, port, settings.tls, listens=listens)
     finally:
         keyholder.close()
         callers.close()

@@ -15,6 +15,7 @@ from tacit.codec.rotate import MARGIN, largest_share
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
 from tacit.plan.manifest import Charter, KeyholderCard, Manifest, OnDevice, Plain
 from tacit.plan.program import Program, has_confidence
+from tacit.plan.server import Mean
 from tacit.plan.silo import broken_silo
 from tacit.plan.tape import ALIGNMENT, Kind, Number
 from tacit.privacy.blt import Blt, broken, spread
@@ -27,6 +28,7 @@ MOST_LANDINGS, MOST_SNAPSHOTS = 1 << 12, 1 << 20
 LEAST_NOISE_UNDER_WEIGHTS = 4.0  # steps of the ring
 LEAST_ROWS, MOST_ROWS = 16, 256  # fewer let an attacker through too often
 LEAST_Z, MOST_Z, MOST_ETA = 0.5, 1e3, 64.0
+MOST_GROUPS, LONGEST_GROUP = 16, 32
 MOST_GATE_DELTA = 1.01e-12  # 32 rows and η = 4.15 have 1.0008e-12
 
 
@@ -35,6 +37,7 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
     for check in (
         _charter(manifest, charter, author),
         _evaluation(manifest, charter),
+        _server(manifest),
         _model(manifest, blobs),
         _sums(manifest),
         _trust(manifest),
@@ -268,8 +271,24 @@ def _evaluation(manifest: Manifest, charter: Charter) -> Iterator[str]:
         yield "an evaluation has the clip 1 and plain/1 noise"
     if asked.right > (program.score == "accuracy") or (asked.bins and not asked.right):
         yield "it asks what is right where nothing is right or wrong"
+    if len(set(asked.groups)) < len(asked.groups) or len(asked.groups) > MOST_GROUPS:
+        yield f"it asks for {len(asked.groups)} groups: at most {MOST_GROUPS}, each once"
+    if not all(0 < len(name) <= LONGEST_GROUP and name.isprintable() for name in asked.groups):
+        yield f"a group's name has 1 to {LONGEST_GROUP} printable characters"
     if asked.bins and not has_confidence(program):
         yield "it asks for confidence where the model does not choose one class for an example"
+
+
+def _server(manifest: Manifest) -> Iterator[str]:
+    """What is read as a sum is added up as it is; and what a device says of its gradients has room for the others."""
+    local, places, batch = manifest.local, manifest.batch.places, manifest.batch
+    asks = manifest.evaluation is not None or manifest.program.scouted
+    if asks and (manifest.server.optimizer != Mean() or manifest.server.average):
+        yield "what its sums say is read as their mean, and its server's rule makes something else of them"
+    if local.variance_weight and (asks or isinstance(manifest.noise.mechanism, OnDevice)):
+        yield "a variance weight is for Plans that train and whose keyholders add the noise"
+    if places is not None and not (places.selected >= batch.target and places.seconds >= 1):
+        yield f"{places.selected} places of {places.seconds} s do not fill a batch of {batch.target}"
 
 
 def _gate(manifest: Manifest) -> Iterator[str]:

@@ -17,6 +17,7 @@ from tacit.plan.chain import no_room
 from tacit.plan.manifest import Evaluation, KeyholderCard, Manifest
 from tacit.plan.numbers import choose_numbers, upload_size
 from tacit.plan.program import has_confidence
+from tacit.plan.server import Server
 
 PREFIX = "evaluating "
 
@@ -31,6 +32,8 @@ class Evaluating:
     | `Evaluating(batch=4, threshold=4)` | so small that it can be tried; the errors are then as large |
     | `Evaluating(noise=5.0)` | half the noise, a higher ε |
     | `Evaluating(most_loss=10.0)` | an example's loss counts as 10 at most |
+    | `Evaluating(groups=("phone", "laptop"))` | phones and laptops are also measured apart |
+    | `Evaluating(counts=12)` | how many examples devices hold, in twelve doublings |
     """
 
     batch: int = 1000
@@ -40,6 +43,8 @@ class Evaluating:
     noise: float | None = None  # in one sum, in units of one answer; 10, or more where the charter allows less
     most_loss: float | None = None  # twice the loss of guessing among the classes
     bins: int = 10
+    groups: tuple[str, ...] = ()  # of devices, each measured by itself too
+    counts: int = 0  # bins of how many examples devices hold
 
 
 def evaluation_of(
@@ -78,6 +83,8 @@ def evaluation_of(
         most_loss=_most_loss(plan) if how.most_loss is None else how.most_loss,
         right=program.score == "accuracy",
         bins=how.bins if program.score == "accuracy" and has_confidence(program) else 0,
+        groups=how.groups,
+        counts=how.counts,
     )
     numbers = choose_numbers(
         d=asked.values,
@@ -97,7 +104,7 @@ def evaluation_of(
         manifest,
         title=(PREFIX + manifest.title)[:64].strip(),
         created_at=now,
-        server_rate=1.0,
+        server=Server(),
         quantisation=numbers.quantisation,
         batch=numbers.batch,
         participation=msgspec.structs.replace(numbers.participation, cohort="eval"),

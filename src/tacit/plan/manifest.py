@@ -15,11 +15,12 @@ from msgspec import Meta
 
 from tacit.plan.layout import Count
 from tacit.plan.program import Program
+from tacit.plan.server import Server
 from tacit.privacy.blt import Blt, squared_sensitivities
 from tacit.privacy.gate import bits_needed, deviation, longest, tail
 from tacit.privacy.trust import Trust
 
-FORMAT = 4
+FORMAT = 5
 
 # Floats that are far from where arithmetic with them could overflow or vanish.
 Positive = Annotated[float, Meta(gt=1e-12, lt=1e18)]
@@ -88,14 +89,22 @@ class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rotation: Rotation = "none"
 
 
+class Places(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """So many devices are at work on a Snapshot at once; after so many seconds another has a device's place."""
+
+    selected: Count
+    seconds: Count
+
+
 class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which Updates may be opened together."""
+    """Which Updates may be opened together. Without `places` any device may start from any Snapshot."""
 
     target: Count  # a batch closes at this many
     most: Count  # and never holds more
     threshold: Count  # nor is opened with fewer
     max_age: Count  # an Update may start from a Snapshot this many versions old
     weights: tuple[Count, ...]  # by age, 0..max_age
+    places: Places | None = None
 
     @property
     def weight_most(self) -> int:
@@ -180,6 +189,8 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_loss: Positive  # an example's loss counts as no more than this
     right: bool  # whether an example is right or wrong
     bins: Annotated[int, Meta(ge=0, le=30)]  # of confidence; none where the model does not choose one class
+    groups: tuple[str, ...] = ()  # of devices, by their owners' word: each is also measured by itself
+    counts: Annotated[int, Meta(ge=0, le=30)] = 0  # of how many examples a device has: 1, 2 to 3, 4 to 7, ...
 
     @property
     def values(self) -> int:
@@ -187,8 +198,10 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         >>> Evaluation(bytes(32), 4.6, right=True, bins=10).values
         23
+        >>> Evaluation(bytes(32), 4.6, right=True, bins=0, groups=("phone", "laptop"), counts=12).values
+        21
         """
-        return 2 + self.right + 2 * self.bins
+        return 2 + self.right + 2 * self.bins + len(self.groups) * (2 + self.right) + self.counts
 
 
 def squares(noise: Noise, part: Participation) -> tuple[float, ...]:
@@ -219,13 +232,15 @@ def whole_delta(noise: Noise, part: Participation) -> float:
 class LocalTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one visit does: `epochs` passes in minibatches of `minibatch`, each split into micro-batches.
 
-    With `whole` a pass leaves out its last examples where they do not fill a minibatch.
+    With `whole` a pass leaves out its last examples where they do not fill a minibatch. With `variance_weight` the
+    delta is shortened before it is clipped, by what of the gradient is noise between minibatches.
     """
 
     epochs: Count
     minibatch: Count
     balance: bool = False
     whole: bool = False
+    variance_weight: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -252,7 +267,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created_at: Count
     program: Program
     local: LocalTraining
-    server_rate: Positive
+    server: Server
     quantisation: Quantisation
     batch: BatchRule
     participation: Participation

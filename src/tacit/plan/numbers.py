@@ -21,6 +21,7 @@ from tacit.plan.manifest import (
     Noise,
     OnDevice,
     Participation,
+    Places,
     Plain,
     Quantisation,
     Rotation,
@@ -66,6 +67,7 @@ def choose_numbers(
     correlated: bool = False,
     weights: tuple[int, ...] | None = None,
     gate: Gate | None = None,
+    places: Places | None = None,
 ) -> Numbers:
     """Noise, integer bound and ring for `d` values.
 
@@ -86,7 +88,7 @@ def choose_numbers(
     total = sigma_total(keyholders, sigma, worst, most, 1, amplified)
     return Numbers(
         chosen_ring(d, batch, clip, total, most, gate=gate, keyholders=keyholders),
-        BatchRule(batch, batch, threshold, max_age, weights),
+        BatchRule(batch, batch, threshold, max_age, weights, places),
         Participation(participations, separation, devices),
         Noise(mechanism, sigma, worst, snapshots, 1 / sigma**2 + cost, delta, gate=gate),
     )

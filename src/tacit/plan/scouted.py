@@ -70,7 +70,7 @@ def noise_of_sums(manifest: Manifest, opened: Sequence[int] | None = None) -> fl
     drawn = combined_error(blt, shares) if isinstance(blt, Blt) else math.sqrt(float(shares @ shares))
     # A value rounded up or down at random is off by a half at most; the keyholders' noise is rounded too.
     rounding = float(shares**2 @ (np.array(counts) / 4 + 1 / 12))
-    return manifest.server_rate * quant.clip / quant.q_in * math.sqrt((each * drawn) ** 2 + rounding)
+    return manifest.server.rate * quant.clip / quant.q_in * math.sqrt((each * drawn) ** 2 + rounding)
 
 
 def asks(plan: Plan) -> str | None:
@@ -79,10 +79,12 @@ def asks(plan: Plan) -> str | None:
     if evaluation is not None:
         right = "how many of its examples are right, " if evaluation.right else ""
         bins = f"how sure the model was of them in {evaluation.bins} steps, " if evaluation.bins else ""
+        groups = f"whether it is of {', '.join(evaluation.groups)}, " if evaluation.groups else ""
+        counts = "how many examples it has, " if evaluation.counts else ""
         return (
             f"asks for {evaluation.values} numbers about each Snapshot of the Plans that began with "
-            f"{evaluation.of.hex()[:8]}: {right}{bins}their mean loss, each at most {evaluation.most_loss:g}; trains "
-            "nothing"
+            f"{evaluation.of.hex()[:8]}: {right}{bins}{groups}{counts}their mean loss, each at most "
+            f"{evaluation.most_loss:g}; trains nothing"
         )
     if not scouted:
         return None

@@ -1,0 +1,114 @@
+"""The operators' routes: `desk` does what they ask for, `operators` says who may ask.
+
+GET    /v1/admin/status              viewer     how every Plan is doing, and what its operators have asked of it
+POST   /v1/admin/pause               operator   no Update is taken, no batch is closed; `?plan=ID` means one Plan
+POST   /v1/admin/resume              operator
+POST   /v1/admin/drain               operator   what waits is opened as far as it can be, then it pauses
+GET    /v1/admin/tokens              owner      tokens and certificates, by their digests
+POST   /v1/admin/tokens              owner      `?name=…&role=…&days=…`: a new one, said once
+DELETE /v1/admin/tokens/DIGEST       owner      takes one back
+GET    /v1/admin/backup              owner      everything but the keys, in one file
+
+Answers are JSON. Whatever looks into the records does so in a thread of its own: no operator holds up the devices.
+"""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding
+from tacit.coordinator.operators import AdminDoor, NotAllowed, Operator, Role, allowed, turned_away
+from tacit.coordinator.orders import Going
+from tacit.errors import InputError, TacitError
+from tacit.serving import SecurityHeaders, natural
+
+log = logging.getLogger("tacit.coordinator.operators")
+
+Said = list[PlanStanding] | list[Ordered] | list[Listed] | Listed | Made
+Act = Callable[[Operator, Request], Said]
+
+
+def admin_routes(desk: Desk) -> list[Route]:
+    """The routes of a coordinator's operators."""
+
+    async def backup(request: Request) -> Response:
+        operator = allowed(request, Role.OWNER)
+        for left_over in desk.records.home.glob(".backup-*"):  # by a process that was killed
+            if left_over.stat().st_mtime < desk.clock() - 86400:
+                shutil.rmtree(left_over)
+        folder = tempfile.mkdtemp(prefix=".backup-", dir=desk.records.home)
+        gone = BackgroundTask(shutil.rmtree, folder)
+        try:
+            await asyncio.to_thread(desk.back_up, Path(folder) / "backup.tar", keys=False)
+        except TacitError as error:
+            await gone()
+            return _failed(error)
+        log.warning("%r, %s: backup", operator.name, operator.role)
+        return FileResponse(Path(folder) / "backup.tar", media_type="application/x-tar", background=gone)
+
+    def order(going: Going) -> Act:
+        return lambda operator, request: desk.order(going, operator.name, request.query_params.get("plan", ""))
+
+    def make_token(_operator: Operator, request: Request) -> Made:
+        asked = request.query_params
+        days = natural(asked.get("days", ""))
+        if asked.get("role") not in list(Role) or not asked.get("name") or days is None:
+            raise InputError(f"say ?name=…&days=… and ?role= one of {', '.join(Role)}")
+        return desk.make_token(asked["name"], Role(asked["role"]), days)
+
+    return [
+        _route("GET", "status", Role.VIEWER, lambda _operator, _request: desk.standing()),
+        _route("POST", "pause", Role.OPERATOR, order(Going.PAUSED)),
+        _route("POST", "resume", Role.OPERATOR, order(Going.RUNNING)),
+        _route("POST", "drain", Role.OPERATOR, order(Going.DRAINING)),
+        Route("/v1/admin/backup", backup),
+        _route("GET", "tokens", Role.OWNER, lambda _operator, _request: desk.tokens()),
+        _route("POST", "tokens", Role.OWNER, make_token),
+        _route(
+            "DELETE",
+            "tokens/{digest}",
+            Role.OWNER,
+            lambda _operator, request: desk.take_back(request.path_params["digest"]),
+        ),
+    ]
+
+
+def admin_app(door: AdminDoor, desk: Desk) -> Starlette:
+    """The same routes behind an address of their own."""
+    app = Starlette(
+        routes=admin_routes(desk),
+        middleware=[Middleware(SecurityHeaders)],
+        exception_handlers={NotAllowed: turned_away},
+    )
+    app.state.admin_door = door
+    return app
+
+
+def _failed(error: TacitError) -> Response:
+    status = 400 if isinstance(error, InputError) else 503 if error.retryable else 409
+    return Response(msgspec.json.encode({"error": str(error)}), status, media_type="application/json")
+
+
+def _route(method: str, path: str, role: Role, act: Act) -> Route:
+    async def answer(request: Request) -> Response:
+        operator = allowed(request, role)
+        try:
+            said = await asyncio.to_thread(act, operator, request)
+        except TacitError as error:
+            return _failed(error)
+        if method != "GET":
+            log.warning("%r, %s: %s %s", operator.name, operator.role, method, path)
+        return Response(msgspec.json.encode(said), media_type="application/json")
+
+    return Route(f"/v1/admin/{path}", answer, methods=[method])

@@ -1,0 +1,235 @@
+"""What operators can do with a coordinator's records, whether it is serving or not.
+
+The routes of `admin` do it for whoever shows a token, `tacit admin --home` for whoever holds the folder. Everything is
+written into the records, where every process of the coordinator looks: nothing is asked of a process. Each call opens
+a store of its own, so that any thread may make it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tacit.coordinator.archive import Contents
+from tacit.coordinator.backup import back_up, put_back
+from tacit.coordinator.batch import batch_number
+from tacit.coordinator.behind import on_caught_up
+from tacit.coordinator.keys import CoordinatorKeys
+from tacit.coordinator.operators import TABLES, Operator, Operators, Role
+from tacit.coordinator.orders import Going, Orders
+from tacit.coordinator.records import Records
+from tacit.coordinator.sql_store import SqlStore
+from tacit.coordinator.status import Status, status_of
+from tacit.errors import InputError
+from tacit.plan.bundle import Plan
+from tacit.plan.cards import check_signed
+from tacit.wire.codes import Refusal
+from tacit.wire.ids import PlanId, sha256
+from tacit.wire.messages import Head, LogKind, encode
+
+
+class PlanStanding(msgspec.Struct, frozen=True):
+    """A Plan, as an operator looks at it. `since` is in seconds of Unix time, 0 where nobody has said anything yet."""
+
+    status: Status
+    going: Going
+    who: str
+    since: int
+    at_rest: bool
+
+
+class Ordered(msgspec.Struct, frozen=True):
+    """What holds for a Plan from now on."""
+
+    plan_id: str
+    title: str
+    going: Going
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A token or a certificate, without what it is."""
+
+    digest: str
+    kind: str
+    name: str
+    role: Role
+    made_at: int
+    expires_at: int
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A new token. It is nowhere else."""
+
+    token: str
+    name: str
+    role: Role
+    expires_at: int
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An archive, and the newest published Snapshot of each Plan in it."""
+
+    made_at: int
+    versions: dict[str, int | None]
+
+
+class Caught(msgspec.Struct, frozen=True):
+    """A Plan that goes on from another place."""
+
+    plan_id: str
+    from_batch: int
+    version: int
+
+
+@dataclass(frozen=True, eq=False)
+class Desk:
+    """One coordinator's records and keys. `random` gives bytes of the operating system."""
+
+    records: Records
+    keys: CoordinatorKeys
+    random: Callable[[int], bytes] = os.urandom
+    clock: Callable[[], float] = time.time
+
+    def plans(self, begins: str = "") -> list[Plan]:
+        """The Plans that an id in hex, or how one begins, means; all of them if it is empty."""
+        found = [plan for plan_id, plan in self.records.plans().items() if plan_id.hex().startswith(begins.lower())]
+        if begins and len(found) != 1:
+            raise InputError(f"{len(found)} Plans of this coordinator begin with {begins!r}; say more of its id")
+        return found
+
+    def standing(self) -> list[PlanStanding]:
+        """How every Plan is doing, and what its operators have asked of it."""
+        return [self._standing(plan) for plan in self.plans()]
+
+    def order(self, going: Going, who: str, begins: str = "") -> list[Ordered]:
+        """An order to one Plan, or to all."""
+        plans = self.plans(begins)
+        for plan in plans:
+            with self.store(plan) as store:
+                Orders(store.database).give(going, who, int(self.clock()))
+        return [Ordered(plan.plan_id.hex(), plan.manifest.title, going) for plan in plans]
+
+    def tokens(self) -> list[Listed]:
+        """All tokens and certificates, the oldest first."""
+        with self.operators() as operators:
+            return [_listed(one) for one in operators.all()]
+
+    def make_token(self, name: str, role: Role, days: int) -> Made:
+        """A new token."""
+        with self.operators() as operators:
+            token = operators.add_token(name, role, days, self.random)
+            return Made(token, name, role, int(self.clock()) + days * 86400)
+
+    def add_certificate(self, der: bytes, name: str, role: Role, days: int) -> Listed:
+        """A client certificate stands for a role from now on."""
+        with self.operators() as operators:
+            return _listed(operators.add_certificate(der, name, role, days))
+
+    def take_back(self, short: str) -> Listed:
+        """A token or certificate, by how its digest begins, is worth nothing from now on."""
+        with self.operators() as operators:
+            return _listed(operators.remove(short))
+
+    def back_up(self, path: Path, *, keys: bool) -> Kept:
+        """Everything into one file, while it serves."""
+        return kept(back_up(self.records, path, int(self.clock()), keys=keys))
+
+    def put_back(self, path: Path) -> Kept:
+        """An archive into these records, which are empty. Then this coordinator may be behind its keyholders."""
+        return kept(put_back(self.records, path))
+
+    def move_out(self, path: Path) -> Kept:
+        """Everything into one file, to be served elsewhere from now on: here all Plans are paused.
+
+        They must be at rest before, so that nothing is under way between two places.
+        """
+        busy = [one for one in self.standing() if not one.at_rest]
+        if busy:
+            raise InputError(f"Plan {busy[0].status.title!r} is not at rest; say first: tacit admin drain")
+        self.order(Going.PAUSED, f"moved out into {path.name}")
+        moved = kept(back_up(self.records, path, int(self.clock()), keys=True))
+        if not all(one.at_rest for one in self.standing()):
+            path.unlink()
+            raise InputError("somebody has resumed a Plan meanwhile; nothing was moved")
+        return moved
+
+    def move_in(self, path: Path) -> Kept:
+        """What was moved out elsewhere goes on here."""
+        moved = self.put_back(path)
+        self.order(Going.RUNNING, f"moved in from {path.name}")
+        return moved
+
+    def catch_up(self, head: Head, snapshot: bytes, begins: str = "") -> Caught:
+        """Goes on from a HEAD that is newer than these records, with its Snapshot: see `behind`."""
+        found = [plan for plan in self.plans(begins) if plan.plan_id == head.plan_id]
+        if not found:
+            raise InputError(f"this HEAD is of Plan {head.plan_id.hex()[:8]}…, which is not asked for or not here")
+        plan, plan_id = found[0], PlanId(found[0].plan_id)
+        try:
+            check_signed(head, plan_id, plan.manifest)
+        except Refusal as error:
+            raise InputError(f"the keyholders of this Plan have not signed this HEAD: {error.reason}") from error
+        if sha256(snapshot) != head.snapshot_hash:
+            raise InputError("that is not the Snapshot of this HEAD")
+        with self.store(plan) as store:
+            before = store.batch()
+            transition = on_caught_up(before, head)
+            for new in head.rekeyed:
+                if new not in store.rekeyed():
+                    store.keep_rekeyed(new)
+            store.write_snapshot(snapshot)
+            said = f"put back from a backup at batch {batch_number(before)}; links before HEAD {head.version} are lost"
+            store.commit(transition, [(LogKind.AUDIT, said.encode()), (LogKind.HEAD, encode(head))])
+            return Caught(plan_id.hex(), batch_number(before), head.version)
+
+    @contextmanager
+    def store(self, plan: Plan) -> Generator[SqlStore, None, None]:
+        """A Plan's store, for the thread that asks."""
+        store = self.records.open(plan, self.keys.sig)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    @contextmanager
+    def operators(self) -> Generator[Operators, None, None]:
+        """Who may operate, for the thread that asks."""
+        operators = open_operators(self.records, self.clock)
+        try:
+            yield operators
+        finally:
+            operators.close()
+
+    def _standing(self, plan: Plan) -> PlanStanding:
+        with self.store(plan) as store:
+            batch, head, troubles = store.batch(), store.newest(), store.troubles()
+            urls = [card.url for card in plan.manifest.keyholders]
+            version = None if head is None else head.version
+            said = [troubles.get(j) for j in range(1, len(urls) + 1)]
+            status = status_of(plan, batch, store.counts(), version, None, urls, said, self._successor(plan))
+            order = Orders(store.database).now()
+            return PlanStanding(status, order.going, order.who, order.since, order.at_rest(batch))
+
+    def _successor(self, plan: Plan) -> Plan | None:
+        for one in self.records.plans().values():
+            if one.manifest.continues is not None and one.manifest.continues.plan_id == plan.plan_id:
+                return one
+        return None
+
+
+def open_operators(records: Records, clock: Callable[[], float] = time.time) -> Operators:
+    """Who may operate the coordinator of these records."""
+    return Operators(records.common("operators", (TABLES,)), clock)
+
+
+def kept(contents: Contents) -> Kept:
+    """An archive, as far as people want to hear of it."""
+    return Kept(contents.made_at, contents.versions)
+
+
+def _listed(one: Operator) -> Listed:
+    return Listed(one.short, one.kind, one.name, one.role, one.made_at, one.expires_at)
