@@ -282,18 +282,17 @@ def test_compose_runs_three_that_take_updates_two_that_open_and_one_keyholder(co
 
 
 def test_every_command_of_compose_finds_what_it_names(compose: Compose):
-    for name, one, words in ours(compose):
-        role, settings = understood(words)
+    running = {name: (one, *understood(words)) for name, one, words in ours(compose)}
+    keyholders = tuple(f"http://{name}:{said.port}" for name, (_, role, said) in running.items() if role == "keyholder")
+
+    for name, (one, role, settings) in running.items():
+        mounted = [place.split(":")[1] for place in one.volumes]
         assert settings.host == "0.0.0.0"
         assert one.healthcheck is not None and f":{settings.port}/healthz" in one.healthcheck.test[-1], name
         if role == "keyholder":
-            assert str(settings.home) in [place.split(":")[1] for place in one.volumes]
-            keyholders = (f"http://{name}:{settings.port}",)
-    for name, one, words in ours(compose):
-        role, settings = understood(words)
-        if role == "keyholder":
+            assert str(settings.home) in mounted
             continue
-        assert str(settings.plan) in [place.split(":")[1] for place in one.volumes], name
+        assert str(settings.plan) in mounted, name
         assert str(settings.home) == "/run/tacit/coordinator", "where deploy/entrypoint.sh puts the keys"
         assert {"coordinator.key", "enrolment.key", "TACIT_STORE"} <= set(one.secrets)
         assert settings.blobs.startswith("s3://") and one.environment["AWS_ENDPOINT_URL"] == "http://s3:9000"
