@@ -100,6 +100,7 @@ def make_plan(
     gate: Gate | None = None,
     server: Server = Server(0.5),  # noqa: B008 - immutable
     places: Places | None = None,
+    weights: tuple[int, ...] | None = None,
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
@@ -136,7 +137,7 @@ def make_plan(
         local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server=server,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
-        batch=BatchRule(target, most, threshold, max_age, (1,) * (max_age + 1), places),
+        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places),
         participation=Participation(landings=landings, separation=separation, devices=devices),
         noise=Noise(
             mechanism=mechanism,
@@ -351,7 +352,6 @@ def _become(
     stdout: Connection,
 ) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
-    os.environ.update(environment)
     os.environ.pop("TACIT_CRASH_AT", None)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at

@@ -129,11 +129,11 @@ class _Announced(uvicorn.Server):
         self,
         config: uvicorn.Config,
         port: int,
-        beside: tuple[uvicorn.Config, socket.socket] | None,
         listens: Callable[[int], None],
+        beside: tuple[uvicorn.Config, socket.socket] | None = None,
     ):
         super().__init__(config)
-        self._port, self._beside, self._listens = port, beside, listens
+        self._port, self._listens, self._beside = port, listens, beside
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -192,7 +192,7 @@ def serve(
     # uvicorn raises the signal again once it has shut down; whoever asked wants an end without an error.
     for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, _already_stopping)
-    _Announced(config, listening.getsockname()[1], also, listens).run(sockets=[listening])
+    _Announced(config, listening.getsockname()[1], listens, also).run(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:

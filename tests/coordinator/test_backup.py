@@ -393,9 +393,9 @@ def test_a_backup_made_under_load_is_restored_elsewhere_after_a_kill_and_nothing
         assert tacit("admin", "restore", file, "--home", elsewhere) == 0
         site.coordinator.arguments[1] = str(elsewhere / "coordinator")
         site.coordinator.start()
-        stood = site.head().version
         for _ in range(3):
-            site.send(Device(world).update(stood, site.world.hash_of(site.head())))
+            head = site.head()
+            site.send(Device(world).update(head.version, site.world.hash_of(head)))
         wait_for(lambda: "catch-up" in str(site.status()["keyholders"][0]["trouble"]), "it says that it is behind")
         assert site.head() in heads  # it may have found out one more, whose answers are in the backup
         opened = site.opened_ids()

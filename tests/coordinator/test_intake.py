@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tacit.coordinator.batch import Applied, Batch, Closed, Collecting, Ended, Member
-from tacit.coordinator.intake import FULL_RETRY_S, Standing, admit
+from tacit.coordinator.intake import Standing, admit
 from tacit.plan.manifest import Manifest
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, UpdateId, sha256
@@ -69,7 +69,7 @@ def test_what_would_only_wait_until_it_expires_is_asked_to_come_again(tmp_path: 
     batch = Collecting(2, 0)
 
     with pytest.raises(Refusal) as caught:
-        admit(member(2), Standing(batch, 2, 0, pending, queued), manifest)
+        admit(member(2), Standing(batch, 2, 0, pending, queued, come_again=7), manifest)
 
-    assert (caught.value.code, caught.value.retry_after) == (Code.E_RATE, FULL_RETRY_S)
+    assert (caught.value.code, caught.value.retry_after) == (Code.E_RATE, 7)
     admit(member(2), Standing(batch, 2, 0, pending=1, queued=15), manifest)

@@ -237,7 +237,7 @@ def test_a_keyholder_that_refuses_for_no_entry_stalls_the_batch_and_says_so(tmp_
     line: Any = bench.lines[0]
 
     def refuse(request: object) -> None:
-        raise Refusal(Code.E_T_ORDER, "another t")
+        raise Refusal(Code.E_BELOW_T, "another t")
 
     line.prepare = refuse
     bench.until(Closed)

@@ -281,6 +281,8 @@ def test_many_at_once_are_all_received_and_their_sums_are_exact(tmp_path: Path):
             "expired": 0,
             "spoilt": 0,
             "refused": {},
+            "repeated": 0,
+            "abandoned": 0,
         }
 
 
@@ -381,7 +383,8 @@ def test_a_full_queue_asks_to_come_again_and_knows_what_it_has(tmp_path: Path):
         status, headers, data = site.coordinator.request("POST", f"{site.path}/updates", encode(uploads[9]))
 
         assert (status, decode(ErrorReply, data).code) == (429, Code.E_RATE)
-        assert headers["retry-after"] == "30" == str(decode(ErrorReply, data).retry_after)
+        assert headers["retry-after"] == str(decode(ErrorReply, data).retry_after)
+        assert 30 <= int(headers["retry-after"]) <= 45  # nothing was opened yet, so nothing was measured
         assert [site.send(upload) for upload in uploads[:9]] == receipts
         site.keyholders[0].start()
         site.wait_version(2)

@@ -2,8 +2,8 @@
 
     python -m tests.journeys.scale_demo
 
-Every server is a `tacit serve` as a person starts it, every device a `tacit join`; in front of the three is a proxy of a
-few lines. It takes minutes, so it is no test; `test_scale.py` is.
+Every server is a `tacit serve` as a person starts it, every device a `tacit join`; in front of the three is a proxy
+of a few lines. It takes minutes, so it is no test; `test_scale.py` is.
 """
 
 import contextlib

@@ -8,6 +8,8 @@ from tacit.wire.messages import (
     OUTCOMES,
     SEALED_SIZE,
     SUITE_1,
+    Ask,
+    Averaged,
     CommitRequest,
     Committed,
     Credential,
@@ -26,6 +28,7 @@ from tacit.wire.messages import (
     Opened,
     OpenedMark,
     OpenRequest,
+    Place,
     PrepareReply,
     PrepareRequest,
     Proof,
@@ -90,6 +93,9 @@ request = {
 
 messages = st.one_of(
     credentials,
+    st.builds(Ask, plan_id=plan_ids, version=integers, dpk=device_keys, credential=credentials, signature=signatures),
+    st.builds(Place, plan_id=plan_ids, version=integers, until=integers),
+    st.builds(Averaged, plan_id=plan_ids, version=integers, average_hash=digests, signature=signatures),
     st.builds(Enrol, dpk=device_keys, lineage=lineages, invitation=st.text(max_size=20), signature=signatures),
     uploads,
     entries,

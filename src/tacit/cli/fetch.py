@@ -15,6 +15,7 @@ HEAD = ".head"  # the signed HEAD of a Snapshot is written beside it, under its 
 EXAMPLE = """\
 example:
   tacit fetch 'http://127.0.0.1:8750/join/…?author=…' -o snapshot.bin
+  tacit fetch 'http://127.0.0.1:8750/join/…?author=…' --average -o average.bin
 
 then, in Python:
   from tacit.compiler import open_plan
@@ -25,12 +26,26 @@ then, in Python:
 def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("link", help="the join link that `tacit serve` printed")
+    parser.add_argument(
+        "--average",
+        action="store_true",
+        help="the average of Snapshots that is published beside the newest: better as a rule, and signed by the "
+        "coordinator alone",
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("snapshot.bin"), help="default: snapshot.bin")
 
 
 def run(arguments: argparse.Namespace) -> None:
     from tacit.wire.messages import encode
 
+    if arguments.average:
+        plan, version, data = averaged(arguments.link)
+        arguments.output.write_bytes(data)
+        print(
+            f"wrote {arguments.output}: the average beside Snapshot {version} of {plan.name}, {len(data):,} bytes\n"
+            "signed     by the coordinator; keyholders sign the Snapshots that it is the average of"
+        )
+        return
     plan, head, data = fetched(arguments.link)
     arguments.output.write_bytes(data)
     # Beside it what the keyholders signed, so that a Plan can be compiled that starts from here.
@@ -48,6 +63,24 @@ def fetched(text: str) -> "tuple[Plan, Head, bytes]":
     if head is None:
         raise TacitError("the coordinator has published no Snapshot yet")
     return followed.plan, head, followed.snapshot(head)
+
+
+def averaged(text: str) -> "tuple[Plan, int, bytes]":
+    """The Plan behind a join link and the average beside its newest Snapshot, as the coordinator signed it."""
+    from tacit.cli.following import following
+    from tacit.errors import InputError
+    from tacit.wire.ids import PlanId
+    from tacit.wire.signed import check_averaged
+
+    followed = following(text)
+    plan = followed.plan
+    if not plan.manifest.server.average:
+        raise InputError(
+            f"Plan {plan.name} publishes no average: fetch its Snapshot, or compile with tacit.Server(average=0.8)"
+        )
+    said, data = followed.client.average(4 * plan.manifest.program.d)
+    check_averaged(said, PlanId(plan.plan_id), plan.manifest.coordinator)
+    return plan, said.version, data
 
 
 def opened_batches(text: str, plan: "Plan") -> dict[int, int]:

@@ -10,6 +10,7 @@ import msgspec
 from tacit.codec.errors import CodecError
 from tacit.codec.ring import check_packed, packed_size
 from tacit.coordinator.batch import Batch, Ended, Member, earliest
+from tacit.coordinator.places import Held
 from tacit.plan.bundle import Plan
 from tacit.plan.manifest import Manifest
 from tacit.wire.codes import Code, Refusal
@@ -17,7 +18,7 @@ from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
 from tacit.wire.messages import Credential, Entry, Upload, entry_of, update_hash
 from tacit.wire.signed import check_credential, check_update
 
-FULL_RETRY_S = 30  # a batch has to be opened before there is room
+WAITING_BATCHES = 4  # what waits beyond that waits as well on its device, and takes no room here
 
 
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +68,8 @@ class Standing:
     landed: int  # landings of this device
     pending: int  # Updates of this device that wait or are in the batch
     queued: int  # Updates that wait, of all devices
+    come_again: int = 30  # seconds, where there is no room
+    held: Held | None = None  # the places for this Snapshot, where the Plan gives some
 
 
 def check_upload(upload: Upload, plan: Plan, head_hash: Digest | None, hour: int) -> Offer:
@@ -124,11 +127,18 @@ def admit(member: Member, standing: Standing, manifest: Manifest) -> None:
         raise Refusal(
             Code.E_PARTICIPATION, f"this device has sent all {manifest.participation.landings} Updates it may send"
         )
+    places = manifest.batch.places
+    if places is not None and standing.held is not None and not standing.held.is_free(places.selected):
+        raise Refusal(
+            Code.E_RATE,
+            f"all {places.selected} places for Snapshot {member.base_version} are taken and this device has none",
+            standing.held.free_in_s or standing.come_again,
+        )
     # A batch takes one Update of a device, and `most` in all; what waits longer than `max_age` batches expires.
     # So no more than this can ever be opened. The first rule also means that a full queue holds Updates of at
     # least `most` devices, enough for a batch: a few devices cannot fill it for good.
-    batches = manifest.batch.max_age + 1
+    batches = min(manifest.batch.max_age + 1, WAITING_BATCHES)
     if standing.pending >= batches:
-        raise Refusal(Code.E_RATE, f"{standing.pending} Updates of this device wait already", FULL_RETRY_S)
+        raise Refusal(Code.E_RATE, f"{standing.pending} Updates of this device wait already", standing.come_again)
     if standing.queued >= manifest.batch.most * batches:
-        raise Refusal(Code.E_RATE, f"{standing.queued} Updates wait already, more would expire", FULL_RETRY_S)
+        raise Refusal(Code.E_RATE, f"{standing.queued} Updates wait already; come again", standing.come_again)

@@ -90,11 +90,9 @@ class Memories:
         row = self._db.row("SELECT average FROM memories WHERE snapshot_hash = ?", (snapshot_hash,))
         return None if row is None or row[0] is None else Digest(row[0])
 
-    def average(self, name: Digest) -> bytes | None:
-        """A published average's bytes."""
-        if self._db.row("SELECT 1 FROM memories WHERE average = ?", (name,)) is None:
-            return None
-        return self._blobs.get(f"averages/{name.hex()}")
+    def publishes(self, average: Digest) -> bool:
+        """Whether an average is of a Snapshot whose memory is kept."""
+        return self._db.row("SELECT 1 FROM memories WHERE average = ?", (average,)) is not None
 
     def _put(self, kind: str, data: bytes) -> Digest:
         name = sha256(data)

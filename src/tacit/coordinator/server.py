@@ -5,7 +5,10 @@ GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` na
                                      `Tacit-Evaluation` the one by which the evaluation cohort judges it
 GET  /v1/plans/ID/heads/V            an older one; immutable
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
+GET  /v1/plans/ID/average            Averaged: which average of Snapshots is published beside the newest one; ETag
+GET  /v1/plans/ID/averages/HASH      its bytes; immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
+POST /v1/plans/ID/places             Ask -> Place, where the Plan gives places
 POST /v1/plans/ID/updates            Upload -> Receipt
 POST /v1/plans/ID/proof              16 bytes, an update_id -> Proof
 GET  /v1/plans/ID/log                the log, one JSON object a line; `?after=N` leaves out the first N
@@ -22,10 +25,11 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -37,6 +41,7 @@ from starlette.routing import Route
 from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
+from tacit.coordinator.batching import batch_routes
 from tacit.coordinator.desk import Desk
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
@@ -44,7 +49,7 @@ from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
-from tacit.coordinator.published import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
+from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.plan.bundle import Plan
@@ -54,11 +59,13 @@ from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
 from tacit.wire.messages import (
+    Ask,
     Credential,
     Enrol,
     Head,
     Message,
     Outcome,
+    Place,
     Proof,
     Receipt,
     Upload,
@@ -66,10 +73,11 @@ from tacit.wire.messages import (
     encode,
     update_hash,
 )
-from tacit.wire.signed import check_enrol, sign_credential, sign_proof
+from tacit.wire.signed import check_ask, check_credential, check_enrol, sign_credential, sign_proof
 
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
+BUSY_RETRY_S = 4
 
 _OUTCOMES: dict[Fate, Outcome] = {
     Fate.QUEUED: "queued",
@@ -81,12 +89,23 @@ _OUTCOMES: dict[Fate, Outcome] = {
 }
 
 
+T = TypeVar("T")
+
+
+class Repeated:
+    """An Update came that was here already, and got the same Receipt."""
+
+
+_Offered = tuple[Offer, "asyncio.Future[Receipt]"]
+_Asked = tuple[Ask, "asyncio.Future[int]"]
+
+
 class IntakeThread:
     """Stores Updates, many in one commit: a Receipt is given only once its Update is on the disk."""
 
     def __init__(self, open_store: Callable[[], Store], arrived: Callable[[], None]):
         self._open_store, self._arrived = open_store, arrived
-        self._waiting: queue.SimpleQueue[tuple[Offer, asyncio.Future[Receipt]] | Code | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | Repeated | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -103,16 +122,25 @@ class IntakeThread:
         self._waiting.put((offer, answer))
         return await answer
 
-    def count(self, refused: Code) -> None:
-        """One more refusal. Written with the next commit; a kill may lose the last few."""
-        self._waiting.put(refused)
+    async def wait_place(self, ask: Ask) -> int:
+        """Until when the device has its place, after the commit."""
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.put((ask, answer))
+        return await answer
+
+    def count(self, what: Code | Repeated) -> None:
+        """One more refusal, or one more Update that came again. Written with the next commit; a kill may lose the last
+        few."""
+        self._waiting.put(what)
 
     def _run(self) -> None:
         store = self._open_store()
         ending = False
         while not ending:
-            offers: list[tuple[Offer, asyncio.Future[Receipt]]] = []
+            offers: list[_Offered] = []
+            asks: list[_Asked] = []
             refused: Counter[Code] = Counter()
+            repeated = 0
             taken = [self._waiting.get()]
             with contextlib.suppress(queue.Empty):
                 while len(taken) < MOST_IN_COMMIT:
@@ -123,27 +151,47 @@ class IntakeThread:
                         ending = True
                     case Code():
                         refused[one] += 1
-                    case _:
-                        offers.append(one)
-            self._store(store, offers, refused)
+                    case Repeated():
+                        repeated += 1
+                    case (Offer() as offer, answer):
+                        offers.append((offer, answer))
+                    case (Ask() as ask, answer):
+                        asks.append((ask, answer))
+            self._store(store, offers, refused, repeated)
+            if asks:
+                _answer(asks, partial(store.give_places, [ask for ask, _ in asks]))
         store.close()
 
-    def _store(self, store: Store, offers: list[tuple[Offer, asyncio.Future[Receipt]]], refused: Counter[Code]) -> None:
-        results: list[Receipt | Refusal] | list[Exception]
-        try:
-            results = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
+    def _store(self, store: Store, offers: list[_Offered], refused: Counter[Code], repeated: int) -> None:
+        def stored() -> list[Receipt | Refusal]:
+            given = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
             if refused:
                 store.count_refusals(refused)
-        except Exception as error:
-            # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
-            results = [error] * len(offers)
-        for (_, answer), result in zip(offers, results, strict=True):
-            answer.get_loop().call_soon_threadsafe(_settle, answer, result)
+            if repeated:
+                store.count_repeated(repeated)
+            return given
+
+        results = _answer(offers, stored)
         if any(isinstance(result, Receipt) for result in results):
             self._arrived()
 
 
-def _settle(answer: "asyncio.Future[Receipt]", result: Receipt | Exception) -> None:
+def _answer(
+    asked: Sequence[tuple[object, "asyncio.Future[T]"]], work: Callable[[], Sequence[T | Refusal]]
+) -> list[T | Exception]:
+    """Does what was asked, for all together, and tells each what came of it."""
+    results: list[T | Exception]
+    try:
+        results = list(work())
+    except Exception as error:
+        # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
+        results = [error] * len(asked)
+    for (_, answer), result in zip(asked, results, strict=True):
+        answer.get_loop().call_soon_threadsafe(_settle, answer, result)
+    return results
+
+
+def _settle(answer: "asyncio.Future[T]", result: T | Exception) -> None:
     if answer.done():  # whoever asked has gone
         return
     if isinstance(result, Exception):
@@ -227,24 +275,42 @@ class Coordinator:
     async def take(self, body: bytes) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
-        head_hash, newest = self.head_hash(upload.base_version), self.newest()
-        try:
-            if head_hash is None and newest is not None and upload.base_version < newest.version:
-                # After a restore from a backup: see `behind`.
-                raise Refusal(
-                    Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
-                )
-            # Signatures and hashes, which other threads can work on meanwhile.
-            offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, int(time.time()) // 3600)
-        except Refusal:
-            # What was received has its receipt, though it would not be taken any more.
-            known = self.store.known(upload.update_id)
-            if known is not None and known.member.update_hash == update_hash(upload):
-                return known.receipt
-            raise
+        known = self.store.known(upload.update_id)
+        if known is not None and known.member.update_hash == update_hash(upload):
+            # Whatever else has happened since: what was received has its receipt.
+            if self.intake is not None:
+                self.intake.count(Repeated())
+            return known.receipt
+        head_hash = self.head_hash(upload.base_version)
+        newest = self.newest() if head_hash is None else None
+        if newest is not None and upload.base_version < newest.version:
+            # After a restore from a backup: see `behind`.
+            raise Refusal(
+                Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
+            )
+        # Signatures and hashes, which other threads can work on meanwhile.
+        hour = int(time.time()) // 3600
+        offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
+
+    async def place(self, body: bytes) -> Place:
+        """A device may train from the Snapshot that it names; or `Refusal`, and when to ask again."""
+        ask = decode(Ask, body)
+        if ask.plan_id != self.plan_id:
+            raise Refusal(Code.E_PLAN, "this place was asked for in another Plan")
+        check_credential(
+            ask.credential,
+            ask.dpk,
+            self.plan.manifest.enrolment,
+            lineage=self.plan.lineage,
+            hour=int(time.time()) // 3600,
+        )
+        check_ask(ask)
+        if self.intake is None:
+            raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
+        return Place(plan_id=self.plan_id, version=ask.version, until=await self.intake.wait_place(ask))
 
     def enrol(self, body: bytes) -> Credential:
         """Enrolment is open: whoever holds a device key gets a credential for it, for the Plan's whole life."""
@@ -417,6 +483,7 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
             Route(f"{here}/proof", proof, methods=["POST"]),
             Route(f"{here}/log", log),
             Route(f"{here}/status", status),
+            *batch_routes(asked),
             Route("/join/{plan_id}", join),
             Route("/healthz", healthz),
             *([] if desk is None else admin_routes(desk)),

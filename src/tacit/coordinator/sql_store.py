@@ -10,14 +10,15 @@ blob without a row is what a kill left over; `sweep` removes it.
 import logging
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories, orders
+from tacit.coordinator import memories, orders, pace, places
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database
@@ -32,6 +33,7 @@ from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey
 from tacit.wire.messages import (
+    Ask,
     Head,
     LogEntry,
     LoggedPlan,
@@ -123,7 +125,7 @@ MIGRATIONS = (
     );
     """,
     # From here on the tables of whoever uses them, in the order in which they came to be.
-    memories.TABLES,
+    memories.TABLES + places.TABLES + pace.TABLES,
     orders.TABLES,
 )
 # Those in the Plans before this one are counted apart.
@@ -143,6 +145,9 @@ class SqlStore:
     def __init__(self, database: Database, blobs: Blobs, plan: Plan, key: SigningKey):
         self.database, self.blobs = database, blobs
         self._db, self._plan, self._key = database, plan, key
+        self._memories = memories.Memories(database, blobs)
+        self._places, self._pace = places.Places(database, plan.manifest.batch), pace.Pace(database)
+        self.clock: Callable[[], float] = time.time
         self._begin_plan()
 
     def close(self) -> None:
@@ -177,7 +182,8 @@ class SqlStore:
             self._db.run_many("UPDATE updates SET kept = NULL WHERE update_id = ?", [(one,) for one in over])
             emptied = self._emptied(over)
             if transition.remembered is not None:
-                emptied += memories.Memories(self._db, self.blobs).keep(transition.remembered)
+                emptied += self._memories.keep(transition.remembered)
+            self._pace.note(transition, self._now())
             crash_point("coordinator.commit.before")
         self._delete(emptied)
 
@@ -235,6 +241,14 @@ class SqlStore:
                 self._delete([pack])
         crash_point("coordinator.upload.committed")
         return [result for result in results if result is not None]
+
+    def give_places(self, asks: Sequence[Ask]) -> list[int | Refusal]:
+        with self._db.transaction():
+            return self._places.give(asks, self.batch(), self._now())
+
+    def count_repeated(self, count: int) -> None:
+        with self._db.transaction():
+            self._pace.add_repeated(count)
 
     def known(self, update_id: UpdateId) -> Known | None:
         row = self._db.row(
@@ -317,6 +331,8 @@ class SqlStore:
             {Code(code): count for code, count in refused},
             most or 0,
             max((older + self._plan.manifest.spent(here) for older, here in spent), default=0.0),
+            self._pace.repeated,
+            *self._places.counts(batch_number(self.batch()), self._now()),
         )
 
     # What is published
@@ -390,12 +406,15 @@ class SqlStore:
         over = [one.name for one in listed if one.name not in needed and (one.age_s >= after_s or _abandoned(one.name))]
         for kind in memories.KINDS:
             listed = list(self.blobs.under(kind))
-            named = memories.Memories(self._db, self.blobs).named()
+            named = self._memories.named()
             over += [one.name for one in listed if one.name not in named and one.age_s >= after_s]
         self._delete(over)
         return len(over)
 
     # Inside
+
+    def _now(self) -> float:
+        return self._db.now(self.clock())
 
     def _first(self, sql: str, values: Sequence[object] = ()) -> tuple[Any, ...]:
         row = self._db.row(sql, values)
@@ -428,11 +447,17 @@ class SqlStore:
     def _admit(self, member: Member, queued: int) -> None:
         newest = self._first("SELECT max(version) FROM heads")[0]
         landed, pending = self._used(member.dpk)
-        admit(member, Standing(self.batch(), newest, landed, pending, queued), self._plan.manifest)
+        manifest, now = self._plan.manifest, self._now()
+        draw = int.from_bytes(os.urandom(4), "big") / 2**32
+        again = pace.come_again(queued, manifest.batch.target, self._pace.per_second(now), draw)
+        held = None if manifest.batch.places is None else self._places.held(member.base_version, member.dpk, now)
+        admit(member, Standing(self.batch(), newest, landed, pending, queued, again, held), manifest)
 
     def _take(self, offer: Offer, hour: int, queued: int, pack: str, start: int) -> Receipt:
         member = offer.member
         self._admit(member, queued)
+        if self._plan.manifest.batch.places is not None:
+            self._places.use(member.base_version, member.dpk, self._now())
         receipt = Receipt(
             update_hash=member.update_hash,
             received_hour=hour,

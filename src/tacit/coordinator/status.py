@@ -14,7 +14,11 @@ from tacit.privacy.trust import Trust, sentence, trust_of
 
 
 class Updates(msgspec.Struct, frozen=True):
-    """How many Updates were accepted, what became of them, and how many were refused, by code."""
+    """How many Updates were accepted, what became of them, and how many were refused, by code.
+
+    Late ones are refused with E_STALE, replayed ids with E_DUP_ID. `repeated`: the same Update again, which got the
+    same receipt. `abandoned`: places whose time was over before an Update came.
+    """
 
     accepted: int
     queued: int
@@ -22,6 +26,8 @@ class Updates(msgspec.Struct, frozen=True):
     expired: int
     spoilt: int
     refused: dict[str, int]
+    repeated: int = 0
+    abandoned: int = 0
 
 
 class BatchStatus(msgspec.Struct, frozen=True):
@@ -34,6 +40,8 @@ class BatchStatus(msgspec.Struct, frozen=True):
     threshold: int
     closes_at: int | None  # seconds of Unix time, if the threshold is met by then
     most_batches: int
+    working: int | None = None  # places that are held, where the Plan gives some
+    places: int | None = None  # and how many there are
 
 
 class Privacy(msgspec.Struct, frozen=True):
@@ -108,6 +116,8 @@ def status_of(
             expired=fates.get(Fate.EXPIRED, 0),
             spoilt=fates.get(Fate.SPOILT, 0),
             refused=refused,
+            repeated=counts.repeated,
+            abandoned=counts.abandoned,
         ),
         batch=BatchStatus(
             t=batch_number(batch),
@@ -117,6 +127,8 @@ def status_of(
             threshold=manifest.batch.threshold,
             closes_at=batch.since + deadline_s if isinstance(batch, Collecting) and deadline_s is not None else None,
             most_batches=manifest.noise.snapshots,
+            working=None if manifest.batch.places is None else counts.working,
+            places=None if manifest.batch.places is None else manifest.batch.places.selected,
         ),
         privacy=_privacy(spent(plan, counts.most_mu2), plan, counts.most_landings),
         keyholders=[

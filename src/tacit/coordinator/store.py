@@ -16,7 +16,7 @@ from tacit.coordinator.intake import Kept, Offer
 from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, UpdateId
-from tacit.wire.messages import Head, LogEntry, LogKind, Opened, Receipt, Rekeyed
+from tacit.wire.messages import Ask, Head, LogEntry, LogKind, Opened, Receipt, Rekeyed
 
 
 class Overtaken(TacitError):
@@ -43,6 +43,9 @@ class Counts:
     refused: Mapping[Code, int]
     most_landings: int  # of one device, over the chain of Plans
     most_mu2: float  # as is what one has spent
+    repeated: int = 0  # Updates that came again and were given the same receipt
+    working: int = 0  # places that are held for the current Snapshot
+    abandoned: int = 0  # places that nobody's Update came to in time
 
 
 class Store(Protocol):
@@ -83,6 +86,10 @@ class Store(Protocol):
         """Receipts for those that were stored, now or before; for the others why not."""
         ...
 
+    def give_places(self, asks: Sequence[Ask]) -> list[int | Refusal]:
+        """Until when each device has its place, or why it has none."""
+        ...
+
     def known(self, update_id: UpdateId) -> Known | None: ...
 
     def queued(self) -> list[Member]:
@@ -108,6 +115,8 @@ class Store(Protocol):
         ...
 
     def count_refusals(self, counts: Mapping[Code, int]) -> None: ...
+
+    def count_repeated(self, count: int) -> None: ...
 
     def counts(self) -> Counts: ...
 

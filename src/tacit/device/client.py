@@ -21,11 +21,14 @@ from tacit.errors import TacitError
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
 from tacit.wire.messages import (
+    Ask,
+    Averaged,
     Credential,
     Enrol,
     ErrorReply,
     Head,
     Message,
+    Place,
     Proof,
     Receipt,
     decode,
@@ -152,6 +155,21 @@ class Client:
         """Sends an Update's exact bytes. The caller checks the receipt's signature."""
         with self._answer("POST", self.path("updates"), data) as answer:
             return self._message(Receipt, answer)
+
+    def place(self, ask: Ask) -> Place:
+        """A place to train from the Snapshot that is named, where the Plan gives places."""
+        with self._answer("POST", self.path("places"), encode(ask)) as answer:
+            return self._message(Place, answer)
+
+    def average(self, size: int) -> tuple[Averaged, bytes]:
+        """The average beside the newest Snapshot, and its bytes. The caller checks the signature."""
+        with self._answer("GET", self.path("average")) as answer:
+            said = self._message(Averaged, answer)
+        with self._answer("GET", self.path("averages", said.average_hash.hex())) as answer:
+            data = self._body(answer, size)
+        if len(data) != size or sha256(data) != said.average_hash:
+            raise AnswerBroken(f"the average that came is not the one that was signed ({len(data)} bytes)")
+        return said, data
 
     def proof(self, update_id: UpdateId) -> Proof:
         """What became of an Update. The caller checks the proof's signature."""

@@ -37,6 +37,7 @@ from tacit.plan.manifest import OnDevice
 from tacit.privacy.groups import members
 from tacit.wire.ids import Digest
 from tacit.wire.messages import Credential, Head, encode, update_hash
+from tacit.wire.signed import sign_ask
 
 ENOUGH = "enough devices have judged it"
 
@@ -122,6 +123,9 @@ class Trainer:
         credential = current_credential(
             self._member, self._ledger, self._client, self._settings.invitation, self._world.now()
         )
+        if manifest.batch.places is not None:
+            # Without a place the work would be for a batch that is full; whoever has none is told when to ask again.
+            self._client.place(sign_ask(self._member.key, self._member.plan_id, version, credential))
         d = manifest.program.d
         snapshot = decode_snapshot(self._client.snapshot(head.snapshot_hash, manifest.snapshot_bytes)[: 4 * d], d)
         offered = self._ledger.offer(self._member.plan_id, version, head_hash, self._world.second())

@@ -100,6 +100,33 @@ class Receipt(Message, frozen=True, tag="receipt"):
     signature: _Signature
 
 
+class Ask(Message, frozen=True, tag="ask"):
+    """A device would train from Snapshot `version`, where places are given for that."""
+
+    plan_id: _PlanId
+    version: _Count
+    dpk: _DeviceKey
+    credential: Credential
+    signature: _Signature
+
+
+class Place(Message, frozen=True, tag="place"):
+    """It may, and its place is kept until this second of Unix time."""
+
+    plan_id: _PlanId
+    version: _Count
+    until: _Count
+
+
+class Averaged(Message, frozen=True, tag="averaged"):
+    """Which average of Snapshots is published beside Snapshot `version`. The coordinator alone signs it."""
+
+    plan_id: _PlanId
+    version: _Count
+    average_hash: _Digest
+    signature: _Signature
+
+
 class Rekeyed(Message, frozen=True, tag="rekeyed"):
     """A keyholder that lost its state has a new card: from `from_version` on, seals are made with `hpke_pk`."""
 

@@ -116,6 +116,16 @@ def enrol(dpk: DeviceKey, lineage: Lineage, invitation: str) -> bytes:
     return b"TACIT1/enrol\0" + _fixed(dpk, 32) + _fixed(lineage, 32) + sha256(invitation.encode())
 
 
+def ask(plan_id: PlanId, version: int, dpk: DeviceKey) -> bytes:
+    """What a device signs that asks for a place."""
+    return b"TACIT1/place\0" + _fixed(plan_id, 32) + _u64(version) + _fixed(dpk, 32)
+
+
+def averaged(plan_id: PlanId, version: int, average_hash: Digest) -> bytes:
+    """What the coordinator signs of the average that it publishes beside Snapshot `version`."""
+    return b"TACIT1/averaged\0" + _fixed(plan_id, 32) + _u64(version) + _fixed(average_hash, 32)
+
+
 def prepare_request(plan_id: PlanId, t: int, snapshot_hash: Digest, batch_root: Digest) -> bytes:
     """PREPARE: the coordinator asks which entries of this list would be rejected."""
     return b"TACIT1/prepare\0" + _fixed(plan_id, 32) + _u64(t) + _fixed(snapshot_hash, 32) + _fixed(batch_root, 32)

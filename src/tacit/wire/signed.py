@@ -14,6 +14,8 @@ from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     OUTCOMES,
     SUITE_1,
+    Ask,
+    Averaged,
     CommitRequest,
     Committed,
     Credential,
@@ -113,6 +115,34 @@ def check_enrol(enrol: Enrol) -> None:
     """Whoever asks holds the device key. E_SIG."""
     if not verify(enrol.dpk, enrol.signature, preimage.enrol(enrol.dpk, enrol.lineage, enrol.invitation)):
         raise Refusal(Code.E_SIG, "the enrolment is not signed by the device key it names")
+
+
+def sign_ask(key: SigningKey, plan_id: PlanId, version: int, credential: Credential) -> Ask:
+    """A device asks for a place."""
+    dpk = DeviceKey(key.public)
+    signature = key.sign(preimage.ask(plan_id, version, dpk))
+    return Ask(plan_id=plan_id, version=version, dpk=dpk, credential=credential, signature=signature)
+
+
+def check_ask(ask: Ask) -> None:
+    """Whoever asks holds the device key. E_SIG."""
+    if not verify(ask.dpk, ask.signature, preimage.ask(ask.plan_id, ask.version, ask.dpk)):
+        raise Refusal(Code.E_SIG, "the request for a place is not signed by the device key it names")
+
+
+def sign_averaged(key: SigningKey, plan_id: PlanId, version: int, average_hash: Digest) -> Averaged:
+    """The coordinator publishes an average."""
+    signature = key.sign(preimage.averaged(plan_id, version, average_hash))
+    return Averaged(plan_id=plan_id, version=version, average_hash=average_hash, signature=signature)
+
+
+def check_averaged(averaged: Averaged, plan_id: PlanId, coordinator: bytes) -> None:
+    """The coordinator published this average of this Plan. E_PLAN, E_SIG."""
+    if averaged.plan_id != plan_id:
+        raise Refusal(Code.E_PLAN, "this average is of another Plan")
+    signed = preimage.averaged(plan_id, averaged.version, averaged.average_hash)
+    if not verify(coordinator, averaged.signature, signed):
+        raise Refusal(Code.E_SIG, "the average is not signed by the Plan's coordinator")
 
 
 def sign_receipt(key: SigningKey, update: Upload, received_hour: int) -> Receipt:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tacit.coordinator.published import Snapshots, range_in
+from tacit.coordinator.served import Snapshots, range_in
 from tacit.wire.ids import Digest
 
 
