@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tacit.coordinator.alarms import Step
+from tacit.coordinator.rounds import Over, RoundStep
 from tacit.plan.manifest import Manifest
 from tacit.wire import preimage
 from tacit.wire.codes import Code
@@ -129,7 +130,7 @@ class Fate(StrEnum):
     APPLIED = "applied"
     SPOILT = "spoilt"
     EXPIRED = "expired"
-    REFUSED = "refused"  # a keyholder would not open it
+    REFUSED = "refused"  # a keyholder would not open it, or its device was revoked
 
 
 class Moved(State, frozen=True):
@@ -170,6 +171,7 @@ class Transition:
     remembered: "Remembered | None" = None  # with the Snapshot of `after`
     rolled_back: RolledBack | None = None
     measured: Step | None = None
+    round: RoundStep | None = None  # where the Plan has groups
 
 
 def root_of(members: Iterable[Member]) -> Digest:
@@ -223,6 +225,12 @@ def choose(
         devices.add(member.dpk)
         chosen.append(member)
     return tuple(chosen)
+
+
+def on_barred(batch: Collecting, queued: Iterable[Member], barred: Mapping[DeviceKey, Code]) -> Transition | None:
+    """What waits of devices that the operator has shut out leaves, before this batch closes without it."""
+    moved = tuple(Moved(one.update_id, Fate.REFUSED, None, barred[one.dpk]) for one in queued if one.dpk in barred)
+    return Transition(batch, batch, moved) if moved else None
 
 
 def on_clock(
@@ -316,7 +324,7 @@ def on_rolled_back(batch: Collecting | Closed, good: Head, why: str, pauses_at: 
     void = on_void(batch, good.snapshot_hash)
     assert isinstance(void.after, Applied), "a void batch is over"
     after = msgspec.structs.replace(void.after, back_to=good.version)
-    return replace(void, after=after, rolled_back=RolledBack(batch.t + 1, good.version, why, pauses_at))
+    return replace(void, after=after, rolled_back=RolledBack(batch.t + 1, good.version, why, pauses_at), round=Over())
 
 
 def on_summed(
@@ -370,7 +378,8 @@ def on_succeeded(batch: Collecting | Closed | Ended, queued: Iterable[Member], r
 
 
 def on_end(batch: Batch, queued: Iterable[Member], code: Code, reason: str) -> Transition:
-    """Nothing more is opened. What waits has expired; what a keyholder may have opened is spoilt."""
+    """Nothing more is opened. What waits has expired, what a keyholder may have opened is spoilt, and what the groups of
+    an unfinished round said moves nothing."""
     moved = [Moved(member.update_id, Fate.EXPIRED) for member in queued]
     landed: tuple[DeviceKey, ...] = ()
     version: int | None
@@ -392,4 +401,4 @@ def on_end(batch: Batch, queued: Iterable[Member], code: Code, reason: str) -> T
             version = number
         case Ended():
             return Transition(batch, batch)
-    return Transition(batch, Ended(version, code, reason), tuple(moved), landed)
+    return Transition(batch, Ended(version, code, reason), tuple(moved), landed, round=Over())

@@ -7,16 +7,26 @@ step that was cut off ends as it would have.
 
 import logging
 import math
+import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
-from tacit.coordinator.alarms import History, findings
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_mean, mean_of, publish_sum, unmask
+from tacit.coordinator.alarms import History, Step, findings
+from tacit.coordinator.applying import (
+    SumBroken,
+    add_payloads,
+    apply_mean,
+    bounded_mean,
+    mean_of,
+    publish_sum,
+    round_mean,
+    unmask,
+)
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -32,6 +42,7 @@ from tacit.coordinator.batch import (
     Transition,
     batch_number,
     choose,
+    on_barred,
     on_clock,
     on_committed,
     on_end,
@@ -48,12 +59,15 @@ from tacit.coordinator.batch import (
     root_of,
 )
 from tacit.coordinator.behind import Behind, is_behind
+from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
+from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
-from tacit.coordinator.measured import measured
+from tacit.coordinator.measured import measured, turned
 from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.published import Begin, RollBack, may_begin, stormy
+from tacit.coordinator.rounds import Over, Round, Rounds, Waits
 from tacit.coordinator.store import Overtaken, Store
 from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
@@ -64,7 +78,7 @@ from tacit.plan.evaluated import Judged, read_judged
 from tacit.privacy.blt import Blt
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     Entry,
@@ -99,6 +113,7 @@ _Reply = TypeVar("_Reply")
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
 LOOKED_EVERY_S = 5.0
+LONGEST_SILENCE_S = 5.0  # between two looks whether the database is there again
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -126,6 +141,7 @@ class Opener:
 
     In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets, and
     `tell_judged` is told what was said of them, with the version of the evaluation that says so; again after a kill.
+    `random` draws a round's secret. `barred` says which of these devices the operator has shut out, and with what code.
     """
 
     plan: Plan
@@ -136,6 +152,8 @@ class Opener:
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
     tell_judged: Callable[[Judged, int], None] = lambda judged, version: None
+    random: Callable[[int], bytes] = os.urandom
+    barred: Callable[[Collection[DeviceKey]], Mapping[DeviceKey, Code]] = lambda devices: {}
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
     @property
@@ -226,12 +244,8 @@ class Opener:
         if going is Going.PAUSED or self.begin(batch, store, now) in (Begin.WAITS, Begin.SILENT):
             return None
         deadline_s = 0 if going is Going.DRAINING else self.deadline_s
-        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
-        transition = None
-        if store.queued_count() >= least:
-            queued = store.queued()
-            chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
-            transition = on_clock(batch, chosen, now, deadline_s, manifest)
+        close = self._close_batch if manifest.batch.groups == 1 else self._close_group
+        transition = close(batch, store, now, deadline_s)
         if transition is None and going is Going.DRAINING:
             orders.drained()
             log.info("%s: drained; %d Updates are too few for a batch", self.plan.name, store.queued_count())
@@ -264,6 +278,36 @@ class Opener:
         for judged in read_judged(self.plan, snapshots, [count]):
             self.tell_judged(judged, batch.version)
         crash_point("coordinator.judged.told")
+
+    def _close_batch(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
+        manifest = self.plan.manifest
+        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
+        if store.queued_count() < least:
+            return None
+        queued = store.queued()
+        if (leaving := self._leaving(batch, queued)) is not None:
+            return leaving
+        chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
+        return on_clock(batch, chosen, now, deadline_s, manifest)
+
+    def _close_group(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
+        manifest, rounds = self.plan.manifest, Rounds(store.database, store.blobs)
+        began, opened = rounds.current(), rounds.opened()
+        if store.queued_count() < manifest.batch.threshold * (manifest.batch.groups - opened):
+            return None
+        round = began or Round(batch.t, self.random(32), rounds.newest_arrival())
+        queued = store.queued()
+        if (leaving := self._leaving(batch, queued)) is not None:
+            return leaving
+        landings = store.landings({member.dpk for member in queued})
+        before = rounds.queued_until(round.arrival)
+        chosen = choose_group(queued, before, landings, batch.t, round, opened, manifest)
+        # Whom a round waits for is there when it begins: its other groups have no deadline of their own.
+        transition = on_clock(batch, chosen, now, deadline_s if began is None else 0, manifest)
+        return transition if transition is None or began else replace(transition, round=round)
+
+    def _leaving(self, batch: Collecting, queued: Sequence[Member]) -> Transition | None:
+        return on_barred(batch, queued, self.barred({member.dpk for member in queued}))
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -363,25 +407,32 @@ class Opener:
         if tuple(mark_of(answer) for answer in answers) != batch.opened:
             raise Stalled(f"the keyholders' answers for batch {batch.t} are not in the records; restore the folder")
         snapshot_hash, memories = self._snapshot_hash(store, batch.t), Memories(store.database, store.blobs)
+        step: Step | None = None
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
-            step = None
-            if manifest.evaluation is None:
-                memory, mean = memories.of(snapshot_hash, manifest.server, d), mean_of(unmasked, weights, manifest)
-                following = apply_mean(before, mean, manifest.server, memory)
-                ages = [batch.t - member.base_version for member in batch.members]
-                three = (self._before(batch.t, store), before, following.snapshot)
-                step = measured(manifest, batch.t + 1, mean, weights, ages, three, store.counts())
-            else:
+            if manifest.evaluation is not None:
                 following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
+            else:
+                step = measured(manifest, batch, mean_of(unmasked, weights, manifest), weights, store.counts())
+                mean, rounds = bounded_mean(unmasked, weights, manifest), Rounds(store.database, store.blobs)
+                if rounds.opened() + 1 < manifest.batch.groups:
+                    waits = Waits(rounds.write_mean(mean))
+                    crash_point("coordinator.mean.written")
+                    return replace(on_summed(batch, snapshot_hash), round=waits, measured=step)
+                memory = memories.of(snapshot_hash, manifest.server, d)
+                mean = round_mean([*rounds.means(), mean], manifest)
+                following = apply_mean(before, mean, manifest.server, memory)
+                if (earlier := self._before(batch.t, store)) is not None:
+                    step = turned(step, earlier, before, following.snapshot)
         except SumBroken as error:
             log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
-            return on_void(batch, snapshot_hash)
+            return replace(on_void(batch, snapshot_hash), measured=step)
         written = store.write_snapshot(following.snapshot)
         kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return on_summed(batch, written, kept, step)
+        over = Over() if manifest.batch.groups > 1 else None
+        return replace(on_summed(batch, written, kept), round=over, measured=step)
 
     def _before(self, t: int, store: Store) -> bytes | None:
         """The Snapshot before Snapshot t, as far as it is still kept."""
@@ -592,16 +643,17 @@ class OpenerThread:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        store = self.open_store()
-        failures = 0
+        store: Store | None = None
+        failures = silent = 0
         begun = False
         swept_at = looked_at = -math.inf
         told: list[str | None] = []
-        try:
-            while not self._stopped.is_set():
-                self.arrived.clear()
-                if self._stopped.is_set():
-                    break  # asked to stop between the two lines above
+        while not self._stopped.is_set():
+            self.arrived.clear()
+            if self._stopped.is_set():
+                break  # asked to stop between the two lines above
+            try:
+                store = store or self.open_store()
                 if not store.lease(self.owner, self.clock(), LEASE_S):
                     self.arrived.wait(1.0)
                     continue
@@ -619,13 +671,11 @@ class OpenerThread:
                         store.sweep()
                         self.tidy(store)
                         swept_at = self.clock()
-                    if not self.opener.step(store, int(self.clock())):
-                        failures = 0
-                        self.arrived.wait(self.opener.pause(store, int(self.clock())))
-                        continue
-                    failures = 0
+                    stepped = self.opener.step(store, int(self.clock()))
                 except Overtaken:
                     continue
+                except Unavailable:
+                    raise
                 except TacitError as error:
                     failures += 1
                     pause = self.backoff(failures)
@@ -635,10 +685,20 @@ class OpenerThread:
                     if told != self.opener.trouble.reasons:
                         store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
-                except Exception:
-                    # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
-                    failures += 1
-                    log.exception("the opener met something unforeseen; it is tried again")
-                    self._stopped.wait(max(LEASE_S, self.backoff(failures)))
-        finally:
+                    continue
+                failures = silent = 0
+                if not stepped:
+                    self.arrived.wait(self.opener.pause(store, int(self.clock())))
+            except Unavailable as error:
+                # No keyholder's fault, and no reason to give a batch up, however long it lasts.
+                silent += 1
+                pause = min(self.backoff(silent), LONGEST_SILENCE_S)
+                log.warning("%s; it is tried again in %.1f s", error, pause)
+                self._stopped.wait(pause)
+            except Exception:
+                # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
+                failures += 1
+                log.exception("the opener met something unforeseen; it is tried again")
+                self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        if store is not None:
             store.close()

@@ -1,5 +1,6 @@
 """Everything that one coordinator remembers, wherever that is.
 
+    HOME/roll.sqlite                     who may take part (`tacit.coordinator.roll`), unless a database is named
     HOME/plans/<plan_id>/plan.tacit      our own copy of each Plan: nobody else writes to it
     HOME/plans/<plan_id>/store.sqlite    its rows, unless a PostgreSQL database is named
     HOME/plans/<plan_id>/updates, snapshots    its blobs, unless another folder or a bucket is named
@@ -9,11 +10,14 @@ with the same keys in it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from tacit.coordinator import roll
 from tacit.coordinator.blobs import BlobMissing, Blobs, Folder, blobs_at
 from tacit.coordinator.database import Database, PostgresDatabase, SqliteDatabase
+from tacit.coordinator.roll import Door, Roll
 from tacit.coordinator.sql_store import MIGRATIONS, SqlStore
 from tacit.durable import make_folder, write_file
 from tacit.errors import InputError
@@ -31,7 +35,7 @@ class Records:
     """
 
     home: Path
-    store: str = ""
+    store: str = field(default="", repr=False)  # there may be a password in it
     blobs: str = ""
 
     def __post_init__(self) -> None:
@@ -46,7 +50,7 @@ class Records:
 
     def plans(self) -> dict[bytes, Plan]:
         """The Plans that this coordinator has served, by their ids."""
-        shared = self._blobs()
+        shared = self._blobs
         for name in shared.folders():
             own = self._folder / name / "plan.tacit"
             if not own.exists():
@@ -65,7 +69,7 @@ class Records:
         if not own.exists():
             make_folder(own.parent)
             write_file(own, plan.raw)
-        shared, name = self._blobs(), f"{plan.plan_id.hex()}/plan.tacit"
+        shared, name = self._blobs, f"{plan.plan_id.hex()}/plan.tacit"
         if shared.path(name) != own:
             shared.put(name, bytes(plan.raw))
         return read_plan(own)
@@ -82,7 +86,7 @@ class Records:
 
     def blobs_of(self, plan: Plan) -> Blobs:
         """The blobs of a Plan."""
-        return self._blobs().within(plan.plan_id.hex())
+        return self._blobs.within(plan.plan_id.hex())
 
     def common(self, name: str, migrations: Sequence[str]) -> Database:
         """Tables that belong to no single Plan."""
@@ -90,10 +94,15 @@ class Records:
             return PostgresDatabase(self.store, f"tacit_{name}", migrations)
         return SqliteDatabase(make_folder(self.home) / f"{name}.sqlite", migrations)
 
+    def roll(self, door: Door = Door.OPEN) -> Roll:
+        """Who may take part in these Plans. Each thread has its own."""
+        return Roll(lambda: self.common("roll", roll.MIGRATIONS), door)
+
     @property
     def _folder(self) -> Path:
         return self.home / "plans"
 
+    @cached_property
     def _blobs(self) -> Blobs:
         return blobs_at(self.blobs, self._folder)
 
