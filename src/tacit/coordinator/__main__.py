@@ -1,7 +1,6 @@
 """The coordinator's process: `python -m tacit.coordinator --home DIR --plan FILE`."""
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -29,7 +28,9 @@ from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
 from tacit.coordinator.tidying import KEEP, Keep, tidied
 from tacit.coordinator.verdicts import Checking, Verdicts
+from tacit.coordinator.watching import WHO_READS, WhoReads
 from tacit.errors import InputError, TacitError
+from tacit.logs import FORMS, Form, begin_log
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.evaluated import Judged
 from tacit.plan.manifest import KeyholderCard
@@ -78,6 +79,8 @@ class Settings:
     | tls | `Tls(cert.pem, key.pem)` | None where it is reached without, or a proxy ends it |
     | rate | `50` | requests a second of one address; 0 for any number; None: 50 where others can reach it |
     | public | `https://fl.example` | where devices reach it, if not where it listens |
+    | metrics | `local` | who may read `/metrics`: this machine alone, everybody (`open`), nobody (`off`) |
+    | log | `json` | the form of what is written to stderr |
     """
 
     home: Path
@@ -95,6 +98,8 @@ class Settings:
     tls: Tls | None = None
     rate: float | None = None
     public: str = ""
+    metrics: WhoReads = "local"
+    log: Form = "text"
     admin: "AdminAddress | None" = None
     checking: Checking | None = None
     keep: Keep = KEEP
@@ -148,6 +153,8 @@ def parse(arguments: list[str]) -> Settings:
     )
     parser.add_argument("--public-url", default="", metavar="URL", help="where devices reach it, for the page it shows")
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
+    parser.add_argument("--metrics", choices=WHO_READS, default="local", help="who may read /metrics (default: local)")
+    parser.add_argument("--log", choices=FORMS, default="text", help="the form of its log, on stderr (default: text)")
     gate = parser.add_argument_group("checks", "what a Snapshot must pass before people get it")
     gate.add_argument(
         "--gate", choices=("off", "check", "evaluation"), help="by `tacit judge --report`, or by --evaluation"
@@ -182,6 +189,8 @@ def parse(arguments: list[str]) -> Settings:
         tls=None if given.tls is None else Tls(*given.tls),
         rate=given.rate,
         public=given.public_url.rstrip("/"),
+        metrics=given.metrics,
+        log=given.log,
         admin=_admin(given),
         checking=_checking(given),
         keep=_keep(given),
@@ -367,9 +376,9 @@ def _pause(failures: int) -> float:
 
 
 def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         settings = parse(sys.argv[1:])
+        begin_log(settings.log)
         coordinators, records = coordinators_of(settings), settings.records
         door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys, keep=settings.keep)
         share, beside = address_share(settings), None
@@ -377,7 +386,7 @@ def main() -> int:
             apart = settings.admin
             beside = Beside(admin_app(door, desk), apart.host, apart.port, apart.tls, apart.clients)
         here = desk if settings.admin is None else None
-        app = make_app(*coordinators, door=door, desk=here, share=share)
+        app = make_app(*coordinators, door=door, desk=here, share=share, metrics=settings.metrics)
         serve(app, settings.host, settings.port, settings.tls, beside)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)

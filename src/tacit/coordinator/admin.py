@@ -53,12 +53,12 @@ Said = (
     | list[Listed]
     | Listed
     | Made
-    | Answered
-    | GoingBack
     | Invited
     | list[InvitationSaid]
     | InvitationSaid
     | Revoked
+    | Answered
+    | GoingBack
     | dict[str, Tidied]
     | dict[str, Forgotten]
 )
@@ -87,13 +87,6 @@ def admin_routes(desk: Desk) -> list[Route]:
     def order(going: Going) -> Act:
         return lambda operator, request: desk.order(going, operator.name, request.query_params.get("plan", ""))
 
-    def roll_back(operator: Operator, request: Request) -> GoingBack:
-        asked = request.query_params
-        to = natural(asked.get("to", ""))
-        if to is None:
-            raise InputError("say ?to=… the version of the Snapshot to go back to")
-        return desk.roll_back(asked.get("plan", ""), to, asked.get("why", ""), operator.name)
-
     def invite(_operator: Operator, request: Request) -> Invited:
         count, days = (natural(request.query_params.get(name, "")) for name in ("count", "days"))
         if count is None or days is None:
@@ -105,6 +98,13 @@ def admin_routes(desk: Desk) -> list[Route]:
         if not keys:
             raise InputError("say ?device=…, a device key in 64 hex digits, and again for more")
         return desk.revoke(keys)
+
+    def roll_back(operator: Operator, request: Request) -> GoingBack:
+        asked = request.query_params
+        to = natural(asked.get("to", ""))
+        if to is None:
+            raise InputError("say ?to=… the version of the Snapshot to go back to")
+        return desk.roll_back(asked.get("plan", ""), to, asked.get("why", ""), operator.name)
 
     def make_token(_operator: Operator, request: Request) -> Made:
         asked = request.query_params

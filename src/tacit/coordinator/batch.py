@@ -169,9 +169,9 @@ class Transition:
     landed: tuple[DeviceKey, ...] = ()  # in the batch of `before`
     head: Head | None = None  # signed from now on
     remembered: "Remembered | None" = None  # with the Snapshot of `after`
+    round: RoundStep | None = None  # where the Plan has groups
     rolled_back: RolledBack | None = None
     measured: Step | None = None
-    round: RoundStep | None = None  # where the Plan has groups
 
 
 def root_of(members: Iterable[Member]) -> Digest:
@@ -324,7 +324,8 @@ def on_rolled_back(batch: Collecting | Closed, good: Head, why: str, pauses_at: 
     void = on_void(batch, good.snapshot_hash)
     assert isinstance(void.after, Applied), "a void batch is over"
     after = msgspec.structs.replace(void.after, back_to=good.version)
-    return replace(void, after=after, rolled_back=RolledBack(batch.t + 1, good.version, why, pauses_at), round=Over())
+    # What the groups of an unfinished round said started from where nobody wants to be.
+    return replace(void, after=after, round=Over(), rolled_back=RolledBack(batch.t + 1, good.version, why, pauses_at))
 
 
 def on_summed(
@@ -378,8 +379,8 @@ def on_succeeded(batch: Collecting | Closed | Ended, queued: Iterable[Member], r
 
 
 def on_end(batch: Batch, queued: Iterable[Member], code: Code, reason: str) -> Transition:
-    """Nothing more is opened. What waits has expired, what a keyholder may have opened is spoilt, and what the groups of
-    an unfinished round said moves nothing."""
+    """Nothing more is opened. What waits has expired, what a keyholder may have opened is spoilt, and what the groups
+    of an unfinished round said moves nothing."""
     moved = [Moved(member.update_id, Fate.EXPIRED) for member in queued]
     landed: tuple[DeviceKey, ...] = ()
     version: int | None

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,7 @@ from tacit.coordinator.batch import (
 from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
+from tacit.coordinator.gauges import FAILED, STEPS, STORE
 from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.measured import measured, turned
@@ -72,6 +74,7 @@ from tacit.coordinator.store import Overtaken, Store
 from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
+from tacit.logs import said
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import cards_at
 from tacit.plan.evaluated import Judged, read_judged
@@ -112,8 +115,8 @@ _Reply = TypeVar("_Reply")
 
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
-LOOKED_EVERY_S = 5.0
 LONGEST_SILENCE_S = 5.0  # between two looks whether the database is there again
+LOOKED_EVERY_S = 5.0
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -160,13 +163,27 @@ class Opener:
     def plan_id(self) -> PlanId:
         return PlanId(self.plan.plan_id)
 
+    @property
+    def _prefix(self) -> str:
+        """The Plan, as lines of logs and labels of numbers name it."""
+        return self.plan_id.hex()[:8]
+
+    def _said(self, event: str, batch: Batch, updates: int = 0) -> dict[str, object]:
+        return said(event, plan=self._prefix, t=batch_number(batch), updates=updates)
+
+    def _say_void(self, batch: Batch, why: object) -> None:
+        words, t = "%s: batch %d is void: %s", batch_number(batch)
+        log.warning(words, self.plan.name, t, why, extra=self._said("batch.void", batch))
+
     def step(self, store: Store, now: int) -> bool:
         """One step, if there is one to take. `Unreachable` and `Stalled` say why there is none yet."""
+        begun = time.perf_counter()
         before = store.batch()
         transition = self._succeeded(before, store) or self._ended(before, store, now) or self._next(before, store, now)
         if transition is None:
             return False
         self._commit(store, transition)
+        STEPS.observe(time.perf_counter() - begun, self._prefix, type(before).__name__.lower())
         return True
 
     def give_up(self, store: Store, failures: int) -> bool:
@@ -175,15 +192,20 @@ class Opener:
         if self.successor is None or failures < _PATIENCE or isinstance(batch, Ended):
             return False
         log.warning(
-            "%s: batch %d is given up, because its keyholders do not answer", self.plan.name, batch_number(batch)
+            "%s: batch %d is given up, because its keyholders do not answer",
+            self.plan.name,
+            batch_number(batch),
+            extra=self._said("batch.given_up", batch),
         )
         self._commit(store, on_end(batch, store.queued(), Code.E_SUCCEEDED, self._succession(self.successor)))
         return True
 
     def _commit(self, store: Store, transition: Transition) -> None:
-        store.commit(transition, self._logged(transition))
+        with STORE.time("commit"):
+            store.commit(transition, self._logged(transition))
         name = type(transition.after).__name__.lower()
-        log.info("%s: batch %d is %s", self.plan.name, batch_number(transition.after), name)
+        t, event = batch_number(transition.after), self._said(f"batch.{name}", transition.after, len(transition.moved))
+        log.info("%s: batch %d is %s", self.plan.name, t, name, extra=event)
         crash_point(f"coordinator.{name}")
 
     def pause(self, store: Store, now: int) -> float:
@@ -210,7 +232,7 @@ class Opener:
 
     def _next(self, batch: Batch, store: Store, now: int) -> Transition | None:
         if isinstance(batch, Collecting | Closed | Sketching | Agreed) and batch.t < self._sealed_from(store):
-            log.warning("%s: batch %d is void: a keyholder has lost what opens it", self.plan.name, batch.t)
+            self._say_void(batch, "a keyholder has lost what opens it")
             return on_void(batch, self._snapshot_hash(store, batch.t))
         if isinstance(batch, Collecting | Closed) and (back := Verdicts(store.database).state().back) is not None:
             return self._back(batch, store, back, now)
@@ -251,34 +273,6 @@ class Opener:
             log.info("%s: drained; %d Updates are too few for a batch", self.plan.name, store.queued_count())
         return transition
 
-    def begin(self, batch: Collecting, store: Store, now: int) -> Begin:
-        """Whether this batch may begin, as far as its checks are."""
-        verdicts = Verdicts(store.database)
-        checking = verdicts.checking()
-        if checking.by == "off":
-            return Begin.YES
-        return may_begin(batch.t, verdicts.state().judged, now - verdicts.heard_at(), checking.pace)
-
-    def _back(self, batch: Collecting | Closed, store: Store, back: RollBack, now: int) -> Transition:
-        good = store.head(back.to)
-        assert good is not None, "only what has a HEAD is gone back to"
-        store.snapshot(good.snapshot_hash)  # it has to be there, whole, before devices are sent to it
-        log.warning("%s: training goes back to Snapshot %d. %s", self.plan.name, back.to, back.why)
-        verdicts = Verdicts(store.database)
-        at = [*(one.at for one in verdicts.rollbacks()), batch.t + 1]
-        return on_rolled_back(batch, good, back.why, now if stormy(at, verdicts.checking().storm) else None)
-
-    def _tell_judged(self, batch: Headed, store: Store) -> None:
-        """Before the step, so that it is told again if a kill comes between."""
-        if batch.version == 0:
-            return
-        count = len(store.members(batch.version - 1))
-        both = (batch.version - 1, batch.version)
-        snapshots = [store.snapshot(self._snapshot_hash(store, version)) for version in both]
-        for judged in read_judged(self.plan, snapshots, [count]):
-            self.tell_judged(judged, batch.version)
-        crash_point("coordinator.judged.told")
-
     def _close_batch(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
         manifest = self.plan.manifest
         least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
@@ -308,6 +302,34 @@ class Opener:
 
     def _leaving(self, batch: Collecting, queued: Sequence[Member]) -> Transition | None:
         return on_barred(batch, queued, self.barred({member.dpk for member in queued}))
+
+    def begin(self, batch: Collecting, store: Store, now: int) -> Begin:
+        """Whether this batch may begin, as far as its checks are."""
+        verdicts = Verdicts(store.database)
+        checking = verdicts.checking()
+        if checking.by == "off":
+            return Begin.YES
+        return may_begin(batch.t, verdicts.state().judged, now - verdicts.heard_at(), checking.pace)
+
+    def _back(self, batch: Collecting | Closed, store: Store, back: RollBack, now: int) -> Transition:
+        good = store.head(back.to)
+        assert good is not None, "only what has a HEAD is gone back to"
+        store.snapshot(good.snapshot_hash)  # it has to be there, whole, before devices are sent to it
+        log.warning("%s: training goes back to Snapshot %d. %s", self.plan.name, back.to, back.why)
+        verdicts = Verdicts(store.database)
+        at = [*(one.at for one in verdicts.rollbacks()), batch.t + 1]
+        return on_rolled_back(batch, good, back.why, now if stormy(at, verdicts.checking().storm) else None)
+
+    def _tell_judged(self, batch: Headed, store: Store) -> None:
+        """Before the step, so that it is told again if a kill comes between."""
+        if batch.version == 0:
+            return
+        count = len(store.members(batch.version - 1))
+        both = (batch.version - 1, batch.version)
+        snapshots = [store.snapshot(self._snapshot_hash(store, version)) for version in both]
+        for judged in read_judged(self.plan, snapshots, [count]):
+            self.tell_judged(judged, batch.version)
+        crash_point("coordinator.judged.told")
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -368,7 +390,10 @@ class Opener:
             raise Stalled(f"a keyholder's sketches of batch {batch.t} are none: {error}") from error
         dropped = {member.update_id for member, long in zip(batch.members, found, strict=True) if long}
         if dropped:
-            log.warning("%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t)
+            event = said("batch.gated", plan=self._prefix, t=batch.t, updates=len(dropped))
+            log.warning(
+                "%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t, extra=event
+            )
         return on_sketched(batch, dropped, snapshot_hash, manifest)
 
     def _signer(self, j: int) -> bytes:
@@ -426,13 +451,12 @@ class Opener:
                 if (earlier := self._before(batch.t, store)) is not None:
                     step = turned(step, earlier, before, following.snapshot)
         except SumBroken as error:
-            log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
+            self._say_void(batch, error)
             return replace(on_void(batch, snapshot_hash), measured=step)
         written = store.write_snapshot(following.snapshot)
         kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        over = Over() if manifest.batch.groups > 1 else None
-        return replace(on_summed(batch, written, kept), round=over, measured=step)
+        return replace(on_summed(batch, written, kept, step), round=Over() if manifest.batch.groups > 1 else None)
 
     def _before(self, t: int, store: Store) -> bytes | None:
         """The Snapshot before Snapshot t, as far as it is still kept."""
@@ -514,7 +538,7 @@ class Opener:
                 raise behind from refusal
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
-        log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)
+        self._say_void(batch, refusal)
         return on_void(batch, self._snapshot_hash(store, batch.t))
 
     def _rejected_now(self, batch: Sketching | Agreed, store: Store, refusal: Refusal, j: int) -> dict[UpdateId, Code]:
@@ -628,6 +652,7 @@ class OpenerThread:
     begins: Callable[[Store], bool] = lambda store: True
     tidy: Callable[[Store], None] = lambda store: None
     arrived: threading.Event = field(default_factory=threading.Event)
+    leads: bool = False  # whether it had the lease when it last looked
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -648,13 +673,15 @@ class OpenerThread:
         begun = False
         swept_at = looked_at = -math.inf
         told: list[str | None] = []
+        FAILED.add(self.opener.plan_id.hex()[:8], count=0)  # a series that begins with its first failure hides it
         while not self._stopped.is_set():
             self.arrived.clear()
             if self._stopped.is_set():
                 break  # asked to stop between the two lines above
             try:
                 store = store or self.open_store()
-                if not store.lease(self.owner, self.clock(), LEASE_S):
+                self.leads = store.lease(self.owner, self.clock(), LEASE_S)
+                if not self.leads:
                     self.arrived.wait(1.0)
                     continue
                 begun = begun or self.begins(store)
@@ -678,10 +705,12 @@ class OpenerThread:
                     raise
                 except TacitError as error:
                     failures += 1
+                    FAILED.add(self.opener.plan_id.hex()[:8])
                     pause = self.backoff(failures)
                     if self.opener.give_up(store, failures):
                         continue
-                    log.warning("%s; it is tried again in %.1f s", error, pause)
+                    event = said("step.failed", plan=self.opener.plan_id.hex()[:8], failures=failures, seconds=pause)
+                    log.warning("%s; it is tried again in %.1f s", error, pause, extra=event)
                     if told != self.opener.trouble.reasons:
                         store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
@@ -692,13 +721,17 @@ class OpenerThread:
             except Unavailable as error:
                 # No keyholder's fault, and no reason to give a batch up, however long it lasts.
                 silent += 1
+                self.leads = False
                 pause = min(self.backoff(silent), LONGEST_SILENCE_S)
                 log.warning("%s; it is tried again in %.1f s", error, pause)
                 self._stopped.wait(pause)
             except Exception:
                 # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
                 failures += 1
-                log.exception("the opener met something unforeseen; it is tried again")
+                FAILED.add(self.opener.plan_id.hex()[:8])
+                event = said("step.broken", plan=self.opener.plan_id.hex()[:8], failures=failures)
+                log.exception("the opener met something unforeseen; it is tried again", extra=event)
                 self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        self.leads = False
         if store is not None:
             store.close()
