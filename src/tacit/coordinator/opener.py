@@ -315,7 +315,8 @@ class Opener:
         good = store.head(back.to)
         assert good is not None, "only what has a HEAD is gone back to"
         store.snapshot(good.snapshot_hash)  # it has to be there, whole, before devices are sent to it
-        log.warning("%s: training goes back to Snapshot %d. %s", self.plan.name, back.to, back.why)
+        words, event = "%s: training goes back to Snapshot %d. %s", self._said("rollback", batch)
+        log.warning(words, self.plan.name, back.to, back.why, extra=event)
         verdicts = Verdicts(store.database)
         at = [*(one.at for one in verdicts.rollbacks()), batch.t + 1]
         return on_rolled_back(batch, good, back.why, now if stormy(at, verdicts.checking().storm) else None)
@@ -487,9 +488,11 @@ class Opener:
         )
         new, over = verdicts.report(findings(history), now)
         for alarm in new:
-            log.warning("%s: alarm %s: %s (%s)", self.plan.name, alarm.code, alarm.sentence, alarm.runbook)
+            words, event = "%s: alarm %s: %s (%s)", self._said(f"alarm.{alarm.code}", batch)
+            log.warning(words, self.plan.name, alarm.code, alarm.sentence, alarm.runbook, extra=event)
         for alarm in over:
-            log.info("%s: alarm %s is over", self.plan.name, alarm.code)
+            event = self._said(f"alarm.{alarm.code}.over", batch)
+            log.info("%s: alarm %s is over", self.plan.name, alarm.code, extra=event)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
