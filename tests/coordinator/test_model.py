@@ -26,11 +26,11 @@ from tacit.coordinator.intake import check_upload
 from tacit.coordinator.keyholders import Unreachable
 from tacit.coordinator.store import Known, Overtaken
 from tacit.keyholder import keyholder as keyholder_module
+from tacit.plan.history import read_history
 from tacit.plan.manifest import Plain
 from tacit.plan.server import Mean, Momentum, Server, Yogi
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import KeyId, UpdateId
-from tacit.wire.log import verify_chain
 from tacit.wire.messages import Head, LogKind, Receipt, Upload, update_hash
 from tacit.wire.signed import check_head, check_receipt
 from tests.coordinator.direct import Direct, make_opener, open_store
@@ -121,7 +121,7 @@ class CoordinatorModel(RuleBasedStateMachine):
         steps=st.integers(0, 9),
         kill=st.integers(0, 24) | st.none(),
         cut=CUTS,
-        then=st.sampled_from(["go on", "send again", "start anew", "be overtaken", "wait 1 s", "wait 100 s"]),
+        then=st.sampled_from(["go on", "send again", "start anew", "be overtaken", "sweep", "wait 1 s", "wait 100 s"]),
         data=st.data(),
     )
     def something_happens(
@@ -152,6 +152,8 @@ class CoordinatorModel(RuleBasedStateMachine):
                 self.recover()
             case "be overtaken":
                 self.be_overtaken()
+            case "sweep":
+                self.store.sweep(after_s=0)
             case "wait 1 s" | "wait 100 s":
                 self.now[0] += int(then.split()[1])
             case _:
@@ -242,6 +244,17 @@ class CoordinatorModel(RuleBasedStateMachine):
             known = self.known(update_id)
             assert self.receipts.setdefault(update_id, known.receipt) == known.receipt
 
+    @invariant()
+    def what_is_counted_is_what_is_there(self) -> None:
+        if not hasattr(self, "store"):
+            return  # before the first rule
+        rows = self.store.database.rows("SELECT fate, count(*) FROM updates GROUP BY fate")
+        landed = self.store.all_landings().values()
+        counts = self.store.counts()
+        assert counts.fates == {Fate(fate): count for fate, count in rows}
+        assert counts.most_landings == max((one.count for one in landed), default=0)
+        assert counts.most_mu2 == max((one.mu2 for one in landed), default=0.0)
+
     def finish(self) -> None:
         """Without further faults everything comes to rest, and every Snapshot is the exact sum."""
         POINTS.left = None
@@ -278,7 +291,7 @@ class CoordinatorModel(RuleBasedStateMachine):
             assert (fate is Fate.APPLIED) == (update_id in applied)
             assert fate in (Fate.APPLIED, Fate.QUEUED, Fate.EXPIRED)
         log = self.store.log()
-        verify_chain(log, self.world.coordinator.sig.public)
+        assert read_history(log, manifest, self.world.plan_id).findings == ()
         kinds = Counter(entry.kind for entry in log)
         assert kinds[LogKind.OPENED] == newest.version
         assert kinds[LogKind.HEAD] == newest.version + 1
@@ -288,6 +301,10 @@ class CoordinatorModel(RuleBasedStateMachine):
         kept = {one.name for one in self.store.blobs.under("updates")}
         packs = {self.store.database.row("SELECT pack FROM updates WHERE update_id = ?", (u,)) for u in waiting}
         assert kept == {row[0] for row in packs if row}
+        for update_id in waiting:
+            assert self.store.payload(self.known(update_id).member) == self.sent[update_id][0].payload
+        published = {f"snapshots/{self.head(v).snapshot_hash.hex()}" for v in range(newest.version + 1)}
+        assert {one.name for one in self.store.blobs.under("snapshots")} == published
 
 
 @pytest.fixture(autouse=True)
@@ -296,14 +313,25 @@ def _points(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "crash_point", POINTS)
 
 
+def examples(count: int) -> settings:
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=count, stateful_step_count=40, deadline=None, suppress_health_check=slow)
+
+
 class TestCoordinator(CoordinatorModel.TestCase):
-    settings = settings(
-        max_examples=25,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
+    settings = examples(25)
 
     @pytest.fixture(autouse=True)
     def _crash(self, _points: None) -> None:
         """The crash points kill as the model says."""
+
+
+class TestCoordinatorOnServers(CoordinatorModel.TestCase):
+    """The same on PostgreSQL and a bucket."""
+
+    settings = examples(4)
+
+    @pytest.fixture(autouse=True)
+    def _crash(self, _points: None, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in servers.items():
+            monkeypatch.setenv(name, value)

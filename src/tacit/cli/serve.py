@@ -79,6 +79,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", choices=("all", "api", "opener"), default="all", help="what this process does (default: all)"
     )
+    parser.add_argument(
+        "--metrics",
+        choices=("local", "token", "open", "off"),
+        default="local",
+        help="who may read /metrics (default: local)",
+    )
+    parser.add_argument("--log", choices=("text", "json"), default="text", help="the form of the servers' logs")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the link, then the status")
 
 
@@ -90,6 +97,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     plan = read_plan(arguments.plan)
     place = home(arguments.home)
+    # On the command line of the process that needs it everybody on this machine could read a password.
+    for name, said in (("TACIT_STORE", arguments.store), ("TACIT_BLOBS", arguments.blobs)):
+        if said is not None:
+            os.environ[name] = said
     scheme = "http" if arguments.tls is None else "https"
     processes: list[Any] = []
     opens_only = arguments.role == "opener"
@@ -106,14 +117,14 @@ def run(arguments: argparse.Namespace) -> None:
             evaluation=arguments.evaluation,
             role=arguments.role,
             more=[
-                *([] if arguments.store is None else ["--store", arguments.store]),
-                *([] if arguments.blobs is None else ["--blobs", arguments.blobs]),
                 *("--enrol", arguments.enrol),
                 *([] if arguments.tls is None else ["--tls", *(str(Path(one).resolve()) for one in arguments.tls)]),
                 *([] if arguments.rate is None else ["--rate", str(arguments.rate)]),
                 *([] if arguments.public_url is None else ["--public-url", arguments.public_url]),
+                *("--metrics", arguments.metrics),
             ],
             scheme=scheme,
+            log=arguments.log,
         )
         if opens_only:
             said = {"opens": plan.name, "plan_id": plan.plan_id.hex()}
@@ -133,6 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
                 )
             if reached_at(arguments.host) != arguments.host and not arguments.public_url:
                 print("note       other machines need another address in this link: say --public-url")
+            print(f"watch      {link.partition('/join/')[0]}/dashboard/{plan.plan_id.hex()}")
             match arguments.enrol:
                 case "invited":
                     print(f"invite     tacit admin invite '{link}' --count 20")
@@ -168,6 +180,7 @@ def start_servers(
     role: str = "all",
     more: Sequence[str] = (),
     scheme: str = "http",
+    log: str = "text",
 ) -> "tuple[str, Served | None, Served]":
     """The embedded keyholder, if this home has one of the Plan, then the coordinator; the link that devices join by.
 
@@ -198,7 +211,7 @@ def start_servers(
     # A Plan before this one may have a batch to finish, and a keyholder of this home.
     beside = plan.manifest.continues is not None and (place / "keyholder").exists() and len(addresses) < len(cards)
     if any(embedded) or (role != "api" and beside):
-        keyholder = keyholder_of(place, plan, processes)
+        keyholder = keyholder_of(place, plan, processes, log)
     own = "" if keyholder is None else f"http://127.0.0.1:{keyholder.port}"
     coordinator = serve(
         "coordinator",
@@ -209,6 +222,7 @@ def start_servers(
             *(("--embedded", own) if own else ()),
             *("--host", host, "--port", str(port)),
             *([] if evaluation is None else ["--evaluation", str(evaluation.resolve())]),
+            *("--log", log),
             *more,
         ],
         place / "logs" / "coordinator.log",
@@ -218,13 +232,13 @@ def start_servers(
     return f"{base}/join/{plan.plan_id.hex()}?author={plan.author.hex()}", keyholder, coordinator
 
 
-def keyholder_of(place: Path, plan: "Plan", processes: list[Any]) -> "Served":
+def keyholder_of(place: Path, plan: "Plan", processes: list[Any], form: str = "text") -> "Served":
     """The keyholder of this home. One process serves it, whoever started that; ours waits to take its place."""
     from tacit.cli.processes import ProcessFailed, Served, drained, start
     from tacit.keyholder.seat import port_of
 
     home, log = place / "keyholder", place / "logs" / "keyholder.log"
-    words = ["--home", str(home), "--approve-author", plan.author.hex(), "--stand-by"]
+    words = ["--home", str(home), "--approve-author", plan.author.hex(), "--stand-by", "--log", form]
     process = start("tacit.keyholder", words, log)
     processes.append(process)
     drained(process)

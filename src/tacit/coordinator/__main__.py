@@ -1,17 +1,17 @@
 """The coordinator's process: `python -m tacit.coordinator --home DIR --plan FILE`."""
 
 import argparse
-import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from tacit.codec.errors import CodecError
 from tacit.coordinator.admin import admin_app
+from tacit.coordinator.alive import process_name
 from tacit.coordinator.desk import Desk, open_operators
 from tacit.coordinator.judged import check_judges, judged_by, newest_values
 from tacit.coordinator.keyholders import HttpKeyholder
@@ -21,10 +21,13 @@ from tacit.coordinator.operators import AdminDoor
 from tacit.coordinator.records import Records
 from tacit.coordinator.roll import Door
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
-from tacit.coordinator.sql_store import SqlStore, process_name
+from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
+from tacit.coordinator.tidying import KEEP, Keep, tidied
+from tacit.coordinator.watching import WHO_READS, WhoReads
 from tacit.errors import InputError, TacitError
+from tacit.logs import FORMS, Form, begin_log
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.manifest import KeyholderCard
 from tacit.rates import Share
@@ -65,11 +68,14 @@ class Settings:
     | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
     | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
+    | keep | `Keep(updates_days=90)` | what becomes of Updates and Snapshots that have served: see `tidying` |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     | door | `invited` | whom it enrols (`tacit.coordinator.roll`) |
     | tls | `Tls(cert.pem, key.pem)` | None where it is reached without, or a proxy ends it |
     | rate | `50` | requests a second of one address; 0 for any number; None: 50 where others can reach it |
     | public | `https://fl.example` | where devices reach it, if not where it listens |
+    | metrics | `local` | who may read `/metrics`: this machine alone, everybody (`open`), nobody (`off`) |
+    | log | `json` | the form of what is written to stderr |
     """
 
     home: Path
@@ -80,14 +86,17 @@ class Settings:
     port: int
     deadline_s: int
     evaluation: Path | None = None
-    store: str = ""
+    store: str = field(default="", repr=False)  # there may be a password in it
     blobs: str = ""
     role: Role = "all"
     door: Door = Door.OPEN
     tls: Tls | None = None
     rate: float | None = None
     public: str = ""
+    metrics: WhoReads = "local"
+    log: Form = "text"
     admin: "AdminAddress | None" = None
+    keep: Keep = KEEP
 
     @property
     def records(self) -> Records:
@@ -138,11 +147,17 @@ def parse(arguments: list[str]) -> Settings:
     )
     parser.add_argument("--public-url", default="", metavar="URL", help="where devices reach it, for the page it shows")
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
+    parser.add_argument("--metrics", choices=WHO_READS, default="local", help="who may read /metrics (default: local)")
+    parser.add_argument("--log", choices=FORMS, default="text", help="the form of its log, on stderr (default: text)")
     admin = parser.add_argument_group("operators", "by default where the devices are, for whoever has a token")
     admin.add_argument("--admin-host", default="127.0.0.1", metavar="HOST", help="with --admin-port")
     admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
     admin.add_argument("--admin-tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="its certificate, PEM")
     admin.add_argument("--admin-ca", type=Path, metavar="FILE", help="only client certificates of these authorities")
+    keep = parser.add_argument_group("what is kept", "an Update's payload goes once it has served, in any case")
+    keep.add_argument("--keep-updates", type=int, default=Keep.updates_days, metavar="DAYS", help="0: for ever")
+    keep.add_argument("--keep-snapshots", type=int, default=Keep.snapshots, metavar="N", help="the newest; 0: all")
+    keep.add_argument("--keep-every", type=int, default=Keep.every, metavar="K", help="one in K of the older; 0: none")
     given = parser.parse_args(arguments)
     return Settings(
         home=given.home,
@@ -160,8 +175,18 @@ def parse(arguments: list[str]) -> Settings:
         tls=None if given.tls is None else Tls(*given.tls),
         rate=given.rate,
         public=given.public_url.rstrip("/"),
+        metrics=given.metrics,
+        log=given.log,
         admin=_admin(given),
+        keep=_keep(given),
     )
+
+
+def _keep(given: argparse.Namespace) -> Keep:
+    keep = Keep(given.keep_updates, given.keep_snapshots, given.keep_every)
+    if min(keep.updates_days, keep.snapshots, keep.every) < 0:
+        raise InputError("--keep-updates, --keep-snapshots and --keep-every are no numbers below 0")
+    return keep
 
 
 def _admin(given: argparse.Namespace) -> AdminAddress | None:
@@ -252,6 +277,9 @@ def _coordinator(
         finally:
             older.close()
 
+    def tidy(store: Store) -> None:
+        tidied(store, plan, records.plans().values(), settings.keep, time.time())
+
     cards = plan.manifest.keyholders
     keyholders = [
         HttpKeyholder(url, card.sig_pk, keys.sig)
@@ -265,8 +293,8 @@ def _coordinator(
         return opening.barred(plan.lineage, devices)
 
     trouble = Trouble([None] * len(urls))
-    opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, barred)
-    thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins)
+    opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, barred=barred)
+    thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins, tidy)
     return Coordinator(
         plan=plan,
         plan_file=records.plan_file(plan),
@@ -311,17 +339,17 @@ def _pause(failures: int) -> float:
 
 
 def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         settings = parse(sys.argv[1:])
+        begin_log(settings.log)
         coordinators, records = coordinators_of(settings), settings.records
-        door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys)
+        door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys, keep=settings.keep)
         share, beside = address_share(settings), None
         if settings.admin is not None:
             apart = settings.admin
             beside = Beside(admin_app(door, desk), apart.host, apart.port, apart.tls, apart.clients)
         here = desk if settings.admin is None else None
-        app = make_app(*coordinators, door=door, desk=here, share=share)
+        app = make_app(*coordinators, door=door, desk=here, share=share, metrics=settings.metrics)
         serve(app, settings.host, settings.port, settings.tls, beside)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)

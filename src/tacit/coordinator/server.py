@@ -22,6 +22,7 @@ GET  /healthz
 
 import asyncio
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -40,13 +41,16 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator import watching
 from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
 from tacit.coordinator.batching import batch_routes
 from tacit.coordinator.calling import DEVICE, REFUSED_DEVICE, REFUSED_UPDATE, body_of, by_caller, counted, heard
+from tacit.coordinator.database import Unavailable
 from tacit.coordinator.description import openapi, says
 from tacit.coordinator.desk import Desk
+from tacit.coordinator.gauges import STORE
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
@@ -57,6 +61,7 @@ from tacit.coordinator.roll import Roll
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
+from tacit.coordinator.watching import Timed, WhoReads
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
 from tacit.rates import Rates, Share
@@ -65,6 +70,7 @@ from tacit.wire import preimage
 from tacit.wire.calls import Call
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
+from tacit.wire.log import encode_lines
 from tacit.wire.messages import (
     Ask,
     Credential,
@@ -85,6 +91,9 @@ from tacit.wire.signed import check_ask, check_credential, check_enrol, sign_cre
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
 BYTES = "application/octet-stream"
+
+log = logging.getLogger("tacit.coordinator")
+
 _OUTCOMES: dict[Fate, Outcome] = {
     Fate.QUEUED: "queued",
     Fate.IN: "queued",
@@ -111,6 +120,9 @@ class IntakeThread:
 
     def __init__(self, open_store: Callable[[], Store], arrived: Callable[[], None]):
         self._open_store, self._arrived = open_store, arrived
+        self._opened: Store | None = None  # by the thread, when it needs it first
+        self._uncounted: Counter[Code] = Counter()
+        self._repeated = 0
         self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | Repeated | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
@@ -140,13 +152,10 @@ class IntakeThread:
         self._waiting.put(what)
 
     def _run(self) -> None:
-        store = self._open_store()
         ending = False
         while not ending:
             offers: list[_Offered] = []
             asks: list[_Asked] = []
-            refused: Counter[Code] = Counter()
-            repeated = 0
             taken = [self._waiting.get()]
             with contextlib.suppress(queue.Empty):
                 while len(taken) < MOST_IN_COMMIT:
@@ -156,30 +165,46 @@ class IntakeThread:
                     case None:
                         ending = True
                     case Code():
-                        refused[one] += 1
+                        self._uncounted[one] += 1
                     case Repeated():
-                        repeated += 1
+                        self._repeated += 1
                     case (Offer() as offer, answer):
                         offers.append((offer, answer))
                     case (Ask() as ask, answer):
                         asks.append((ask, answer))
-            self._store(store, offers, refused, repeated)
+            if offers:
+                self._store(offers)
             if asks:
-                _answer(asks, partial(store.give_places, [ask for ask, _ in asks]))
-        store.close()
+                _answer(asks, partial(self._give_places, [ask for ask, _ in asks]))
+            self._count()
+        if self._opened is not None:
+            self._opened.close()
 
-    def _store(self, store: Store, offers: list[_Offered], refused: Counter[Code], repeated: int) -> None:
+    def _give_places(self, asks: list[Ask]) -> list[int | Refusal]:
+        return self._there().give_places(asks)
+
+    def _store(self, offers: list[_Offered]) -> None:
         def stored() -> list[Receipt | Refusal]:
-            given = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
-            if refused:
-                store.count_refusals(refused)
-            if repeated:
-                store.count_repeated(repeated)
-            return given
+            with STORE.time("accept"):
+                return self._there().accept([offer for offer, _ in offers], int(time.time()) // 3600)
 
         results = _answer(offers, stored)
         if any(isinstance(result, Receipt) for result in results):
             self._arrived()
+
+    def _count(self) -> None:
+        with contextlib.suppress(Unavailable):  # then with the next ones
+            if self._uncounted:
+                self._there().count_refusals(self._uncounted)
+                self._uncounted.clear()
+            if self._repeated:
+                self._there().count_repeated(self._repeated)
+                self._repeated = 0
+
+    def _there(self) -> Store:
+        if self._opened is None:
+            self._opened = self._open_store()
+        return self._opened
 
 
 def _answer(
@@ -191,6 +216,7 @@ def _answer(
         results = list(work())
     except Exception as error:
         # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
+        log.warning("what %d devices asked could not be stored; they come again: %s", len(asked), error)
         results = [error] * len(asked)
     for (_, answer), result in zip(asked, results, strict=True):
         answer.get_loop().call_soon_threadsafe(_settle, answer, result)
@@ -357,7 +383,11 @@ class Newest:
 
 
 def make_app(
-    *coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None, share: Share | None = None
+    *coordinators: Coordinator,
+    door: AdminDoor | None = None,
+    desk: Desk | None = None,
+    share: Share | None = None,
+    metrics: WhoReads = "local",
 ) -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does.
 
@@ -436,7 +466,7 @@ def make_app(
             name = Digest(b"")
         kept = coordinator.snapshots
         if name not in kept and not coordinator.store.published(name):
-            raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot")
+            raise Refusal(Code.E_HEAD, "no HEAD names this Snapshot, or it is kept no more")
         path = None if name in kept else coordinator.store.snapshot_path(name)
         if path is not None and path.exists() and path.stat().st_size > LONGEST_KEPT:
             return _file(request, path, name)
@@ -474,8 +504,7 @@ def make_app(
         after = natural(request.query_params.get("after", "0"))
         if after is None:
             raise Refusal(Code.E_MALFORMED, "`after` is the number of entries that were seen already")
-        lines = (msgspec.json.encode(entry) + b"\n" for entry in coordinator.store.log(after))
-        return Response(b"".join(lines), media_type="application/jsonl")
+        return Response(encode_lines(coordinator.store.log(after)), media_type="application/jsonl")
 
     @says("how the Plan is doing", gives=Status, codes=(Code.E_PLAN,))
     async def status(request: Request) -> Response:
@@ -492,10 +521,6 @@ def make_app(
             last = by_id[last.successor.plan_id.hex()]
         text = join_page(coordinator.plan, here, author, last.plan, coordinator.roll.door)
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
-
-    @says("this process lives")
-    async def healthz(request: Request) -> Response:
-        return Response("ok\n", media_type="text/plain")
 
     @says("this description", gives="application/json")
     async def described(request: Request) -> Response:
@@ -516,20 +541,28 @@ def make_app(
             Route("/v1/openapi.json", described),
             *batch_routes(asked),
             Route("/join/{plan_id}", join),
-            Route("/healthz", healthz),
+            *watching.routes(coordinators, asked, metrics),
             *([] if desk is None else admin_routes(desk)),
         ],
         lifespan=lifespan,
         middleware=[
+            Middleware(Timed),
             Middleware(SecurityHeaders),
             *([] if share is None else [Middleware(AddressRate, share=share)]),
         ],
-        exception_handlers={**ON_ERROR, NotAllowed: turned_away},
+        exception_handlers={**ON_ERROR, Unavailable: _on_unavailable, NotAllowed: turned_away},
     )
     description = msgspec.json.encode(openapi(app.routes))
     app.router.redirect_slashes = False  # an address is right or it is not
     app.state.admin_door = door
     return app
+
+
+async def _on_unavailable(request: Request, error: Exception) -> Response:
+    # What exactly is for the log. Not all at once: whoever waited comes back within ten seconds.
+    later = 2 + os.urandom(1)[0] % 9
+    reason = "the coordinator's records cannot be reached at the moment; nothing is lost, come again"
+    return refused(Refusal(Code.E_RATE, reason, later), 503)
 
 
 def _message(message: Message) -> Response:
