@@ -4,6 +4,7 @@ GET  /v1/plans/ID                    the Plan's bytes; ranges, immutable
 GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` names the Plan that continues this one,
                                      `Tacit-Evaluation` the one by which the evaluation cohort judges it
 GET  /v1/plans/ID/heads/V            an older one; immutable
+GET  /v1/plans/ID/published          the HEAD of the Snapshot that people get: the newest that passed its check; ETag
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
 GET  /v1/plans/ID/average            Averaged: which average of Snapshots is published beside the newest one; ETag
 GET  /v1/plans/ID/averages/HASH      its bytes; immutable
@@ -55,8 +56,9 @@ from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
-from tacit.coordinator.orders import Orders, check_running
+from tacit.coordinator.orders import Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
+from tacit.coordinator.publishing import checks_of, published_head
 from tacit.coordinator.roll import Roll
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
@@ -275,7 +277,12 @@ class Coordinator:
         if head is None:
             return None
         ended = self.successor is not None and isinstance(self.store.batch(), Ended)
-        return Newest(_tag_of(head), encode(head), ended)
+        return Newest(head.version, _tag_of(head), encode(head), ended)
+
+    @cached_property
+    def orders(self) -> Fresh[Order]:
+        """What operators have ordered, or had a quarter of a second ago."""
+        return Fresh(Orders(self.store.database).now)
 
     def status(self) -> Status:
         head = self.store.newest()
@@ -289,6 +296,7 @@ class Coordinator:
             self.urls,
             [troubles.get(j) for j in range(1, len(self.urls) + 1)],
             self.successor,
+            checks_of(self.store),
         )
 
     def head_hash(self, version: int) -> Digest | None:
@@ -312,7 +320,7 @@ class Coordinator:
                 self.intake.count(Repeated())
             return known.receipt
         head_hash = self.head_hash(upload.base_version)
-        newest = self.store.newest() if head_hash is None else None
+        newest = self.newest() if head_hash is None else None
         if newest is not None and upload.base_version < newest.version:
             # After a restore from a backup: see `behind`.
             raise Refusal(
@@ -377,6 +385,7 @@ class Coordinator:
 class Newest:
     """The newest HEAD as it is served; `ended` if another Plan goes on from there."""
 
+    version: int
     tag: str
     head: bytes
     ended: bool
@@ -445,6 +454,14 @@ def make_app(
         answer.headers.update(following)
         return answer
 
+    @says("the newest HEAD that passed its check", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
+    async def published(request: Request) -> Response:
+        found = published_head(asked(request).store)
+        if found is None:
+            return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
+        tag = _tag_of(found)
+        return unchanged(request, tag, "no-cache") or _head(encode(found), tag, "no-cache")
+
     @says("an older HEAD; immutable", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def head_of_version(request: Request) -> Response:
         coordinator = asked(request)
@@ -480,7 +497,7 @@ def make_app(
             call = heard(coordinator, request)
             if call is not None:
                 coordinator.roll.check(DeviceKey(call.caller), coordinator.plan.lineage)
-            check_running(Orders(coordinator.store.database).now(), os.urandom(4))
+            check_running(coordinator.orders(), os.urandom(4))
             async with arriving.place():
                 body = await body_of(request, coordinator.most_body, call)
             return _message(await coordinator.take(body, call))
@@ -532,6 +549,7 @@ def make_app(
             Route(here, plan),
             Route(f"{here}/head", head),
             Route(f"{here}/heads/{{version}}", head_of_version),
+            Route(f"{here}/published", published),
             Route(f"{here}/snapshots/{{name}}", snapshot),
             Route(f"{here}/enrol", enrol, methods=["POST"]),
             Route(f"{here}/updates", updates, methods=["POST"]),
