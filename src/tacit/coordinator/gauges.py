@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tacit.codec.ring import packed_size
+from tacit.connections import REFUSED
 from tacit.coordinator.alarms import RULES
 from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Fate, Sketching
 from tacit.coordinator.metrics import Counter, Family, Histogram, Sample
@@ -33,6 +34,8 @@ _BEGUN = time.time()
 def measured() -> Iterator[Family]:
     """What this process has seen since it began."""
     yield from (REQUESTS.family(), STEPS.family(), FAILED.family(), STORE.family())
+    unread = [Sample(count, {"code": code.value}) for code, count in sorted(REFUSED.items())]
+    yield Family("tacit_refused_unread_total", "counter", "What was refused before it was read, by code.", unread)
     yield Family("process_start_time_seconds", "gauge", "When this process began, in Unix time.", [Sample(_BEGUN, {})])
 
 
