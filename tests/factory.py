@@ -32,6 +32,7 @@ from tacit.plan.chain import continuation
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import (
     FORMAT,
+    Alike,
     BatchRule,
     Charter,
     Continues,
@@ -47,6 +48,7 @@ from tacit.plan.manifest import (
     Places,
     Plain,
     Quantisation,
+    Robust,
     Rotation,
     Unit,
 )
@@ -101,6 +103,8 @@ def make_plan(
     server: Server = Server(0.5),  # noqa: B008 - immutable
     places: Places | None = None,
     weights: tuple[int, ...] | None = None,
+    groups: int = 1,
+    robust: Robust = Alike(),  # noqa: B008 - immutable
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
@@ -137,7 +141,7 @@ def make_plan(
         local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server=server,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
-        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places),
+        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places, groups, robust),
         participation=Participation(landings=landings, separation=separation, devices=devices),
         noise=Noise(
             mechanism=mechanism,
@@ -342,6 +346,8 @@ FORKS.set_forkserver_preload(
     ["tacit.coordinator.__main__", "tacit.keyholder.__main__", "tacit.device.agent", "tests.factory"]
 )
 
+_TOLD = ("TACIT_CRASH_AT", "TACIT_STORE", "TACIT_BLOBS", "AWS_")  # what processes are told by their environment
+
 
 def _become(
     module: str,
@@ -352,7 +358,8 @@ def _become(
     stdout: Connection,
 ) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
-    os.environ.pop("TACIT_CRASH_AT", None)
+    for name in [name for name in os.environ if name.startswith(_TOLD)]:
+        del os.environ[name]  # the process from which this one was forked may be older than what they say
     os.environ.update(environment)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at
@@ -463,7 +470,8 @@ class Process:
 def coordinator_process(world: World, keyholders: Sequence[Process], deadline_s: int = 600) -> Process:
     arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file)]
     arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s)]
-    return Process("tacit.coordinator", arguments, world.folder / "coordinator.log")
+    here = {name: value for name, value in os.environ.items() if name.startswith(_TOLD[1:])}
+    return Process("tacit.coordinator", arguments, world.folder / "coordinator.log", environment=here)
 
 
 def keyholder_process(world: World, j: int = 1) -> Process:

@@ -254,6 +254,7 @@ def refused_for_now(site: Site) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("place")
 def test_many_at_once_are_all_received_and_their_sums_are_exact(tmp_path: Path):
     with small(tmp_path, target=16, most=16, threshold=16) as site:
         site.wait_version(0)

@@ -7,15 +7,24 @@ step that was cut off ends as it would have.
 
 import logging
 import math
+import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_mean, mean_of, publish_sum, unmask
+from tacit.coordinator.applying import (
+    SumBroken,
+    add_payloads,
+    apply_mean,
+    bounded_mean,
+    publish_sum,
+    round_mean,
+    unmask,
+)
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -45,10 +54,13 @@ from tacit.coordinator.batch import (
     root_of,
 )
 from tacit.coordinator.behind import Behind, is_behind
+from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
+from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Going, Orders
+from tacit.coordinator.rounds import Over, Round, Rounds, Waits
 from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
 from tacit.faults import crash_point
@@ -89,6 +101,7 @@ _Reply = TypeVar("_Reply")
 
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
+LONGEST_SILENCE_S = 5.0  # between two looks whether the database is there again
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -114,7 +127,8 @@ class Trouble:
 class Opener:
     """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on.
 
-    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets.
+    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets. `random`
+    draws a round's secret.
     """
 
     plan: Plan
@@ -124,6 +138,7 @@ class Opener:
     trouble: Trouble
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
+    random: Callable[[int], bytes] = os.urandom
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
     @property
@@ -209,16 +224,35 @@ class Opener:
         if going is Going.PAUSED:
             return None
         deadline_s = 0 if going is Going.DRAINING else self.deadline_s
-        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
-        transition = None
-        if store.queued_count() >= least:
-            queued = store.queued()
-            chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
-            transition = on_clock(batch, chosen, now, deadline_s, manifest)
+        close = self._close_batch if manifest.batch.groups == 1 else self._close_group
+        transition = close(batch, store, now, deadline_s)
         if transition is None and going is Going.DRAINING:
             orders.drained()
             log.info("%s: drained; %d Updates are too few for a batch", self.plan.name, store.queued_count())
         return transition
+
+    def _close_batch(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
+        manifest = self.plan.manifest
+        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
+        if store.queued_count() < least:
+            return None
+        queued = store.queued()
+        chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
+        return on_clock(batch, chosen, now, deadline_s, manifest)
+
+    def _close_group(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
+        manifest, rounds = self.plan.manifest, Rounds(store.database, store.blobs)
+        began, opened = rounds.current(), rounds.opened()
+        if store.queued_count() < manifest.batch.threshold * (manifest.batch.groups - opened):
+            return None
+        round = began or Round(batch.t, self.random(32), rounds.newest_arrival())
+        queued = store.queued()
+        landings = store.landings({member.dpk for member in queued})
+        before = rounds.queued_until(round.arrival)
+        chosen = choose_group(queued, before, landings, batch.t, round, opened, manifest)
+        # Whom a round waits for is there when it begins: its other groups have no deadline of their own.
+        transition = on_clock(batch, chosen, now, deadline_s if began is None else 0, manifest)
+        return transition if transition is None or began else replace(transition, round=round)
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -321,18 +355,24 @@ class Opener:
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
-            if manifest.evaluation is None:
-                memory = memories.of(snapshot_hash, manifest.server, d)
-                following = apply_mean(before, mean_of(unmasked, weights, manifest), manifest.server, memory)
-            else:
+            if manifest.evaluation is not None:
                 following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
+            else:
+                mean, rounds = bounded_mean(unmasked, weights, manifest), Rounds(store.database, store.blobs)
+                if rounds.opened() + 1 < manifest.batch.groups:
+                    waits = Waits(rounds.write_mean(mean))
+                    crash_point("coordinator.mean.written")
+                    return replace(on_summed(batch, snapshot_hash), round=waits)
+                memory = memories.of(snapshot_hash, manifest.server, d)
+                mean = round_mean([*rounds.means(), mean], manifest)
+                following = apply_mean(before, mean, manifest.server, memory)
         except SumBroken as error:
             log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
             return on_void(batch, snapshot_hash)
         written = store.write_snapshot(following.snapshot)
         kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return on_summed(batch, written, kept)
+        return replace(on_summed(batch, written, kept), round=Over() if manifest.batch.groups > 1 else None)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
@@ -480,7 +520,7 @@ class OpenerThread:
     """Takes steps as long as there are any, then waits for an Update, for a deadline, or for the end.
 
     `open_store` makes the thread's own store. `backoff` gives the seconds to wait after so many failures. Nothing is
-    done before `begins` says so.
+    done before `begins` says so. Now and then it lets `tidy` look for what need be kept no more.
     """
 
     opener: Opener
@@ -489,6 +529,7 @@ class OpenerThread:
     clock: Callable[[], float]
     backoff: Callable[[int], float]
     begins: Callable[[Store], bool] = lambda store: True
+    tidy: Callable[[Store], None] = lambda store: None
     arrived: threading.Event = field(default_factory=threading.Event)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -505,16 +546,17 @@ class OpenerThread:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        store = self.open_store()
-        failures = 0
+        store: Store | None = None
+        failures = silent = 0
         begun = False
         swept_at = -math.inf
         told: list[str | None] = []
-        try:
-            while not self._stopped.is_set():
-                self.arrived.clear()
-                if self._stopped.is_set():
-                    break  # asked to stop between the two lines above
+        while not self._stopped.is_set():
+            self.arrived.clear()
+            if self._stopped.is_set():
+                break  # asked to stop between the two lines above
+            try:
+                store = store or self.open_store()
                 if not store.lease(self.owner, self.clock(), LEASE_S):
                     self.arrived.wait(1.0)
                     continue
@@ -522,19 +564,18 @@ class OpenerThread:
                 if not begun:
                     self.arrived.wait(0.2)
                     continue
-                if self.clock() > swept_at + SWEPT_EVERY_S:
-                    store.sweep()
-                    swept_at = self.clock()
                 if told != self.opener.trouble.reasons:
                     store.report_troubles(told := list(self.opener.trouble.reasons))
                 try:
-                    if not self.opener.step(store, int(self.clock())):
-                        failures = 0
-                        self.arrived.wait(self.opener.pause(store, int(self.clock())))
-                        continue
-                    failures = 0
+                    if self.clock() > swept_at + SWEPT_EVERY_S:
+                        store.sweep()
+                        self.tidy(store)
+                        swept_at = self.clock()
+                    stepped = self.opener.step(store, int(self.clock()))
                 except Overtaken:
                     continue
+                except Unavailable:
+                    raise
                 except TacitError as error:
                     failures += 1
                     pause = self.backoff(failures)
@@ -544,10 +585,20 @@ class OpenerThread:
                     if told != self.opener.trouble.reasons:
                         store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
-                except Exception:
-                    # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
-                    failures += 1
-                    log.exception("the opener met something unforeseen; it is tried again")
-                    self._stopped.wait(max(LEASE_S, self.backoff(failures)))
-        finally:
+                    continue
+                failures = silent = 0
+                if not stepped:
+                    self.arrived.wait(self.opener.pause(store, int(self.clock())))
+            except Unavailable as error:
+                # No keyholder's fault, and no reason to give a batch up, however long it lasts.
+                silent += 1
+                pause = min(self.backoff(silent), LONGEST_SILENCE_S)
+                log.warning("%s; it is tried again in %.1f s", error, pause)
+                self._stopped.wait(pause)
+            except Exception:
+                # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
+                failures += 1
+                log.exception("the opener met something unforeseen; it is tried again")
+                self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        if store is not None:
             store.close()
