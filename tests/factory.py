@@ -467,15 +467,17 @@ class Process:
         return decode(reply, data)
 
 
-def coordinator_process(world: World, keyholders: Sequence[Process], deadline_s: int = 600) -> Process:
+def coordinator_process(
+    world: World, keyholders: Sequence[Process], deadline_s: int = 600, more: Sequence[str] = ()
+) -> Process:
     arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file)]
-    arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s)]
+    arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s), *more]
     here = {name: value for name, value in os.environ.items() if name.startswith(_TOLD[1:])}
     return Process("tacit.coordinator", arguments, world.folder / "coordinator.log", environment=here)
 
 
-def keyholder_process(world: World, j: int = 1) -> Process:
-    arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex()]
+def keyholder_process(world: World, j: int = 1, more: Sequence[str] = ()) -> Process:
+    arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex(), *more]
     log, public = world.folder / f"keyholder{j}.log", identity(world, j).public
     return Process("tacit.keyholder", arguments, log, caller=world.coordinator.sig, keyholder=public)
 
@@ -497,6 +499,9 @@ class Site:
 
     def head(self) -> Head:
         return decode(Head, self.coordinator.get(f"{self.path}/head"))
+
+    def head_of(self, version: int) -> Head:
+        return decode(Head, self.coordinator.get(f"{self.path}/heads/{version}"))
 
     def wait_version(self, version: int, seconds: float = PATIENCE_S) -> Head:
         def there() -> bool:
@@ -524,12 +529,14 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(world: World, deadline_s: int = 600) -> Generator[Site]:
-    """Everybody up; ended with the block."""
-    keyholders = [keyholder_process(world, j) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
+def running(
+    world: World, deadline_s: int = 600, more: Sequence[str] = (), every: Sequence[str] = ()
+) -> Generator[Site]:
+    """Everybody up, with `more` on the coordinator's command line and `every` on all; ended with the block."""
+    keyholders = [keyholder_process(world, j, every) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
     for keyholder in keyholders:
         keyholder.start()
-    coordinator = coordinator_process(world, keyholders, deadline_s).start()
+    coordinator = coordinator_process(world, keyholders, deadline_s, [*more, *every]).start()
     site = Site(world, coordinator, keyholders)
     try:
         yield site
