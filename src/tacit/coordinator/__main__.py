@@ -238,7 +238,7 @@ def _coordinator(
         plan_file=records.plan_file(plan),
         keys=keys,
         store=open_store(),
-        intake=IntakeThread(open_store, thread.arrived.set) if settings.role != "opener" else None,
+        intake=IntakeThread(plan, open_store, thread.arrived.set) if settings.role != "opener" else None,
         opener=thread if settings.role != "api" else None,
         urls=urls,
         deadline_s=deadline_s,

@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,7 +50,7 @@ from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
-from tacit.coordinator.orders import Order, Orders, check_running
+from tacit.coordinator.orders import Going, Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
@@ -96,69 +97,90 @@ _OUTCOMES: dict[Fate, Outcome] = {
 T = TypeVar("T")
 
 
-class Repeated:
-    """An Update came that was here already, and got the same Receipt."""
-
-
 _Offered = tuple[Offer, "asyncio.Future[Receipt]"]
+_Unchecked = tuple[Upload, Digest | None, "asyncio.Future[Receipt]"]
+_Unwanted = tuple[Upload, Refusal, "asyncio.Future[Receipt]"]
 _Asked = tuple[Ask, "asyncio.Future[int]"]
 
 
 class IntakeThread:
-    """Stores Updates, many in one commit: a Receipt is given only once its Update is on the disk."""
+    """Checks Updates, and stores many in one commit: a Receipt is given only once its Update is on the disk.
 
-    def __init__(self, open_store: Callable[[], Store], arrived: Callable[[], None]):
-        self._open_store, self._arrived = open_store, arrived
+    Two threads: while what came before is written, signatures and hashes of what comes next are looked at.
+    """
+
+    def __init__(self, plan: Plan, open_store: Callable[[], Store], arrived: Callable[[], None]):
+        self._plan, self._open_store, self._arrived = plan, open_store, arrived
         self._opened: Store | None = None  # by the thread, when it needs it first
         self._uncounted: Counter[Code] = Counter()
         self._repeated = 0
-        self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | Repeated | None] = queue.SimpleQueue()
+        self._unchecked: queue.SimpleQueue[_Unchecked | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Sequence[_Offered | _Unwanted | _Asked | Code | None]] = queue.SimpleQueue()
+        self._checks = threading.Thread(target=self._check, name="checks", daemon=True)
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
     def start(self) -> None:
+        self._checks.start()
         self._thread.start()
 
     def stop(self) -> None:
         """Returns when everything that was offered has been stored or refused."""
-        self._waiting.put(None)
+        self._unchecked.put(None)
         self._thread.join(timeout=5)
 
-    async def wait_stored(self, offer: Offer) -> Receipt:
-        """The Receipt, after the commit."""
+    async def wait_stored(self, upload: Upload, head_hash: Digest | None) -> Receipt:
+        """The Receipt, after the commit. `head_hash` is that of the HEAD it starts from, None if there is none."""
         answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._waiting.put((offer, answer))
+        self._unchecked.put((upload, head_hash, answer))
         return await answer
 
     async def wait_place(self, ask: Ask) -> int:
         """Until when the device has its place, after the commit."""
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.put((ask, answer))
+        self._waiting.put([(ask, answer)])
         return await answer
 
-    def count(self, what: Code | Repeated) -> None:
-        """One more refusal, or one more Update that came again. Written with the next commit; a kill may lose the last
-        few."""
-        self._waiting.put(what)
+    def count(self, refused: Code) -> None:
+        """One more refusal. Written with the next commit; a kill may lose the last few."""
+        self._waiting.put([refused])
+
+    def _check(self) -> None:
+        ending = False
+        while not ending:
+            checked: list[_Offered | _Unwanted] = []
+            for one in _all_of(self._unchecked):
+                if one is None:
+                    ending = True
+                    continue
+                upload, head_hash, answer = one
+                try:
+                    checked.append((check_upload(upload, self._plan, head_hash, int(time.time()) // 3600), answer))
+                except Refusal as refusal:
+                    checked.append((upload, refusal, answer))
+                except Exception as error:
+                    # The edge of this thread, as below: whoever waits is told.
+                    log.exception("an Update could not be checked")
+                    answer.get_loop().call_soon_threadsafe(_settle, answer, error)
+            # Together, so that they are written together.
+            self._waiting.put([*checked, None] if ending else checked)
 
     def _run(self) -> None:
         ending = False
         while not ending:
             offers: list[_Offered] = []
             asks: list[_Asked] = []
-            taken = [self._waiting.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(taken) < MOST_IN_COMMIT:
-                    taken.append(self._waiting.get_nowait())
-            for one in taken:
+            for one in chain.from_iterable(_all_of(self._waiting)):
                 match one:
                     case None:
                         ending = True
                     case Code():
                         self._uncounted[one] += 1
-                    case Repeated():
-                        self._repeated += 1
                     case (Offer() as offer, answer):
                         offers.append((offer, answer))
+                    case (Upload() as upload, refusal, answer):
+                        _answer(
+                            [(upload, answer)], lambda upload=upload, refusal=refusal: [self._known(upload, refusal)]
+                        )
                     case (Ask() as ask, answer):
                         asks.append((ask, answer))
             if offers:
@@ -168,6 +190,14 @@ class IntakeThread:
             self._count()
         if self._opened is not None:
             self._opened.close()
+
+    def _known(self, upload: Upload, refusal: Refusal) -> Receipt | Refusal:
+        """What was received has its Receipt, though it would not be taken any more."""
+        known = self._there().known(upload.update_id)
+        if known is None or known.member.update_hash != update_hash(upload):
+            return refusal
+        self._repeated += 1
+        return known.receipt
 
     def _give_places(self, asks: list[Ask]) -> list[int | Refusal]:
         return self._there().give_places(asks)
@@ -193,6 +223,15 @@ class IntakeThread:
         if self._opened is None:
             self._opened = self._open_store()
         return self._opened
+
+
+def _all_of(waiting: "queue.SimpleQueue[T]") -> list[T]:
+    """What waits, as soon as anything does."""
+    taken = [waiting.get()]
+    with contextlib.suppress(queue.Empty):
+        while len(taken) < MOST_IN_COMMIT:
+            taken.append(waiting.get_nowait())
+    return taken
 
 
 def _answer(
@@ -295,25 +334,19 @@ class Coordinator:
     async def take(self, body: bytes) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
-        known = self.store.known(upload.update_id)
-        if known is not None and known.member.update_hash == update_hash(upload):
-            # Whatever else has happened since: what was received has its receipt.
-            if self.intake is not None:
-                self.intake.count(Repeated())
-            return known.receipt
         head_hash = self.head_hash(upload.base_version)
         newest = self.newest() if head_hash is None else None
         if newest is not None and upload.base_version < newest.version:
             # After a restore from a backup: see `behind`.
+            known = self.store.known(upload.update_id)
+            if known is not None and known.member.update_hash == update_hash(upload):
+                return known.receipt
             raise Refusal(
                 Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
             )
-        # Signatures and hashes, which other threads can work on meanwhile.
-        hour = int(time.time()) // 3600
-        offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
-        return await self.intake.wait_stored(offer)
+        return await self.intake.wait_stored(upload, head_hash)
 
     async def place(self, body: bytes) -> Place:
         """A device may train from the Snapshot that it names; or `Refusal`, and when to ask again."""
@@ -449,7 +482,8 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
         try:
-            check_running(coordinator.orders(), os.urandom(4))
+            if (order := coordinator.orders()).going is not Going.RUNNING:
+                check_running(order, os.urandom(4))
             async with arriving.place():
                 body = await read_body(request, coordinator.most_body)
             receipt = await coordinator.take(body)
