@@ -129,7 +129,7 @@ class Store(Protocol):
     def snapshot(self, snapshot_hash: Digest) -> bytes: ...
 
     def published(self, snapshot_hash: Digest) -> bool:
-        """Whether a HEAD names it."""
+        """Whether a HEAD names it, and it is kept."""
         ...
 
     def snapshot_path(self, snapshot_hash: Digest) -> Path | None:
@@ -140,7 +140,9 @@ class Store(Protocol):
 
     def head(self, version: int) -> Head | None: ...
 
-    def log(self, after: int = 0) -> list[LogEntry]: ...
+    def log(self, after: int = 0, most: int | None = None) -> list[LogEntry]:
+        """The entries behind the first `after` of them, `most` if there are more."""
+        ...
 
     # Housekeeping
 
