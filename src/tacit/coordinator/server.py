@@ -318,8 +318,8 @@ class Coordinator:
                 )
             # Signatures and hashes, which other threads can work on meanwhile.
             offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
-            by_caller(self, upload.dpk, call, "Update")
             self.roll.check(upload.dpk, self.plan.lineage)
+            by_caller(self, upload.dpk, call, "Update")
         except Refusal:
             # Whatever else has happened since: what was received has its receipt.
             known = self.store.known(upload.update_id)
