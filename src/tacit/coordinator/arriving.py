@@ -1,8 +1,9 @@
 """How many Updates arrive at once, and who has to go when all places are taken.
 
 A slow sender costs a place for as long as it likes to take. While there are others that harms nobody. When there are
-none, whoever has been sending for longest makes room, if that is longer than most honest senders take; so a few thousand
-connections that send a byte a second keep nobody else out. An honest one that had to go comes again with the same bytes.
+none, whoever has been sending for longest makes room, if that is longer than most honest senders take; so a few
+thousand connections that send a byte a second keep nobody else out. An honest one that had to go comes again with the
+same bytes.
 """
 
 import asyncio
