@@ -284,6 +284,8 @@ class SqlStore:
         standings = self._standings(offers)
         results = [self._judged(standings, offer.member) for offer in offers]
         taken = [number for number, result in enumerate(results) if result is None]
+        if repeated := sum(isinstance(result, Receipt) for result in results):
+            self.count_repeated(repeated)
         if not taken:
             return [result for result in results if result is not None]
         receipts = {number: self._receipt(offers[number].member, hour) for number in taken}
