@@ -99,6 +99,7 @@ def named_blobs(database: Database) -> set[str]:
         for pack, update_hash in database.rows("SELECT pack, update_hash FROM updates WHERE fate IN ('queued', 'in')")
     }
     named |= {f"snapshots/{bytes(name).hex()}" for (name,) in database.rows("SELECT snapshot_hash FROM heads")}
+    named -= {f"snapshots/{bytes(name).hex()}" for (name,) in database.rows("SELECT snapshot_hash FROM thinned")}
     for memory, average in database.rows("SELECT memory, average FROM memories"):
         named |= {f"memories/{memory.hex()}"} | (set() if average is None else {f"averages/{average.hex()}"})
     for (state,) in database.rows("SELECT state FROM batch"):

@@ -1,6 +1,7 @@
 """The routes of batches: places, and the average that is published beside the newest Snapshot."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tacit.coordinator.memories import Memories
+from tacit.coordinator.orders import Orders, check_running
 from tacit.serving import MESSAGE_TYPE, read_body, refused
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest
@@ -27,6 +29,7 @@ def batch_routes(asked: "Callable[[Request], Coordinator]") -> list[Route]:
     async def places(request: Request) -> Response:
         coordinator = asked(request)
         try:
+            check_running(Orders(coordinator.store.database).now(), os.urandom(4))
             place = await coordinator.place(await read_body(request, Ask.max_bytes))
         except Refusal as refusal:
             if coordinator.intake is not None:

@@ -46,6 +46,7 @@ from tacit.coordinator.batch import (
     root_of,
 )
 from tacit.coordinator.behind import Behind, is_behind
+from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.gauges import FAILED, STEPS, STORE
 from tacit.coordinator.keyholders import Keyholder
@@ -92,6 +93,7 @@ _Reply = TypeVar("_Reply")
 
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
+LONGEST_SILENCE_S = 5.0  # between two looks whether the database is there again
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -505,7 +507,7 @@ class OpenerThread:
     """Takes steps as long as there are any, then waits for an Update, for a deadline, or for the end.
 
     `open_store` makes the thread's own store. `backoff` gives the seconds to wait after so many failures. Nothing is
-    done before `begins` says so.
+    done before `begins` says so. Now and then it lets `tidy` look for what need be kept no more.
     """
 
     opener: Opener
@@ -514,6 +516,7 @@ class OpenerThread:
     clock: Callable[[], float]
     backoff: Callable[[int], float]
     begins: Callable[[Store], bool] = lambda store: True
+    tidy: Callable[[Store], None] = lambda store: None
     arrived: threading.Event = field(default_factory=threading.Event)
     leads: bool = False  # whether it had the lease when it last looked
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -531,17 +534,18 @@ class OpenerThread:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        store = self.open_store()
-        failures = 0
+        store: Store | None = None
+        failures = silent = 0
         begun = False
         swept_at = -math.inf
         told: list[str | None] = []
         FAILED.add(self.opener.plan_id.hex()[:8], count=0)  # a series that begins with its first failure hides it
-        try:
-            while not self._stopped.is_set():
-                self.arrived.clear()
-                if self._stopped.is_set():
-                    break  # asked to stop between the two lines above
+        while not self._stopped.is_set():
+            self.arrived.clear()
+            if self._stopped.is_set():
+                break  # asked to stop between the two lines above
+            try:
+                store = store or self.open_store()
                 self.leads = store.lease(self.owner, self.clock(), LEASE_S)
                 if not self.leads:
                     self.arrived.wait(1.0)
@@ -550,19 +554,18 @@ class OpenerThread:
                 if not begun:
                     self.arrived.wait(0.2)
                     continue
-                if self.clock() > swept_at + SWEPT_EVERY_S:
-                    store.sweep()
-                    swept_at = self.clock()
                 if told != self.opener.trouble.reasons:
                     store.report_troubles(told := list(self.opener.trouble.reasons))
                 try:
-                    if not self.opener.step(store, int(self.clock())):
-                        failures = 0
-                        self.arrived.wait(self.opener.pause(store, int(self.clock())))
-                        continue
-                    failures = 0
+                    if self.clock() > swept_at + SWEPT_EVERY_S:
+                        store.sweep()
+                        self.tidy(store)
+                        swept_at = self.clock()
+                    stepped = self.opener.step(store, int(self.clock()))
                 except Overtaken:
                     continue
+                except Unavailable:
+                    raise
                 except TacitError as error:
                     failures += 1
                     FAILED.add(self.opener.plan_id.hex()[:8])
@@ -574,13 +577,24 @@ class OpenerThread:
                     if told != self.opener.trouble.reasons:
                         store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
-                except Exception:
-                    # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
-                    failures += 1
-                    FAILED.add(self.opener.plan_id.hex()[:8])
-                    event = said("step.broken", plan=self.opener.plan_id.hex()[:8], failures=failures)
-                    log.exception("the opener met something unforeseen; it is tried again", extra=event)
-                    self._stopped.wait(max(LEASE_S, self.backoff(failures)))
-        finally:
-            self.leads = False
+                    continue
+                failures = silent = 0
+                if not stepped:
+                    self.arrived.wait(self.opener.pause(store, int(self.clock())))
+            except Unavailable as error:
+                # No keyholder's fault, and no reason to give a batch up, however long it lasts.
+                self.leads = False
+                silent += 1
+                pause = min(self.backoff(silent), LONGEST_SILENCE_S)
+                log.warning("%s; it is tried again in %.1f s", error, pause, extra=said("store.silent", seconds=pause))
+                self._stopped.wait(pause)
+            except Exception:
+                # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
+                failures += 1
+                FAILED.add(self.opener.plan_id.hex()[:8])
+                event = said("step.broken", plan=self.opener.plan_id.hex()[:8], failures=failures)
+                log.exception("the opener met something unforeseen; it is tried again", extra=event)
+                self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        self.leads = False
+        if store is not None:
             store.close()
