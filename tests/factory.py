@@ -32,6 +32,7 @@ from tacit.plan.chain import continuation
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import (
     FORMAT,
+    Alike,
     BatchRule,
     Charter,
     Continues,
@@ -47,6 +48,7 @@ from tacit.plan.manifest import (
     Places,
     Plain,
     Quantisation,
+    Robust,
     Rotation,
     Unit,
 )
@@ -101,6 +103,8 @@ def make_plan(
     server: Server = Server(0.5),  # noqa: B008 - immutable
     places: Places | None = None,
     weights: tuple[int, ...] | None = None,
+    groups: int = 1,
+    robust: Robust = Alike(),  # noqa: B008 - immutable
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
@@ -137,7 +141,7 @@ def make_plan(
         local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server=server,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
-        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places),
+        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places, groups, robust),
         participation=Participation(landings=landings, separation=separation, devices=devices),
         noise=Noise(
             mechanism=mechanism,
@@ -466,8 +470,8 @@ class Process:
 def coordinator_process(
     world: World, keyholders: Sequence[Process], deadline_s: int = 600, more: Sequence[str] = ()
 ) -> Process:
-    arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file), *more]
-    arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s)]
+    arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file)]
+    arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s), *more]
     here = {name: value for name, value in os.environ.items() if name.startswith(_TOLD[1:])}
     return Process("tacit.coordinator", arguments, world.folder / "coordinator.log", environment=here)
 
@@ -496,6 +500,9 @@ class Site:
     def head(self) -> Head:
         return decode(Head, self.coordinator.get(f"{self.path}/head"))
 
+    def head_of(self, version: int) -> Head:
+        return decode(Head, self.coordinator.get(f"{self.path}/heads/{version}"))
+
     def wait_version(self, version: int, seconds: float = PATIENCE_S) -> Head:
         def there() -> bool:
             try:
@@ -522,12 +529,14 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(world: World, deadline_s: int = 600, more: Sequence[str] = ()) -> Generator[Site]:
-    """Everybody up, with `more` on each command line; ended with the block."""
-    keyholders = [keyholder_process(world, j, more) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
+def running(
+    world: World, deadline_s: int = 600, more: Sequence[str] = (), every: Sequence[str] = ()
+) -> Generator[Site]:
+    """Everybody up, with `more` on the coordinator's command line and `every` on all; ended with the block."""
+    keyholders = [keyholder_process(world, j, every) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
     for keyholder in keyholders:
         keyholder.start()
-    coordinator = coordinator_process(world, keyholders, deadline_s, more).start()
+    coordinator = coordinator_process(world, keyholders, deadline_s, [*more, *every]).start()
     site = Site(world, coordinator, keyholders)
     try:
         yield site

@@ -31,7 +31,7 @@ FOREIGN_ID = os.urandom(16)
 def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, list[Upload]]]:
     """Two batches of three, one Update that waits, one each that is stale, malformed, doubled and unknown."""
     world = make_world(tmp_path_factory.mktemp("site"), keyholders=2, target=3, most=6, threshold=2, max_age=1)
-    with running(world, more=["--log", "json"]) as site:
+    with running(world, every=["--log", "json"]) as site:
         sent: list[Upload] = []
         for version in range(2):
             head = site.wait_version(version)

@@ -70,6 +70,7 @@ class Standing:
     queued: int  # Updates that wait, of all devices
     come_again: int = 30  # seconds, where there is no room
     held: Held | None = None  # the places for this Snapshot, where the Plan gives some
+    abandoned: bool = False  # whether training went back behind the version that it starts from
 
 
 def check_upload(upload: Upload, plan: Plan, head_hash: Digest | None, hour: int) -> Offer:
@@ -123,6 +124,10 @@ def admit(member: Member, standing: Standing, manifest: Manifest) -> None:
         raise Refusal(
             Code.E_STALE, f"it starts from version {member.base_version}, too old for batch {t}; train from a newer one"
         )
+    if standing.abandoned:
+        raise Refusal(
+            Code.E_STALE, f"it starts from version {member.base_version}, which was rolled back; train from a newer one"
+        )
     if standing.landed + standing.pending >= manifest.participation.landings:
         raise Refusal(
             Code.E_PARTICIPATION, f"this device has sent all {manifest.participation.landings} Updates it may send"
@@ -136,9 +141,11 @@ def admit(member: Member, standing: Standing, manifest: Manifest) -> None:
         )
     # A batch takes one Update of a device, and `most` in all; what waits longer than `max_age` batches expires.
     # So no more than this can ever be opened. The first rule also means that a full queue holds Updates of at
-    # least `most` devices, enough for a batch: a few devices cannot fill it for good.
-    batches = min(manifest.batch.max_age + 1, WAITING_BATCHES)
-    if standing.pending >= batches:
+    # least `most` devices, enough for a batch: a few devices cannot fill it for good. A round takes one Update of a
+    # device as well, and as many batches as it has groups.
+    groups = manifest.batch.groups
+    batches = min(manifest.batch.max_age + 1, WAITING_BATCHES * groups)
+    if standing.pending >= max(1, batches // groups):
         raise Refusal(Code.E_RATE, f"{standing.pending} Updates of this device wait already", standing.come_again)
     if standing.queued >= manifest.batch.most * batches:
         raise Refusal(Code.E_RATE, f"{standing.queued} Updates wait already; come again", standing.come_again)

@@ -7,16 +7,26 @@ step that was cut off ends as it would have.
 
 import logging
 import math
+import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_mean, mean_of, publish_sum, unmask
+from tacit.coordinator.alarms import History, findings
+from tacit.coordinator.applying import (
+    SumBroken,
+    add_payloads,
+    apply_mean,
+    bounded_mean,
+    publish_sum,
+    round_mean,
+    unmask,
+)
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -27,10 +37,12 @@ from tacit.coordinator.batch import (
     Headed,
     Member,
     Opened,
+    RolledBack,
     Sketching,
     Transition,
     batch_number,
     choose,
+    on_barred,
     on_clock,
     on_committed,
     on_end,
@@ -38,6 +50,7 @@ from tacit.coordinator.batch import (
     on_opened,
     on_prepared,
     on_revealed,
+    on_rolled_back,
     on_signed,
     on_sketched,
     on_succeeded,
@@ -49,23 +62,31 @@ from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.gauges import FAILED, STEPS, STORE
+from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
+from tacit.coordinator.measured import measured
 from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Going, Orders
+from tacit.coordinator.published import Begin, RollBack, may_begin, stormy
+from tacit.coordinator.rounds import Over, Round, Rounds, Waits
 from tacit.coordinator.store import Overtaken, Store
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.logs import said
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import cards_at
+from tacit.plan.evaluated import Judged, read_judged
+from tacit.privacy.blt import Blt
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     Entry,
     LoggedHalt,
     LoggedOpened,
+    LoggedRollback,
     LoggedSuccession,
     LogKind,
     Rekeyed,
@@ -94,6 +115,7 @@ _Reply = TypeVar("_Reply")
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
 LONGEST_SILENCE_S = 5.0  # between two looks whether the database is there again
+LOOKED_EVERY_S = 5.0
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -119,7 +141,9 @@ class Trouble:
 class Opener:
     """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on.
 
-    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets.
+    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets, and
+    `tell_judged` is told what was said of them, with the version of the evaluation that says so; again after a kill.
+    `random` draws a round's secret. `barred` says which of these devices the operator has shut out, and with what code.
     """
 
     plan: Plan
@@ -129,6 +153,9 @@ class Opener:
     trouble: Trouble
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
+    tell_judged: Callable[[Judged, int], None] = lambda judged, version: None
+    random: Callable[[int], bytes] = os.urandom
+    barred: Callable[[Collection[DeviceKey]], Mapping[DeviceKey, Code]] = lambda devices: {}
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
     @property
@@ -206,6 +233,8 @@ class Opener:
         if isinstance(batch, Collecting | Closed | Sketching | Agreed) and batch.t < self._sealed_from(store):
             self._say_void(batch, "a keyholder has lost what opens it")
             return on_void(batch, self._snapshot_hash(store, batch.t))
+        if isinstance(batch, Collecting | Closed) and (back := Verdicts(store.database).state().back) is not None:
+            return self._back(batch, store, back, now)
         try:
             match batch:
                 case Collecting():
@@ -221,7 +250,10 @@ class Opener:
                 case Applied():
                     return self._sign(batch, store)
                 case Headed():
-                    return on_headed(batch, store.queued(), now, self.plan.manifest)
+                    if self.plan.manifest.evaluation is not None:
+                        self._tell_judged(batch, store)
+                    abandoned = Verdicts(store.database).abandoned()
+                    return on_headed(batch, store.queued(), now, self.plan.manifest, abandoned)
                 case Ended():
                     return None
         except Refusal as refusal:
@@ -230,19 +262,73 @@ class Opener:
     def _close(self, batch: Collecting, store: Store, now: int) -> Transition | None:
         manifest, orders = self.plan.manifest, Orders(store.database)
         going = orders.now().going
-        if going is Going.PAUSED:
+        if going is Going.PAUSED or self.begin(batch, store, now) in (Begin.WAITS, Begin.SILENT):
             return None
         deadline_s = 0 if going is Going.DRAINING else self.deadline_s
-        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
-        transition = None
-        if store.queued_count() >= least:
-            queued = store.queued()
-            chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
-            transition = on_clock(batch, chosen, now, deadline_s, manifest)
+        close = self._close_batch if manifest.batch.groups == 1 else self._close_group
+        transition = close(batch, store, now, deadline_s)
         if transition is None and going is Going.DRAINING:
             orders.drained()
             log.info("%s: drained; %d Updates are too few for a batch", self.plan.name, store.queued_count())
         return transition
+
+    def _close_batch(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
+        manifest = self.plan.manifest
+        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
+        if store.queued_count() < least:
+            return None
+        queued = store.queued()
+        if (leaving := self._leaving(batch, queued)) is not None:
+            return leaving
+        chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
+        return on_clock(batch, chosen, now, deadline_s, manifest)
+
+    def _close_group(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
+        manifest, rounds = self.plan.manifest, Rounds(store.database, store.blobs)
+        began, opened = rounds.current(), rounds.opened()
+        if store.queued_count() < manifest.batch.threshold * (manifest.batch.groups - opened):
+            return None
+        round = began or Round(batch.t, self.random(32), rounds.newest_arrival())
+        queued = store.queued()
+        if (leaving := self._leaving(batch, queued)) is not None:
+            return leaving
+        landings = store.landings({member.dpk for member in queued})
+        before = rounds.queued_until(round.arrival)
+        chosen = choose_group(queued, before, landings, batch.t, round, opened, manifest)
+        # Whom a round waits for is there when it begins: its other groups have no deadline of their own.
+        transition = on_clock(batch, chosen, now, deadline_s if began is None else 0, manifest)
+        return transition if transition is None or began else replace(transition, round=round)
+
+    def _leaving(self, batch: Collecting, queued: Sequence[Member]) -> Transition | None:
+        return on_barred(batch, queued, self.barred({member.dpk for member in queued}))
+
+    def begin(self, batch: Collecting, store: Store, now: int) -> Begin:
+        """Whether this batch may begin, as far as its checks are."""
+        verdicts = Verdicts(store.database)
+        checking = verdicts.checking()
+        if checking.by == "off":
+            return Begin.YES
+        return may_begin(batch.t, verdicts.state().judged, now - verdicts.heard_at(), checking.pace)
+
+    def _back(self, batch: Collecting | Closed, store: Store, back: RollBack, now: int) -> Transition:
+        good = store.head(back.to)
+        assert good is not None, "only what has a HEAD is gone back to"
+        store.snapshot(good.snapshot_hash)  # it has to be there, whole, before devices are sent to it
+        log.warning("%s: training goes back to Snapshot %d. %s", self.plan.name, back.to, back.why)
+        verdicts = Verdicts(store.database)
+        at = [*(one.at for one in verdicts.rollbacks()), batch.t + 1]
+        return on_rolled_back(batch, good, back.why, now if stormy(at, verdicts.checking().storm) else None)
+
+    def _tell_judged(self, batch: Headed, store: Store) -> None:
+        """Before the step, so that it is told again if a kill comes between."""
+        if batch.version == 0:
+            return
+        count = len(store.members(batch.version - 1))
+        both = (batch.version - 1, batch.version)
+        snapshots = [store.snapshot(self._snapshot_hash(store, version)) for version in both]
+        for judged in read_judged(self.plan, snapshots, [count]):
+            self.tell_judged(judged, batch.version)
+        crash_point("coordinator.judged.told")
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -348,18 +434,61 @@ class Opener:
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
-            if manifest.evaluation is None:
-                memory = memories.of(snapshot_hash, manifest.server, d)
-                following = apply_mean(before, mean_of(unmasked, weights, manifest), manifest.server, memory)
-            else:
+            step = None
+            if manifest.evaluation is not None:
                 following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
+            else:
+                mean, rounds = bounded_mean(unmasked, weights, manifest), Rounds(store.database, store.blobs)
+                if rounds.opened() + 1 < manifest.batch.groups:
+                    waits = Waits(rounds.write_mean(mean))
+                    crash_point("coordinator.mean.written")
+                    return replace(on_summed(batch, snapshot_hash), round=waits)
+                memory = memories.of(snapshot_hash, manifest.server, d)
+                mean = round_mean([*rounds.means(), mean], manifest)
+                following = apply_mean(before, mean, manifest.server, memory)
+                ages = [batch.t - member.base_version for member in batch.members]
+                three = (self._before(batch.t, store), before, following.snapshot)
+                step = measured(manifest, batch.t + 1, mean, weights, ages, three, store.counts())
         except SumBroken as error:
             self._say_void(batch, error)
             return on_void(batch, snapshot_hash)
         written = store.write_snapshot(following.snapshot)
         kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return on_summed(batch, written, kept)
+        return replace(on_summed(batch, written, kept, step), round=Over() if manifest.batch.groups > 1 else None)
+
+    def _before(self, t: int, store: Store) -> bytes | None:
+        """The Snapshot before Snapshot t, as far as it is still kept."""
+        head = store.head(t - 1) if t else None
+        try:
+            return None if head is None else store.snapshot(head.snapshot_hash)
+        except TacitError:
+            return None
+
+    def look(self, store: Store, now: int) -> None:
+        """Raises and clears alarms."""
+        batch, verdicts, manifest = store.batch(), Verdicts(store.database), self.plan.manifest
+        checking = verdicts.checking()
+        collects = isinstance(batch, Collecting)
+        rolled_back_at = [one.at for one in verdicts.rollbacks()]
+        history = History(
+            steps=verdicts.steps(),
+            verdicts=verdicts.of_source("check" if checking.by == "off" else checking.by),
+            max_age=manifest.batch.max_age,
+            correlated=isinstance(manifest.noise.mechanism, Blt),
+            fall=checking.rule.fall,
+            begin=self.begin(batch, store, now) if collects else Begin.YES,
+            rolled_back_at=rolled_back_at,
+            version=batch_number(batch),
+            stormy=stormy(rolled_back_at, checking.storm),
+            collecting_s=now - batch.since if collects else 0.0,
+            deadline_s=self.deadline_s,
+        )
+        new, over = verdicts.report(findings(history), now)
+        for alarm in new:
+            log.warning("%s: alarm %s: %s (%s)", self.plan.name, alarm.code, alarm.sentence, alarm.runbook)
+        for alarm in over:
+            log.info("%s: alarm %s is over", self.plan.name, alarm.code)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
@@ -373,6 +502,7 @@ class Opener:
             opened=batch.opened,
             spoilt=batch.void,
             rekeyed=rekeyed,
+            back_to=None if batch.back_to is None else store.head(batch.back_to),
         )
         answer = self._ask(j, store, lambda keyholder: keyholder.sign_head(request))
         cards = cards_at(self.plan.manifest, self.plan_id, rekeyed, batch.version)
@@ -482,6 +612,9 @@ class Opener:
             case Transition(after=Opened(t, members, opened)):
                 body = LoggedOpened(plan_id=self.plan_id, t=t, root=root_of(members), count=len(members), marks=opened)
                 return [(LogKind.OPENED, encode(body))]
+            case Transition(rolled_back=RolledBack(at, to, why, _)):
+                body = LoggedRollback(plan_id=self.plan_id, from_version=at - 1, to_version=to, why=why[:500])
+                return [(LogKind.ROLLBACK, encode(body))]
             case Transition(after=Headed(), head=head) if head is not None:
                 return [(LogKind.HEAD, encode(head))]
             case Transition(after=Ended(version, Code.E_SUCCEEDED)) if self.successor is not None:
@@ -537,7 +670,7 @@ class OpenerThread:
         store: Store | None = None
         failures = silent = 0
         begun = False
-        swept_at = -math.inf
+        swept_at = looked_at = -math.inf
         told: list[str | None] = []
         FAILED.add(self.opener.plan_id.hex()[:8], count=0)  # a series that begins with its first failure hides it
         while not self._stopped.is_set():
@@ -557,6 +690,9 @@ class OpenerThread:
                 if told != self.opener.trouble.reasons:
                     store.report_troubles(told := list(self.opener.trouble.reasons))
                 try:
+                    if self.clock() > looked_at + LOOKED_EVERY_S:
+                        self.opener.look(store, int(self.clock()))
+                        looked_at = self.clock()
                     if self.clock() > swept_at + SWEPT_EVERY_S:
                         store.sweep()
                         self.tidy(store)

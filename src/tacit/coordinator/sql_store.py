@@ -1,6 +1,7 @@
 """The store: rows in a database (`database`), Updates and Snapshots as blobs (`blobs`).
 
     updates/<writer>-<nonce>    payloads that were received together, until the last of them has served
+    means/<SHA-256>             what groups said, until their round is over
     snapshots/<SHA-256>         Snapshots
 
 A blob is on the disk before the row that names it is committed, so a row never names what is not there. A
@@ -12,7 +13,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -20,14 +21,17 @@ from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories, orders, pace, places, tallies, tidying
+from tacit.coordinator import memories, orders, pace, places, tallies, tidying, verdicts
 from tacit.coordinator.alive import has_ended, process_name
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database, Row, Unavailable
 from tacit.coordinator.intake import Kept, Offer, Standing, admit
 from tacit.coordinator.places import Held
+from tacit.coordinator.rounds import TABLES as ROUNDS
+from tacit.coordinator.rounds import Rounds, blob_of
 from tacit.coordinator.store import Counts, Known, Overtaken
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan
@@ -132,7 +136,9 @@ MIGRATIONS = (
     memories.TABLES + places.TABLES + pace.TABLES,
     orders.TABLES,
     tidying.TABLES,
+    ROUNDS,
     tallies.TABLES,
+    verdicts.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -143,7 +149,7 @@ log = logging.getLogger("tacit.coordinator")
 SWEPT_AFTER_S = 3600.0
 _NAMED_WITHIN_S = SWEPT_AFTER_S / 2  # the rest is for clocks that differ
 _MOST_KEYS = 500  # in one question
-_FOLDERS = ("updates", "snapshots", *memories.KINDS)  # whose blobs are swept
+_FOLDERS = ("updates", "snapshots", "means", *memories.KINDS)  # whose blobs are swept
 
 _PROCESS = os.urandom(4)
 
@@ -160,6 +166,7 @@ class _Standings:
     landed: dict[DeviceKey, int]
     pending: Counter[DeviceKey]
     known: dict[UpdateId, tuple[Digest, bytes]]  # hashes and Receipts
+    left: Collection[int]  # versions behind which training went back
 
     def given(self, member: Member) -> Receipt | None:
         """The Receipt that was given before. Refusal if it was another Update's."""
@@ -173,7 +180,9 @@ class _Standings:
     def standing(self, member: Member, target: int, held: Held | None, drawn: bytes) -> Standing:
         landed, pending = self.landed.get(member.dpk, 0), self.pending[member.dpk]
         again = pace.come_again(self.queued, target, self.per_second, int.from_bytes(drawn, "big") / 2**32)
-        return Standing(self.batch, self.newest, landed, pending, self.queued, again, held)
+        return Standing(
+            self.batch, self.newest, landed, pending, self.queued, again, held, member.base_version in self.left
+        )
 
     def take(self, member: Member, receipt: bytes) -> None:
         self.known[member.update_id] = (member.update_hash, receipt)
@@ -221,6 +230,12 @@ class SqlStore:
                 head = transition.head
                 self._db.run("INSERT INTO heads VALUES (?, ?, ?)", (head.version, head.snapshot_hash, encode(head)))
                 self._db.run("DELETE FROM answers")
+            if transition.rolled_back is not None:
+                Verdicts(self._db).keep_rolled_back(transition.rolled_back)
+                if isinstance(transition.after, Applied):
+                    self._memories.again(transition.after.snapshot_hash, transition.after.version)
+            if transition.measured is not None:
+                Verdicts(self._db).keep_step(transition.measured)
             for kind, body in logged:
                 self._append(kind, body)
             over = [moved.update_id for moved in transition.moved if moved.fate not in (Fate.QUEUED, Fate.IN)]
@@ -228,6 +243,8 @@ class SqlStore:
             emptied = self._emptied(over)
             if transition.remembered is not None:
                 emptied += self._memories.keep(transition.remembered)
+            if transition.round is not None:
+                emptied += Rounds(self._db, self.blobs).take(transition.round, batch_number(transition.before))
             self._pace.note(transition, self._now())
             crash_point("coordinator.commit.before")
         self._delete(emptied)
@@ -460,6 +477,7 @@ class SqlStore:
         batch = self.batch()
         if isinstance(batch, Applied):
             named.add(_snapshot(batch.snapshot_hash))
+        named |= {blob_of(name) for name in Rounds(self._db, self.blobs).named()}
         return named | self._memories.named()
 
     # Inside
@@ -500,6 +518,7 @@ class SqlStore:
             {DeviceKey(dpk): count for dpk, count in landed},
             Counter(DeviceKey(dpk) for (dpk,) in pending),
             {UpdateId(name): (Digest(update_hash), receipt) for name, update_hash, receipt in known},
+            Verdicts(self._db).abandoned(),
         )
 
     def _judged(self, standings: _Standings, member: Member) -> Receipt | Refusal | None:
