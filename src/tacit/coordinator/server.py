@@ -56,7 +56,7 @@ from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
-from tacit.coordinator.orders import Orders, check_running
+from tacit.coordinator.orders import Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.publishing import checks_of, published_head
 from tacit.coordinator.roll import Roll
@@ -277,7 +277,12 @@ class Coordinator:
         if head is None:
             return None
         ended = self.successor is not None and isinstance(self.store.batch(), Ended)
-        return Newest(_tag_of(head), encode(head), ended)
+        return Newest(head.version, _tag_of(head), encode(head), ended)
+
+    @cached_property
+    def orders(self) -> Fresh[Order]:
+        """What operators have ordered, or had a quarter of a second ago."""
+        return Fresh(Orders(self.store.database).now)
 
     def status(self) -> Status:
         head = self.store.newest()
@@ -315,7 +320,7 @@ class Coordinator:
                 self.intake.count(Repeated())
             return known.receipt
         head_hash = self.head_hash(upload.base_version)
-        newest = self.store.newest() if head_hash is None else None
+        newest = self.newest() if head_hash is None else None
         if newest is not None and upload.base_version < newest.version:
             # After a restore from a backup: see `behind`.
             raise Refusal(
@@ -380,6 +385,7 @@ class Coordinator:
 class Newest:
     """The newest HEAD as it is served; `ended` if another Plan goes on from there."""
 
+    version: int
     tag: str
     head: bytes
     ended: bool
@@ -491,7 +497,7 @@ def make_app(
             call = heard(coordinator, request)
             if call is not None:
                 coordinator.roll.check(DeviceKey(call.caller), coordinator.plan.lineage)
-            check_running(Orders(coordinator.store.database).now(), os.urandom(4))
+            check_running(coordinator.orders(), os.urandom(4))
             async with arriving.place():
                 body = await body_of(request, coordinator.most_body, call)
             return _message(await coordinator.take(body, call))
