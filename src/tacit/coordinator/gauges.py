@@ -108,20 +108,6 @@ def _of_plan(coordinator: "Coordinator", now: float) -> Iterator[Family]:
     )
     yield gauge("tacit_places_held", "Devices at work, where the Plan gives places.", status.batch.working)
     yield gauge("tacit_places_limit", "How many may be at work, where the Plan gives places.", status.batch.places)
-    checks = status.checks
-    yield Family(
-        "tacit_alarm",
-        "gauge",
-        "1 for each alarm of the coordinator that is raised.",
-        [Sample(1, {**plan, "alarm": one.code}) for one in ([] if checks is None else checks.alarms)],
-    )
-    yield gauge("tacit_published_version", "The Snapshot that people are given.", checks and checks.published)
-    yield Family(
-        "tacit_rollbacks_total",
-        "counter",
-        "How often training went back.",
-        [] if checks is None else [Sample(checks.rollbacks, plan)],
-    )
     yield gauge("tacit_opening_rate", "Updates that can be opened in a second, by the last batches.", pace)
     yield gauge("tacit_running", "1 unless an operator has paused or drained the Plan.", orders.going is Going.RUNNING)
     waiting = fates.get(Fate.QUEUED, 0) + fates.get(Fate.IN, 0)
