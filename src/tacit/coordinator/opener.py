@@ -723,10 +723,10 @@ class OpenerThread:
                     self.arrived.wait(self.opener.pause(store, int(self.clock())))
             except Unavailable as error:
                 # No keyholder's fault, and no reason to give a batch up, however long it lasts.
-                silent += 1
                 self.leads = False
+                silent += 1
                 pause = min(self.backoff(silent), LONGEST_SILENCE_S)
-                log.warning("%s; it is tried again in %.1f s", error, pause)
+                log.warning("%s; it is tried again in %.1f s", error, pause, extra=said("store.silent", seconds=pause))
                 self._stopped.wait(pause)
             except Exception:
                 # The edge of this thread: what nobody foresaw is written down and tried again, slowly.

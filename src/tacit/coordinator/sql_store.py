@@ -225,9 +225,9 @@ class SqlStore:
                 "UPDATE updates SET fate = ?, t = ?, code = ? WHERE update_id = ?",
                 [(moved.fate, moved.t, moved.code, moved.update_id) for moved in transition.moved],
             )
+            tallies.count_over(self._db, transition.moved)
             for code, count in Counter(moved.code for moved in transition.moved if moved.code is not None).items():
                 self._count_refusal(code, count)
-            tallies.count_over(self._db, transition.moved)
             if transition.landed:
                 self._land(transition)
             if transition.head is not None:
