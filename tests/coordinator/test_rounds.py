@@ -78,6 +78,7 @@ def after_round(bench: Bench, before: bytes, groups: dict[int, list[UpdateId]], 
     return apply_mean(before, robust_mean(means, manifest.batch.robust), manifest.server).snapshot
 
 
+@pytest.mark.usefixtures("place")
 def test_a_round_moves_the_snapshot_once_by_the_robust_mean_of_its_groups(tmp_path: Path):
     bench = make_bench(tmp_path, **RULES)
     first = snapshot(bench, 0)
@@ -101,6 +102,7 @@ def test_a_round_moves_the_snapshot_once_by_the_robust_mean_of_its_groups(tmp_pa
     assert isinstance(bench.store.batch(), Ended)
 
 
+@pytest.mark.usefixtures("place")
 def test_killed_anywhere_a_round_goes_on_with_the_same_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Killed at the first crash point, then at the second, and so on, until one run gets through untouched."""
     points = Points()
@@ -130,6 +132,7 @@ def test_killed_anywhere_a_round_goes_on_with_the_same_groups(tmp_path: Path, mo
     assert list(bench.store.blobs.under("means")) == []
 
 
+@pytest.mark.usefixtures("place")
 def test_means_that_wait_survive_a_sweep(tmp_path: Path):
     bench = make_bench(tmp_path, **RULES)
     send(bench, GROUPS * TARGET)
@@ -142,6 +145,7 @@ def test_means_that_wait_survive_a_sweep(tmp_path: Path):
     assert len(rounds.means()) == 2
 
 
+@pytest.mark.usefixtures("place")
 def test_what_an_unfinished_round_said_goes_with_the_plan(tmp_path: Path):
     bench = make_bench(tmp_path, **RULES)
     send(bench, GROUPS * TARGET)

@@ -67,6 +67,11 @@ def describe(parser: argparse.ArgumentParser) -> None:
     made["token"].add_argument(
         "--certificate", type=Path, metavar="FILE", help="with --home: this client certificate instead of a new token"
     )
+    made["tidy"].add_argument("--plan", default="", metavar="ID", help="one Plan, by how its id begins (default: all)")
+    made["tidy"].add_argument("--dry-run", action="store_true", help="only say what would go")
+    for keep, says in (("updates", "DAYS"), ("snapshots", "N"), ("every", "K")):
+        made["tidy"].add_argument(f"--keep-{keep}", type=int, metavar=says, help="with --home: as with `tacit serve`")
+    made["forget-device"].add_argument("dpk", help="its key, 64 hex digits: `tacit device status --json` says it")
     made["backup"].add_argument("file", type=Path, help="where to write it")
     made["backup"].add_argument(
         "--keys", action="store_true", help="with --home: the coordinator's keys too; keep the file as you keep them"
@@ -211,6 +216,34 @@ def _back_up(desk: "Desk", arguments: argparse.Namespace) -> Any:
     return desk.back_up(arguments.file, keys=arguments.keys)
 
 
+def _path_of_tidy(arguments: argparse.Namespace) -> str:
+    if any(value is not None for value in (arguments.keep_updates, arguments.keep_snapshots, arguments.keep_every)):
+        raise InputError("with --url what is kept is what the coordinator was started with; leave --keep-… out")
+    return f"tidy?{urlencode({'plan': arguments.plan, 'dry': int(arguments.dry_run)})}"
+
+
+def _tidy(desk: "Desk", arguments: argparse.Namespace) -> Any:
+    from dataclasses import replace
+
+    said = {
+        "updates_days": arguments.keep_updates,
+        "snapshots": arguments.keep_snapshots,
+        "every": arguments.keep_every,
+    }
+    keep = replace(desk.keep, **{name: value for name, value in said.items() if value is not None})
+    return replace(desk, keep=keep).tidy(arguments.plan, dry=arguments.dry_run)
+
+
+def _forget(desk: "Desk", arguments: argparse.Namespace) -> Any:
+    try:
+        dpk = bytes.fromhex(arguments.dpk)
+    except ValueError:
+        dpk = b""
+    if len(dpk) != 32:
+        raise InputError("a device's key has 64 hex digits")
+    return desk.forget(dpk)
+
+
 def _path_of_backup(arguments: argparse.Namespace) -> str:
     if arguments.keys:
         raise InputError("--keys goes with --home: keys never leave over the network")
@@ -302,6 +335,18 @@ def _made_lines(made: dict[str, Any]) -> Iterable[str]:
     yield made["token"]
 
 
+def _tidied_lines(tidied: dict[str, dict[str, int]]) -> Iterable[str]:
+    for plan_id, one in tidied.items():
+        yield f"{plan_id[:8]}  {one['updates']} Updates become a number, {one['snapshots']} Snapshots go"
+
+
+def _forgotten_lines(forgotten: dict[str, dict[str, int]]) -> Iterable[str]:
+    for plan_id, one in forgotten.items():
+        line = f"{plan_id[:8]}  {one['updates']} Updates are nobody's now, {one['withdrawn']} that waited are withdrawn"
+        yield line + (f"; {one['waiting']} are in a batch: say it again after it" if one["waiting"] else "")
+    yield "Keyholders go on counting its landings until the Plan ends: by being forgotten nobody may spend more."
+
+
 def _kept_lines(kept: dict[str, Any]) -> Iterable[str]:
     yield f"as of {_day(kept['made_at'])}"
     for plan_id, version in kept["versions"].items():
@@ -347,6 +392,16 @@ WHATS = {
         lambda _arguments: "tokens",
         lambda desk, _arguments: desk.tokens(),
         _token_lines,
+    ),
+    "tidy": What(
+        "let go of what need be kept no more: old Updates, old Snapshots", "POST", _path_of_tidy, _tidy, _tidied_lines
+    ),
+    "forget-device": What(
+        "let go of what is held of one device",
+        "POST",
+        lambda arguments: f"forget-device?{urlencode({'dpk': arguments.dpk})}",
+        _forget,
+        _forgotten_lines,
     ),
     "backup": What("copy everything into one file, while it serves", "GET", _path_of_backup, _back_up, _kept_lines),
     "restore": What(

@@ -6,12 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from tacit.codec.errors import CodecError
 from tacit.coordinator.admin import admin_app
+from tacit.coordinator.alive import process_name
 from tacit.coordinator.desk import Desk, open_operators
 from tacit.coordinator.judged import check_judges, judged_by, newest_values
 from tacit.coordinator.keyholders import HttpKeyholder
@@ -20,9 +21,10 @@ from tacit.coordinator.opener import Opener, OpenerThread, Trouble
 from tacit.coordinator.operators import AdminDoor
 from tacit.coordinator.records import Records
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
-from tacit.coordinator.sql_store import SqlStore, process_name
+from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
+from tacit.coordinator.tidying import KEEP, Keep, tidied
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.manifest import KeyholderCard
@@ -60,6 +62,7 @@ class Settings:
     | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
     | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
+    | keep | `Keep(updates_days=90)` | what becomes of Updates and Snapshots that have served: see `tidying` |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     """
 
@@ -71,10 +74,11 @@ class Settings:
     port: int
     deadline_s: int
     evaluation: Path | None = None
-    store: str = ""
+    store: str = field(default="", repr=False)  # there may be a password in it
     blobs: str = ""
     role: Role = "all"
     admin: "AdminAddress | None" = None
+    keep: Keep = KEEP
 
     @property
     def records(self) -> Records:
@@ -118,6 +122,10 @@ def parse(arguments: list[str]) -> Settings:
     admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
     admin.add_argument("--admin-tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="its certificate, PEM")
     admin.add_argument("--admin-ca", type=Path, metavar="FILE", help="only client certificates of these authorities")
+    keep = parser.add_argument_group("what is kept", "an Update's payload goes once it has served, in any case")
+    keep.add_argument("--keep-updates", type=int, default=Keep.updates_days, metavar="DAYS", help="0: for ever")
+    keep.add_argument("--keep-snapshots", type=int, default=Keep.snapshots, metavar="N", help="the newest; 0: all")
+    keep.add_argument("--keep-every", type=int, default=Keep.every, metavar="K", help="one in K of the older; 0: none")
     given = parser.parse_args(arguments)
     return Settings(
         home=given.home,
@@ -132,7 +140,15 @@ def parse(arguments: list[str]) -> Settings:
         blobs=given.blobs,
         role=given.role,
         admin=_admin(given),
+        keep=_keep(given),
     )
+
+
+def _keep(given: argparse.Namespace) -> Keep:
+    keep = Keep(given.keep_updates, given.keep_snapshots, given.keep_every)
+    if min(keep.updates_days, keep.snapshots, keep.every) < 0:
+        raise InputError("--keep-updates, --keep-snapshots and --keep-every are no numbers below 0")
+    return keep
 
 
 def _admin(given: argparse.Namespace) -> AdminAddress | None:
@@ -223,6 +239,9 @@ def _coordinator(
         finally:
             older.close()
 
+    def tidy(store: Store) -> None:
+        tidied(store, plan, records.plans().values(), settings.keep, time.time())
+
     cards = plan.manifest.keyholders
     keyholders = [
         HttpKeyholder(url, card.sig_pk, keys.sig)
@@ -231,7 +250,7 @@ def _coordinator(
     ]
     deadline_s = settings.deadline_s
     opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor, judged_next)
-    thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins)
+    thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins, tidy)
     return Coordinator(
         plan=plan,
         plan_file=records.plan_file(plan),
@@ -263,7 +282,7 @@ def main() -> int:
     try:
         settings = parse(sys.argv[1:])
         coordinators, records = coordinators_of(settings), settings.records
-        door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys)
+        door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys, keep=settings.keep)
         if settings.admin is None:
             serve(make_app(*coordinators, door=door, desk=desk), settings.host, settings.port)
         else:

@@ -7,6 +7,8 @@ POST   /v1/admin/drain               operator   what waits is opened as far as i
 GET    /v1/admin/tokens              owner      tokens and certificates, by their digests
 POST   /v1/admin/tokens              owner      `?name=…&role=…&days=…`: a new one, said once
 DELETE /v1/admin/tokens/DIGEST       owner      takes one back
+POST   /v1/admin/tidy                operator   what need be kept no more goes; `?dry=1`: says what that would be
+POST   /v1/admin/forget-device       owner      `?dpk=HEX`: what is held of a device goes
 GET    /v1/admin/backup              owner      everything but the keys, in one file
 
 Answers are JSON. Whatever looks into the records does so in a thread of its own: no operator holds up the devices.
@@ -30,12 +32,13 @@ from starlette.routing import Route
 from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding
 from tacit.coordinator.operators import AdminDoor, NotAllowed, Operator, Role, allowed, turned_away
 from tacit.coordinator.orders import Going
+from tacit.coordinator.tidying import Forgotten, Tidied
 from tacit.errors import InputError, TacitError
 from tacit.serving import SecurityHeaders, natural
 
 log = logging.getLogger("tacit.coordinator.operators")
 
-Said = list[PlanStanding] | list[Ordered] | list[Listed] | Listed | Made
+Said = list[PlanStanding] | list[Ordered] | list[Listed] | Listed | Made | dict[str, Tidied] | dict[str, Forgotten]
 Act = Callable[[Operator, Request], Said]
 
 
@@ -67,11 +70,25 @@ def admin_routes(desk: Desk) -> list[Route]:
             raise InputError(f"say ?name=…&days=… and ?role= one of {', '.join(Role)}")
         return desk.make_token(asked["name"], Role(asked["role"]), days)
 
+    def tidy(_operator: Operator, request: Request) -> dict[str, Tidied]:
+        return desk.tidy(request.query_params.get("plan", ""), dry=request.query_params.get("dry") == "1")
+
+    def forget(_operator: Operator, request: Request) -> dict[str, Forgotten]:
+        try:
+            dpk = bytes.fromhex(request.query_params.get("dpk", ""))
+        except ValueError:
+            dpk = b""
+        if len(dpk) != 32:
+            raise InputError("say ?dpk= and the device's key, 64 hex digits")
+        return desk.forget(dpk)
+
     return [
         _route("GET", "status", Role.VIEWER, lambda _operator, _request: desk.standing()),
         _route("POST", "pause", Role.OPERATOR, order(Going.PAUSED)),
         _route("POST", "resume", Role.OPERATOR, order(Going.RUNNING)),
         _route("POST", "drain", Role.OPERATOR, order(Going.DRAINING)),
+        _route("POST", "tidy", Role.OPERATOR, tidy),
+        _route("POST", "forget-device", Role.OWNER, forget),
         Route("/v1/admin/backup", backup),
         _route("GET", "tokens", Role.OWNER, lambda _operator, _request: desk.tokens()),
         _route("POST", "tokens", Role.OWNER, make_token),

@@ -24,6 +24,7 @@ from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.records import Records
 from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.status import Status, status_of
+from tacit.coordinator.tidying import KEEP, Forgotten, Keep, Tidied, Tidying, tidied
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import check_signed
@@ -87,12 +88,13 @@ class Caught(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Desk:
-    """One coordinator's records and keys. `random` gives bytes of the operating system."""
+    """One coordinator's records and keys. `random` gives bytes of the operating system, `keep` is for `tidy`."""
 
     records: Records
     keys: CoordinatorKeys
     random: Callable[[int], bytes] = os.urandom
     clock: Callable[[], float] = time.time
+    keep: Keep = KEEP
 
     def plans(self, begins: str = "") -> list[Plan]:
         """The Plans that an id in hex, or how one begins, means; all of them if it is empty."""
@@ -133,6 +135,24 @@ class Desk:
         """A token or certificate, by how its digest begins, is worth nothing from now on."""
         with self.operators() as operators:
             return _listed(operators.remove(short))
+
+    def tidy(self, begins: str = "", *, dry: bool = False) -> dict[str, Tidied]:
+        """What need not be kept goes, Plan by Plan; with `dry` it is only counted."""
+        found: dict[str, Tidied] = {}
+        for plan in self.plans(begins):
+            with self.store(plan) as store:
+                found[plan.plan_id.hex()] = tidied(
+                    store, plan, self.records.plans().values(), self.keep, self.clock(), dry
+                )
+        return found
+
+    def forget(self, dpk: bytes) -> dict[str, Forgotten]:
+        """What is held of a device key goes, in every Plan."""
+        found: dict[str, Forgotten] = {}
+        for plan in self.plans():
+            with self.store(plan) as store:
+                found[plan.plan_id.hex()] = Tidying(store.database, store.blobs, plan.manifest).forget(dpk)
+        return found
 
     def back_up(self, path: Path, *, keys: bool) -> Kept:
         """Everything into one file, while it serves."""

@@ -54,6 +54,7 @@ from tacit.coordinator.batch import (
     root_of,
 )
 from tacit.coordinator.behind import Behind, is_behind
+from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
@@ -100,6 +101,7 @@ _Reply = TypeVar("_Reply")
 
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
+LONGEST_SILENCE_S = 5.0  # between two looks whether the database is there again
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -518,7 +520,7 @@ class OpenerThread:
     """Takes steps as long as there are any, then waits for an Update, for a deadline, or for the end.
 
     `open_store` makes the thread's own store. `backoff` gives the seconds to wait after so many failures. Nothing is
-    done before `begins` says so.
+    done before `begins` says so. Now and then it lets `tidy` look for what need be kept no more.
     """
 
     opener: Opener
@@ -527,6 +529,7 @@ class OpenerThread:
     clock: Callable[[], float]
     backoff: Callable[[int], float]
     begins: Callable[[Store], bool] = lambda store: True
+    tidy: Callable[[Store], None] = lambda store: None
     arrived: threading.Event = field(default_factory=threading.Event)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -543,16 +546,17 @@ class OpenerThread:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        store = self.open_store()
-        failures = 0
+        store: Store | None = None
+        failures = silent = 0
         begun = False
         swept_at = -math.inf
         told: list[str | None] = []
-        try:
-            while not self._stopped.is_set():
-                self.arrived.clear()
-                if self._stopped.is_set():
-                    break  # asked to stop between the two lines above
+        while not self._stopped.is_set():
+            self.arrived.clear()
+            if self._stopped.is_set():
+                break  # asked to stop between the two lines above
+            try:
+                store = store or self.open_store()
                 if not store.lease(self.owner, self.clock(), LEASE_S):
                     self.arrived.wait(1.0)
                     continue
@@ -560,19 +564,18 @@ class OpenerThread:
                 if not begun:
                     self.arrived.wait(0.2)
                     continue
-                if self.clock() > swept_at + SWEPT_EVERY_S:
-                    store.sweep()
-                    swept_at = self.clock()
                 if told != self.opener.trouble.reasons:
                     store.report_troubles(told := list(self.opener.trouble.reasons))
                 try:
-                    if not self.opener.step(store, int(self.clock())):
-                        failures = 0
-                        self.arrived.wait(self.opener.pause(store, int(self.clock())))
-                        continue
-                    failures = 0
+                    if self.clock() > swept_at + SWEPT_EVERY_S:
+                        store.sweep()
+                        self.tidy(store)
+                        swept_at = self.clock()
+                    stepped = self.opener.step(store, int(self.clock()))
                 except Overtaken:
                     continue
+                except Unavailable:
+                    raise
                 except TacitError as error:
                     failures += 1
                     pause = self.backoff(failures)
@@ -582,10 +585,20 @@ class OpenerThread:
                     if told != self.opener.trouble.reasons:
                         store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
-                except Exception:
-                    # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
-                    failures += 1
-                    log.exception("the opener met something unforeseen; it is tried again")
-                    self._stopped.wait(max(LEASE_S, self.backoff(failures)))
-        finally:
+                    continue
+                failures = silent = 0
+                if not stepped:
+                    self.arrived.wait(self.opener.pause(store, int(self.clock())))
+            except Unavailable as error:
+                # No keyholder's fault, and no reason to give a batch up, however long it lasts.
+                silent += 1
+                pause = min(self.backoff(silent), LONGEST_SILENCE_S)
+                log.warning("%s; it is tried again in %.1f s", error, pause)
+                self._stopped.wait(pause)
+            except Exception:
+                # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
+                failures += 1
+                log.exception("the opener met something unforeseen; it is tried again")
+                self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        if store is not None:
             store.close()

@@ -129,7 +129,7 @@ class Store(Protocol):
     def snapshot(self, snapshot_hash: Digest) -> bytes: ...
 
     def published(self, snapshot_hash: Digest) -> bool:
-        """Whether a HEAD names it."""
+        """Whether a HEAD names it, and it is kept."""
         ...
 
     def snapshot_path(self, snapshot_hash: Digest) -> Path | None:
