@@ -93,8 +93,8 @@ def put_keys(records: Records, path: Path) -> None:
 
 
 def named_blobs(database: Database) -> set[str]:
-    """The payloads that a batch may still need, Snapshots that are published or about to be, their memories, and what the
-    groups of an unfinished round said."""
+    """The payloads that a batch may still need, Snapshots that are published or about to be, their memories, and what
+    the groups of an unfinished round said."""
     named = {
         f"updates/{update_hash.hex()}" if pack is None else str(pack)
         for pack, update_hash in database.rows("SELECT pack, update_hash FROM updates WHERE fate IN ('queued', 'in')")

@@ -342,8 +342,8 @@ def on_succeeded(batch: Collecting | Closed | Ended, queued: Iterable[Member], r
 
 
 def on_end(batch: Batch, queued: Iterable[Member], code: Code, reason: str) -> Transition:
-    """Nothing more is opened. What waits has expired, what a keyholder may have opened is spoilt, and what the groups of
-    an unfinished round said moves nothing."""
+    """Nothing more is opened. What waits has expired, what a keyholder may have opened is spoilt, and what the groups
+    of an unfinished round said moves nothing."""
     moved = [Moved(member.update_id, Fate.EXPIRED) for member in queued]
     landed: tuple[DeviceKey, ...] = ()
     version: int | None
