@@ -467,9 +467,11 @@ class Process:
         return decode(reply, data)
 
 
-def coordinator_process(world: World, keyholders: Sequence[Process], deadline_s: int = 600) -> Process:
+def coordinator_process(
+    world: World, keyholders: Sequence[Process], deadline_s: int = 600, more: Sequence[str] = ()
+) -> Process:
     arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file)]
-    arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s)]
+    arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s), *more]
     here = {name: value for name, value in os.environ.items() if name.startswith(_TOLD[1:])}
     return Process("tacit.coordinator", arguments, world.folder / "coordinator.log", environment=here)
 
@@ -524,12 +526,12 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(world: World, deadline_s: int = 600) -> Generator[Site]:
-    """Everybody up; ended with the block."""
+def running(world: World, deadline_s: int = 600, more: Sequence[str] = ()) -> Generator[Site]:
+    """Everybody up; ended with the block. `more` is what else the coordinator is told."""
     keyholders = [keyholder_process(world, j) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
     for keyholder in keyholders:
         keyholder.start()
-    coordinator = coordinator_process(world, keyholders, deadline_s).start()
+    coordinator = coordinator_process(world, keyholders, deadline_s, more).start()
     site = Site(world, coordinator, keyholders)
     try:
         yield site

@@ -14,19 +14,23 @@ example:
   tacit device status
   tacit device receipts --plan 3f2a
   tacit device forget --plan 3f2a
+  tacit device key 'http://127.0.0.1:8750/join/…?author=…'
   tacit device trust
   tacit device trust add 'a university' KEY
   tacit device trust remove 'a university'
 
 `trust` is whom this device holds for independent of coordinators: operators of keyholders, by keys that you have from
 themselves. Every other keyholder counts as the coordinator's own.
+
+`key` is the name by which a coordinator would know this device in the Plan of a link and in those that continue it.
+Where devices take part by a list, tell it to whoever keeps the list.
 """
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("what", choices=["status", "receipts", "forget", "trust"])
-    parser.add_argument("words", nargs="*", metavar="add NAME KEY | remove NAME", help="with trust: what to do")
+    parser.add_argument("what", choices=["status", "receipts", "forget", "trust", "key"])
+    parser.add_argument("words", nargs="*", metavar="add NAME KEY | remove NAME | LINK", help="with trust: what to do")
     parser.add_argument("--plan", help="the first digits of a Plan's id")
     parser.add_argument("--home", type=Path, help="where this device keeps its ledger (default: ~/.tacit/device)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -40,6 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
     home = arguments.home or Path.home() / ".tacit" / "device"
     if arguments.what == "trust":
         _directory(home, arguments.words, arguments.json)
+        return
+    if arguments.what == "key":
+        _key(home, arguments.words)
         return
     if arguments.words:
         raise InputError(f"tacit device {arguments.what} takes no {arguments.words[0]!r}")
@@ -78,6 +85,26 @@ def _trust(home: Path, plan_id: bytes) -> "Trust":
     except PlanRefused:
         return Trust.SINGLE_OPERATOR  # of a format that is not read any more
     return trust_of([card.sig_pk for card in cards], operators(home))
+
+
+def _key(home: Path, words: list[str]) -> None:
+    import os
+
+    from tacit.device.client import Client
+    from tacit.device.joining import fetched_plan
+    from tacit.device.ledger import Ledger
+    from tacit.device.link import parse_link
+    from tacit.errors import InputError
+    from tacit.wire.keys import SigningKey, device_seed
+
+    match words:
+        case [text]:
+            link = parse_link(text)
+        case _:
+            raise InputError("say: tacit device key LINK")
+    with Ledger.open(home, os.urandom) as ledger:
+        plan = fetched_plan(home, link, Client(link))
+        print(SigningKey.from_seed(device_seed(ledger.root_secret, plan.lineage)).public.hex())
 
 
 def _directory(home: Path, words: list[str], as_json: bool) -> None:

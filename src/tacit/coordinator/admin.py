@@ -9,6 +9,10 @@ POST   /v1/admin/tokens              owner      `?name=…&role=…&days=…`: a
 DELETE /v1/admin/tokens/DIGEST       owner      takes one back
 POST   /v1/admin/tidy                operator   what need be kept no more goes; `?dry=1`: says what that would be
 POST   /v1/admin/forget-device       owner      `?dpk=HEX`: what is held of a device goes
+POST   /v1/admin/invitations         operator   `?count=…&days=…`: new ones, said once
+GET    /v1/admin/invitations         operator   all of them, and whom they have let in
+DELETE /v1/admin/invitations/NAME    operator   takes one back, and revokes whom it has let in
+POST   /v1/admin/revoke              operator   `?device=KEY`, again for more: nothing more is taken in of these
 GET    /v1/admin/backup              owner      everything but the keys, in one file
 
 Answers are JSON. Whatever looks into the records does so in a thread of its own: no operator holds up the devices.
@@ -29,7 +33,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator.description import says
 from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding
+from tacit.coordinator.enrolling import InvitationSaid, Invited, Revoked
 from tacit.coordinator.operators import AdminDoor, NotAllowed, Operator, Role, allowed, turned_away
 from tacit.coordinator.orders import Going
 from tacit.coordinator.tidying import Forgotten, Tidied
@@ -38,13 +44,26 @@ from tacit.serving import SecurityHeaders, natural
 
 log = logging.getLogger("tacit.coordinator.operators")
 
-Said = list[PlanStanding] | list[Ordered] | list[Listed] | Listed | Made | dict[str, Tidied] | dict[str, Forgotten]
+Said = (
+    list[PlanStanding]
+    | list[Ordered]
+    | list[Listed]
+    | Listed
+    | Made
+    | Invited
+    | list[InvitationSaid]
+    | InvitationSaid
+    | Revoked
+    | dict[str, Tidied]
+    | dict[str, Forgotten]
+)
 Act = Callable[[Operator, Request], Said]
 
 
 def admin_routes(desk: Desk) -> list[Route]:
     """The routes of a coordinator's operators."""
 
+    @says("everything but the keys, in one file", gives="application/x-tar", needs=Role.OWNER)
     async def backup(request: Request) -> Response:
         operator = allowed(request, Role.OWNER)
         for left_over in desk.records.home.glob(".backup-*"):  # by a process that was killed
@@ -62,6 +81,18 @@ def admin_routes(desk: Desk) -> list[Route]:
 
     def order(going: Going) -> Act:
         return lambda operator, request: desk.order(going, operator.name, request.query_params.get("plan", ""))
+
+    def invite(_operator: Operator, request: Request) -> Invited:
+        count, days = (natural(request.query_params.get(name, "")) for name in ("count", "days"))
+        if count is None or days is None:
+            raise InputError("say ?count=…&days=…")
+        return desk.invite(count, days)
+
+    def revoke(_operator: Operator, request: Request) -> Revoked:
+        keys = request.query_params.getlist("device")
+        if not keys:
+            raise InputError("say ?device=…, a device key in 64 hex digits, and again for more")
+        return desk.revoke(keys)
 
     def make_token(_operator: Operator, request: Request) -> Made:
         asked = request.query_params
@@ -90,6 +121,15 @@ def admin_routes(desk: Desk) -> list[Route]:
         _route("POST", "tidy", Role.OPERATOR, tidy),
         _route("POST", "forget-device", Role.OWNER, forget),
         Route("/v1/admin/backup", backup),
+        _route("POST", "invitations", Role.OPERATOR, invite),
+        _route("GET", "invitations", Role.OPERATOR, lambda _operator, _request: desk.invitations()),
+        _route(
+            "DELETE",
+            "invitations/{begins}",
+            Role.OPERATOR,
+            lambda _operator, request: desk.withdraw(request.path_params["begins"]),
+        ),
+        _route("POST", "revoke", Role.OPERATOR, revoke),
         _route("GET", "tokens", Role.OWNER, lambda _operator, _request: desk.tokens()),
         _route("POST", "tokens", Role.OWNER, make_token),
         _route(
@@ -118,6 +158,7 @@ def _failed(error: TacitError) -> Response:
 
 
 def _route(method: str, path: str, role: Role, act: Act) -> Route:
+    @says(f"of operators: {method} {path}", gives="application/json", needs=role)
     async def answer(request: Request) -> Response:
         operator = allowed(request, role)
         try:

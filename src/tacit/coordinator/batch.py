@@ -128,7 +128,7 @@ class Fate(StrEnum):
     APPLIED = "applied"
     SPOILT = "spoilt"
     EXPIRED = "expired"
-    REFUSED = "refused"  # a keyholder would not open it
+    REFUSED = "refused"  # a keyholder would not open it, or its device was revoked
 
 
 class Moved(State, frozen=True):
@@ -212,6 +212,12 @@ def choose(
         devices.add(member.dpk)
         chosen.append(member)
     return tuple(chosen)
+
+
+def on_barred(batch: Collecting, queued: Iterable[Member], barred: Mapping[DeviceKey, Code]) -> Transition | None:
+    """What waits of devices that the operator has shut out leaves, before this batch closes without it."""
+    moved = tuple(Moved(one.update_id, Fate.REFUSED, None, barred[one.dpk]) for one in queued if one.dpk in barred)
+    return Transition(batch, batch, moved) if moved else None
 
 
 def on_clock(

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,6 +39,7 @@ from tacit.coordinator.batch import (
     Transition,
     batch_number,
     choose,
+    on_barred,
     on_clock,
     on_committed,
     on_end,
@@ -68,7 +69,7 @@ from tacit.plan.bundle import Plan
 from tacit.plan.cards import cards_at
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     Entry,
@@ -128,7 +129,7 @@ class Opener:
     """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on.
 
     In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets. `random`
-    draws a round's secret.
+    draws a round's secret. `barred` says which of these devices the operator has shut out, and with what code.
     """
 
     plan: Plan
@@ -139,6 +140,7 @@ class Opener:
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
     random: Callable[[int], bytes] = os.urandom
+    barred: Callable[[Collection[DeviceKey]], Mapping[DeviceKey, Code]] = lambda devices: {}
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
     @property
@@ -237,6 +239,8 @@ class Opener:
         if store.queued_count() < least:
             return None
         queued = store.queued()
+        if (leaving := self._leaving(batch, queued)) is not None:
+            return leaving
         chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
         return on_clock(batch, chosen, now, deadline_s, manifest)
 
@@ -247,12 +251,17 @@ class Opener:
             return None
         round = began or Round(batch.t, self.random(32), rounds.newest_arrival())
         queued = store.queued()
+        if (leaving := self._leaving(batch, queued)) is not None:
+            return leaving
         landings = store.landings({member.dpk for member in queued})
         before = rounds.queued_until(round.arrival)
         chosen = choose_group(queued, before, landings, batch.t, round, opened, manifest)
         # Whom a round waits for is there when it begins: its other groups have no deadline of their own.
         transition = on_clock(batch, chosen, now, deadline_s if began is None else 0, manifest)
         return transition if transition is None or began else replace(transition, round=round)
+
+    def _leaving(self, batch: Collecting, queued: Sequence[Member]) -> Transition | None:
+        return on_barred(batch, queued, self.barred({member.dpk for member in queued}))
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)

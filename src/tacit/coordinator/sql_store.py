@@ -469,7 +469,7 @@ class SqlStore:
         batch = self.batch()
         if isinstance(batch, Applied):
             named.add(_snapshot(batch.snapshot_hash))
-        named |= {blob_of(mean) for mean in Rounds(self._db, self.blobs).named()}
+        named |= {blob_of(name) for name in Rounds(self._db, self.blobs).named()}
         return named | self._memories.named()
 
     # Inside
