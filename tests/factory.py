@@ -476,8 +476,8 @@ def coordinator_process(
     return Process("tacit.coordinator", arguments, world.folder / "coordinator.log", environment=here)
 
 
-def keyholder_process(world: World, j: int = 1) -> Process:
-    arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex()]
+def keyholder_process(world: World, j: int = 1, more: Sequence[str] = ()) -> Process:
+    arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex(), *more]
     log, public = world.folder / f"keyholder{j}.log", identity(world, j).public
     return Process("tacit.keyholder", arguments, log, caller=world.coordinator.sig, keyholder=public)
 
@@ -499,6 +499,9 @@ class Site:
 
     def head(self) -> Head:
         return decode(Head, self.coordinator.get(f"{self.path}/head"))
+
+    def head_of(self, version: int) -> Head:
+        return decode(Head, self.coordinator.get(f"{self.path}/heads/{version}"))
 
     def wait_version(self, version: int, seconds: float = PATIENCE_S) -> Head:
         def there() -> bool:
@@ -526,12 +529,14 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(world: World, deadline_s: int = 600, more: Sequence[str] = ()) -> Generator[Site]:
-    """Everybody up; ended with the block. `more` is what else the coordinator is told."""
-    keyholders = [keyholder_process(world, j) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
+def running(
+    world: World, deadline_s: int = 600, more: Sequence[str] = (), every: Sequence[str] = ()
+) -> Generator[Site]:
+    """Everybody up, with `more` on the coordinator's command line and `every` on all; ended with the block."""
+    keyholders = [keyholder_process(world, j, every) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
     for keyholder in keyholders:
         keyholder.start()
-    coordinator = coordinator_process(world, keyholders, deadline_s, more).start()
+    coordinator = coordinator_process(world, keyholders, deadline_s, [*more, *every]).start()
     site = Site(world, coordinator, keyholders)
     try:
         yield site

@@ -7,10 +7,11 @@ asked to stop.
 
 import asyncio
 import json
+import logging
 import signal
 import socket
 import ssl
-import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,12 +28,16 @@ from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, 
 
 from tacit.connections import REFUSED, GuardedProtocol
 from tacit.errors import InputError
+from tacit.logs import said
 from tacit.rates import Rates, Share, neighbourhood
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.messages import ErrorReply, encode
 
+log = logging.getLogger("tacit.serving")
+
 MESSAGE_TYPE = "application/msgpack"
 SLOWEST_BODY_S = 120  # a body that takes longer is given up, so that slow senders cannot hold the memory
+STOPPING = threading.Event()  # set once this process was asked to end; answers that never end do so then
 CLIENT_CERTIFICATE = "client_certificate"  # DER, or None
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 _READ = frozenset({MESSAGE_TYPE, "application/octet-stream"})
@@ -255,6 +260,10 @@ class _Announced(uvicorn.Server):
             ready["admin_port"] = listening.getsockname()[1]
         print(json.dumps(ready), flush=True)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        STOPPING.set()
+        super().handle_exit(sig, frame)
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -315,6 +324,7 @@ def listening_as(app: ASGIApp, tls: Tls | None = None, clients: Path | None = No
         app,
         http=GuardedProtocol,
         ws="none",
+        log_config=None,  # its lines go where ours go, in the same form
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -349,4 +359,4 @@ def _with_certificates(protocol: Any) -> Any:
 
 
 def _already_stopping(number: int, frame: FrameType | None) -> None:
-    print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+    log.info("stopped by %s", signal.Signals(number).name, extra=said("process.stopped"))

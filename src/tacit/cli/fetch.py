@@ -1,4 +1,4 @@
-"""`tacit fetch`: the newest Snapshot as a file, its signatures checked."""
+"""`tacit fetch`: the published Snapshot as a file, its signatures checked."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tacit.plan.bundle import Plan
     from tacit.wire.messages import Head, LogEntry
-
-MOST_LOG = 64 << 20  # bytes of a coordinator's log
 
 HEAD = ".head"  # the signed HEAD of a Snapshot is written beside it, under its name and this
 
@@ -27,10 +25,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("link", help="the join link that `tacit serve` printed")
     parser.add_argument(
+        "--newest", action="store_true", help="the one that devices train from, whether it passed its check or not"
+    )
+    parser.add_argument(
         "--average",
         action="store_true",
-        help="the average of Snapshots that is published beside the newest: better as a rule, and signed by the "
-        "coordinator alone",
+        help="the average of Snapshots that is published beside it: better as a rule, and signed by the coordinator "
+        "alone",
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("snapshot.bin"), help="default: snapshot.bin")
 
@@ -46,15 +47,15 @@ def run(arguments: argparse.Namespace) -> None:
             "signed     by the coordinator; keyholders sign the Snapshots that it is the average of"
         )
         return
-    plan, head, data = fetched(arguments.link)
+    plan, head, data = fetched(arguments.link, newest=arguments.newest)
     arguments.output.write_bytes(data)
     # Beside it what the keyholders signed, so that a Plan can be compiled that starts from here.
     arguments.output.with_name(arguments.output.name + HEAD).write_bytes(encode(head))
     print(f"wrote {arguments.output}: Snapshot {head.version} of {plan.name}, {len(data):,} bytes")
 
 
-def fetched(text: str) -> "tuple[Plan, Head, bytes]":
-    """The Plan behind a join link, its newest HEAD and that Snapshot, all signatures checked."""
+def fetched(text: str, newest: bool = True) -> "tuple[Plan, Head, bytes]":
+    """The Plan behind a join link, its newest HEAD or the published one, and that Snapshot, all signatures checked."""
     from tacit.cli.following import following
     from tacit.errors import TacitError
 
@@ -62,6 +63,8 @@ def fetched(text: str) -> "tuple[Plan, Head, bytes]":
     head = followed.newest()
     if head is None:
         raise TacitError("the coordinator has published no Snapshot yet")
+    if not newest:
+        head = followed.published()
     return followed.plan, head, followed.snapshot(head)
 
 
@@ -94,23 +97,10 @@ def opened_batches(text: str, plan: "Plan") -> dict[int, int]:
 
 def signed_log(text: str, coordinator: bytes) -> "list[LogEntry]":
     """The coordinator's log of the Plan behind a join link, its signatures checked."""
-    import urllib.error
-    import urllib.request
-
-    import msgspec
-
     from tacit.device.client import Client
     from tacit.device.link import parse_link
-    from tacit.errors import TacitError
     from tacit.wire.log import verify_chain
-    from tacit.wire.messages import LogEntry
 
-    link = parse_link(text)
-    try:
-        with urllib.request.urlopen(link.server + Client(link).path("log"), timeout=30) as answer:  # noqa: S310 - a join link
-            lines = answer.read(MOST_LOG).splitlines()
-    except (urllib.error.URLError, OSError) as error:
-        raise TacitError(f"the coordinator's log cannot be read: {error}") from error
-    entries = [msgspec.json.decode(line, type=LogEntry) for line in lines]
+    entries = Client(parse_link(text)).log()
     verify_chain(entries, coordinator)
     return entries

@@ -79,6 +79,23 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", choices=("all", "api", "opener"), default="all", help="what this process does (default: all)"
     )
+    parser.add_argument(
+        "--metrics",
+        choices=("local", "token", "open", "off"),
+        default="local",
+        help="who may read /metrics (default: local)",
+    )
+    parser.add_argument("--log", choices=("text", "json"), default="text", help="the form of the servers' logs")
+    gate = parser.add_argument_group("checks", "what a Snapshot must pass before people get it (default: nothing)")
+    gate.add_argument(
+        "--gate",
+        choices=("off", "check", "evaluation"),
+        help="by `tacit judge --report`, or by what devices say to --evaluation (default: as it was before)",
+    )
+    gate.add_argument("--fall", type=float, metavar="POINTS", help="that it may be below the best (default: 2)")
+    gate.add_argument("--ahead", type=int, metavar="BATCHES", help="so many begin before they are checked (default: 2)")
+    gate.add_argument("--silent", type=int, metavar="MINUTES", help="without a check until the alarm (default: 30)")
+    gate.add_argument("--go-on", action="store_true", help="train on then, unchecked")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the link, then the status")
 
 
@@ -114,8 +131,11 @@ def run(arguments: argparse.Namespace) -> None:
                 *([] if arguments.tls is None else ["--tls", *(str(Path(one).resolve()) for one in arguments.tls)]),
                 *([] if arguments.rate is None else ["--rate", str(arguments.rate)]),
                 *([] if arguments.public_url is None else ["--public-url", arguments.public_url]),
+                *("--metrics", arguments.metrics),
+                *checks(arguments),
             ],
             scheme=scheme,
+            log=arguments.log,
         )
         if opens_only:
             said = {"opens": plan.name, "plan_id": plan.plan_id.hex()}
@@ -135,6 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
                 )
             if reached_at(arguments.host) != arguments.host and not arguments.public_url:
                 print("note       other machines need another address in this link: say --public-url")
+            print(f"watch      {link.partition('/join/')[0]}/dashboard/{plan.plan_id.hex()}")
             match arguments.enrol:
                 case "invited":
                     print(f"invite     tacit admin invite '{link}' --count 20")
@@ -170,6 +191,7 @@ def start_servers(
     role: str = "all",
     more: Sequence[str] = (),
     scheme: str = "http",
+    log: str = "text",
 ) -> "tuple[str, Served | None, Served]":
     """The embedded keyholder, if this home has one of the Plan, then the coordinator; the link that devices join by.
 
@@ -200,7 +222,7 @@ def start_servers(
     # A Plan before this one may have a batch to finish, and a keyholder of this home.
     beside = plan.manifest.continues is not None and (place / "keyholder").exists() and len(addresses) < len(cards)
     if any(embedded) or (role != "api" and beside):
-        keyholder = keyholder_of(place, plan, processes)
+        keyholder = keyholder_of(place, plan, processes, log)
     own = "" if keyholder is None else f"http://127.0.0.1:{keyholder.port}"
     coordinator = serve(
         "coordinator",
@@ -211,6 +233,7 @@ def start_servers(
             *(("--embedded", own) if own else ()),
             *("--host", host, "--port", str(port)),
             *([] if evaluation is None else ["--evaluation", str(evaluation.resolve())]),
+            *("--log", log),
             *more,
         ],
         place / "logs" / "coordinator.log",
@@ -220,13 +243,20 @@ def start_servers(
     return f"{base}/join/{plan.plan_id.hex()}?author={plan.author.hex()}", keyholder, coordinator
 
 
-def keyholder_of(place: Path, plan: "Plan", processes: list[Any]) -> "Served":
+def checks(arguments: argparse.Namespace) -> list[str]:
+    """What the coordinator is told of the gate, as it was said here."""
+    said = [(f"--{name}", getattr(arguments, name)) for name in ("gate", "fall", "ahead", "silent")]
+    told = [word for name, value in said if value is not None for word in (name, str(value))]
+    return told + (["--go-on"] if arguments.go_on else [])
+
+
+def keyholder_of(place: Path, plan: "Plan", processes: list[Any], form: str = "text") -> "Served":
     """The keyholder of this home. One process serves it, whoever started that; ours waits to take its place."""
     from tacit.cli.processes import ProcessFailed, Served, drained, start
     from tacit.keyholder.seat import port_of
 
     home, log = place / "keyholder", place / "logs" / "keyholder.log"
-    words = ["--home", str(home), "--approve-author", plan.author.hex(), "--stand-by"]
+    words = ["--home", str(home), "--approve-author", plan.author.hex(), "--stand-by", "--log", form]
     process = start("tacit.keyholder", words, log)
     processes.append(process)
     drained(process)
@@ -329,9 +359,18 @@ def status_line(status: dict[str, Any]) -> str:
     text = f"Snapshot {status['version']}: {updates['accepted']} Updates accepted, {updates['opened']} opened"
     if refused := sum(updates["refused"].values()):
         text += f", {refused} refused"
+    text += checks_text(status["checks"])
     if status["ended"]:
         text += f"; ended: {status['ended']}"
     return text + waits
+
+
+def checks_text(checks: dict[str, Any]) -> str:
+    """Which Snapshot people get, where that is not simply the newest, and what somebody should look at."""
+    text = "" if checks["by"] == "off" else f"; published {checks['published']}"
+    if checks["rollbacks"]:
+        text += f", went back {checks['rollbacks']} times"
+    return text + "".join(f"; ALARM {alarm['code']}: {alarm['sentence']}" for alarm in checks["alarms"])
 
 
 def print_code(link: str) -> None:

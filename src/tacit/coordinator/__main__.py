@@ -1,7 +1,6 @@
 """The coordinator's process: `python -m tacit.coordinator --home DIR --plan FILE`."""
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -19,6 +18,8 @@ from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
 from tacit.coordinator.operators import AdminDoor
+from tacit.coordinator.published import Pace, Rule
+from tacit.coordinator.publishing import take_judged
 from tacit.coordinator.records import Records
 from tacit.coordinator.roll import Door
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
@@ -26,8 +27,12 @@ from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
 from tacit.coordinator.tidying import KEEP, Keep, tidied
+from tacit.coordinator.verdicts import Checking, Verdicts
+from tacit.coordinator.watching import WHO_READS, WhoReads
 from tacit.errors import InputError, TacitError
+from tacit.logs import FORMS, Form, begin_log
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
+from tacit.plan.evaluated import Judged
 from tacit.plan.manifest import KeyholderCard
 from tacit.rates import Share
 from tacit.serving import Beside, Tls, serve
@@ -67,12 +72,15 @@ class Settings:
     | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
     | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
+    | checking | `Checking("check")` | by what Snapshots are checked before people get them; None: as it was before |
     | keep | `Keep(updates_days=90)` | what becomes of Updates and Snapshots that have served: see `tidying` |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     | door | `invited` | whom it enrols (`tacit.coordinator.roll`) |
     | tls | `Tls(cert.pem, key.pem)` | None where it is reached without, or a proxy ends it |
     | rate | `50` | requests a second of one address; 0 for any number; None: 50 where others can reach it |
     | public | `https://fl.example` | where devices reach it, if not where it listens |
+    | metrics | `local` | who may read `/metrics`: this machine alone, everybody (`open`), nobody (`off`) |
+    | log | `json` | the form of what is written to stderr |
     """
 
     home: Path
@@ -90,7 +98,10 @@ class Settings:
     tls: Tls | None = None
     rate: float | None = None
     public: str = ""
+    metrics: WhoReads = "local"
+    log: Form = "text"
     admin: "AdminAddress | None" = None
+    checking: Checking | None = None
     keep: Keep = KEEP
 
     @property
@@ -142,6 +153,16 @@ def parse(arguments: list[str]) -> Settings:
     )
     parser.add_argument("--public-url", default="", metavar="URL", help="where devices reach it, for the page it shows")
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
+    parser.add_argument("--metrics", choices=WHO_READS, default="local", help="who may read /metrics (default: local)")
+    parser.add_argument("--log", choices=FORMS, default="text", help="the form of its log, on stderr (default: text)")
+    gate = parser.add_argument_group("checks", "what a Snapshot must pass before people get it")
+    gate.add_argument(
+        "--gate", choices=("off", "check", "evaluation"), help="by `tacit judge --report`, or by --evaluation"
+    )
+    gate.add_argument("--fall", type=float, default=Rule().fall, metavar="POINTS", help="that are allowed (default 2)")
+    gate.add_argument("--ahead", type=int, default=Pace().ahead, metavar="BATCHES", help="before a check (default 2)")
+    gate.add_argument("--silent", type=int, default=30, metavar="MINUTES", help="without a check: alarm (default 30)")
+    gate.add_argument("--go-on", action="store_true", help="and train on then, unchecked")
     admin = parser.add_argument_group("operators", "by default where the devices are, for whoever has a token")
     admin.add_argument("--admin-host", default="127.0.0.1", metavar="HOST", help="with --admin-port")
     admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
@@ -168,9 +189,22 @@ def parse(arguments: list[str]) -> Settings:
         tls=None if given.tls is None else Tls(*given.tls),
         rate=given.rate,
         public=given.public_url.rstrip("/"),
+        metrics=given.metrics,
+        log=given.log,
         admin=_admin(given),
+        checking=_checking(given),
         keep=_keep(given),
     )
+
+
+def _checking(given: argparse.Namespace) -> Checking | None:
+    if given.gate is None:
+        return None
+    if not given.fall > 0 or given.ahead < 1 or given.silent < 1:
+        raise InputError("--fall must be above 0, --ahead and --silent at least 1")
+    if given.gate == "evaluation" and given.evaluation is None:
+        raise InputError("--gate evaluation needs --evaluation: a Plan by which devices judge")
+    return Checking(given.gate, Rule(fall=given.fall), Pace(given.ahead, 60 * given.silent, given.go_on))
 
 
 def _keep(given: argparse.Namespace) -> Keep:
@@ -199,6 +233,8 @@ def coordinators_of(settings: Settings) -> list[Coordinator]:
     keys = load_or_make(settings.home, os.urandom)
     plan = _plan(settings.plan)
     found = _chain(settings, settings.plan, plan, keys)
+    if settings.checking is not None:
+        Verdicts(found[-1].store.database).check_by(settings.checking, int(time.time()))
     if settings.evaluation is not None:
         evaluation = _plan(settings.evaluation)
         check_judges(evaluation, plan)
@@ -240,7 +276,16 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
     def judged_next(before: bytes) -> bytes:
         return newest_values(judged, lambda one: records.open(one, keys.sig), before)
 
-    return [_coordinator(settings, keys, records, address, *three, judged_next) for three in pairs]
+    def tell_judged(said: Judged, version: int) -> None:
+        for one in judged:
+            store = records.open(one, keys.sig)
+            try:
+                if take_judged(version, said, one, store, int(time.time())):
+                    return
+            finally:
+                store.close()
+
+    return [_coordinator(settings, keys, records, address, *three, judged_next, tell_judged) for three in pairs]
 
 
 def _coordinator(
@@ -252,6 +297,7 @@ def _coordinator(
     plan: Plan,
     successor: Plan | None,
     judged_next: Callable[[bytes], bytes],
+    tell_judged: Callable[[Judged, int], None],
 ) -> Coordinator:
     """`address` says where the keyholder of a card is."""
     urls = tuple(map(address, plan.manifest.keyholders))
@@ -284,7 +330,7 @@ def _coordinator(
         return opening.barred(plan.lineage, devices)
 
     trouble = Trouble([None] * len(urls))
-    opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, barred=barred)
+    opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, tell_judged, barred=barred)
     thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins, tidy)
     return Coordinator(
         plan=plan,
@@ -330,9 +376,9 @@ def _pause(failures: int) -> float:
 
 
 def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         settings = parse(sys.argv[1:])
+        begin_log(settings.log)
         coordinators, records = coordinators_of(settings), settings.records
         door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys, keep=settings.keep)
         share, beside = address_share(settings), None
@@ -340,7 +386,7 @@ def main() -> int:
             apart = settings.admin
             beside = Beside(admin_app(door, desk), apart.host, apart.port, apart.tls, apart.clients)
         here = desk if settings.admin is None else None
-        app = make_app(*coordinators, door=door, desk=here, share=share)
+        app = make_app(*coordinators, door=door, desk=here, share=share, metrics=settings.metrics)
         serve(app, settings.host, settings.port, settings.tls, beside)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)

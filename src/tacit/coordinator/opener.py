@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
+from tacit.coordinator.alarms import History, findings
 from tacit.coordinator.applying import (
     SumBroken,
     add_payloads,
@@ -35,6 +37,7 @@ from tacit.coordinator.batch import (
     Headed,
     Member,
     Opened,
+    RolledBack,
     Sketching,
     Transition,
     batch_number,
@@ -47,6 +50,7 @@ from tacit.coordinator.batch import (
     on_opened,
     on_prepared,
     on_revealed,
+    on_rolled_back,
     on_signed,
     on_sketched,
     on_succeeded,
@@ -57,16 +61,23 @@ from tacit.coordinator.batch import (
 from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
+from tacit.coordinator.gauges import FAILED, STEPS, STORE
 from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
+from tacit.coordinator.measured import measured
 from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Going, Orders
+from tacit.coordinator.published import Begin, RollBack, may_begin, stormy
 from tacit.coordinator.rounds import Over, Round, Rounds, Waits
 from tacit.coordinator.store import Overtaken, Store
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
+from tacit.logs import said
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import cards_at
+from tacit.plan.evaluated import Judged, read_judged
+from tacit.privacy.blt import Blt
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId
@@ -75,6 +86,7 @@ from tacit.wire.messages import (
     Entry,
     LoggedHalt,
     LoggedOpened,
+    LoggedRollback,
     LoggedSuccession,
     LogKind,
     Rekeyed,
@@ -103,6 +115,7 @@ _Reply = TypeVar("_Reply")
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
 LONGEST_SILENCE_S = 5.0  # between two looks whether the database is there again
+LOOKED_EVERY_S = 5.0
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -128,8 +141,9 @@ class Trouble:
 class Opener:
     """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on.
 
-    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets. `random`
-    draws a round's secret. `barred` says which of these devices the operator has shut out, and with what code.
+    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets, and
+    `tell_judged` is told what was said of them, with the version of the evaluation that says so; again after a kill.
+    `random` draws a round's secret. `barred` says which of these devices the operator has shut out, and with what code.
     """
 
     plan: Plan
@@ -139,6 +153,7 @@ class Opener:
     trouble: Trouble
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
+    tell_judged: Callable[[Judged, int], None] = lambda judged, version: None
     random: Callable[[int], bytes] = os.urandom
     barred: Callable[[Collection[DeviceKey]], Mapping[DeviceKey, Code]] = lambda devices: {}
     _loaded: set[int] = field(default_factory=lambda: set[int]())
@@ -147,13 +162,27 @@ class Opener:
     def plan_id(self) -> PlanId:
         return PlanId(self.plan.plan_id)
 
+    @property
+    def _prefix(self) -> str:
+        """The Plan, as lines of logs and labels of numbers name it."""
+        return self.plan_id.hex()[:8]
+
+    def _said(self, event: str, batch: Batch, updates: int = 0) -> dict[str, object]:
+        return said(event, plan=self._prefix, t=batch_number(batch), updates=updates)
+
+    def _say_void(self, batch: Batch, why: object) -> None:
+        words, t = "%s: batch %d is void: %s", batch_number(batch)
+        log.warning(words, self.plan.name, t, why, extra=self._said("batch.void", batch))
+
     def step(self, store: Store, now: int) -> bool:
         """One step, if there is one to take. `Unreachable` and `Stalled` say why there is none yet."""
+        begun = time.perf_counter()
         before = store.batch()
         transition = self._succeeded(before, store) or self._ended(before, store, now) or self._next(before, store, now)
         if transition is None:
             return False
         self._commit(store, transition)
+        STEPS.observe(time.perf_counter() - begun, self._prefix, type(before).__name__.lower())
         return True
 
     def give_up(self, store: Store, failures: int) -> bool:
@@ -162,15 +191,20 @@ class Opener:
         if self.successor is None or failures < _PATIENCE or isinstance(batch, Ended):
             return False
         log.warning(
-            "%s: batch %d is given up, because its keyholders do not answer", self.plan.name, batch_number(batch)
+            "%s: batch %d is given up, because its keyholders do not answer",
+            self.plan.name,
+            batch_number(batch),
+            extra=self._said("batch.given_up", batch),
         )
         self._commit(store, on_end(batch, store.queued(), Code.E_SUCCEEDED, self._succession(self.successor)))
         return True
 
     def _commit(self, store: Store, transition: Transition) -> None:
-        store.commit(transition, self._logged(transition))
+        with STORE.time("commit"):
+            store.commit(transition, self._logged(transition))
         name = type(transition.after).__name__.lower()
-        log.info("%s: batch %d is %s", self.plan.name, batch_number(transition.after), name)
+        t, event = batch_number(transition.after), self._said(f"batch.{name}", transition.after, len(transition.moved))
+        log.info("%s: batch %d is %s", self.plan.name, t, name, extra=event)
         crash_point(f"coordinator.{name}")
 
     def pause(self, store: Store, now: int) -> float:
@@ -197,8 +231,10 @@ class Opener:
 
     def _next(self, batch: Batch, store: Store, now: int) -> Transition | None:
         if isinstance(batch, Collecting | Closed | Sketching | Agreed) and batch.t < self._sealed_from(store):
-            log.warning("%s: batch %d is void: a keyholder has lost what opens it", self.plan.name, batch.t)
+            self._say_void(batch, "a keyholder has lost what opens it")
             return on_void(batch, self._snapshot_hash(store, batch.t))
+        if isinstance(batch, Collecting | Closed) and (back := Verdicts(store.database).state().back) is not None:
+            return self._back(batch, store, back, now)
         try:
             match batch:
                 case Collecting():
@@ -214,7 +250,10 @@ class Opener:
                 case Applied():
                     return self._sign(batch, store)
                 case Headed():
-                    return on_headed(batch, store.queued(), now, self.plan.manifest)
+                    if self.plan.manifest.evaluation is not None:
+                        self._tell_judged(batch, store)
+                    abandoned = Verdicts(store.database).abandoned()
+                    return on_headed(batch, store.queued(), now, self.plan.manifest, abandoned)
                 case Ended():
                     return None
         except Refusal as refusal:
@@ -223,7 +262,7 @@ class Opener:
     def _close(self, batch: Collecting, store: Store, now: int) -> Transition | None:
         manifest, orders = self.plan.manifest, Orders(store.database)
         going = orders.now().going
-        if going is Going.PAUSED:
+        if going is Going.PAUSED or self.begin(batch, store, now) in (Begin.WAITS, Begin.SILENT):
             return None
         deadline_s = 0 if going is Going.DRAINING else self.deadline_s
         close = self._close_batch if manifest.batch.groups == 1 else self._close_group
@@ -262,6 +301,34 @@ class Opener:
 
     def _leaving(self, batch: Collecting, queued: Sequence[Member]) -> Transition | None:
         return on_barred(batch, queued, self.barred({member.dpk for member in queued}))
+
+    def begin(self, batch: Collecting, store: Store, now: int) -> Begin:
+        """Whether this batch may begin, as far as its checks are."""
+        verdicts = Verdicts(store.database)
+        checking = verdicts.checking()
+        if checking.by == "off":
+            return Begin.YES
+        return may_begin(batch.t, verdicts.state().judged, now - verdicts.heard_at(), checking.pace)
+
+    def _back(self, batch: Collecting | Closed, store: Store, back: RollBack, now: int) -> Transition:
+        good = store.head(back.to)
+        assert good is not None, "only what has a HEAD is gone back to"
+        store.snapshot(good.snapshot_hash)  # it has to be there, whole, before devices are sent to it
+        log.warning("%s: training goes back to Snapshot %d. %s", self.plan.name, back.to, back.why)
+        verdicts = Verdicts(store.database)
+        at = [*(one.at for one in verdicts.rollbacks()), batch.t + 1]
+        return on_rolled_back(batch, good, back.why, now if stormy(at, verdicts.checking().storm) else None)
+
+    def _tell_judged(self, batch: Headed, store: Store) -> None:
+        """Before the step, so that it is told again if a kill comes between."""
+        if batch.version == 0:
+            return
+        count = len(store.members(batch.version - 1))
+        both = (batch.version - 1, batch.version)
+        snapshots = [store.snapshot(self._snapshot_hash(store, version)) for version in both]
+        for judged in read_judged(self.plan, snapshots, [count]):
+            self.tell_judged(judged, batch.version)
+        crash_point("coordinator.judged.told")
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -322,7 +389,10 @@ class Opener:
             raise Stalled(f"a keyholder's sketches of batch {batch.t} are none: {error}") from error
         dropped = {member.update_id for member, long in zip(batch.members, found, strict=True) if long}
         if dropped:
-            log.warning("%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t)
+            event = said("batch.gated", plan=self._prefix, t=batch.t, updates=len(dropped))
+            log.warning(
+                "%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t, extra=event
+            )
         return on_sketched(batch, dropped, snapshot_hash, manifest)
 
     def _signer(self, j: int) -> bytes:
@@ -364,6 +434,7 @@ class Opener:
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
+            step = None
             if manifest.evaluation is not None:
                 following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
             else:
@@ -375,13 +446,49 @@ class Opener:
                 memory = memories.of(snapshot_hash, manifest.server, d)
                 mean = round_mean([*rounds.means(), mean], manifest)
                 following = apply_mean(before, mean, manifest.server, memory)
+                ages = [batch.t - member.base_version for member in batch.members]
+                three = (self._before(batch.t, store), before, following.snapshot)
+                step = measured(manifest, batch.t + 1, mean, weights, ages, three, store.counts())
         except SumBroken as error:
-            log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
+            self._say_void(batch, error)
             return on_void(batch, snapshot_hash)
         written = store.write_snapshot(following.snapshot)
         kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return replace(on_summed(batch, written, kept), round=Over() if manifest.batch.groups > 1 else None)
+        return replace(on_summed(batch, written, kept, step), round=Over() if manifest.batch.groups > 1 else None)
+
+    def _before(self, t: int, store: Store) -> bytes | None:
+        """The Snapshot before Snapshot t, as far as it is still kept."""
+        head = store.head(t - 1) if t else None
+        try:
+            return None if head is None else store.snapshot(head.snapshot_hash)
+        except TacitError:
+            return None
+
+    def look(self, store: Store, now: int) -> None:
+        """Raises and clears alarms."""
+        batch, verdicts, manifest = store.batch(), Verdicts(store.database), self.plan.manifest
+        checking = verdicts.checking()
+        collects = isinstance(batch, Collecting)
+        rolled_back_at = [one.at for one in verdicts.rollbacks()]
+        history = History(
+            steps=verdicts.steps(),
+            verdicts=verdicts.of_source("check" if checking.by == "off" else checking.by),
+            max_age=manifest.batch.max_age,
+            correlated=isinstance(manifest.noise.mechanism, Blt),
+            fall=checking.rule.fall,
+            begin=self.begin(batch, store, now) if collects else Begin.YES,
+            rolled_back_at=rolled_back_at,
+            version=batch_number(batch),
+            stormy=stormy(rolled_back_at, checking.storm),
+            collecting_s=now - batch.since if collects else 0.0,
+            deadline_s=self.deadline_s,
+        )
+        new, over = verdicts.report(findings(history), now)
+        for alarm in new:
+            log.warning("%s: alarm %s: %s (%s)", self.plan.name, alarm.code, alarm.sentence, alarm.runbook)
+        for alarm in over:
+            log.info("%s: alarm %s is over", self.plan.name, alarm.code)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
@@ -395,6 +502,7 @@ class Opener:
             opened=batch.opened,
             spoilt=batch.void,
             rekeyed=rekeyed,
+            back_to=None if batch.back_to is None else store.head(batch.back_to),
         )
         answer = self._ask(j, store, lambda keyholder: keyholder.sign_head(request))
         cards = cards_at(self.plan.manifest, self.plan_id, rekeyed, batch.version)
@@ -429,7 +537,7 @@ class Opener:
                 raise behind from refusal
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
-        log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)
+        self._say_void(batch, refusal)
         return on_void(batch, self._snapshot_hash(store, batch.t))
 
     def _rejected_now(self, batch: Sketching | Agreed, store: Store, refusal: Refusal, j: int) -> dict[UpdateId, Code]:
@@ -504,6 +612,9 @@ class Opener:
             case Transition(after=Opened(t, members, opened)):
                 body = LoggedOpened(plan_id=self.plan_id, t=t, root=root_of(members), count=len(members), marks=opened)
                 return [(LogKind.OPENED, encode(body))]
+            case Transition(rolled_back=RolledBack(at, to, why, _)):
+                body = LoggedRollback(plan_id=self.plan_id, from_version=at - 1, to_version=to, why=why[:500])
+                return [(LogKind.ROLLBACK, encode(body))]
             case Transition(after=Headed(), head=head) if head is not None:
                 return [(LogKind.HEAD, encode(head))]
             case Transition(after=Ended(version, Code.E_SUCCEEDED)) if self.successor is not None:
@@ -540,6 +651,7 @@ class OpenerThread:
     begins: Callable[[Store], bool] = lambda store: True
     tidy: Callable[[Store], None] = lambda store: None
     arrived: threading.Event = field(default_factory=threading.Event)
+    leads: bool = False  # whether it had the lease when it last looked
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -558,15 +670,17 @@ class OpenerThread:
         store: Store | None = None
         failures = silent = 0
         begun = False
-        swept_at = -math.inf
+        swept_at = looked_at = -math.inf
         told: list[str | None] = []
+        FAILED.add(self.opener.plan_id.hex()[:8], count=0)  # a series that begins with its first failure hides it
         while not self._stopped.is_set():
             self.arrived.clear()
             if self._stopped.is_set():
                 break  # asked to stop between the two lines above
             try:
                 store = store or self.open_store()
-                if not store.lease(self.owner, self.clock(), LEASE_S):
+                self.leads = store.lease(self.owner, self.clock(), LEASE_S)
+                if not self.leads:
                     self.arrived.wait(1.0)
                     continue
                 begun = begun or self.begins(store)
@@ -576,6 +690,9 @@ class OpenerThread:
                 if told != self.opener.trouble.reasons:
                     store.report_troubles(told := list(self.opener.trouble.reasons))
                 try:
+                    if self.clock() > looked_at + LOOKED_EVERY_S:
+                        self.opener.look(store, int(self.clock()))
+                        looked_at = self.clock()
                     if self.clock() > swept_at + SWEPT_EVERY_S:
                         store.sweep()
                         self.tidy(store)
@@ -587,10 +704,12 @@ class OpenerThread:
                     raise
                 except TacitError as error:
                     failures += 1
+                    FAILED.add(self.opener.plan_id.hex()[:8])
                     pause = self.backoff(failures)
                     if self.opener.give_up(store, failures):
                         continue
-                    log.warning("%s; it is tried again in %.1f s", error, pause)
+                    event = said("step.failed", plan=self.opener.plan_id.hex()[:8], failures=failures, seconds=pause)
+                    log.warning("%s; it is tried again in %.1f s", error, pause, extra=event)
                     if told != self.opener.trouble.reasons:
                         store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
@@ -601,13 +720,17 @@ class OpenerThread:
             except Unavailable as error:
                 # No keyholder's fault, and no reason to give a batch up, however long it lasts.
                 silent += 1
+                self.leads = False
                 pause = min(self.backoff(silent), LONGEST_SILENCE_S)
                 log.warning("%s; it is tried again in %.1f s", error, pause)
                 self._stopped.wait(pause)
             except Exception:
                 # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
                 failures += 1
-                log.exception("the opener met something unforeseen; it is tried again")
+                FAILED.add(self.opener.plan_id.hex()[:8])
+                event = said("step.broken", plan=self.opener.plan_id.hex()[:8], failures=failures)
+                log.exception("the opener met something unforeseen; it is tried again", extra=event)
                 self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        self.leads = False
         if store is not None:
             store.close()

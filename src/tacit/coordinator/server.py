@@ -4,6 +4,7 @@ GET  /v1/plans/ID                    the Plan's bytes; ranges, immutable
 GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` names the Plan that continues this one,
                                      `Tacit-Evaluation` the one by which the evaluation cohort judges it
 GET  /v1/plans/ID/heads/V            an older one; immutable
+GET  /v1/plans/ID/published          the HEAD of the Snapshot that people get: the newest that passed its check; ETag
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
 GET  /v1/plans/ID/average            Averaged: which average of Snapshots is published beside the newest one; ETag
 GET  /v1/plans/ID/averages/HASH      its bytes; immutable
@@ -41,6 +42,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator import watching
 from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
@@ -49,16 +51,19 @@ from tacit.coordinator.calling import DEVICE, REFUSED_DEVICE, REFUSED_UPDATE, bo
 from tacit.coordinator.database import Unavailable
 from tacit.coordinator.description import openapi, says
 from tacit.coordinator.desk import Desk
+from tacit.coordinator.gauges import STORE
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
-from tacit.coordinator.orders import Orders, check_running
+from tacit.coordinator.orders import Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
+from tacit.coordinator.publishing import checks_of, published_head
 from tacit.coordinator.roll import Roll
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
+from tacit.coordinator.watching import Timed, WhoReads
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
 from tacit.rates import Rates, Share
@@ -67,6 +72,7 @@ from tacit.wire import preimage
 from tacit.wire.calls import Call
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
+from tacit.wire.log import encode_lines
 from tacit.wire.messages import (
     Ask,
     Credential,
@@ -181,7 +187,8 @@ class IntakeThread:
 
     def _store(self, offers: list[_Offered]) -> None:
         def stored() -> list[Receipt | Refusal]:
-            return self._there().accept([offer for offer, _ in offers], int(time.time()) // 3600)
+            with STORE.time("accept"):
+                return self._there().accept([offer for offer, _ in offers], int(time.time()) // 3600)
 
         results = _answer(offers, stored)
         if any(isinstance(result, Receipt) for result in results):
@@ -270,7 +277,12 @@ class Coordinator:
         if head is None:
             return None
         ended = self.successor is not None and isinstance(self.store.batch(), Ended)
-        return Newest(_tag_of(head), encode(head), ended)
+        return Newest(head.version, _tag_of(head), encode(head), ended)
+
+    @cached_property
+    def orders(self) -> Fresh[Order]:
+        """What operators have ordered, or had a quarter of a second ago."""
+        return Fresh(Orders(self.store.database).now)
 
     def status(self) -> Status:
         head = self.store.newest()
@@ -284,6 +296,7 @@ class Coordinator:
             self.urls,
             [troubles.get(j) for j in range(1, len(self.urls) + 1)],
             self.successor,
+            checks_of(self.store),
         )
 
     def head_hash(self, version: int) -> Digest | None:
@@ -307,7 +320,7 @@ class Coordinator:
                 self.intake.count(Repeated())
             return known.receipt
         head_hash = self.head_hash(upload.base_version)
-        newest = self.store.newest() if head_hash is None else None
+        newest = self.newest() if head_hash is None else None
         if newest is not None and upload.base_version < newest.version:
             # After a restore from a backup: see `behind`.
             raise Refusal(
@@ -372,13 +385,18 @@ class Coordinator:
 class Newest:
     """The newest HEAD as it is served; `ended` if another Plan goes on from there."""
 
+    version: int
     tag: str
     head: bytes
     ended: bool
 
 
 def make_app(
-    *coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None, share: Share | None = None
+    *coordinators: Coordinator,
+    door: AdminDoor | None = None,
+    desk: Desk | None = None,
+    share: Share | None = None,
+    metrics: WhoReads = "local",
 ) -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does.
 
@@ -436,6 +454,14 @@ def make_app(
         answer.headers.update(following)
         return answer
 
+    @says("the newest HEAD that passed its check", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
+    async def published(request: Request) -> Response:
+        found = published_head(asked(request).store)
+        if found is None:
+            return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
+        tag = _tag_of(found)
+        return unchanged(request, tag, "no-cache") or _head(encode(found), tag, "no-cache")
+
     @says("an older HEAD; immutable", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def head_of_version(request: Request) -> Response:
         coordinator = asked(request)
@@ -471,7 +497,7 @@ def make_app(
             call = heard(coordinator, request)
             if call is not None:
                 coordinator.roll.check(DeviceKey(call.caller), coordinator.plan.lineage)
-            check_running(Orders(coordinator.store.database).now(), os.urandom(4))
+            check_running(coordinator.orders(), os.urandom(4))
             async with arriving.place():
                 body = await body_of(request, coordinator.most_body, call)
             return _message(await coordinator.take(body, call))
@@ -495,8 +521,7 @@ def make_app(
         after = natural(request.query_params.get("after", "0"))
         if after is None:
             raise Refusal(Code.E_MALFORMED, "`after` is the number of entries that were seen already")
-        lines = (msgspec.json.encode(entry) + b"\n" for entry in coordinator.store.log(after))
-        return Response(b"".join(lines), media_type="application/jsonl")
+        return Response(encode_lines(coordinator.store.log(after)), media_type="application/jsonl")
 
     @says("how the Plan is doing", gives=Status, codes=(Code.E_PLAN,))
     async def status(request: Request) -> Response:
@@ -514,10 +539,6 @@ def make_app(
         text = join_page(coordinator.plan, here, author, last.plan, coordinator.roll.door)
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
-    @says("this process lives")
-    async def healthz(request: Request) -> Response:
-        return Response("ok\n", media_type="text/plain")
-
     @says("this description", gives="application/json")
     async def described(request: Request) -> Response:
         return Response(description, media_type="application/json")
@@ -528,6 +549,7 @@ def make_app(
             Route(here, plan),
             Route(f"{here}/head", head),
             Route(f"{here}/heads/{{version}}", head_of_version),
+            Route(f"{here}/published", published),
             Route(f"{here}/snapshots/{{name}}", snapshot),
             Route(f"{here}/enrol", enrol, methods=["POST"]),
             Route(f"{here}/updates", updates, methods=["POST"]),
@@ -537,11 +559,12 @@ def make_app(
             Route("/v1/openapi.json", described),
             *batch_routes(asked),
             Route("/join/{plan_id}", join),
-            Route("/healthz", healthz),
+            *watching.routes(coordinators, asked, metrics),
             *([] if desk is None else admin_routes(desk)),
         ],
         lifespan=lifespan,
         middleware=[
+            Middleware(Timed),
             Middleware(SecurityHeaders),
             *([] if share is None else [Middleware(AddressRate, share=share)]),
         ],

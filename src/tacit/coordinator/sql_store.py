@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories, orders, pace, places, tidying
+from tacit.coordinator import memories, orders, pace, places, tallies, tidying, verdicts
 from tacit.coordinator.alive import has_ended, process_name
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
@@ -31,6 +31,7 @@ from tacit.coordinator.places import Held
 from tacit.coordinator.rounds import TABLES as ROUNDS
 from tacit.coordinator.rounds import Rounds, blob_of
 from tacit.coordinator.store import Counts, Known, Overtaken
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan
@@ -136,6 +137,8 @@ MIGRATIONS = (
     orders.TABLES,
     tidying.TABLES,
     ROUNDS,
+    tallies.TABLES,
+    verdicts.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -163,6 +166,7 @@ class _Standings:
     landed: dict[DeviceKey, int]
     pending: Counter[DeviceKey]
     known: dict[UpdateId, tuple[Digest, bytes]]  # hashes and Receipts
+    left: Collection[int]  # versions behind which training went back
 
     def given(self, member: Member) -> Receipt | None:
         """The Receipt that was given before. Refusal if it was another Update's."""
@@ -176,7 +180,9 @@ class _Standings:
     def standing(self, member: Member, target: int, held: Held | None, drawn: bytes) -> Standing:
         landed, pending = self.landed.get(member.dpk, 0), self.pending[member.dpk]
         again = pace.come_again(self.queued, target, self.per_second, int.from_bytes(drawn, "big") / 2**32)
-        return Standing(self.batch, self.newest, landed, pending, self.queued, again, held)
+        return Standing(
+            self.batch, self.newest, landed, pending, self.queued, again, held, member.base_version in self.left
+        )
 
     def take(self, member: Member, receipt: bytes) -> None:
         self.known[member.update_id] = (member.update_hash, receipt)
@@ -217,12 +223,19 @@ class SqlStore:
             )
             for code, count in Counter(moved.code for moved in transition.moved if moved.code is not None).items():
                 self._count_refusal(code, count)
+            tallies.count_over(self._db, transition.moved)
             if transition.landed:
                 self._land(transition)
             if transition.head is not None:
                 head = transition.head
                 self._db.run("INSERT INTO heads VALUES (?, ?, ?)", (head.version, head.snapshot_hash, encode(head)))
                 self._db.run("DELETE FROM answers")
+            if transition.rolled_back is not None:
+                Verdicts(self._db).keep_rolled_back(transition.rolled_back)
+                if isinstance(transition.after, Applied):
+                    self._memories.again(transition.after.snapshot_hash, transition.after.version)
+            if transition.measured is not None:
+                Verdicts(self._db).keep_step(transition.measured)
             for kind, body in logged:
                 self._append(kind, body)
             over = [moved.update_id for moved in transition.moved if moved.fate not in (Fate.QUEUED, Fate.IN)]
@@ -374,18 +387,12 @@ class SqlStore:
                 self._count_refusal(code, count)
 
     def counts(self) -> Counts:
-        fates = self._db.rows(
-            "SELECT fate, CAST(sum(n) AS BIGINT) FROM (SELECT fate, count(*) AS n FROM updates GROUP BY fate "
-            "UNION ALL SELECT fate, count FROM tidied) AS every GROUP BY fate"
-        )
         refused = self._db.rows("SELECT code, count FROM refusals ORDER BY code")
-        (most,) = self._first("SELECT max(count) FROM landings")
-        spent = self._db.rows("SELECT max(older_mu2), count - older FROM landings GROUP BY count - older")
         return Counts(
-            {Fate(fate): count for fate, count in fates},
+            tallies.by_fate(self._db),
             {Code(code): count for code, count in refused},
-            most or 0,
-            max((older + self._plan.manifest.spent(here) for older, here in spent), default=0.0),
+            tallies.most_landings(self._db),
+            tallies.most_spent(self._db, self._plan.manifest),
             self._pace.repeated,
             *self._places.counts(batch_number(self.batch()), self._now()),
         )
@@ -419,8 +426,9 @@ class SqlStore:
         row = self._db.row("SELECT head FROM heads WHERE version = ?", (version,))
         return None if row is None else decode(Head, row[0])
 
-    def log(self, after: int = 0) -> list[LogEntry]:
-        rows = self._db.rows("SELECT entry FROM log WHERE seq > ? ORDER BY seq", (after,))
+    def log(self, after: int = 0, most: int | None = None) -> list[LogEntry]:
+        last = 2**53 if most is None else after + most
+        rows = self._db.rows("SELECT entry FROM log WHERE seq > ? AND seq <= ? ORDER BY seq", (after, last))
         return [decode(LogEntry, entry) for (entry,) in rows]
 
     # Housekeeping
@@ -510,6 +518,7 @@ class SqlStore:
             {DeviceKey(dpk): count for dpk, count in landed},
             Counter(DeviceKey(dpk) for (dpk,) in pending),
             {UpdateId(name): (Digest(update_hash), receipt) for name, update_hash, receipt in known},
+            Verdicts(self._db).abandoned(),
         )
 
     def _judged(self, standings: _Standings, member: Member) -> Receipt | Refusal | None:

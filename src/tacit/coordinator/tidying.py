@@ -18,6 +18,7 @@ from tacit.coordinator.batch import Applied, Batch, Ended, earliest
 from tacit.coordinator.blobs import Blobs
 from tacit.coordinator.database import Database
 from tacit.coordinator.store import Store
+from tacit.coordinator.verdicts import Verdicts
 from tacit.plan.bundle import Plan
 from tacit.plan.manifest import Manifest
 from tacit.wire.messages import Receipt, decode
@@ -196,4 +197,5 @@ def tidied(store: Store, plan: Plan, plans: Iterable[Plan], keep: Keep, now: flo
     """`Tidying.tidy` for a Plan among those that are served; what others go on from stays."""
     following = (one.manifest.continues for one in plans)
     pinned = {one.version for one in following if one is not None and one.plan_id == plan.plan_id}
+    pinned |= Verdicts(store.database).pinned()
     return Tidying(store.database, store.blobs, plan.manifest).tidy(keep, int(now), pinned, dry=dry)

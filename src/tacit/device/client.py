@@ -25,6 +25,7 @@ from tacit.wire.calls import WINDOW_MS, Call, sign_call
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey
+from tacit.wire.log import read_pages
 from tacit.wire.messages import (
     Ask,
     Averaged,
@@ -32,6 +33,7 @@ from tacit.wire.messages import (
     Enrol,
     ErrorReply,
     Head,
+    LogEntry,
     Message,
     Place,
     Proof,
@@ -48,6 +50,8 @@ PIECE = 64 * 1024
 _BUSY = frozenset({408, 425, 429})
 
 MOST_STATUS_BYTES = 1 << 20
+MOST_PAGE_BYTES = 4 << 20  # of the log
+MOST_PAGES = 4096
 
 M = TypeVar("M", bound=Message)
 
@@ -168,6 +172,11 @@ class Client:
         with self._answer("GET", self.path("heads", str(version))) as answer:
             return self._message(Head, answer)
 
+    def published(self) -> Head:
+        """The HEAD of the Snapshot that people get: the newest that passed its check."""
+        with self._answer("GET", self.path("published")) as answer:
+            return self._message(Head, answer)
+
     def snapshot(self, digest: Digest, size: int) -> bytes:
         """The bytes of a Snapshot: `size` of them, with this SHA-256."""
         with self._answer("GET", self.path("snapshots", digest.hex())) as answer:
@@ -203,6 +212,17 @@ class Client:
     def proof(self, update_id: UpdateId) -> Proof:
         """What became of an Update. The caller checks the proof's signature."""
         return self._post(Proof, "proof", bytes(update_id))
+
+    def log(self) -> list[LogEntry]:
+        """The whole log of the Plan. The caller checks it."""
+        return read_pages(self.log_page)
+
+    def log_page(self, number: int) -> bytes:
+        """One page of the log, as it came."""
+        if number >= MOST_PAGES:
+            raise AnswerBroken(f"{self._link.server} shows a log of more than {MOST_PAGES} pages")
+        with self._answer("GET", self.path("log", "pages", str(number))) as answer:
+            return self._body(answer, MOST_PAGE_BYTES)
 
     def ended(self) -> str | None:
         """Why the run is over, if the coordinator says so. It is believed: it could as well be silent.
