@@ -225,9 +225,9 @@ class SqlStore:
                 "UPDATE updates SET fate = ?, t = ?, code = ? WHERE update_id = ?",
                 [(moved.fate, moved.t, moved.code, moved.update_id) for moved in transition.moved],
             )
+            tallies.count_over(self._db, transition.moved)
             for code, count in Counter(moved.code for moved in transition.moved if moved.code is not None).items():
                 self._count_refusal(code, count)
-            tallies.count_over(self._db, transition.moved)
             if transition.landed:
                 self._land(transition)
             if transition.head is not None:
@@ -284,6 +284,8 @@ class SqlStore:
         standings = self._standings(offers)
         results = [self._judged(standings, offer.member) for offer in offers]
         taken = [number for number, result in enumerate(results) if result is None]
+        if repeated := sum(isinstance(result, Receipt) for result in results):
+            self.count_repeated(repeated)
         if not taken:
             return [result for result in results if result is not None]
         receipts = {number: self._receipt(offers[number].member, hour) for number in taken}
