@@ -236,7 +236,8 @@ class Client:
         """Whether the coordinator says that nobody is needed any more who starts from this very Snapshot."""
         match self._status().batch:
             case {"t": int(t), "state": str(state), "fill": int(fill), "target": int(target)}:
-                return t != version or state != "collecting" or fill >= target
+                # Between a HEAD and its batch nothing has been counted yet: who gave up then would not come again.
+                return t != version or (state != "headed" and (state != "collecting" or fill >= target))
             case _:
                 return False
 
