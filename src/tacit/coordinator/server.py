@@ -5,6 +5,7 @@ GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` na
                                      `Tacit-Evaluation` the one by which the evaluation cohort judges it
 GET  /v1/plans/ID/heads/V            an older one; immutable
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
+GET  /v1/plans/ID/deltas/FROM/TO     what makes one Snapshot out of another, where that is shorter; immutable
 GET  /v1/plans/ID/average            Averaged: which average of Snapshots is published beside the newest one; ETag
 GET  /v1/plans/ID/averages/HASH      its bytes; immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
@@ -43,6 +44,7 @@ from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
 from tacit.coordinator.batching import batch_routes
 from tacit.coordinator.desk import Desk
+from tacit.coordinator.differences import difference_route
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
@@ -472,6 +474,7 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
             Route(f"{here}/head", head),
             Route(f"{here}/heads/{{version}}", head_of_version),
             Route(f"{here}/snapshots/{{name}}", snapshot),
+            difference_route(asked),
             Route(f"{here}/enrol", enrol, methods=["POST"]),
             Route(f"{here}/updates", updates, methods=["POST"]),
             Route(f"{here}/proof", proof, methods=["POST"]),

@@ -1,7 +1,7 @@
 """A device's home: one folder, one agent at a time, and what its owner may ask of it.
 
 HOME/ledger.sqlite    what was spent, sent and received (`tacit.device.ledger`)
-HOME/plans/           Plans as they were verified
+HOME/plans/           Plans as they were verified, and the Snapshots that were trained from last
 HOME/kept/            prefix results, as private as the examples they come from
 HOME/agent.lock       held while an agent runs
 """
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tacit.device.held import let_go
 from tacit.device.kept import erase_kept, kept_bytes
 from tacit.device.ledger import MU2_DEVICE_MAX, HomeMissing, Ledger, PlanStatus, ReceiptLine
 from tacit.durable import make_folder
@@ -89,6 +90,7 @@ def forget_plan(home: Path, plan_id: PlanId) -> int:
         erased = ledger.forget(plan_id, int(time.time()))
     erase_kept(home, plan_id)
     plan_file(home, plan_id).unlink(missing_ok=True)
+    let_go(home, plan_id)
     return erased
 
 
