@@ -342,6 +342,8 @@ FORKS.set_forkserver_preload(
     ["tacit.coordinator.__main__", "tacit.keyholder.__main__", "tacit.device.agent", "tests.factory"]
 )
 
+_TOLD = ("TACIT_CRASH_AT", "TACIT_STORE", "TACIT_BLOBS", "AWS_")  # what processes are told by their environment
+
 
 def _become(
     module: str,
@@ -352,7 +354,8 @@ def _become(
     stdout: Connection,
 ) -> None:
     """In the child: what `python -m module arguments` does, from a state in which nothing has run."""
-    os.environ.pop("TACIT_CRASH_AT", None)
+    for name in [name for name in os.environ if name.startswith(_TOLD)]:
+        del os.environ[name]  # the process from which this one was forked may be older than what they say
     os.environ.update(environment)
     if crash_at is not None:
         os.environ["TACIT_CRASH_AT"] = crash_at
@@ -463,7 +466,8 @@ class Process:
 def coordinator_process(world: World, keyholders: Sequence[Process], deadline_s: int = 600) -> Process:
     arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file)]
     arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s)]
-    return Process("tacit.coordinator", arguments, world.folder / "coordinator.log")
+    here = {name: value for name, value in os.environ.items() if name.startswith(_TOLD[1:])}
+    return Process("tacit.coordinator", arguments, world.folder / "coordinator.log", environment=here)
 
 
 def keyholder_process(world: World, j: int = 1) -> Process:

@@ -37,7 +37,7 @@ export type Program = {
 export type Manifest = {
   readonly title: string;
   readonly program: Program;
-  readonly local: { readonly epochs: number; readonly minibatch: number; readonly balance: boolean };
+  readonly local: { readonly epochs: number; readonly minibatch: number; readonly balance: boolean; readonly variance_weight: boolean };
   readonly noise: { readonly mechanism: { readonly type: string } };
   readonly evaluation: object | null;
   readonly blobs: readonly { readonly name: string; readonly size: number; readonly sha256: string }[];
@@ -72,6 +72,8 @@ export async function readPlan(file: Uint8Array): Promise<Plan> {
   if (!(await crypto.subtle.verify("Ed25519", key, file.slice(56, 120), statement)))
     throw new PlanRefused("this Plan's signature does not fit its contents: it was altered or its author is another");
   const manifest: Manifest = JSON.parse(text.decode(signed));
+  if (manifest.local.variance_weight)
+    throw new PlanRefused("this Plan is for devices that shorten what they send by its scatter; it is not played here");
   // A visit of the first has to add noise of its own, and one of the second judges: neither is what is played here.
   if (manifest.noise.mechanism.type === "local/1" || manifest.evaluation !== null)
     throw new PlanRefused("this Plan is for devices that add noise themselves, or that judge; it is not played here");

@@ -139,10 +139,11 @@ def transaction(db: sqlite3.Connection) -> Generator[None, None, None]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
+        db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:  # a full disk may have ended it already
+            db.execute("ROLLBACK")
         raise
-    db.execute("COMMIT")
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -66,14 +66,14 @@ def natural(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else None
 
 
-def refused(refusal: Refusal) -> Response:
-    """A refusal as a response."""
+def refused(refusal: Refusal, status: int | None = None) -> Response:
+    """A refusal as a response, with the status that goes with its code if no other is said."""
     retry_after = refusal.retry_after
     if retry_after is None and refusal.retryable:
         retry_after = 1
     reply = ErrorReply(code=refusal.code, reason=refusal.reason[:500], retry_after=retry_after)
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    return Response(encode(reply), status_of(refusal.code), headers, MESSAGE_TYPE)
+    return Response(encode(reply), status or status_of(refusal.code), headers, MESSAGE_TYPE)
 
 
 async def read_body(request: Request, most: int) -> bytes:

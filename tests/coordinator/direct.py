@@ -1,11 +1,12 @@
 """Real keyholders in this process behind the coordinator's interface, on a line that can be cut."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from tacit.coordinator.keyholders import Unreachable
 from tacit.coordinator.opener import Opener, Trouble
-from tacit.coordinator.records import local_store
+from tacit.coordinator.records import Records, local_store
 from tacit.coordinator.sql_store import SqlStore
 from tacit.keyholder.keyholder import Keyholder
 from tacit.plan.bundle import Plan
@@ -27,6 +28,8 @@ from tacit.wire.messages import (
 )
 from tests.factory import World
 from tests.keyholder.asking import start
+
+OPENED: list[SqlStore] = []
 
 
 @dataclass(eq=False)
@@ -83,6 +86,11 @@ class Direct:
 
 
 def open_store(world: World, folder: Path | None = None) -> SqlStore:
+    """In files, or where the environment says (the fixture `place`, which closes what was opened)."""
+    if os.environ.get("TACIT_STORE"):
+        records = Records(world.folder / "store", os.environ["TACIT_STORE"], os.environ.get("TACIT_BLOBS", ""))
+        OPENED.append(records.open(world.plan, world.coordinator.sig))
+        return OPENED[-1]
     return local_store(folder or world.folder / "store", world.plan, world.coordinator.sig)
 
 

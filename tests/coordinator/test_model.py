@@ -121,7 +121,7 @@ class CoordinatorModel(RuleBasedStateMachine):
         steps=st.integers(0, 9),
         kill=st.integers(0, 24) | st.none(),
         cut=CUTS,
-        then=st.sampled_from(["go on", "send again", "start anew", "be overtaken", "wait 1 s", "wait 100 s"]),
+        then=st.sampled_from(["go on", "send again", "start anew", "be overtaken", "sweep", "wait 1 s", "wait 100 s"]),
         data=st.data(),
     )
     def something_happens(
@@ -152,6 +152,8 @@ class CoordinatorModel(RuleBasedStateMachine):
                 self.recover()
             case "be overtaken":
                 self.be_overtaken()
+            case "sweep":
+                self.store.sweep(after_s=0)
             case "wait 1 s" | "wait 100 s":
                 self.now[0] += int(then.split()[1])
             case _:
@@ -288,6 +290,10 @@ class CoordinatorModel(RuleBasedStateMachine):
         kept = {one.name for one in self.store.blobs.under("updates")}
         packs = {self.store.database.row("SELECT pack FROM updates WHERE update_id = ?", (u,)) for u in waiting}
         assert kept == {row[0] for row in packs if row}
+        for update_id in waiting:
+            assert self.store.payload(self.known(update_id).member) == self.sent[update_id][0].payload
+        published = {f"snapshots/{self.head(v).snapshot_hash.hex()}" for v in range(newest.version + 1)}
+        assert {one.name for one in self.store.blobs.under("snapshots")} == published
 
 
 @pytest.fixture(autouse=True)
@@ -296,14 +302,25 @@ def _points(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "crash_point", POINTS)
 
 
+def examples(count: int) -> settings:
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=count, stateful_step_count=40, deadline=None, suppress_health_check=slow)
+
+
 class TestCoordinator(CoordinatorModel.TestCase):
-    settings = settings(
-        max_examples=25,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
+    settings = examples(25)
 
     @pytest.fixture(autouse=True)
     def _crash(self, _points: None) -> None:
         """The crash points kill as the model says."""
+
+
+class TestCoordinatorOnServers(CoordinatorModel.TestCase):
+    """The same on PostgreSQL and a bucket."""
+
+    settings = examples(4)
+
+    @pytest.fixture(autouse=True)
+    def _crash(self, _points: None, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in servers.items():
+            monkeypatch.setenv(name, value)

@@ -1,8 +1,6 @@
 """The opener's steps on the real store with real keyholders, where something is wrong."""
 
-import sqlite3
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 from tacit.coordinator.batch import Agreed, Applied, Batch, Closed, Collecting, Ended, Fate, Headed, Opened
+from tacit.coordinator.database import SqliteDatabase
 from tacit.coordinator.intake import check_upload
 from tacit.coordinator.keyholders import Unreachable
 from tacit.coordinator.opener import Opener, Stalled
@@ -22,6 +21,8 @@ from tacit.wire.messages import Receipt, Upload, decode, encode
 from tests.coordinator.direct import Direct, make_opener, open_store
 from tests.factory import Device, World, make_world, next_snapshot
 from tests.keyholder.asking import Asking
+
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @dataclass(eq=False)
@@ -219,15 +220,16 @@ def test_a_head_signature_that_does_not_fit_is_not_published(tmp_path: Path):
 def test_a_damaged_payload_stops_the_batch_and_gives_no_wrong_sum(tmp_path: Path, damage: str):
     bench = make_bench(tmp_path)
     bench.receive(*bench.updates(3))
-    path = next((bench.world.folder / "store" / "updates").iterdir())
-    data = path.read_bytes()
-    path.write_bytes(b"\1" + data[1:]) if damage == "changed" else path.unlink()
+    blobs = bench.store.blobs
+    (pack,) = blobs.under("updates")
+    data = blobs.get(pack.name)
+    blobs.put(pack.name, b"\1" + data[1:]) if damage == "changed" else blobs.delete([pack.name])
     bench.until(Opened)
 
-    with pytest.raises(TacitError, match=r"changed since|cannot be read"):
+    with pytest.raises(TacitError, match=r"changed since|is not there"):
         bench.step()
 
-    path.write_bytes(data)
+    blobs.put(pack.name, data)
     bench.until(Headed)
 
 
@@ -300,26 +302,40 @@ def test_a_sum_is_the_same_whenever_it_is_applied_again(tmp_path: Path):
 
 
 def test_only_one_opener_holds_the_lease(tmp_path: Path):
-    bench = make_bench(tmp_path)
-    here = "elsewhere/1/aa"
+    """By the clock that all of them share: on servers the database's own, whatever they say the time is."""
+    store = make_bench(tmp_path).store
+    one, two = "elsewhere.1.aa", "elsewhere.2.bb"
+    began = store.database.now(100.0)
 
-    assert bench.store.lease(here, 100.0, 30.0)
-    assert not bench.store.lease("elsewhere/2/bb", 110.0, 30.0)
-    assert bench.store.lease(here, 120.0, 30.0)
-    assert not bench.store.lease("elsewhere/2/bb", 149.0, 30.0)
-    assert bench.store.lease("elsewhere/2/bb", 151.0, 30.0)
+    def at(seconds: float) -> float:
+        with store.database.transaction():  # instead of waiting
+            store.database.run("UPDATE lease SET until = until - ?", (began + seconds - store.database.now(began),))
+        return began
+
+    assert store.lease(one, began, 30.0)
+    assert not store.lease(two, at(10), 30.0)
+    assert store.lease(one, at(10), 30.0)
+    assert not store.lease(two, at(29), 30.0)
+    assert store.lease(two, at(2), 30.0)
+    assert not store.lease(one, began, 30.0)
 
 
 def test_payloads_without_a_row_are_swept_and_others_stay(tmp_path: Path):
     bench = make_bench(tmp_path)
     bench.receive(*bench.updates(2))
-    folder = bench.world.folder / "store" / "updates"
-    (folder / ("00" * 32)).write_bytes(b"left over")
-    (folder / ".partial.1").write_bytes(b"left over")
+    kept = names(bench)
+    bench.store.blobs.put("updates/" + "00" * 32, b"left over")
+    bench.store.blobs.put("updates/.partial.1", b"left over")
+    bench.store.write_snapshot(b"left over")
 
     assert bench.store.sweep() == 0  # somebody may be about to name them
-    assert bench.store.sweep(after_s=0) == 2
-    assert len(list(folder.iterdir())) == 1
+    assert bench.store.sweep(after_s=0) == 3
+    assert names(bench) == kept
+    assert len(kept) == 2  # a pack, and Snapshot 0
+
+
+def names(bench: Bench) -> set[str]:
+    return {one.name for folder in ("updates", "snapshots") for one in bench.store.blobs.under(folder)}
 
 
 def test_what_is_stored_of_an_update_is_what_keyholders_are_shown(tmp_path: Path):
@@ -347,8 +363,10 @@ def test_an_opened_update_leaves_no_seal_behind(tmp_path: Path):
 
 def test_records_of_a_newer_program_are_left_alone(tmp_path: Path):
     bench = make_bench(tmp_path)
-    with closing(sqlite3.connect(bench.world.folder / "store" / "store.sqlite")) as db:
-        db.execute("PRAGMA user_version = 99")
+    database = bench.store.database
+    with database.transaction():
+        on_files = isinstance(database, SqliteDatabase)
+        database.run("PRAGMA user_version = 99" if on_files else "UPDATE format SET number = 99")
 
     with pytest.raises(TacitError, match="newer tacit"):
         open_store(bench.world)
@@ -372,10 +390,9 @@ def test_what_any_keyholder_would_reject_leaves_before_anybody_opens(tmp_path: P
 def test_payloads_are_removed_with_the_step_that_needs_them_last(tmp_path: Path):
     bench = make_bench(tmp_path)
     bench.receive(*bench.updates(3))
-    folder = bench.world.folder / "store" / "updates"
 
     bench.until(Opened)
-    before = len(list(folder.iterdir()))
+    before = list(bench.store.blobs.under("updates"))
     bench.step()
 
-    assert (before, list(folder.iterdir())) == (1, [])
+    assert (len(before), list(bench.store.blobs.under("updates"))) == (1, [])

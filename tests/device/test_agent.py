@@ -20,14 +20,15 @@ from tacit.engine.player import Player
 from tacit.errors import InputError
 from tacit.keyholder.keys import load_card
 from tacit.plan.bundle import decode_snapshot
+from tacit.plan.manifest import Places
 from tacit.privacy.seal import SealBroken, open_seal
 from tacit.wire.codes import Code
 from tacit.wire.ids import Digest, KeyId, UpdateId, sha256
 from tacit.wire.keys import SealingKey
-from tacit.wire.messages import Outcome, Receipt, Upload, decode, encode, entry_of, entry_seal_info
-from tacit.wire.signed import sign_proof, sign_rekeyed
+from tacit.wire.messages import Ask, Outcome, Place, Receipt, Upload, decode, encode, entry_of, entry_seal_info
+from tacit.wire.signed import check_ask, sign_proof, sign_rekeyed
 from tests.device.coordinating import Stage, in_threads, refusal, staged
-from tests.device.scripted import Answer, Asked
+from tests.device.scripted import Answer, Asked, Reply
 from tests.device.small import examples, learning_world, playable, save_examples, settings_for, with_plan
 from tests.factory import World, identity, running
 
@@ -328,6 +329,33 @@ def test_a_wait_of_years_is_one_of_an_hour(stage: Stage):
 
     assert ended.accepted == 1
     assert all(3600 < event.seconds <= 3900 for event in stage.of(events.Waiting))
+
+
+def test_a_device_trains_once_it_has_a_place_and_asks_with_its_key(tmp_path: Path):
+    places = Places(selected=4, seconds=60)
+    with staged(learning_world(tmp_path, places=places, max_age=0), tmp_path) as stage:
+        stage.script.on("POST places", refusal(Code.E_RATE, "all are taken", 429, wait=9), place_of(stage))
+
+        stage.run(once=True)
+
+        asks = [decode(Ask, body) for body in stage.script.bodies("POST places")]
+        assert len(asks) == 2 and asks[0] == asks[1]
+        check_ask(asks[0])
+        (upload,) = (decode(Upload, body) for body in stage.script.bodies("POST updates"))
+        assert (asks[0].dpk, asks[0].version, asks[0].plan_id) == (upload.dpk, 0, stage.world.plan_id)
+        assert sum(stage.waits) >= 9, stage.waits
+        order = [f"{one.method} {one.path.rsplit('/', 1)[-1]}" for one in stage.script.asked]
+        snapshot = f"GET {sha256(stage.pretender.snapshots[0]).hex()}"
+        # Nothing is fetched or trained for a batch that is full.
+        assert order.index(snapshot) > max(at for at, route in enumerate(order) if route == "POST places")
+
+
+def place_of(stage: Stage) -> Reply:
+    def given(asked: Asked) -> Answer:
+        ask = decode(Ask, asked.body)
+        return Answer(body=encode(Place(plan_id=ask.plan_id, version=ask.version, until=2**40)))
+
+    return given
 
 
 def test_what_was_asked_for_by_retry_after_is_waited(stage: Stage):

@@ -78,6 +78,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     plan = read_plan(arguments.plan)
     place = home(arguments.home)
+    # On the command line of the process that needs it everybody on this machine could read a password.
+    for name, said in (("TACIT_STORE", arguments.store), ("TACIT_BLOBS", arguments.blobs)):
+        if said is not None:
+            os.environ[name] = said
     processes: list[Any] = []
     opens_only = arguments.role == "opener"
     port = arguments.port if arguments.port is not None else 0 if opens_only else PORT
@@ -92,10 +96,6 @@ def run(arguments: argparse.Namespace) -> None:
             addresses=arguments.keyholders,
             evaluation=arguments.evaluation,
             role=arguments.role,
-            more=[
-                *([] if arguments.store is None else ["--store", arguments.store]),
-                *([] if arguments.blobs is None else ["--blobs", arguments.blobs]),
-            ],
         )
         if opens_only:
             said = {"opens": plan.name, "plan_id": plan.plan_id.hex()}

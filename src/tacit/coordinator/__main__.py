@@ -6,12 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from tacit.codec.errors import CodecError
 from tacit.coordinator.admin import admin_app
+from tacit.coordinator.alive import process_name
 from tacit.coordinator.desk import Desk, open_operators
 from tacit.coordinator.judged import check_judges, judged_by, newest_values
 from tacit.coordinator.keyholders import HttpKeyholder
@@ -20,7 +21,7 @@ from tacit.coordinator.opener import Opener, OpenerThread, Trouble
 from tacit.coordinator.operators import AdminDoor
 from tacit.coordinator.records import Records
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
-from tacit.coordinator.sql_store import SqlStore, process_name
+from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
 from tacit.coordinator.tidying import KEEP, Keep, tidied
@@ -73,7 +74,7 @@ class Settings:
     port: int
     deadline_s: int
     evaluation: Path | None = None
-    store: str = ""
+    store: str = field(default="", repr=False)  # there may be a password in it
     blobs: str = ""
     role: Role = "all"
     admin: "AdminAddress | None" = None

@@ -4,26 +4,22 @@ A blob is written whole, under its name, before the row that names it is committ
 there. A name is written once, or again with the same bytes.
 """
 
+import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from tacit.coordinator.database import Unavailable
 from tacit.durable import make_folder, write_file
 from tacit.errors import InputError, TacitError
 
 
 class BlobMissing(TacitError):
     """A blob that a row names is not there, or cannot be read."""
-
-
-class BlobsUnavailable(TacitError):
-    """The object store does not answer, or refuses; nothing is lost, ask again."""
-
-    retryable = True
 
 
 @dataclass(frozen=True)
@@ -85,8 +81,11 @@ class Folder:
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         path = self._root / name
-        make_folder(path.parent)
-        write_file(path, data)
+        try:
+            make_folder(path.parent)
+            write_file(path, data)
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
 
     def get(self, name: str) -> bytes:
         try:
@@ -104,16 +103,21 @@ class Folder:
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
-            (self._root / name).unlink(missing_ok=True)
+            try:
+                (self._root / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise Unavailable(f"{self._root / name} cannot be deleted: {error.strerror}") from error
 
     def under(self, prefix: str) -> Iterator[BlobInfo]:
         folder, now = self._root / prefix, time.time()
         if not folder.is_dir():
             return
         for path in sorted(folder.rglob("*")):
-            if path.is_file():
+            with suppress(FileNotFoundError):  # deleted meanwhile
                 stat = path.stat()
-                yield BlobInfo(path.relative_to(self._root).as_posix(), stat.st_size, now - stat.st_mtime)
+                if path.is_file():
+                    name = path.relative_to(self._root).as_posix()
+                    yield BlobInfo(name, stat.st_size, now - stat.st_mtime)
 
     def folders(self) -> list[str]:
         return sorted(path.name for path in self._root.iterdir() if path.is_dir()) if self._root.is_dir() else []
@@ -125,65 +129,58 @@ class Folder:
         return Folder(self._root / folder)
 
 
+# An object store that does not answer is noticed in seconds; whoever waits comes again, or the opener does.
+_PATIENCE: Any = {"connect_timeout": timedelta(seconds=3), "read_timeout": timedelta(seconds=10), "timeout": "5min"}
+_RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=15)}
+
+
 class Bucket:
     """Objects in S3, or in what speaks like it. Keys, region and endpoint come from the environment (AWS_…)."""
 
     def __init__(self, url: str, prefix: str = "", store: Any = None):
-        import obstore  # only who uses it needs it
-        from obstore.store import from_url
+        try:
+            import obstore  # only who uses it needs it
+            from obstore.store import from_url
+        except ImportError as error:
+            raise InputError("--blobs needs what speaks S3: pip install 'tacit[scale]'") from error
 
         self._obstore, self._url, self._prefix = obstore, url, prefix
         try:
-            self._store: Any = store or from_url(url)
+            # What is said here takes the place of what the environment says, of this too.
+            patience = _PATIENCE | {"allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"}
+            self._store: Any = store or from_url(url, client_options=patience, retry_config=_RETRIES)
         except (ValueError, obstore.exceptions.BaseError) as error:
             raise InputError(f"--blobs {url}: {error}") from error
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        try:
-            self._obstore.put(self._store, self._prefix + name, bytes(data))
-        except self._obstore.exceptions.BaseError as error:
-            raise self._failed(error) from error
+        with self._answering(name):
+            # In one piece: what is cut off leaves nothing behind, not even parts that nobody lists.
+            self._obstore.put(self._store, self._prefix + name, bytes(data), use_multipart=False)
 
     def get(self, name: str) -> bytes:
-        try:
+        with self._answering(name):
             return bytes(self._obstore.get(self._store, self._prefix + name).bytes())
-        except (FileNotFoundError, self._obstore.exceptions.NotFoundError) as error:
-            raise BlobMissing(f"{self._url} has no {self._prefix}{name}") from error
-        except self._obstore.exceptions.BaseError as error:
-            raise self._failed(error) from error
 
     def get_range(self, name: str, start: int, length: int) -> bytes:
-        try:
+        with self._answering(name):
             return bytes(self._obstore.get_range(self._store, self._prefix + name, start=start, length=length))
-        except (FileNotFoundError, self._obstore.exceptions.NotFoundError) as error:
-            raise BlobMissing(f"{self._url} has no {self._prefix}{name}") from error
-        except self._obstore.exceptions.BaseError as error:
-            raise self._failed(error) from error
 
     def delete(self, names: Iterable[str]) -> None:
-        errors = self._obstore.exceptions
-        for name in names:
-            try:
-                with suppress(FileNotFoundError, errors.NotFoundError):
-                    self._obstore.delete(self._store, self._prefix + name)
-            except errors.BaseError as error:
-                raise self._failed(error) from error
+        if paths := [self._prefix + name for name in names]:
+            with self._answering(paths[0]), suppress(FileNotFoundError):
+                self._obstore.delete(self._store, paths)
 
     def under(self, prefix: str) -> Iterator[BlobInfo]:
         now = datetime.now(UTC)
-        try:
+        with self._answering(prefix):
             for page in self._obstore.list(self._store, f"{self._prefix}{prefix}/"):
                 for one in page:
                     name = str(one["path"]).removeprefix(self._prefix)
                     yield BlobInfo(name, int(one["size"]), (now - one["last_modified"]).total_seconds())
-        except self._obstore.exceptions.BaseError as error:
-            raise self._failed(error) from error
 
     def folders(self) -> list[str]:
-        try:
+        with self._answering(""):
             found = self._obstore.list_with_delimiter(self._store, self._prefix or None)["common_prefixes"]
-        except self._obstore.exceptions.BaseError as error:
-            raise self._failed(error) from error
         return sorted(str(one).rstrip("/").rpartition("/")[2] for one in found)
 
     def path(self, name: str) -> Path | None:
@@ -192,8 +189,15 @@ class Bucket:
     def within(self, folder: str) -> "Bucket":
         return Bucket(self._url, f"{self._prefix}{folder}/", self._store)
 
-    def _failed(self, error: Exception) -> BlobsUnavailable:
-        return BlobsUnavailable(f"{self._url} does not do what it is asked: {error}")
+    @contextmanager
+    def _answering(self, name: str) -> Generator[None, None, None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise BlobMissing(f"{self._url} has no {self._prefix}{name}") from error
+        except self._obstore.exceptions.BaseError as error:
+            what = str(error).partition("\n")[0]
+            raise Unavailable(f"{self._url} does not do what it is asked: {what}") from error
 
 
 def blobs_at(place: str, otherwise: Path) -> Blobs:

@@ -6,6 +6,8 @@ decided there is decided from what nobody else changes meanwhile, and rows have 
 """
 
 import re
+import sqlite3
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
@@ -19,7 +21,10 @@ Row = tuple[Any, ...]
 
 
 class Unavailable(TacitError):
-    """The database cannot be reached, or has lost this connection; nothing is lost, ask again."""
+    """What keeps the records does not answer, or cannot take more now. Nothing is lost: ask again.
+
+    Whether a transaction that was cut off at its end counts is seen by looking, as after a kill.
+    """
 
     retryable = True
 
@@ -86,22 +91,30 @@ class SqliteDatabase:
     """
 
     def __init__(self, path: Path, migrations: Sequence[str]):
-        self._db = open_database(path, migrations)
+        with _in_order(path):
+            self._db = open_database(path, migrations)
+        self._path = path
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        return self._db.execute(sql, tuple(values)).fetchall()
+        with _in_order(self._path):
+            return self._db.execute(sql, tuple(values)).fetchall()
 
     def row(self, sql: str, values: Sequence[object] = ()) -> Row | None:
-        return self._db.execute(sql, tuple(values)).fetchone()
+        with _in_order(self._path):
+            return self._db.execute(sql, tuple(values)).fetchone()
 
     def run(self, sql: str, values: Sequence[object] = ()) -> int:
-        return self._db.execute(sql, tuple(values)).rowcount
+        with _in_order(self._path):
+            return self._db.execute(sql, tuple(values)).rowcount
 
     def run_many(self, sql: str, many: Iterable[Sequence[object]]) -> None:
-        self._db.executemany(sql, [tuple(values) for values in many])
+        with _in_order(self._path):
+            self._db.executemany(sql, [tuple(values) for values in many])
 
-    def transaction(self) -> AbstractContextManager[None]:
-        return transaction(self._db)
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        with _in_order(self._path), transaction(self._db):
+            yield
 
     def now(self, own: float) -> float:
         return own
@@ -134,22 +147,31 @@ class SqliteDatabase:
 
 
 class PostgresDatabase:
-    """A schema of its own in the database that `url` names.
+    """A schema of its own in the database that `url` names; one connection.
 
-    A connection that was lost is made anew with the next question. A transaction that was cut off is told as
-    `Unavailable`: whether it counts is seen by looking, as after a kill.
+    A connection that was lost is made anew with the next question; after an attempt that failed the next one waits
+    a moment, so that whoever asks meanwhile is told at once.
     """
 
     def __init__(self, url: str, schema: str, migrations: Sequence[str]):
-        import psycopg  # only who uses it needs it
+        try:
+            import psycopg  # only who uses it needs it
+        except ImportError as error:
+            raise InputError("--store needs PostgreSQL's driver: pip install 'tacit[scale]'") from error
 
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
             raise InputError(f"{schema!r} is no name of a schema")
-        self._url, self._schema, self._psycopg = url, schema, psycopg
+        self._address = _PATIENCE | _parts(url)
+        self._schema, self._psycopg = schema, psycopg
         self._lock = int.from_bytes(sha256(schema.encode()).digest()[:8], "big", signed=True)
-        self._db = self._connect()
-        with self._spoken():
+        self._inside, self._not_before = False, 0.0
+        self._db: Any = None
+        self._connect()
+        try:
             self._migrate(migrations)
+        except BaseException:
+            self.close()
+            raise
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         return self._ask(sql, values).fetchall()
@@ -168,14 +190,21 @@ class PostgresDatabase:
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
         self._begin()
+        self._inside = True
         try:
             yield
-        except BaseException:
-            with suppress(self._psycopg.Error):  # a lost connection has rolled back by itself
-                self._db.execute("ROLLBACK")
+            with self._spoken():
+                # Of a transaction in which a statement failed, COMMIT makes a ROLLBACK, and says so here alone.
+                if self._db.execute("COMMIT").statusmessage != "COMMIT":
+                    raise Unavailable("the database took the transaction back")
+        except Unavailable:
+            self._db.close()  # it may be a server that has become a copy of another one, and takes no writing
             raise
-        with self._spoken():
-            self._db.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        finally:
+            self._inside = False
 
     def now(self, own: float) -> float:
         row = self.row("SELECT extract(epoch FROM clock_timestamp())::float8")
@@ -202,11 +231,12 @@ class PostgresDatabase:
         self.row("SELECT 1")  # a lost connection is made anew here, not within
         with self._spoken():
             self._db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self._inside = True
         try:
             yield
         finally:
-            with suppress(self._psycopg.Error):
-                self._db.execute("ROLLBACK")
+            self._inside = False
+            self._roll_back()
 
     def each(self, sql: str) -> Iterator[Row]:
         with self._spoken(), self._db.cursor(name="each") as cursor:
@@ -225,69 +255,138 @@ class PostgresDatabase:
             )
 
     def close(self) -> None:
-        self._db.close()
+        if self._db is not None:
+            self._db.close()
 
-    def _connect(self) -> Any:
+    def _connect(self) -> None:
+        self.close()
+        if time.monotonic() < self._not_before:
+            raise Unavailable("the database did not answer a moment ago")
         try:
-            db = self._psycopg.connect(self._url, autocommit=True, connect_timeout=10)
-            db.execute("SET synchronous_commit TO on")
-            db.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
-            db.execute(f"SET search_path TO {self._schema}")
-        except self._psycopg.errors.UniqueViolation:
-            return self._connect()  # two made the schema at once
+            self._db = self._psycopg.connect(**self._address, autocommit=True)
+            self._db.execute(f"{_SESSION} SET search_path TO {self._schema}")
         except self._psycopg.Error as error:
-            raise Unavailable(f"the database does not answer: {str(error).strip()}") from error
-        return db
+            self.close()
+            self._not_before = time.monotonic() + _ANEW_AFTER_S
+            raise self._silent(error) from error
 
     def _migrate(self, migrations: Sequence[str]) -> None:
+        """Looks first: a schema that is up to date keeps nobody waiting."""
+        if self._format() == len(migrations):
+            return
         with self.transaction():
-            self._db.execute("CREATE TABLE IF NOT EXISTS format (one BIGINT PRIMARY KEY, number BIGINT NOT NULL)")
-            row = self._db.execute("SELECT number FROM format").fetchone()
-            have = 0 if row is None else int(row[0])
-            if have > len(migrations):
+            have = self._format()
+            if have is None:
+                self.run(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
+                self.run("CREATE TABLE format (one BIGINT PRIMARY KEY CHECK (one = 1), number BIGINT NOT NULL)")
+                self.run("INSERT INTO format VALUES (1, 0)")
+            elif have > len(migrations):
                 raise TacitError(f"schema {self._schema} has format {have}, made by a newer tacit; update this one")
-            for script in migrations[have:]:
-                self._db.execute(translated(script))
-            if have < len(migrations):
-                self._db.execute(
-                    "INSERT INTO format VALUES (1, %s) ON CONFLICT (one) DO UPDATE SET number = excluded.number",
-                    (len(migrations),),
-                )
+            for script in migrations[have or 0 :]:
+                with self._spoken():
+                    self._db.execute(translated(script))
+            self.run("UPDATE format SET number = ?", (len(migrations),))
+
+    def _format(self) -> int | None:
+        made = self.row("SELECT 1 FROM pg_tables WHERE schemaname = ? AND tablename = 'format'", (self._schema,))
+        row = self.row("SELECT number FROM format") if made else None
+        return None if row is None else int(row[0])
 
     def _ask(self, sql: str, values: Sequence[object]) -> Any:
-        """Outside a transaction once more after a lost connection: a question changes nothing."""
-        inside = self._db.info.transaction_status != self._psycopg.pq.TransactionStatus.IDLE
+        """Outside a transaction once more, on a new connection: a question changes nothing."""
+        if self._inside:
+            with self._spoken():
+                return self._db.execute(_spelt(sql), values)
         try:
             return self._db.execute(_spelt(sql), values)
-        except self._psycopg.OperationalError as error:
-            if inside and not self._db.closed:
-                raise Unavailable(f"the database does not answer: {str(error).strip()}") from error
-            if inside:
-                raise Unavailable("the connection to the database was lost") from error
-        self._again()
+        except self._psycopg.OperationalError:
+            self._connect()
         with self._spoken():
             return self._db.execute(_spelt(sql), values)
 
     def _begin(self) -> None:
         try:
-            self._db.execute("BEGIN")
+            self._db.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         except self._psycopg.OperationalError:
-            self._again()
+            self._connect()
             with self._spoken():
-                self._db.execute("BEGIN")
-        with self._spoken():
-            self._db.execute("SELECT pg_advisory_xact_lock(%s)", (self._lock,))
+                self._db.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        try:
+            with self._spoken():
+                # What is read after this line is what the writer before has left: that is what the level is for.
+                self._db.execute("SELECT pg_advisory_xact_lock(%s)", (self._lock,))
+        except BaseException:
+            self._db.close()
+            raise
 
-    def _again(self) -> None:
-        self._db.close()
-        self._db = self._connect()
+    def _roll_back(self) -> None:
+        try:
+            self._db.execute("ROLLBACK")
+        except self._psycopg.Error:
+            self._db.close()  # a lost connection has rolled back by itself
 
     @contextmanager
     def _spoken(self) -> Generator[None, None, None]:
         try:
             yield
-        except self._psycopg.OperationalError as error:
-            raise Unavailable(f"the database does not answer: {str(error).strip()}") from error
+        except (self._psycopg.OperationalError, self._psycopg.InternalError) as error:
+            raise self._silent(error) from error
+
+    def _silent(self, error: Exception) -> Unavailable:
+        return Unavailable(f"the database does not answer: {str(error).strip()}")
+
+
+def _parts(url: str) -> dict[str, Any]:
+    """What an address says. Where it is none, no message shows it, nor what could be a piece of a password."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    said: dict[str, Any] = {}
+    with suppress(ProgrammingError):
+        said = conninfo_to_dict(url)
+    ports = str(said.get("port", "")).replace(",", "")
+    if not said or (ports and not ports.isdecimal()) or "@" in f"{said.get('dbname')}{said.get('host')}":
+        raise InputError("--store: PostgreSQL cannot read this address; %-encode what is special in its password")
+    return said
+
+
+# What an address may say otherwise. A machine that is gone without a word is noticed after some 15 seconds.
+_PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15_000,
+    "application_name": "tacit",
+}
+# A process that is stopped, or cut off, in the middle of a transaction holds up the others for so long at most.
+_SESSION = """
+    SET synchronous_commit TO on; SET lock_timeout TO '20s'; SET statement_timeout TO '60s';
+    SET idle_in_transaction_session_timeout TO '15s'; SET tcp_keepalives_idle TO 5; SET tcp_keepalives_interval TO 5;
+    SET tcp_keepalives_count TO 2; SET client_min_messages TO warning;
+"""
+_ANEW_AFTER_S = 0.5
+
+# What a full disk, a locked or a vanished file is: not what a wrong statement is.
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
+
+
+@contextmanager
+def _in_order(path: Path) -> Generator[None, None, None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING:
+            raise
+        raise Unavailable(f"{path} cannot be used: {error}") from error
 
 
 def translated(script: str) -> str:

@@ -45,6 +45,7 @@ from tacit.coordinator.batch import (
     root_of,
 )
 from tacit.coordinator.behind import Behind, is_behind
+from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.memories import Memories
@@ -89,6 +90,7 @@ _Reply = TypeVar("_Reply")
 
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
+LONGEST_SILENCE_S = 5.0  # between two looks whether the database is there again
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -506,16 +508,17 @@ class OpenerThread:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        store = self.open_store()
-        failures = 0
+        store: Store | None = None
+        failures = silent = 0
         begun = False
         swept_at = -math.inf
         told: list[str | None] = []
-        try:
-            while not self._stopped.is_set():
-                self.arrived.clear()
-                if self._stopped.is_set():
-                    break  # asked to stop between the two lines above
+        while not self._stopped.is_set():
+            self.arrived.clear()
+            if self._stopped.is_set():
+                break  # asked to stop between the two lines above
+            try:
+                store = store or self.open_store()
                 if not store.lease(self.owner, self.clock(), LEASE_S):
                     self.arrived.wait(1.0)
                     continue
@@ -530,13 +533,11 @@ class OpenerThread:
                         store.sweep()
                         self.tidy(store)
                         swept_at = self.clock()
-                    if not self.opener.step(store, int(self.clock())):
-                        failures = 0
-                        self.arrived.wait(self.opener.pause(store, int(self.clock())))
-                        continue
-                    failures = 0
+                    stepped = self.opener.step(store, int(self.clock()))
                 except Overtaken:
                     continue
+                except Unavailable:
+                    raise
                 except TacitError as error:
                     failures += 1
                     pause = self.backoff(failures)
@@ -546,10 +547,20 @@ class OpenerThread:
                     if told != self.opener.trouble.reasons:
                         store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
-                except Exception:
-                    # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
-                    failures += 1
-                    log.exception("the opener met something unforeseen; it is tried again")
-                    self._stopped.wait(max(LEASE_S, self.backoff(failures)))
-        finally:
+                    continue
+                failures = silent = 0
+                if not stepped:
+                    self.arrived.wait(self.opener.pause(store, int(self.clock())))
+            except Unavailable as error:
+                # No keyholder's fault, and no reason to give a batch up, however long it lasts.
+                silent += 1
+                pause = min(self.backoff(silent), LONGEST_SILENCE_S)
+                log.warning("%s; it is tried again in %.1f s", error, pause)
+                self._stopped.wait(pause)
+            except Exception:
+                # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
+                failures += 1
+                log.exception("the opener met something unforeseen; it is tried again")
+                self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        if store is not None:
             store.close()

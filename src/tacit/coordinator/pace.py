@@ -42,6 +42,8 @@ def per_second(openings: list[Opening]) -> float | None:
 
     A batch that is being opened counts once it takes longer than the others did.
 
+    >>> per_second([Opening(10, 5.0, False)])
+    1.0
     >>> per_second([Opening(10, 2.0, True), Opening(10, 3.0, True), Opening(10, 1.0, False)])
     4.0
     >>> per_second([Opening(10, 2.0, True), Opening(10, 38.0, False)])
@@ -49,7 +51,8 @@ def per_second(openings: list[Opening]) -> float | None:
     """
     done = [one for one in openings if one.done]
     if not done:
-        return None
+        # Of a first batch that is being opened nobody knows how long it takes: as long again as it has taken so far.
+        return next((one.members / max(2 * one.seconds, 1.0) for one in openings), None)
     mean = sum(one.seconds for one in done) / len(done)
     counted = done + [one for one in openings if not one.done and one.seconds > mean]
     seconds = sum(one.seconds for one in counted)

@@ -9,7 +9,8 @@ with the same keys in it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tacit.coordinator.blobs import BlobMissing, Blobs, Folder, blobs_at
@@ -31,7 +32,7 @@ class Records:
     """
 
     home: Path
-    store: str = ""
+    store: str = field(default="", repr=False)  # there may be a password in it
     blobs: str = ""
 
     def __post_init__(self) -> None:
@@ -46,7 +47,7 @@ class Records:
 
     def plans(self) -> dict[bytes, Plan]:
         """The Plans that this coordinator has served, by their ids."""
-        shared = self._blobs()
+        shared = self._blobs
         for name in shared.folders():
             own = self._folder / name / "plan.tacit"
             if not own.exists():
@@ -65,7 +66,7 @@ class Records:
         if not own.exists():
             make_folder(own.parent)
             write_file(own, plan.raw)
-        shared, name = self._blobs(), f"{plan.plan_id.hex()}/plan.tacit"
+        shared, name = self._blobs, f"{plan.plan_id.hex()}/plan.tacit"
         if shared.path(name) != own:
             shared.put(name, bytes(plan.raw))
         return read_plan(own)
@@ -82,7 +83,7 @@ class Records:
 
     def blobs_of(self, plan: Plan) -> Blobs:
         """The blobs of a Plan."""
-        return self._blobs().within(plan.plan_id.hex())
+        return self._blobs.within(plan.plan_id.hex())
 
     def common(self, name: str, migrations: Sequence[str]) -> Database:
         """Tables that belong to no single Plan."""
@@ -94,6 +95,7 @@ class Records:
     def _folder(self) -> Path:
         return self.home / "plans"
 
+    @cached_property
     def _blobs(self) -> Blobs:
         return blobs_at(self.blobs, self._folder)
 

@@ -21,6 +21,7 @@ GET  /healthz
 
 import asyncio
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -43,6 +44,7 @@ from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
 from tacit.coordinator.batching import batch_routes
+from tacit.coordinator.database import Unavailable
 from tacit.coordinator.desk import Desk
 from tacit.coordinator.differences import difference_route
 from tacit.coordinator.intake import Offer, check_upload
@@ -81,6 +83,8 @@ MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
 BUSY_RETRY_S = 4
 
+log = logging.getLogger("tacit.coordinator")
+
 _OUTCOMES: dict[Fate, Outcome] = {
     Fate.QUEUED: "queued",
     Fate.IN: "queued",
@@ -107,6 +111,9 @@ class IntakeThread:
 
     def __init__(self, open_store: Callable[[], Store], arrived: Callable[[], None]):
         self._open_store, self._arrived = open_store, arrived
+        self._opened: Store | None = None  # by the thread, when it needs it first
+        self._uncounted: Counter[Code] = Counter()
+        self._repeated = 0
         self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | Repeated | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
@@ -136,13 +143,10 @@ class IntakeThread:
         self._waiting.put(what)
 
     def _run(self) -> None:
-        store = self._open_store()
         ending = False
         while not ending:
             offers: list[_Offered] = []
             asks: list[_Asked] = []
-            refused: Counter[Code] = Counter()
-            repeated = 0
             taken = [self._waiting.get()]
             with contextlib.suppress(queue.Empty):
                 while len(taken) < MOST_IN_COMMIT:
@@ -152,30 +156,45 @@ class IntakeThread:
                     case None:
                         ending = True
                     case Code():
-                        refused[one] += 1
+                        self._uncounted[one] += 1
                     case Repeated():
-                        repeated += 1
+                        self._repeated += 1
                     case (Offer() as offer, answer):
                         offers.append((offer, answer))
                     case (Ask() as ask, answer):
                         asks.append((ask, answer))
-            self._store(store, offers, refused, repeated)
+            if offers:
+                self._store(offers)
             if asks:
-                _answer(asks, partial(store.give_places, [ask for ask, _ in asks]))
-        store.close()
+                _answer(asks, partial(self._give_places, [ask for ask, _ in asks]))
+            self._count()
+        if self._opened is not None:
+            self._opened.close()
 
-    def _store(self, store: Store, offers: list[_Offered], refused: Counter[Code], repeated: int) -> None:
+    def _give_places(self, asks: list[Ask]) -> list[int | Refusal]:
+        return self._there().give_places(asks)
+
+    def _store(self, offers: list[_Offered]) -> None:
         def stored() -> list[Receipt | Refusal]:
-            given = store.accept([offer for offer, _ in offers], int(time.time()) // 3600) if offers else []
-            if refused:
-                store.count_refusals(refused)
-            if repeated:
-                store.count_repeated(repeated)
-            return given
+            return self._there().accept([offer for offer, _ in offers], int(time.time()) // 3600)
 
         results = _answer(offers, stored)
         if any(isinstance(result, Receipt) for result in results):
             self._arrived()
+
+    def _count(self) -> None:
+        with contextlib.suppress(Unavailable):  # then with the next ones
+            if self._uncounted:
+                self._there().count_refusals(self._uncounted)
+                self._uncounted.clear()
+            if self._repeated:
+                self._there().count_repeated(self._repeated)
+                self._repeated = 0
+
+    def _there(self) -> Store:
+        if self._opened is None:
+            self._opened = self._open_store()
+        return self._opened
 
 
 def _answer(
@@ -187,6 +206,7 @@ def _answer(
         results = list(work())
     except Exception as error:
         # The edge of this thread: nothing was stored (a full disk, say), and whoever waits is told so.
+        log.warning("what %d devices asked could not be stored; they come again: %s", len(asked), error)
         results = [error] * len(asked)
     for (_, answer), result in zip(asked, results, strict=True):
         answer.get_loop().call_soon_threadsafe(_settle, answer, result)
@@ -487,7 +507,7 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
         ],
         lifespan=lifespan,
         middleware=[Middleware(SecurityHeaders)],
-        exception_handlers={Refusal: _on_refusal, NotAllowed: turned_away},
+        exception_handlers={Refusal: _on_refusal, Unavailable: _on_unavailable, NotAllowed: turned_away},
     )
     app.state.admin_door = door
     return app
@@ -496,6 +516,13 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
 async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal), "registered for Refusal"
     return refused(error)
+
+
+async def _on_unavailable(request: Request, error: Exception) -> Response:
+    # What exactly is for the log. Not all at once: whoever waited comes back within ten seconds.
+    later = 2 + os.urandom(1)[0] % 9
+    reason = "the coordinator's records cannot be reached at the moment; nothing is lost, come again"
+    return refused(Refusal(Code.E_RATE, reason, later), 503)
 
 
 def _message(message: Message) -> Response:

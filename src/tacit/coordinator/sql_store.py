@@ -4,14 +4,16 @@
     snapshots/<SHA-256>         Snapshots
 
 A blob is on the disk before the row that names it is committed, so a row never names what is not there. A
-blob without a row is what a kill left over; `sweep` removes it.
+blob without a row is what a kill left over; `sweep` removes it, once nobody can be about to name it any more:
+whoever takes longer than half of that time does not name it.
 """
 
 import logging
 import os
-import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ from typing import Any
 import msgspec
 
 from tacit.coordinator import memories, orders, pace, places, tidying
+from tacit.coordinator.alive import has_ended, process_name
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
-from tacit.coordinator.database import Database
+from tacit.coordinator.database import Database, Row, Unavailable
 from tacit.coordinator.intake import Kept, Offer, Standing, admit
+from tacit.coordinator.places import Held
 from tacit.coordinator.store import Counts, Known, Overtaken
 from tacit.errors import TacitError
 from tacit.faults import crash_point
@@ -135,9 +139,45 @@ _LANDING = "count, last_t, older, older_mu2"
 
 log = logging.getLogger("tacit.coordinator")
 
-SWEPT_AFTER_S = 3600.0  # nobody takes so long between writing a blob and naming it
+SWEPT_AFTER_S = 3600.0
+_NAMED_WITHIN_S = SWEPT_AFTER_S / 2  # the rest is for clocks that differ
+_MOST_KEYS = 500  # in one question
+_FOLDERS = ("updates", "snapshots", *memories.KINDS)  # whose blobs are swept
 
-_PROCESS = os.urandom(4).hex()
+_PROCESS = os.urandom(4)
+
+
+@dataclass
+class _Standings:
+    """What decides about some offers: read at once, and counted on with each that is taken."""
+
+    batch: Batch
+    newest: int | None
+    queued: int
+    per_second: float | None  # Updates that are opened
+    order: orders.Order
+    landed: dict[DeviceKey, int]
+    pending: Counter[DeviceKey]
+    known: dict[UpdateId, tuple[Digest, bytes]]  # hashes and Receipts
+
+    def given(self, member: Member) -> Receipt | None:
+        """The Receipt that was given before. Refusal if it was another Update's."""
+        if member.update_id in self.known:
+            update_hash, receipt = self.known[member.update_id]
+            if update_hash != member.update_hash:
+                raise Refusal(Code.E_DUP_ID, "another Update has this id")
+            return decode(Receipt, receipt)
+        return None
+
+    def standing(self, member: Member, target: int, held: Held | None, drawn: bytes) -> Standing:
+        landed, pending = self.landed.get(member.dpk, 0), self.pending[member.dpk]
+        again = pace.come_again(self.queued, target, self.per_second, int.from_bytes(drawn, "big") / 2**32)
+        return Standing(self.batch, self.newest, landed, pending, self.queued, again, held)
+
+    def take(self, member: Member, receipt: bytes) -> None:
+        self.known[member.update_id] = (member.update_hash, receipt)
+        self.pending[member.dpk] += 1
+        self.queued += 1
 
 
 class SqlStore:
@@ -146,6 +186,7 @@ class SqlStore:
     def __init__(self, database: Database, blobs: Blobs, plan: Plan, key: SigningKey):
         self.database, self.blobs = database, blobs
         self._db, self._plan, self._key = database, plan, key
+        self._written: dict[str, float] = {}  # Snapshots that no row names yet, and since when they are there
         self._memories = memories.Memories(database, blobs)
         self._places, self._pace = places.Places(database, plan.manifest.batch), pace.Pace(database)
         self.clock: Callable[[], float] = time.time
@@ -163,14 +204,15 @@ class SqlStore:
         with self._db.transaction():
             if self.batch() != transition.before:
                 raise Overtaken("another process has taken this step")
+            if isinstance(transition.after, Applied):
+                self._name(_snapshot(transition.after.snapshot_hash))
             self._db.run("UPDATE batch SET state = ?", (msgspec.msgpack.encode(transition.after),))
-            for moved in transition.moved:
-                self._db.run(
-                    "UPDATE updates SET fate = ?, t = ?, code = ? WHERE update_id = ?",
-                    (moved.fate, moved.t, moved.code, moved.update_id),
-                )
-                if moved.code is not None:
-                    self._count_refusal(moved.code, 1)
+            self._db.run_many(
+                "UPDATE updates SET fate = ?, t = ?, code = ? WHERE update_id = ?",
+                [(moved.fate, moved.t, moved.code, moved.update_id) for moved in transition.moved],
+            )
+            for code, count in Counter(moved.code for moved in transition.moved if moved.code is not None).items():
+                self._count_refusal(code, count)
             if transition.landed:
                 self._land(transition)
             if transition.head is not None:
@@ -215,30 +257,37 @@ class SqlStore:
     # Updates
 
     def accept(self, offers: Sequence[Offer], hour: int) -> list[Receipt | Refusal]:
-        # What is refused anyway is not written first. Nothing is promised here: `_take` looks again.
-        results: list[Receipt | Refusal | None] = [self._looked_at(offer) for offer in offers]
+        # What is refused anyway is not written first. Nothing is promised here: the transaction looks again.
+        standings = self._standings(offers)
+        results = [self._judged(standings, offer.member) for offer in offers]
         taken = [number for number, result in enumerate(results) if result is None]
         if not taken:
             return [result for result in results if result is not None]
+        receipts = {number: self._receipt(offers[number].member, hour) for number in taken}
+        begun = _clock()
         pack, starts = self._write_pack([offers[number].payload for number in taken])
-        used = False
+        rows: list[Row] = []
+        # Then the rows of one Update say whether there is a place for the next; else all are written at once.
+        places_are_given = self._plan.manifest.batch.places is not None
         try:
             with self._db.transaction():
-                queued, order = self.queued_count(), orders.Orders(self._db).now()
+                standings = self._standings([offers[number] for number in taken])
                 for number, start in zip(taken, starts, strict=True):
-                    try:
-                        receipt = self._given(offers[number].member)
-                        if receipt is None:
-                            orders.check_running(order, os.urandom(4))
-                            receipt = self._take(offers[number], hour, queued, pack, start)
-                            used = True
-                            queued += 1
-                        results[number] = receipt
-                    except Refusal as refusal:
-                        results[number] = refusal
+                    offer = offers[number]
+                    results[number] = self._judged(standings, offer.member) or receipts[number]
+                    if results[number] is receipts[number]:
+                        receipt = encode(receipts[number])
+                        standings.take(offer.member, receipt)
+                        rows.append(_row(offer, receipt, pack, start))
+                        if places_are_given:
+                            self._insert(rows[-1:])
+                            self._places.use(offer.member.base_version, offer.member.dpk, self._now())
+                if not places_are_given:
+                    self._insert(rows)
+                _check_named_in_time(pack, begun)
                 crash_point("coordinator.upload.blob")
         finally:
-            if not used:
+            if not rows:
                 self._delete([pack])
         crash_point("coordinator.upload.committed")
         return [result for result in results if result is not None]
@@ -279,7 +328,7 @@ class SqlStore:
         pack, start, size = self._first(
             "SELECT pack, start, size FROM updates WHERE update_id = ?", (member.update_id,)
         )
-        name = f"updates/{member.update_hash.hex()}" if pack is None else str(pack)
+        name = _payload(pack, member.update_hash)
         try:
             data = self.blobs.get(name) if pack is None else self.blobs.get_range(name, start, size)
         except BlobMissing as error:
@@ -289,12 +338,8 @@ class SqlStore:
         return data
 
     def landings(self, devices: Iterable[DeviceKey]) -> dict[DeviceKey, Landing]:
-        found: dict[DeviceKey, Landing] = {}
-        for dpk in devices:
-            row = self._db.row(f"SELECT {_LANDING} FROM landings WHERE dpk = ?", (dpk,))  # noqa: S608 - a constant of this file
-            if row is not None:
-                found[dpk] = self._landing(*row)
-        return found
+        rows = self._among(f"SELECT dpk, {_LANDING} FROM landings WHERE dpk IN", devices)  # noqa: S608 - a constant of this file
+        return {DeviceKey(dpk): self._landing(*landing) for dpk, *landing in rows}
 
     def all_landings(self) -> dict[DeviceKey, Landing]:
         rows = self._db.rows(f"SELECT dpk, {_LANDING} FROM landings")  # noqa: S608 - as above
@@ -343,6 +388,7 @@ class SqlStore:
 
     def write_snapshot(self, data: bytes) -> Digest:
         name = sha256(data)
+        self._written[_snapshot(name)] = _clock()
         self.blobs.put(_snapshot(name), data)
         return name
 
@@ -390,7 +436,7 @@ class SqlStore:
             return True  # renewed in its second half, not with every step
         with self._db.transaction():
             row = self._db.row(query)
-            if row is not None and row[0] != owner and row[1] > now and not _gone(row[0]):
+            if row is not None and row[0] != owner and row[1] > now and not has_ended(row[0]):
                 return False
             self._db.run(
                 "INSERT INTO lease VALUES (1, ?, ?) "
@@ -400,21 +446,24 @@ class SqlStore:
             return True
 
     def sweep(self, after_s: float = SWEPT_AFTER_S) -> int:
-        listed = list(self.blobs.under("updates"))
-        needed = {
-            f"updates/{update_hash.hex()}" if pack is None else str(pack)
-            for pack, update_hash in self._db.rows(
-                "SELECT pack, update_hash FROM updates WHERE fate IN ('queued', 'in')"
-            )
-        }
-        # Read after the list: a blob that is on it and has no row will never have one, if its writer had the time.
-        over = [one.name for one in listed if one.name not in needed and (one.age_s >= after_s or _abandoned(one.name))]
-        for kind in memories.KINDS:
-            listed = list(self.blobs.under(kind))
-            named = self._memories.named()
-            over += [one.name for one in listed if one.name not in named and one.age_s >= after_s]
+        # Listed before the rows are read, and read where nobody is about to name anything: what is on the list and has
+        # no row will never have one, if its writer had the time.
+        listed = [one for folder in _FOLDERS for one in self.blobs.under(folder)]
+        with self._db.transaction():
+            named = self._named()
+        over = [one.name for one in listed if one.name not in named and (one.age_s >= after_s or _abandoned(one.name))]
         self._delete(over)
         return len(over)
+
+    def _named(self) -> set[str]:
+        """Every blob that a row names and somebody may yet read."""
+        pending = self._db.rows("SELECT pack, update_hash FROM updates WHERE fate IN ('queued', 'in')")
+        named = {_payload(pack, update_hash) for pack, update_hash in pending}
+        named |= {_snapshot(name) for (name,) in self._db.rows("SELECT snapshot_hash FROM heads")}
+        batch = self.batch()
+        if isinstance(batch, Applied):
+            named.add(_snapshot(batch.snapshot_hash))
+        return named | self._memories.named()
 
     # Inside
 
@@ -426,80 +475,79 @@ class SqlStore:
         assert row is not None, "there is always one"
         return row
 
-    def _given(self, member: Member) -> Receipt | None:
-        """The Receipt of an Update that was received before."""
-        known = self.known(member.update_id)
-        if known is not None and known.member.update_hash != member.update_hash:
-            raise Refusal(Code.E_DUP_ID, "another Update has this id")
-        return None if known is None else known.receipt
+    def _among(self, question: str, keys: Iterable[bytes]) -> Iterator[Row]:
+        """The rows of a question that ends in `IN`, for any number of keys."""
+        left = list(keys)
+        while left:
+            some, left = left[:_MOST_KEYS], left[_MOST_KEYS:]
+            yield from self._db.rows(f"{question} ({', '.join('?' * len(some))})", some)
 
-    def _looked_at(self, offer: Offer) -> Receipt | Refusal | None:
+    def _standings(self, offers: Sequence[Offer]) -> _Standings:
+        devices = {offer.member.dpk for offer in offers}
+        state, newest, queued = self._first(
+            "SELECT (SELECT state FROM batch), (SELECT max(version) FROM heads), "
+            "(SELECT count(*) FROM updates WHERE fate = 'queued')"
+        )
+        landed = self._among("SELECT dpk, count FROM landings WHERE dpk IN", devices)
+        pending = self._among("SELECT dpk FROM updates WHERE fate IN ('queued', 'in') AND dpk IN", devices)
+        known = self._among(
+            "SELECT update_id, update_hash, receipt FROM updates WHERE update_id IN",
+            {offer.member.update_id for offer in offers},
+        )
+        return _Standings(
+            msgspec.msgpack.decode(state, type=Batch),
+            newest,
+            queued,
+            self._pace.per_second(self._now()),
+            orders.Orders(self._db).now(),
+            {DeviceKey(dpk): count for dpk, count in landed},
+            Counter(DeviceKey(dpk) for (dpk,) in pending),
+            {UpdateId(name): (Digest(update_hash), receipt) for name, update_hash, receipt in known},
+        )
+
+    def _judged(self, standings: _Standings, member: Member) -> Receipt | Refusal | None:
+        rule = self._plan.manifest.batch
         try:
-            receipt = self._given(offer.member)
-            if receipt is None:
-                self._admit(offer.member, self.queued_count())
+            if (receipt := standings.given(member)) is not None:
+                return receipt
+            drawn = os.urandom(4)
+            orders.check_running(standings.order, drawn)
+            held = None if rule.places is None else self._places.held(member.base_version, member.dpk, self._now())
+            admit(member, standings.standing(member, rule.target, held, drawn), self._plan.manifest)
         except Refusal as refusal:
             return refusal
-        return receipt
+        return None
+
+    def _insert(self, rows: Sequence[Row]) -> None:
+        self._db.run_many(
+            "INSERT INTO updates (update_id, update_hash, dpk, base_version, fate, kept, receipt, pack, start, size) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def _receipt(self, member: Member, hour: int) -> Receipt:
+        signature = self._key.sign(preimage.receipt(member.update_hash, hour))
+        return Receipt(update_hash=member.update_hash, received_hour=hour, signature=signature)
 
     def _write_pack(self, payloads: Sequence[bytes]) -> tuple[str, list[int]]:
         """Payloads in one blob, and where each begins: one write for all that arrived together."""
-        name = f"updates/{_writer()}-{os.urandom(8).hex()}"
+        name = f"updates/{process_name(_PROCESS)}-{os.urandom(8).hex()}"
         starts = list(accumulate((len(payload) for payload in payloads[:-1]), initial=0))
         self.blobs.put(name, b"".join(payloads))
         return name, starts
 
-    def _admit(self, member: Member, queued: int) -> None:
-        newest = self._first("SELECT max(version) FROM heads")[0]
-        landed, pending = self._used(member.dpk)
-        manifest, now = self._plan.manifest, self._now()
-        draw = int.from_bytes(os.urandom(4), "big") / 2**32
-        again = pace.come_again(queued, manifest.batch.target, self._pace.per_second(now), draw)
-        held = None if manifest.batch.places is None else self._places.held(member.base_version, member.dpk, now)
-        admit(member, Standing(self.batch(), newest, landed, pending, queued, again, held), manifest)
-
-    def _take(self, offer: Offer, hour: int, queued: int, pack: str, start: int) -> Receipt:
-        member = offer.member
-        self._admit(member, queued)
-        if self._plan.manifest.batch.places is not None:
-            self._places.use(member.base_version, member.dpk, self._now())
-        receipt = Receipt(
-            update_hash=member.update_hash,
-            received_hour=hour,
-            signature=self._key.sign(preimage.receipt(member.update_hash, hour)),
-        )
-        self._db.run(
-            "INSERT INTO updates (update_id, update_hash, dpk, base_version, fate, kept, receipt, pack, start, size) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                member.update_id,
-                member.update_hash,
-                member.dpk,
-                member.base_version,
-                Fate.QUEUED,
-                msgspec.msgpack.encode(offer.kept),
-                encode(receipt),
-                pack,
-                start,
-                len(offer.payload),
-            ),
-        )
-        return receipt
-
-    def _used(self, dpk: DeviceKey) -> tuple[int, int]:
-        """Landings of a device, and how many Updates of it may still land."""
-        landed = self._db.row("SELECT count FROM landings WHERE dpk = ?", (dpk,))
-        (pending,) = self._first("SELECT count(*) FROM updates WHERE dpk = ? AND fate IN ('queued', 'in')", (dpk,))
-        return (landed[0] if landed else 0), pending
+    def _name(self, snapshot: str) -> None:
+        """A row is about to name a Snapshot. One that was not written here is named by a HEAD already."""
+        begun = self._written.pop(snapshot, None)
+        if begun is not None:
+            _check_named_in_time(snapshot, begun)
 
     def _emptied(self, over: Sequence[UpdateId]) -> list[str]:
         """The blobs of these that no Update needs any more."""
-        found: dict[str, None] = {}
-        for update_id in over:
-            pack, update_hash = self._first("SELECT pack, update_hash FROM updates WHERE update_id = ?", (update_id,))
-            found[f"updates/{update_hash.hex()}" if pack is None else str(pack)] = None
+        rows = self._among("SELECT pack, update_hash FROM updates WHERE update_id IN", over)
+        found = {_payload(pack, update_hash): pack for pack, update_hash in rows}
         still = "SELECT 1 FROM updates WHERE pack = ? AND fate IN ('queued', 'in') LIMIT 1"
-        return [name for name in found if self._db.row(still, (name,)) is None]
+        return [name for name, pack in found.items() if pack is None or self._db.row(still, (pack,)) is None]
 
     def _delete(self, names: Sequence[str]) -> None:
         try:
@@ -535,6 +583,7 @@ class SqlStore:
         first = Applied(0, self.write_snapshot(self._plan.initial_snapshot), preimage.root([]), opened=())
         with self._db.transaction():
             if self._db.row("SELECT 1 FROM batch") is None:
+                self._name(_snapshot(first.snapshot_hash))
                 self._db.run("INSERT INTO batch VALUES (1, ?)", (msgspec.msgpack.encode(first),))
                 self._append(LogKind.PLAN, encode(LoggedPlan(plan_id=PlanId(self._plan.plan_id))))
 
@@ -543,34 +592,28 @@ def _snapshot(snapshot_hash: Digest) -> str:
     return f"snapshots/{snapshot_hash.hex()}"
 
 
-def _writer() -> str:
-    """This process, as the name of a blob says it."""
-    return f"{socket.gethostname()}.{os.getpid()}.{_PROCESS}"
+def _payload(pack: str | None, update_hash: bytes) -> str:
+    """The blob that a payload is in: before there were packs, one of its own."""
+    return f"updates/{update_hash.hex()}" if pack is None else pack
+
+
+def _row(offer: Offer, receipt: bytes, pack: str, start: int) -> Row:
+    member, kept = offer.member, msgspec.msgpack.encode(offer.kept)
+    names = (member.update_id, member.update_hash, member.dpk, member.base_version)
+    return (*names, Fate.QUEUED, kept, receipt, pack, start, len(offer.payload))
 
 
 def _abandoned(name: str) -> bool:
-    """Whether the process that wrote a blob has ended, on this machine, so that it will not name it any more."""
-    host, _, rest = name.removeprefix("updates/").rpartition("-")[0].rpartition(".")[0].rpartition(".")
-    return name.removeprefix("updates/").rpartition("-")[0] != _writer() and _gone(f"{host}/{rest}/")
+    """Whether the process that wrote a blob has ended, so that it will not name it any more."""
+    writer = name.removeprefix("updates/").rpartition("-")[0]
+    return writer != process_name(_PROCESS) and has_ended(writer)
 
 
-def process_name(nonce: bytes) -> str:
-    """The owner of a lease: this process, and no later one with the same number."""
-    return f"{socket.gethostname()}/{os.getpid()}/{nonce.hex()}"
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
 
 
-def _gone(owner: str) -> bool:
-    """Whether the process that holds a lease has certainly ended, so that nobody need wait it out."""
-    host, _, rest = owner.rpartition("/")[0].partition("/")
-    if host != socket.gethostname() or not (rest.isascii() and rest.isdecimal()):
-        return False
-    process = int(rest)
-    if process == os.getpid():
-        return True  # it had our number and is not us: its nonce is another
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def _check_named_in_time(name: str, begun: float) -> None:
+    if _clock() - begun > _NAMED_WITHIN_S:
+        raise Unavailable(f"{name} was written too long ago to be named now; it is written again")

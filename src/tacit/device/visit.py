@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.device.examples import shuffled
+from tacit.device.variance import Steps
 from tacit.engine.player import Player
 from tacit.engine.visit import NotFinite
 from tacit.errors import InputError
@@ -24,11 +25,15 @@ Rows = Mapping[str, NDArray[Any]] | Sequence[NDArray[np.uint8]]  # inputs by nam
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """What local training changed, and its loss at both ends. None of it leaves as it is."""
+    """What local training changed, and its loss at both ends. None of it leaves as it is.
+
+    The delta is shortened by `weight` already, where the Plan asks for that.
+    """
 
     delta: NDArray[np.float32]
     first_loss: float
     last_loss: float
+    weight: float = 1.0
 
 
 class TooFewExamples(InputError):
@@ -76,6 +81,7 @@ def train(
     parts = minibatches(len(labels), local, version, order_secret)
     visiting = player.visit(rows, labels, weights, parts, [rate] * len(parts), origin, seed)
     losses: list[float] = []
+    steps = Steps(origin) if local.variance_weight else None
     try:
         while not visiting.over:
             if should_stop():
@@ -83,10 +89,13 @@ def train(
             visiting.play(1)
             if visiting.steps > len(losses):
                 losses.append(visiting.loss)
+                if steps is not None:
+                    steps.add(player.snapshot())
                 after_minibatch()
     except NotFinite as diverged:
         return Diverged(diverged.reason)
-    return Visit(visiting.delta, losses[0], losses[-1])
+    weight = 1.0 if steps is None else steps.weight(manifest.quantisation.clip)
+    return Visit(visiting.delta * np.float32(weight), losses[0], losses[-1], weight)
 
 
 def balanced(snapshot: NDArray[np.float32], labels: NDArray[Any], manifest: Manifest) -> NDArray[np.float32]:

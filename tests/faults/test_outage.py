@@ -1,0 +1,76 @@
+"""The database crashes and the object store goes away, under load: devices come again, and nothing else happens."""
+
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tacit.wire.messages import encode, update_hash
+from tests.factory import Device, Refused, Site, make_world, running, wait_for
+from tests.servers import Line, postgres_server
+
+BATCHES, SENDERS = 3, 3
+
+
+def test_records_that_go_away_and_come_back_lose_and_double_nothing(
+    tmp_path: Path, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    line = Line(int(servers["AWS_ENDPOINT_URL"].rpartition(":")[2])).start()
+    world = make_world(tmp_path, target=SENDERS, threshold=SENDERS, snapshots=BATCHES, landings=BATCHES)
+    with postgres_server() as database:
+        for name, value in servers.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("TACIT_STORE", database.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{line.port}")
+        with running(world) as site:
+            site.wait_version(0)
+            told: Counter[int] = Counter()
+            threads = [threading.Thread(target=insist, args=(site, told)) for _ in range(SENDERS)]
+            for thread in threads:
+                thread.start()
+
+            site.wait_version(1)
+            database.stop("immediate")
+            wait_for(lambda: told[503] >= SENDERS, "devices are told to come again")
+            for path in (f"{site.path}/head", f"{site.path}/status", f"{site.path}/log"):
+                status, headers, _ = site.coordinator.request("GET", path)
+                assert status == 503
+                assert 1 <= int(headers["retry-after"]) <= 10
+            database.start()
+            site.wait_version(2)
+            before = told[503]
+            line.cut("refuse")
+            wait_for(lambda: told[503] > before, f"devices are told to come again\n{site.logs()}")
+            assert site.coordinator.request("GET", f"{site.path}/status")[0] == 200  # rows are there all the same
+            line.state = "open"
+            for thread in threads:
+                thread.join()
+            site.wait_version(BATCHES)
+
+            assert set(told) == {200, 503}
+            opened = [one for _, ids in site.opened_ids() for one in ids]
+            assert len(opened) == len(set(opened)) == BATCHES * SENDERS
+            updates = site.status()["updates"]
+            assert updates == {**updates, "accepted": len(opened), "opened": len(opened), "spoilt": 0, "expired": 0}
+    line.close()
+
+
+def insist(site: Site, told: Counter[int]) -> None:
+    """One device: an Update from each Snapshot, the same bytes until there is a receipt."""
+    device, pause = Device(site.world), threading.Event()
+    for version in range(BATCHES):
+        head = site.wait_version(version)
+        upload = device.update(version, site.world.hash_of(head))
+        while True:
+            try:
+                receipt = site.send(encode(upload))
+            except Refused as refused:
+                told[refused.status] += 1
+                if not refused.reply.refusal().retryable:
+                    raise
+                pause.wait(0.05)
+                continue
+            told[200] += 1
+            assert receipt.update_hash == update_hash(upload)
+            break
