@@ -206,12 +206,12 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
             before.close()
     chain = chain_of(records.keep_plan(plan), known)
     pairs = zip([None, *chain], chain, [*chain[1:], None], strict=False)
-    judged = judged_by(plan, known.values())
 
     def judged_next(before: bytes) -> bytes:
+        judged = judged_by(plan, records.plans().values())  # a Plan may have been taken in since
         return newest_values(judged, lambda one: records.open(one, keys.sig), before)
 
-    return [_coordinator(settings, keys, records, address, *three, judged_next) for three in pairs]
+    return [_coordinator(settings, keys, records, address, judged_next, *three) for three in pairs]
 
 
 def _coordinator(
@@ -219,10 +219,10 @@ def _coordinator(
     keys: CoordinatorKeys,
     records: Records,
     address: Callable[[KeyholderCard], str],
+    judged_next: Callable[[bytes], bytes],
     before: Plan | None,
     plan: Plan,
     successor: Plan | None,
-    judged_next: Callable[[bytes], bytes],
 ) -> Coordinator:
     """`address` says where the keyholder of a card is."""
     urls = tuple(map(address, plan.manifest.keyholders))
@@ -261,6 +261,7 @@ def _coordinator(
         urls=urls,
         deadline_s=deadline_s,
         successor=successor,
+        continued_by=lambda after: _coordinator(settings, keys, records, address, judged_next, plan, after, None),
     )
 
 
@@ -284,11 +285,11 @@ def main() -> int:
         coordinators, records = coordinators_of(settings), settings.records
         door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys, keep=settings.keep)
         if settings.admin is None:
-            serve(make_app(*coordinators, door=door, desk=desk), settings.host, settings.port)
+            serve(make_app(*coordinators, door=door, desk=desk, records=records), settings.host, settings.port)
         else:
             apart = settings.admin
             beside = Beside(admin_app(door, desk), apart.host, apart.port, apart.tls, apart.clients)
-            serve(make_app(*coordinators, door=door), settings.host, settings.port, beside=beside)
+            serve(make_app(*coordinators, door=door, records=records), settings.host, settings.port, beside=beside)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -7,6 +7,7 @@ POST   /v1/admin/drain               operator   what waits is opened as far as i
 GET    /v1/admin/tokens              owner      tokens and certificates, by their digests
 POST   /v1/admin/tokens              owner      `?name=…&role=…&days=…`: a new one, said once
 DELETE /v1/admin/tokens/DIGEST       owner      takes one back
+POST   /v1/admin/upgrade             operator   a Plan's bytes: it goes on from the one that it continues
 POST   /v1/admin/tidy                operator   what need be kept no more goes; `?dry=1`: says what that would be
 POST   /v1/admin/forget-device       owner      `?dpk=HEX`: what is held of a device goes
 GET    /v1/admin/backup              owner      everything but the keys, in one file
@@ -29,12 +30,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator.backup import MOST_PLAN
 from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding
 from tacit.coordinator.operators import AdminDoor, NotAllowed, Operator, Role, allowed, turned_away
 from tacit.coordinator.orders import Going
 from tacit.coordinator.tidying import Forgotten, Tidied
 from tacit.errors import InputError, TacitError
-from tacit.serving import SecurityHeaders, natural
+from tacit.serving import SecurityHeaders, natural, read_body
 
 log = logging.getLogger("tacit.coordinator.operators")
 
@@ -59,6 +61,15 @@ def admin_routes(desk: Desk) -> list[Route]:
             return _failed(error)
         log.warning("%r, %s: backup", operator.name, operator.role)
         return FileResponse(Path(folder) / "backup.tar", media_type="application/x-tar", background=gone)
+
+    async def upgrade(request: Request) -> Response:
+        operator = allowed(request, Role.OPERATOR)
+        try:
+            upgraded = await asyncio.to_thread(desk.upgrade, await read_body(request, MOST_PLAN))
+        except TacitError as error:
+            return _failed(error)
+        log.warning("%r, %s: upgrade to %s", operator.name, operator.role, upgraded.plan_id)
+        return Response(msgspec.json.encode(upgraded), media_type="application/json")
 
     def order(going: Going) -> Act:
         return lambda operator, request: desk.order(going, operator.name, request.query_params.get("plan", ""))
@@ -90,6 +101,7 @@ def admin_routes(desk: Desk) -> list[Route]:
         _route("POST", "tidy", Role.OPERATOR, tidy),
         _route("POST", "forget-device", Role.OWNER, forget),
         Route("/v1/admin/backup", backup),
+        Route("/v1/admin/upgrade", upgrade, methods=["POST"]),
         _route("GET", "tokens", Role.OWNER, lambda _operator, _request: desk.tokens()),
         _route("POST", "tokens", Role.OWNER, make_token),
         _route(

@@ -53,9 +53,11 @@ from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
+from tacit.coordinator.records import Records
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
+from tacit.coordinator.upgrading import take_in
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
 from tacit.serving import MESSAGE_TYPE, SecurityHeaders, natural, read_body, refused
@@ -240,8 +242,22 @@ class Coordinator:
     deadline_s: int
     successor: Plan | None = None
     evaluation: Plan | None = None
+    continued_by: Callable[[Plan], "Coordinator"] | None = None  # makes what serves the Plan that goes on from here
     snapshots: Snapshots = field(default_factory=Snapshots)
     _head_hashes: dict[int, Digest] = field(default_factory=lambda: dict[int, Digest]())
+
+    def start(self) -> None:
+        if self.intake is not None:
+            self.intake.start()
+        if self.opener is not None:
+            self.opener.start()
+
+    def stop(self) -> None:
+        if self.opener is not None:
+            self.opener.stop()
+        if self.intake is not None:
+            self.intake.stop()
+        self.store.close()
 
     @property
     def plan_id(self) -> PlanId:
@@ -363,10 +379,16 @@ class Newest:
     ended: bool
 
 
-def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: Desk | None = None) -> Starlette:
+def make_app(
+    *coordinators: Coordinator,
+    door: AdminDoor | None = None,
+    desk: Desk | None = None,
+    records: Records | None = None,
+) -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does.
 
-    `door` lets operators in, and `desk` serves them here: without it they have an address of their own.
+    `door` lets operators in, and `desk` serves them here: without it they have an address of their own. In `records` it
+    looks for Plans that go on from one that is served.
     """
     arriving = Arriving(places(max((one.most_body for one in coordinators), default=0)), time.monotonic)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
@@ -374,17 +396,13 @@ def make_app(*coordinators: Coordinator, door: AdminDoor | None = None, desk: De
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         for coordinator in coordinators:
-            if coordinator.intake is not None:
-                coordinator.intake.start()
-            if coordinator.opener is not None:
-                coordinator.opener.start()
+            coordinator.start()
+        looking = None if records is None else asyncio.create_task(take_in(records, by_id))
         yield
-        for coordinator in coordinators:
-            if coordinator.opener is not None:
-                coordinator.opener.stop()
-            if coordinator.intake is not None:
-                coordinator.intake.stop()
-            coordinator.store.close()
+        if looking is not None:
+            looking.cancel()
+        for coordinator in by_id.values():
+            coordinator.stop()
         if door is not None:
             door.operators.close()
 
