@@ -32,6 +32,7 @@ from tacit.plan.chain import continuation
 from tacit.plan.layout import TensorPlace
 from tacit.plan.manifest import (
     FORMAT,
+    Alike,
     BatchRule,
     Charter,
     Continues,
@@ -47,6 +48,7 @@ from tacit.plan.manifest import (
     Places,
     Plain,
     Quantisation,
+    Robust,
     Rotation,
     Unit,
 )
@@ -101,6 +103,8 @@ def make_plan(
     server: Server = Server(0.5),  # noqa: B008 - immutable
     places: Places | None = None,
     weights: tuple[int, ...] | None = None,
+    groups: int = 1,
+    robust: Robust = Alike(),  # noqa: B008 - immutable
 ) -> bytes:
     """The bytes of a Plan of one vector of d values, with tapes of no use. `budgets`: how many such Plans its
     charter has room for. `sigma` defaults to noise that rounds to zero, so that sums are exact."""
@@ -137,7 +141,7 @@ def make_plan(
         local=LocalTraining(mechanism.passes if isinstance(mechanism, OnDevice) else 1, minibatch=1),
         server=server,
         quantisation=Quantisation(bits=bits, q=512, q_in=450, clip=1.0, rotation=rotation),
-        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places),
+        batch=BatchRule(target, most, threshold, max_age, weights or (1,) * (max_age + 1), places, groups, robust),
         participation=Participation(landings=landings, separation=separation, devices=devices),
         noise=Noise(
             mechanism=mechanism,
@@ -463,15 +467,17 @@ class Process:
         return decode(reply, data)
 
 
-def coordinator_process(world: World, keyholders: Sequence[Process], deadline_s: int = 600) -> Process:
+def coordinator_process(
+    world: World, keyholders: Sequence[Process], deadline_s: int = 600, more: Sequence[str] = ()
+) -> Process:
     arguments = ["--home", str(world.coordinator_home), "--plan", str(world.plan_file)]
-    arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s)]
+    arguments += ["--keyholder", *(keyholder.url for keyholder in keyholders), "--deadline", str(deadline_s), *more]
     here = {name: value for name, value in os.environ.items() if name.startswith(_TOLD[1:])}
     return Process("tacit.coordinator", arguments, world.folder / "coordinator.log", environment=here)
 
 
-def keyholder_process(world: World, j: int = 1) -> Process:
-    arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex()]
+def keyholder_process(world: World, j: int = 1, more: Sequence[str] = ()) -> Process:
+    arguments = ["--home", str(world.keyholder_home(j)), "--approve-author", world.author.public.hex(), *more]
     log, public = world.folder / f"keyholder{j}.log", identity(world, j).public
     return Process("tacit.keyholder", arguments, log, caller=world.coordinator.sig, keyholder=public)
 
@@ -520,12 +526,14 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(world: World, deadline_s: int = 600) -> Generator[Site]:
-    """Everybody up; ended with the block."""
-    keyholders = [keyholder_process(world, j) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
+def running(
+    world: World, deadline_s: int = 600, more: Sequence[str] = (), every: Sequence[str] = ()
+) -> Generator[Site]:
+    """Everybody up, with `more` on the coordinator's command line and `every` on all; ended with the block."""
+    keyholders = [keyholder_process(world, j, every) for j in range(1, len(world.plan.manifest.keyholders) + 1)]
     for keyholder in keyholders:
         keyholder.start()
-    coordinator = coordinator_process(world, keyholders, deadline_s).start()
+    coordinator = coordinator_process(world, keyholders, deadline_s, [*more, *every]).start()
     site = Site(world, coordinator, keyholders)
     try:
         yield site

@@ -14,6 +14,7 @@ from tacit.errors import InputError
 from tacit.privacy.trust import Trust
 
 if TYPE_CHECKING:
+    from tacit.plan.manifest import Robust
     from tacit.plan.numbers import Numbers
 
 OF_CLASSES = ("cross_entropy", "next_token")  # losses whose labels are classes
@@ -21,6 +22,7 @@ CUSTOM = "custom"  # a loss the developer wrote
 LOSSES = (*OF_CLASSES, "mse", "huber", "binary_cross_entropy", CUSTOM)
 OF_RIGHT_OR_WRONG = (*OF_CLASSES, "binary_cross_entropy")  # losses beside which an accuracy can be counted
 METRICS = ("accuracy", "loss")
+ROBUST = ("mean", "median", "trimmed", "geometric", "bounded")
 NUMBERS = ("float32", "bfloat16", "int8")
 FROZEN_NUMBERS = ("float32", "float16", "int8")
 
@@ -560,6 +562,7 @@ class Privacy:
     | `Privacy(epsilon=8, correlated=False)` | every sum gets noise of its own |
     | `Privacy(epsilon=8, trust="three-party", weights="age")` | two other operators hold keys; old Updates count less |
     | `Privacy(epsilon=8, gate=True)` | keeps out Updates that are far too long, for μ² = 1/64 a landing |
+    | `Privacy(epsilon=8, batch=50, groups=8, robust="median")` | 8 batches a step, each opened by itself: see below |
 
     Noise is correlated where an epsilon is asked for, for more than ten Snapshots, of a fleet that is large enough:
     devices ≥ batch · (max_age + separation). Snapshots then hold a fraction of the noise at the same epsilon.
@@ -567,6 +570,10 @@ class Privacy:
     many devices at most are at work on a Snapshot, each for `place_seconds`; others are told when to come again.
     `separation` is Snapshots / (participations + 1) if nothing is said, and less where only half of the fleet could
     not keep it up; noise that is not correlated needs none. Weights by age are 8 / √(1 + age), rounded, at least 1.
+
+    With `groups` so many batches are one round, and their robust mean moves the Snapshot once: "median", "trimmed" (a
+    quarter of the groups off at both ends), "geometric", or "bounded" (each counts up to `bound` clips). √groups times
+    the noise is its price, at least, and it wants noise of its own for every sum. See docs/explanation/resistance.md.
     """
 
     epsilon: float | None = None
@@ -586,13 +593,16 @@ class Privacy:
     gate: bool = False
     selected: int | None = None
     place_seconds: int = 900
+    groups: int = 1
+    robust: Literal["mean", "median", "trimmed", "geometric", "bounded"] = "mean"
+    bound: float = 0.5
 
     def __post_init__(self) -> None:
         if self.epsilon is not None and self.noise is not None:
             raise TaskInvalid(
                 "privacy noise", self.noise, "epsilon is given too", "give one, the other follows from it"
             )
-        for name in ("epsilon", "noise", "clip"):
+        for name in ("epsilon", "noise", "clip", "bound"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise TaskInvalid(f"privacy {name}", value, "it is a number above 0; noise is never off", "e.g. 8")
@@ -610,10 +620,9 @@ class Privacy:
         _whole("privacy place_seconds", self.place_seconds, 1)
         if self.selected is not None:
             _whole("privacy selected", self.selected, 1)
-            if self.selected < self.batch:
-                raise TaskInvalid(
-                    "privacy selected", self.selected, f"a batch waits for {self.batch}", "select at least so many"
-                )
+            if self.selected < (needed := self.batch * self.groups):
+                step = "a batch waits" if self.groups == 1 else f"{self.groups} batches wait"
+                raise TaskInvalid("privacy selected", self.selected, f"{step} for {needed}", "select at least so many")
         if self.batch > self.devices:
             raise TaskInvalid("privacy batch", self.batch, f"there are {self.devices} devices", "choose at most that")
         if self.separation is not None:
@@ -629,6 +638,7 @@ class Privacy:
                 "in two-party mode the keyholder knows the noise, and unequal weights would tell Updates apart",
                 'write "equal"',
             )
+        self._check_rounds()
         needed = self.batch * (self.max_age + self.separation_or_default)
         if self.correlated and self.devices < needed:
             raise TaskInvalid(
@@ -638,6 +648,43 @@ class Privacy:
                 f"{self.separation_or_default}) = {needed:,}, and there are {self.devices:,}",
                 "choose smaller batches, a smaller max_age or separation, or leave correlated out",
             )
+
+    def _check_rounds(self) -> None:
+        _whole("privacy groups", self.groups, 1)
+        if self.robust not in ROBUST:
+            raise TaskInvalid("privacy robust", self.robust, f"it is one of {', '.join(ROBUST)}", 'e.g. "median"')
+        if self.groups < 3 and self.robust in ("median", "trimmed", "geometric"):
+            raise TaskInvalid(
+                "privacy groups", self.groups, f"a {self.robust} mean of fewer than three is the mean", "e.g. 9"
+            )
+        if self.one_sum_a_step:
+            return
+        if self.correlated:
+            raise TaskInvalid(
+                "privacy correlated",
+                True,
+                "a robust mean is no sum, and what later noise takes back of earlier would not be taken back",
+                "leave correlated out, or groups and robust",
+            )
+        if self.max_age < self.groups - 1:
+            raise TaskInvalid(
+                "privacy max_age",
+                self.max_age,
+                f"a round of {self.groups} groups is as many versions, and Updates would be too old for its last group",
+                f"at least {self.groups - 1}; twice that lets an Update wait for the next round",
+            )
+        if self.snapshots % self.groups:
+            raise TaskInvalid(
+                "privacy snapshots",
+                self.snapshots,
+                f"they count batches, and are no whole number of rounds of {self.groups}",
+                f"e.g. {self.snapshots + self.groups - self.snapshots % self.groups}",
+            )
+
+    @property
+    def one_sum_a_step(self) -> bool:
+        """Whether a Snapshot moves by what one sum says, and by all of it."""
+        return self.groups == 1 and self.robust == "mean"
 
     @property
     def claimed(self) -> Trust:
@@ -654,7 +701,7 @@ class Privacy:
         if self.correlated is not None:
             return self.correlated
         room = self._within_half if self.separation is None else self.devices // self.batch - self.max_age
-        return self.noise is None and self.snapshots > 10 and room >= (self.separation or 1)
+        return self.one_sum_a_step and self.noise is None and self.snapshots > 10 and room >= (self.separation or 1)
 
     @property
     def separation_or_default(self) -> int:
@@ -710,7 +757,30 @@ class Privacy:
             weights=self.age_weights,
             gate=Gate(GATE_ROWS, GATE_Z, GATE_ETA) if self.gate else None,
             places=None if self.selected is None else Places(self.selected, self.place_seconds),
+            groups=self.groups,
+            robust=self.robust_mean,
         )
+
+    @property
+    def robust_mean(self) -> "Robust":
+        """As a Plan says it.
+
+        >>> Privacy(noise=0.1, groups=8, robust="trimmed").robust_mean
+        Trimmed(cut=2)
+        """
+        from tacit.plan.manifest import Alike, Bounded, Geometric, Median, Trimmed
+
+        match self.robust:
+            case "mean":
+                return Alike()
+            case "median":
+                return Median()
+            case "trimmed":
+                return Trimmed(max(1, self.groups // 4))
+            case "geometric":
+                return Geometric()
+            case "bounded":
+                return Bounded(self.bound * self.clip)
 
     @property
     def threshold_or_default(self) -> int:

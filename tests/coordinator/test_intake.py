@@ -73,3 +73,17 @@ def test_what_would_only_wait_until_it_expires_is_asked_to_come_again(tmp_path: 
 
     assert (caught.value.code, caught.value.retry_after) == (Code.E_RATE, 7)
     admit(member(2), Standing(batch, 2, 0, pending=1, queued=15), manifest)
+
+
+def test_a_whole_round_finds_room_and_a_few_devices_do_not_fill_it(tmp_path: Path):
+    """Six groups of at most eight, each of devices of its own."""
+    rules = make_world(tmp_path, groups=6, max_age=11, landings=3, snapshots=12).plan.manifest
+    batch, batches = Collecting(2, 0), 12
+
+    admit(member(2), Standing(batch, 2, 0, pending=1, queued=6 * 8 - 1), rules)
+
+    with pytest.raises(Refusal, match="of this device wait"):
+        admit(member(2), Standing(batch, 2, 0, pending=2, queued=2), rules)
+    with pytest.raises(Refusal, match="Updates wait already"):
+        admit(member(2), Standing(batch, 2, 0, pending=0, queued=8 * batches), rules)
+    assert 8 * batches // 2 >= 6 * 8, "a full queue holds Updates of as many devices as a round takes"

@@ -629,7 +629,11 @@ def test_nothing_but_the_protocol_s_fields_leaves(stage: Stage):
         "POST updates",
     }
     told = {name for one in stage.script.asked for name in one.headers}
-    assert told <= {
+    signed = {name for name in told if name.startswith("Tacit-")}
+    assert signed == {f"Tacit-{name}" for name in ("From", "To", "Time", "Nonce", "Digest", "Signature")}
+    assert all(one.body for one in stage.script.asked if "Tacit-From" in one.headers)
+    assert all(int(one.headers["Tacit-Time"]) % 1000 == 0 for one in stage.script.asked if one.body)
+    assert told - signed <= {
         "Host",
         "Accept-Encoding",
         "Accept",

@@ -15,12 +15,17 @@ links = st.builds(
     st.integers(1, 65535),
     st.binary(min_size=32, max_size=32),
     st.binary(min_size=32, max_size=32),
+    st.one_of(st.just(""), st.text("AZaz09-_", min_size=1, max_size=200)),
 )
 
 
 @given(links)
 def test_a_link_written_is_the_link_read(link: JoinLink):
     assert parse_link(str(link)) == link
+
+
+def test_an_invitation_is_not_shown_by_accident():
+    assert "secret" not in repr(parse_link(f"http://example.org/join/{PLAN}?author={AUTHOR}#invite=secret"))
 
 
 def test_space_around_a_link_is_what_pasting_leaves():
@@ -42,6 +47,9 @@ def test_space_around_a_link_is_what_pasting_leaves():
         (f"http://example.org/join/{'x' * 64}?author={AUTHOR}", "64 hex digits"),
         (f"http://example.org/join/{PLAN}", "it does not name the Plan's author"),
         (f"http://example.org/join/{PLAN}?author={AUTHOR}&author={PLAN}", "it does not name the Plan's author once"),
+        (f"http://example.org/join/{PLAN}?author={AUTHOR}#top", "what comes after # is no invitation"),
+        (f"http://example.org/join/{PLAN}?author={AUTHOR}#invite=", "what comes after # is no invitation"),
+        (f"http://example.org/join/{PLAN}?author={AUTHOR}#invite=a b", "what comes after # is no invitation"),
         (f"http://example.org/join/{PLAN}?author=", "64 hex digits and this one has 0 characters"),
     ],
 )

@@ -26,6 +26,8 @@ def test_three_devices_train_the_readmes_model_to_the_end_of_its_budget(tmp_path
         fetched = tacit("fetch", here.link, "-o", str(tmp_path / "snapshot.bin"))
         status = tacit("device", "status", "--home", str(here.homes["ada"]))
         receipts = tacit("device", "receipts", "--home", str(here.homes["ada"]), "--json")
+        checked = tacit("device", "receipts", "--home", str(here.homes["ada"]), "--check")
+        audited = tacit("audit", "log", here.link, "--receipts", str(here.homes["bob"]), "--json")
 
         assert (found.lost, found.doubled, found.unknown, found.too_old) == (0, 0, 0, 0)
         assert found.opened == 2 * here.plan.manifest.noise.snapshots
@@ -33,6 +35,11 @@ def test_three_devices_train_the_readmes_model_to_the_end_of_its_budget(tmp_path
         assert fetched.returncode == 0 and "Snapshot 20" in fetched.stdout
         assert "mine" in status.stdout and "ε" in status.stdout
         assert json.loads(receipts.stdout.splitlines()[0])["receipted"]
+        assert checked.returncode == 0 and "Updates checked against its log" in checked.stdout
+        said = json.loads(audited.stdout)
+        assert (audited.returncode, said["findings"], said["newest"]) == (0, [], 20)
+        assert {one["said"] for one in said["receipts"] if one["said"]} <= {"opened", "expired"}
+        assert any(one["said"] == "opened" for one in said["receipts"])
 
     space: dict = {}
     exec(compile(readme_task(), "mine.py", "exec"), space)

@@ -120,7 +120,7 @@ def test_what_says_nothing_is_refused_with_the_reason(tmp_path):
 
 def test_an_invitation_says_what_is_asked(tmp_path):
     plan = scouting(tmp_path)
-    page = join_page(plan, "http", "h", plan.author.hex(), plan)
+    page = join_page(plan, "http://h", plan.author.hex(), plan)
 
     assert "asks for 32 statistics of gradients" in page and "trains nothing" in page
     assert "help train" not in page

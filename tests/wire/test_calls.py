@@ -51,7 +51,7 @@ def test_a_call_with_anything_changed_is_refused(change: dict):
 
 
 def test_a_call_for_another_keyholder_is_refused():
-    call = replace(CALL, keyholder=OTHER.public)
+    call = replace(CALL, to=OTHER.public)
 
     assert refused(lambda: check_call(call, CALLER.sign(call.preimage), KEYHOLDER.public, NOW)) is Code.E_SIG
 

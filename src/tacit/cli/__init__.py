@@ -21,6 +21,7 @@ COMMANDS = {
     "scout": "ask devices how large gradients are, before a subset is chosen",
     "evaluate": "let devices that do not train judge the Snapshots of a Plan, in sums, and read what they said",
     "judge": "follow a Plan's Snapshots, judge each on examples of your own, and raise an alarm when one is bad",
+    "audit": "check a coordinator's log whole, against what keyholders signed and what devices were told",
     "fetch": "get the newest Snapshot of a Plan, for PyTorch",
     "device": "what this device has done: status, receipts, forget",
     "demo": "train handwritten digits on twelve device processes, here and now",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from tacit.cli import admin_doors
 from tacit.errors import InputError, TacitError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class What:
     path: Callable[[argparse.Namespace], str] | None  # none where it is done on the coordinator's machine alone
     here: Callable[["Desk", argparse.Namespace], Any]
     show: Callable[[Any], Iterable[str]]
+    made: Callable[[Any, argparse.Namespace], Any] = lambda said, _arguments: said  # out of what was said
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -82,12 +84,22 @@ def describe(parser: argparse.ArgumentParser) -> None:
     made["import"].add_argument("file", type=Path, help="what `tacit admin export` wrote")
     made["catch-up"].add_argument("file", type=Path, help="what `tacit fetch LINK -o FILE` wrote, with its HEAD beside")
     made["catch-up"].add_argument("--plan", default="", metavar="ID", help="by how its id begins (default: the HEAD's)")
+    admin_doors.describe_invite(made["invite"])
+    admin_doors.describe_sign_list(made["sign-list"])
+    made["load-list"].add_argument("file", type=Path, help="what `tacit admin sign-list` wrote")
+    made["withdraw"].add_argument("name", help="as `tacit admin invitations` lists it, or how that begins")
+    made["revoke"].add_argument("keys", nargs="+", metavar="KEY", help="device keys, 64 hex digits each")
     made["take-back"].add_argument("digest", help="as `tacit admin tokens` lists it, or how that begins")
 
 
 def run(arguments: argparse.Namespace) -> None:
     what = WHATS[arguments.what]
-    said = _there(what, arguments) if arguments.url else _here(what, arguments)
+    if arguments.what == "invite":
+        admin_doors.check_link(arguments)
+    if arguments.what == "sign-list":
+        said = admin_doors.sign_list(arguments)
+    else:
+        said = what.made(_there(what, arguments) if arguments.url else _here(what, arguments), arguments)
     if arguments.json:
         print(json.dumps(said))
         return
@@ -446,6 +458,45 @@ WHATS = {
     ),
     "catch-up": What(
         "after a restore: go on from a Snapshot that is newer than these records", "", None, _catch_up, _caught_lines
+    ),
+    "invite": What(
+        "make invitations, each of which lets one device in",
+        "POST",
+        admin_doors.path_of_invite,
+        lambda desk, arguments: desk.invite(arguments.count, arguments.days),
+        admin_doors.invited_lines,
+        admin_doors.as_links,
+    ),
+    "invitations": What(
+        "which invitations there are, and whom they have let in",
+        "GET",
+        lambda _arguments: "invitations",
+        lambda desk, _arguments: desk.invitations(),
+        admin_doors.invitation_lines,
+    ),
+    "withdraw": What(
+        "take an invitation back, and revoke whom it has let in",
+        "DELETE",
+        admin_doors.path_of_withdraw,
+        lambda desk, arguments: desk.withdraw(arguments.name),
+        admin_doors.withdrawn_lines,
+    ),
+    "revoke": What(
+        "take nothing more in of these devices",
+        "POST",
+        admin_doors.path_of_revoke,
+        lambda desk, arguments: desk.revoke(arguments.keys),
+        admin_doors.revoked_lines,
+    ),
+    "load-list": What(
+        "let in the devices of a signed list, and no others", "", None, admin_doors.load_list, admin_doors.list_lines
+    ),
+    "sign-list": What(
+        "sign a list of devices, with the author's key in --home",
+        "",
+        None,
+        lambda _desk, arguments: admin_doors.sign_list(arguments),
+        admin_doors.list_lines,
     ),
     "take-back": What(
         "make a token or a certificate worth nothing",

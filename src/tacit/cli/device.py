@@ -13,21 +13,30 @@ EXAMPLE = """\
 example:
   tacit device status
   tacit device receipts --plan 3f2a
+  tacit device receipts --check
   tacit device forget --plan 3f2a
+  tacit device key 'http://127.0.0.1:8750/join/…?author=…'
   tacit device trust
   tacit device trust add 'a university' KEY
   tacit device trust remove 'a university'
 
+`receipts --check` asks each coordinator what became of every Update, and holds that against its log and what every
+keyholder signed. How far a log was read is kept, so that one that is written anew shows the next time.
+
 `trust` is whom this device holds for independent of coordinators: operators of keyholders, by keys that you have from
 themselves. Every other keyholder counts as the coordinator's own.
+
+`key` is the name by which a coordinator would know this device in the Plan of a link and in those that continue it.
+Where devices take part by a list, tell it to whoever keeps the list.
 """
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("what", choices=["status", "receipts", "forget", "trust"])
-    parser.add_argument("words", nargs="*", metavar="add NAME KEY | remove NAME", help="with trust: what to do")
+    parser.add_argument("what", choices=["status", "receipts", "forget", "trust", "key"])
+    parser.add_argument("words", nargs="*", metavar="add NAME KEY | remove NAME | LINK", help="with trust: what to do")
     parser.add_argument("--plan", help="the first digits of a Plan's id")
+    parser.add_argument("--check", action="store_true", help="with receipts: hold them against the coordinator's log")
     parser.add_argument("--home", type=Path, help="where this device keeps its ledger (default: ~/.tacit/device)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
@@ -40,6 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
     home = arguments.home or Path.home() / ".tacit" / "device"
     if arguments.what == "trust":
         _directory(home, arguments.words, arguments.json)
+        return
+    if arguments.what == "key":
+        _key(home, arguments.words)
         return
     if arguments.words:
         raise InputError(f"tacit device {arguments.what} takes no {arguments.words[0]!r}")
@@ -59,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
                         print(_receipt(receipt, worth, arguments.json))
                     if not arguments.json:
                         print(f"      {plan.title} {plan.plan_id.hex()[:8]}: {sentence(worth)}")
+                if arguments.check:
+                    _check(home, ledger, plans, arguments.json)
             case _:
                 pass
     if arguments.what == "forget":
@@ -78,6 +92,26 @@ def _trust(home: Path, plan_id: bytes) -> "Trust":
     except PlanRefused:
         return Trust.SINGLE_OPERATOR  # of a format that is not read any more
     return trust_of([card.sig_pk for card in cards], operators(home))
+
+
+def _key(home: Path, words: list[str]) -> None:
+    import os
+
+    from tacit.device.client import Client
+    from tacit.device.joining import fetched_plan
+    from tacit.device.ledger import Ledger
+    from tacit.device.link import parse_link
+    from tacit.errors import InputError
+    from tacit.wire.keys import SigningKey, device_seed
+
+    match words:
+        case [text]:
+            link = parse_link(text)
+        case _:
+            raise InputError("say: tacit device key LINK")
+    with Ledger.open(home, os.urandom) as ledger:
+        plan = fetched_plan(home, link, Client(link))
+        print(SigningKey.from_seed(device_seed(ledger.root_secret, plan.lineage)).public.hex())
 
 
 def _directory(home: Path, words: list[str], as_json: bool) -> None:
@@ -181,6 +215,31 @@ def _receipt(receipt: Any, worth: "Trust", as_json: bool) -> str:
         f"{receipt.number:4d}  {when}  Update {receipt.update_id.hex()[:8]} from Snapshot {receipt.version}, "
         f"{receipt.size:,} masked bytes: {receipt.state.lower()}{opened}{why}; {signed}; {worth}"
     )
+
+
+def _check(home: Path, ledger: Any, plans: list[Any], as_json: bool) -> None:
+    """Prints what does not fit, and ends with an error if anything does not, or if a coordinator could not be asked."""
+    from tacit.cli.audit import LogDoesNotHold
+    from tacit.device.receipts import check_with_coordinator
+    from tacit.errors import TacitError
+
+    wrong = 0
+    for plan in plans:
+        name = f"{plan.title} {plan.plan_id.hex()[:8]}"
+        try:
+            checked, findings = check_with_coordinator(home, ledger, plan)
+            said = [f"{name}: {len(checked)} Updates checked against its log"]
+        except TacitError as error:
+            findings, said = [], [f"{name}: not checked: {error}"]
+            wrong += 1
+        wrong += len(findings)
+        if as_json:
+            found = [{"entry": one.entry, "what": one.what, "follows": one.follows} for one in findings]
+            print(json.dumps({"plan_id": plan.plan_id.hex(), "said": said[0], "findings": found}))
+        else:
+            print("\n".join([*said, *(f"WRONG {one}" for one in findings)]))
+    if wrong:
+        raise LogDoesNotHold(f"{wrong} things are not as they must be")
 
 
 def _forget(home: Path, plans: list[Any], known: list[Any], wanted: str | None) -> None:

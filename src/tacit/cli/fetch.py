@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from tacit.plan.bundle import Plan
     from tacit.wire.messages import Head, LogEntry
 
-MOST_LOG = 64 << 20  # bytes of a coordinator's log
-
 HEAD = ".head"  # the signed HEAD of a Snapshot is written beside it, under its name and this
 
 EXAMPLE = """\
@@ -94,23 +92,10 @@ def opened_batches(text: str, plan: "Plan") -> dict[int, int]:
 
 def signed_log(text: str, coordinator: bytes) -> "list[LogEntry]":
     """The coordinator's log of the Plan behind a join link, its signatures checked."""
-    import urllib.error
-    import urllib.request
-
-    import msgspec
-
     from tacit.device.client import Client
     from tacit.device.link import parse_link
-    from tacit.errors import TacitError
     from tacit.wire.log import verify_chain
-    from tacit.wire.messages import LogEntry
 
-    link = parse_link(text)
-    try:
-        with urllib.request.urlopen(link.server + Client(link).path("log"), timeout=30) as answer:  # noqa: S310 - a join link
-            lines = answer.read(MOST_LOG).splitlines()
-    except (urllib.error.URLError, OSError) as error:
-        raise TacitError(f"the coordinator's log cannot be read: {error}") from error
-    entries = [msgspec.json.decode(line, type=LogEntry) for line in lines]
+    entries = Client(parse_link(text)).log()
     verify_chain(entries, coordinator)
     return entries

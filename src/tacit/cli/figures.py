@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from tacit.codec.errors import CodecError
 from tacit.codec.ring import packed_size
+from tacit.coordinator.bounds import longest_mean
 from tacit.plan.bundle import Plan
 from tacit.plan.checks import noise_total, room_text
 from tacit.plan.claim import claim
 from tacit.plan.manifest import Manifest, OnDevice
 from tacit.plan.numbers import Numbers, chosen_ring, noise_to_signal
+from tacit.plan.price import price, price_text
 from tacit.plan.scouted import asks
 from tacit.privacy.account import Statement, epsilon_text
 from tacit.privacy.blt import Blt
@@ -71,6 +73,10 @@ def figures(plan: Plan, size: int) -> dict[str, Any]:
         "rotation": manifest.quantisation.rotation,
         "batch": manifest.batch.target,
         "threshold": manifest.batch.threshold,
+        "groups": manifest.batch.groups,
+        "robust": type(manifest.batch.robust).__struct_config__.tag,
+        "noise_of_groups": price(manifest.batch, manifest.values),
+        "longest_step": longest_step(manifest),
         "snapshots": noise.snapshots,
         "landings": manifest.participation.landings,
         "separation": manifest.participation.separation,
@@ -132,6 +138,7 @@ def summary(plan: Plan, size: int) -> str:
             f"           {_ring(manifest)}",
             f"batch      opened at {batch.target}, never below {batch.threshold}; an Update may be "
             f"{batch.max_age} Snapshots old",
+            *_rounds(manifest),
             f"life       {noise.snapshots:,} Snapshots, at most {manifest.participation.landings} Updates a device"
             + (
                 f", {manifest.participation.separation:,} batches apart"
@@ -144,6 +151,22 @@ def summary(plan: Plan, size: int) -> str:
             f"trust      {trust_text(plan)}",
         ]
     )
+
+
+def _rounds(manifest: Manifest) -> list[str]:
+    """What moves a Snapshot, and how far at most."""
+    batch, quant = manifest.batch, manifest.quantisation
+    groups = [f"groups     {price_text(batch, manifest.values)}"] if batch.groups > 1 else []
+    return [
+        *groups,
+        f"bound      the mean of a full batch is at most {longest_step(manifest):.3g} long, noise included, for a clip "
+        f"of {quant.clip:.3g}; a longer one is void",
+    ]
+
+
+def longest_step(manifest: Manifest) -> float:
+    """The most that the mean of a full batch may be, before the server's rule."""
+    return longest_mean([manifest.batch.weight_most] * manifest.batch.target, manifest)
 
 
 def _noise(plan: Plan) -> str:

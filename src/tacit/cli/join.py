@@ -35,6 +35,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "(tacit device trust): what it has to give at least",
     )
     parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="certificates (PEM) that stand for the coordinator's, for a private one"
+    )
+    parser.add_argument(
         "--group", default="", help="what this device is, say 'phone', where an evaluation measures groups of devices"
     )
     parser.add_argument("--pace", type=float, default=0.0, help="seconds to wait after every minibatch")
@@ -77,6 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         operators=operators(home),
         group=arguments.group,
         accept_trust=None if accepted is None else Trust(accepted),
+        authority=arguments.ca,
     )
     run_agent(settings, report, stopped.is_set)
 

@@ -69,6 +69,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--port", type=int, default=9100, help="port to listen on; 0 takes any (default: 9100)")
     run.add_argument("--tls-cert", type=Path, metavar="FILE", help="a certificate with its chain, PEM")
     run.add_argument("--tls-key", type=Path, metavar="FILE", help="the certificate's key, PEM")
+    run.add_argument("--log", choices=("text", "json"), default="text", help="the form of its log (default: text)")
     approve = what("approve", "read a Task's charter, and let its Plans in", APPROVE_EXAMPLE)
     approve.add_argument("file", type=Path, help="a Plan, or a charter")
     approve.add_argument("--yes", action="store_true", help="do not ask")
@@ -130,8 +131,6 @@ def _init(home: Path, arguments: argparse.Namespace) -> None:
 
 
 def _run(home: Path, arguments: argparse.Namespace) -> None:
-    import logging
-
     from tacit.keyholder.__main__ import Settings
     from tacit.keyholder.__main__ import run as run_keyholder
     from tacit.serving import Tls
@@ -141,8 +140,7 @@ def _run(home: Path, arguments: argparse.Namespace) -> None:
     if (certificate is None) != (key is None):
         raise InputError("--tls-cert and --tls-key go together")
     tls = None if certificate is None else Tls(certificate, key)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    run_keyholder(Settings(home, frozenset(), arguments.host, arguments.port, tls))
+    run_keyholder(Settings(home, frozenset(), arguments.host, arguments.port, tls, arguments.log))
 
 
 def _card(home: Path, _arguments: argparse.Namespace) -> None:

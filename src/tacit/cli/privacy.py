@@ -26,6 +26,7 @@ POLICY = {
     "participations": "Updates a device sends at most",
     "separation": "batches from a landing of a device to its next",
     "max_age": "versions an Update may be old",
+    "groups": "batches that move the Snapshot once, by a robust mean of theirs",
 }
 
 
@@ -38,6 +39,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "--noise", type=float, help="instead: what is drawn for one sum, in units of one device's bound"
     )
     parser.add_argument("--delta", type=float, help="default 1e-7")
+    parser.add_argument(
+        "--robust", help="what groups say together: mean (default), median, trimmed, geometric, bounded"
+    )
     parser.add_argument("--plain", action="store_true", help="noise of its own for every sum, not correlated")
     parser.add_argument("--values", metavar="D", help="trained values (default 10000)")
     parser.add_argument("--trust", help="who holds the keys: single-operator (default), two-party, three-party")
@@ -86,7 +90,7 @@ def _of_plan(arguments: argparse.Namespace) -> Bought:
     from tacit.plan.manifest import OnDevice
     from tacit.plan.numbers import Numbers
 
-    others = (*POLICY, "epsilon", "noise", "delta", "values", "trust", "keyholders")
+    others = (*POLICY, "epsilon", "noise", "delta", "values", "trust", "keyholders", "robust")
     given = next(
         (name for name in others if getattr(arguments, name) is not None), "plain" if arguments.plain else None
     )
@@ -120,7 +124,7 @@ def _of_policy(arguments: argparse.Namespace) -> Bought:
     }
     given |= {
         name: value
-        for name in ("epsilon", "noise", "delta", "trust")
+        for name in ("epsilon", "noise", "delta", "trust", "robust")
         if (value := getattr(arguments, name)) is not None
     }
     privacy = Privacy(**given, correlated=False if arguments.plain else None)
@@ -167,6 +171,7 @@ def _keyholders(trust: "Trust") -> int:
 def figures(bought: Bought) -> dict[str, Any]:
     """Everything that is printed, for machines."""
     from tacit.plan.numbers import drift, noise_to_signal
+    from tacit.plan.price import price
     from tacit.privacy.account import epsilon_of_mu
     from tacit.privacy.blt import Blt, spread
 
@@ -197,6 +202,9 @@ def figures(bought: Bought) -> dict[str, Any]:
         "landings": part.landings,
         "separation": part.separation,
         "max_age": batch.max_age,
+        "groups": batch.groups,
+        "robust": type(batch.robust).__struct_config__.tag,
+        "noise_of_groups": price(batch, bought.d),  # times that of one batch of the same devices
         "devices_needed": batch.target * (batch.max_age + part.separation),
         "values": bought.d,
         "epsilon_by_landings": [epsilon_of_mu(math.sqrt(spent), said.delta) for spent in bought.spent],
@@ -212,6 +220,7 @@ def figures(bought: Bought) -> dict[str, Any]:
 def lines(bought: Bought) -> list[str]:
     """What people read."""
     from tacit.plan.numbers import ALIGNMENT, NOISY, less_noise
+    from tacit.plan.price import price_text
     from tacit.privacy.account import epsilon_text
     from tacit.privacy.trust import sentence
 
@@ -237,6 +246,8 @@ def lines(bought: Bought) -> list[str]:
         f"batches); plain noise at the same ε {found['noise_of_the_run_plain']:.3g}"
         + (f": {found['noise_of_the_run_plain'] / found['noise_of_the_run']:.1f} times as much" if correlated else ""),
     ]
+    if found["noise_of_groups"] > 1:
+        text.append(f"groups     {price_text(bought.numbers.batch, bought.d)}")
     if not bought.trains:
         return text
     if not correlated:
@@ -253,6 +264,8 @@ def lines(bought: Bought) -> list[str]:
 
 
 def _why_plain(found: dict[str, Any]) -> str:
+    if found["groups"] > 1 or found["robust"] != "mean":
+        return "a robust mean wants noise of its own for every sum: what a later one took back would not be taken back"
     fewest = found["batch"] * (found["max_age"] + 1)
     return (
         "correlated noise wants an ε that is asked for, more than 10 Snapshots, and devices ≥ batch · (max age + "

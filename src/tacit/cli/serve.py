@@ -4,6 +4,7 @@ import argparse
 import ipaddress
 import json
 import os
+import ssl
 import sys
 import time
 import urllib.error
@@ -23,12 +24,13 @@ PORT = 8750
 EXAMPLE = """\
 example:
   tacit serve mine.tacit
-  tacit serve mine.tacit --host 0.0.0.0 --public-url https://clinic.example
+  tacit serve mine.tacit --host 0.0.0.0 --tls cert.pem key.pem --public-url https://clinic.example:8750
+  tacit serve mine.tacit --enrol invited
 
 A keyholder whose key is in --home is started here; every other one is where its card says, or where --keyholder does.
 While one of them cannot be reached nothing is lost: Updates wait, and it is asked again.
 
-Devices elsewhere should reach it through TLS, which a proxy in front of it ends.
+Devices elsewhere should reach it through TLS: by --tls, or by a proxy in front of it (docs/how-to/tls.md).
 
 State is kept in --home: stop with Ctrl-C, start again, and the run goes on where it stood.
 
@@ -60,6 +62,16 @@ def describe(parser: argparse.ArgumentParser) -> None:
         help="where the keyholders of others are, in the Plan's order (default: as their cards say); said for each of "
         "the Plan's keyholders, none is started here",
     )
+    parser.add_argument(
+        "--enrol",
+        choices=["open", "invited", "listed"],
+        default="open",
+        help="who may take part: anybody, by `tacit admin invite`, or by a list (default: open)",
+    )
+    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="a certificate with its chain and its key, PEM")
+    parser.add_argument(
+        "--rate", type=float, metavar="N", help="requests a second of one address (default: 50, or any on this machine)"
+    )
     parser.add_argument("--store", metavar="URL", help="postgresql://… instead of a file in --home (or TACIT_STORE)")
     parser.add_argument(
         "--blobs", metavar="PLACE", help="s3://bucket/… or a folder, instead of one in --home (or TACIT_BLOBS)"
@@ -67,6 +79,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", choices=("all", "api", "opener"), default="all", help="what this process does (default: all)"
     )
+    parser.add_argument(
+        "--metrics",
+        choices=("local", "token", "open", "off"),
+        default="local",
+        help="who may read /metrics (default: local)",
+    )
+    parser.add_argument("--log", choices=("text", "json"), default="text", help="the form of the servers' logs")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the link, then the status")
 
 
@@ -82,6 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, said in (("TACIT_STORE", arguments.store), ("TACIT_BLOBS", arguments.blobs)):
         if said is not None:
             os.environ[name] = said
+    scheme = "http" if arguments.tls is None else "https"
     processes: list[Any] = []
     opens_only = arguments.role == "opener"
     port = arguments.port if arguments.port is not None else 0 if opens_only else PORT
@@ -96,6 +116,15 @@ def run(arguments: argparse.Namespace) -> None:
             addresses=arguments.keyholders,
             evaluation=arguments.evaluation,
             role=arguments.role,
+            more=[
+                *("--enrol", arguments.enrol),
+                *([] if arguments.tls is None else ["--tls", *(str(Path(one).resolve()) for one in arguments.tls)]),
+                *([] if arguments.rate is None else ["--rate", str(arguments.rate)]),
+                *([] if arguments.public_url is None else ["--public-url", arguments.public_url]),
+                *("--metrics", arguments.metrics),
+            ],
+            scheme=scheme,
+            log=arguments.log,
         )
         if opens_only:
             said = {"opens": plan.name, "plan_id": plan.plan_id.hex()}
@@ -115,7 +144,14 @@ def run(arguments: argparse.Namespace) -> None:
                 )
             if reached_at(arguments.host) != arguments.host and not arguments.public_url:
                 print("note       other machines need another address in this link: say --public-url")
-            print(f"join       tacit join '{link}' --data FILE")
+            print(f"watch      {link.partition('/join/')[0]}/dashboard/{plan.plan_id.hex()}")
+            match arguments.enrol:
+                case "invited":
+                    print(f"invite     tacit admin invite '{link}' --count 20")
+                case "listed":
+                    print("list       tacit admin load-list FILE")
+                case _:
+                    print(f"join       tacit join '{link}' --data FILE")
             if arguments.evaluation is not None:
                 judging = link_of(link, read_plan(arguments.evaluation))
                 print(f"evaluate   tacit evaluate --read '{judging}'   (devices of the cohort go there by themselves)")
@@ -123,9 +159,10 @@ def run(arguments: argparse.Namespace) -> None:
             print("Ctrl-C stops; nothing is lost.", flush=True)
         beside = None if keyholder is None else (place / "keyholder", keyholder.port)
         watch(
-            f"http://{reached_at(arguments.host)}:{coordinator.port}/v1/plans/{plan.plan_id.hex()}/status",
+            f"{scheme}://{reached_at(arguments.host)}:{coordinator.port}/v1/plans/{plan.plan_id.hex()}/status",
             processes,
             arguments.json,
+            None if arguments.tls is None else only(Path(arguments.tls[0])),
             beside,
         )
 
@@ -142,6 +179,8 @@ def start_servers(
     evaluation: Path | None = None,
     role: str = "all",
     more: Sequence[str] = (),
+    scheme: str = "http",
+    log: str = "text",
 ) -> "tuple[str, Served | None, Served]":
     """The embedded keyholder, if this home has one of the Plan, then the coordinator; the link that devices join by.
 
@@ -172,7 +211,7 @@ def start_servers(
     # A Plan before this one may have a batch to finish, and a keyholder of this home.
     beside = plan.manifest.continues is not None and (place / "keyholder").exists() and len(addresses) < len(cards)
     if any(embedded) or (role != "api" and beside):
-        keyholder = keyholder_of(place, plan, processes)
+        keyholder = keyholder_of(place, plan, processes, log)
     own = "" if keyholder is None else f"http://127.0.0.1:{keyholder.port}"
     coordinator = serve(
         "coordinator",
@@ -183,22 +222,23 @@ def start_servers(
             *(("--embedded", own) if own else ()),
             *("--host", host, "--port", str(port)),
             *([] if evaluation is None else ["--evaluation", str(evaluation.resolve())]),
+            *("--log", log),
             *more,
         ],
         place / "logs" / "coordinator.log",
     )
     processes.append(coordinator.process)
-    base = (public or f"http://{reached_at(host)}:{coordinator.port}").rstrip("/")
+    base = (public or f"{scheme}://{reached_at(host)}:{coordinator.port}").rstrip("/")
     return f"{base}/join/{plan.plan_id.hex()}?author={plan.author.hex()}", keyholder, coordinator
 
 
-def keyholder_of(place: Path, plan: "Plan", processes: list[Any]) -> "Served":
+def keyholder_of(place: Path, plan: "Plan", processes: list[Any], form: str = "text") -> "Served":
     """The keyholder of this home. One process serves it, whoever started that; ours waits to take its place."""
     from tacit.cli.processes import ProcessFailed, Served, drained, start
     from tacit.keyholder.seat import port_of
 
     home, log = place / "keyholder", place / "logs" / "keyholder.log"
-    words = ["--home", str(home), "--approve-author", plan.author.hex(), "--stand-by"]
+    words = ["--home", str(home), "--approve-author", plan.author.hex(), "--stand-by", "--log", form]
     process = start("tacit.keyholder", words, log)
     processes.append(process)
     drained(process)
@@ -244,7 +284,21 @@ def reached_at(host: str) -> str:
     return str(address) if address.version == 4 else f"[{address}]"
 
 
-def watch(url: str, processes: list[Any], as_json: bool, beside: tuple[Path, int] | None = None) -> None:
+def only(certificate: Path) -> ssl.SSLContext:
+    """Believes this very certificate and no other, under whatever name: that of the server that was just started."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context
+
+
+def watch(
+    url: str,
+    processes: list[Any],
+    as_json: bool,
+    tls: ssl.SSLContext | None = None,
+    beside: tuple[Path, int] | None = None,
+) -> None:
     """Print a line whenever something changed, until the run has ended and for as long as it is served.
 
     `beside` is the home of the keyholder beside the coordinator, and the port that the coordinator was told.
@@ -261,17 +315,17 @@ def watch(url: str, processes: list[Any], as_json: bool, beside: tuple[Path, int
                 )
         if beside is not None and port_of(beside[0]) not in (None, beside[1]):
             raise ProcessFailed("the keyholder beside it has moved to another port; start again, nothing is lost")
-        status = fetch(url)
+        status = fetch(url, tls)
         if status is not None and status != before:
             print(json.dumps(status) if as_json else status_line(status), flush=True)
             before = status
         time.sleep(0.5)
 
 
-def fetch(url: str) -> dict[str, Any] | None:
+def fetch(url: str, tls: ssl.SSLContext | None = None) -> dict[str, Any] | None:
     """A status, or nothing where the server is busy."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - a loopback address made above
+        with urllib.request.urlopen(url, timeout=5, context=tls) as answer:  # noqa: S310 - a loopback address made above
             return json.load(answer)
     except (urllib.error.URLError, TimeoutError, OSError, ValueError):
         return None

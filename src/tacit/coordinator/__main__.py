@@ -1,11 +1,10 @@
 """The coordinator's process: `python -m tacit.coordinator --home DIR --plan FILE`."""
 
 import argparse
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,19 +19,26 @@ from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
 from tacit.coordinator.operators import AdminDoor
 from tacit.coordinator.records import Records
+from tacit.coordinator.roll import Door
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
 from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
 from tacit.coordinator.tidying import KEEP, Keep, tidied
+from tacit.coordinator.watching import WHO_READS, WhoReads
 from tacit.errors import InputError, TacitError
+from tacit.logs import FORMS, Form, begin_log
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
 from tacit.plan.manifest import KeyholderCard
+from tacit.rates import Share
 from tacit.serving import Beside, Tls, serve
+from tacit.wire.codes import Code
+from tacit.wire.ids import DeviceKey
 
 Role = Literal["api", "opener", "all"]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 60.0
+ADDRESS_RATE = 50  # a second: two hundred devices behind one address that look every five seconds need 40
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,12 @@ class Settings:
     | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
     | keep | `Keep(updates_days=90)` | what becomes of Updates and Snapshots that have served: see `tidying` |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
+    | door | `invited` | whom it enrols (`tacit.coordinator.roll`) |
+    | tls | `Tls(cert.pem, key.pem)` | None where it is reached without, or a proxy ends it |
+    | rate | `50` | requests a second of one address; 0 for any number; None: 50 where others can reach it |
+    | public | `https://fl.example` | where devices reach it, if not where it listens |
+    | metrics | `local` | who may read `/metrics`: this machine alone, everybody (`open`), nobody (`off`) |
+    | log | `json` | the form of what is written to stderr |
     """
 
     home: Path
@@ -77,6 +89,12 @@ class Settings:
     store: str = field(default="", repr=False)  # there may be a password in it
     blobs: str = ""
     role: Role = "all"
+    door: Door = Door.OPEN
+    tls: Tls | None = None
+    rate: float | None = None
+    public: str = ""
+    metrics: WhoReads = "local"
+    log: Form = "text"
     admin: "AdminAddress | None" = None
     keep: Keep = KEEP
 
@@ -116,7 +134,21 @@ def parse(arguments: list[str]) -> Settings:
         metavar="PLACE",
         help="s3://… or a folder (or TACIT_BLOBS)",
     )
+    parser.add_argument(
+        "--enrol", type=Door, choices=list(Door), default=Door.OPEN, help="whom it enrols (default: open)"
+    )
+    parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERT", "KEY"), help="a certificate and its key, PEM")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="N",
+        help="requests a second that one address may make, 0 for any number (default: 50; any where it listens on this "
+        "machine alone)",
+    )
+    parser.add_argument("--public-url", default="", metavar="URL", help="where devices reach it, for the page it shows")
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
+    parser.add_argument("--metrics", choices=WHO_READS, default="local", help="who may read /metrics (default: local)")
+    parser.add_argument("--log", choices=FORMS, default="text", help="the form of its log, on stderr (default: text)")
     admin = parser.add_argument_group("operators", "by default where the devices are, for whoever has a token")
     admin.add_argument("--admin-host", default="127.0.0.1", metavar="HOST", help="with --admin-port")
     admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
@@ -139,6 +171,12 @@ def parse(arguments: list[str]) -> Settings:
         store=given.store,
         blobs=given.blobs,
         role=given.role,
+        door=given.enrol,
+        tls=None if given.tls is None else Tls(*given.tls),
+        rate=given.rate,
+        public=given.public_url.rstrip("/"),
+        metrics=given.metrics,
+        log=given.log,
         admin=_admin(given),
         keep=_keep(given),
     )
@@ -249,20 +287,43 @@ def _coordinator(
         if settings.role != "api"  # which asks none, and need not know where they are
     ]
     deadline_s = settings.deadline_s
-    opener = Opener(plan, keys.sig, keyholders, deadline_s, Trouble([None] * len(urls)), successor, judged_next)
+    opening = records.roll(settings.door)  # its own: the opener is a thread of its own
+
+    def barred(devices: Collection[DeviceKey]) -> Mapping[DeviceKey, Code]:
+        return opening.barred(plan.lineage, devices)
+
+    trouble = Trouble([None] * len(urls))
+    opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, barred=barred)
     thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins, tidy)
     return Coordinator(
         plan=plan,
         plan_file=records.plan_file(plan),
         keys=keys,
         store=open_store(),
+        roll=records.roll(settings.door),
         intake=IntakeThread(open_store, thread.arrived.set) if settings.role != "opener" else None,
         opener=thread if settings.role != "api" else None,
         urls=urls,
         deadline_s=deadline_s,
         successor=successor,
+        public=settings.public,
         continued_by=lambda after: _coordinator(settings, keys, records, address, judged_next, plan, after, None),
     )
+
+
+def address_share(settings: Settings) -> Share | None:
+    """What one address may ask for; None where that is not limited.
+
+    Whoever listens on this machine alone is behind a proxy, whose address all requests have, or in a test.
+
+    >>> settings = parse(["--home", "c", "--plan", "digits.tacit"])
+    >>> address_share(settings), address_share(replace(settings, host="0.0.0.0"))
+    (None, Share(burst=200, a_second=50))
+    """
+    rate = settings.rate
+    if rate is None:
+        rate = 0 if settings.host in ("localhost", "127.0.0.1", "::1") else ADDRESS_RATE
+    return Share(4 * rate, rate) if rate > 0 else None
 
 
 def _plan(path: Path) -> Plan:
@@ -279,17 +340,18 @@ def _pause(failures: int) -> float:
 
 
 def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         settings = parse(sys.argv[1:])
+        begin_log(settings.log)
         coordinators, records = coordinators_of(settings), settings.records
         door, desk = AdminDoor(open_operators(records)), Desk(records, coordinators[0].keys, keep=settings.keep)
-        if settings.admin is None:
-            serve(make_app(*coordinators, door=door, desk=desk, records=records), settings.host, settings.port)
-        else:
+        share, beside = address_share(settings), None
+        if settings.admin is not None:
             apart = settings.admin
             beside = Beside(admin_app(door, desk), apart.host, apart.port, apart.tls, apart.clients)
-            serve(make_app(*coordinators, door=door, records=records), settings.host, settings.port, beside=beside)
+        here = desk if settings.admin is None else None
+        app = make_app(*coordinators, door=door, desk=here, share=share, metrics=settings.metrics, records=records)
+        serve(app, settings.host, settings.port, settings.tls, beside)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

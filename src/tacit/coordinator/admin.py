@@ -10,6 +10,10 @@ DELETE /v1/admin/tokens/DIGEST       owner      takes one back
 POST   /v1/admin/upgrade             operator   a Plan's bytes: it goes on from the one that it continues
 POST   /v1/admin/tidy                operator   what need be kept no more goes; `?dry=1`: says what that would be
 POST   /v1/admin/forget-device       owner      `?dpk=HEX`: what is held of a device goes
+POST   /v1/admin/invitations         operator   `?count=…&days=…`: new ones, said once
+GET    /v1/admin/invitations         operator   all of them, and whom they have let in
+DELETE /v1/admin/invitations/NAME    operator   takes one back, and revokes whom it has let in
+POST   /v1/admin/revoke              operator   `?device=KEY`, again for more: nothing more is taken in of these
 GET    /v1/admin/backup              owner      everything but the keys, in one file
 
 Answers are JSON. Whatever looks into the records does so in a thread of its own: no operator holds up the devices.
@@ -31,7 +35,9 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from tacit.coordinator.backup import MOST_PLAN
-from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding
+from tacit.coordinator.description import says
+from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding, Upgraded
+from tacit.coordinator.enrolling import InvitationSaid, Invited, Revoked
 from tacit.coordinator.operators import AdminDoor, NotAllowed, Operator, Role, allowed, turned_away
 from tacit.coordinator.orders import Going
 from tacit.coordinator.tidying import Forgotten, Tidied
@@ -40,13 +46,26 @@ from tacit.serving import SecurityHeaders, natural, read_body
 
 log = logging.getLogger("tacit.coordinator.operators")
 
-Said = list[PlanStanding] | list[Ordered] | list[Listed] | Listed | Made | dict[str, Tidied] | dict[str, Forgotten]
+Said = (
+    list[PlanStanding]
+    | list[Ordered]
+    | list[Listed]
+    | Listed
+    | Made
+    | Invited
+    | list[InvitationSaid]
+    | InvitationSaid
+    | Revoked
+    | dict[str, Tidied]
+    | dict[str, Forgotten]
+)
 Act = Callable[[Operator, Request], Said]
 
 
 def admin_routes(desk: Desk) -> list[Route]:
     """The routes of a coordinator's operators."""
 
+    @says("everything but the keys, in one file", gives="application/x-tar", needs=Role.OWNER)
     async def backup(request: Request) -> Response:
         operator = allowed(request, Role.OWNER)
         for left_over in desk.records.home.glob(".backup-*"):  # by a process that was killed
@@ -62,6 +81,7 @@ def admin_routes(desk: Desk) -> list[Route]:
         log.warning("%r, %s: backup", operator.name, operator.role)
         return FileResponse(Path(folder) / "backup.tar", media_type="application/x-tar", background=gone)
 
+    @says("go on with this Plan from the one that it continues", takes=MOST_PLAN, gives=Upgraded, needs=Role.OPERATOR)
     async def upgrade(request: Request) -> Response:
         operator = allowed(request, Role.OPERATOR)
         try:
@@ -73,6 +93,18 @@ def admin_routes(desk: Desk) -> list[Route]:
 
     def order(going: Going) -> Act:
         return lambda operator, request: desk.order(going, operator.name, request.query_params.get("plan", ""))
+
+    def invite(_operator: Operator, request: Request) -> Invited:
+        count, days = (natural(request.query_params.get(name, "")) for name in ("count", "days"))
+        if count is None or days is None:
+            raise InputError("say ?count=…&days=…")
+        return desk.invite(count, days)
+
+    def revoke(_operator: Operator, request: Request) -> Revoked:
+        keys = request.query_params.getlist("device")
+        if not keys:
+            raise InputError("say ?device=…, a device key in 64 hex digits, and again for more")
+        return desk.revoke(keys)
 
     def make_token(_operator: Operator, request: Request) -> Made:
         asked = request.query_params
@@ -101,6 +133,15 @@ def admin_routes(desk: Desk) -> list[Route]:
         _route("POST", "tidy", Role.OPERATOR, tidy),
         _route("POST", "forget-device", Role.OWNER, forget),
         Route("/v1/admin/backup", backup),
+        _route("POST", "invitations", Role.OPERATOR, invite),
+        _route("GET", "invitations", Role.OPERATOR, lambda _operator, _request: desk.invitations()),
+        _route(
+            "DELETE",
+            "invitations/{begins}",
+            Role.OPERATOR,
+            lambda _operator, request: desk.withdraw(request.path_params["begins"]),
+        ),
+        _route("POST", "revoke", Role.OPERATOR, revoke),
         Route("/v1/admin/upgrade", upgrade, methods=["POST"]),
         _route("GET", "tokens", Role.OWNER, lambda _operator, _request: desk.tokens()),
         _route("POST", "tokens", Role.OWNER, make_token),
@@ -130,6 +171,7 @@ def _failed(error: TacitError) -> Response:
 
 
 def _route(method: str, path: str, role: Role, act: Act) -> Route:
+    @says(f"of operators: {method} {path}", gives="application/json", needs=role)
     async def answer(request: Request) -> Response:
         operator = allowed(request, role)
         try:

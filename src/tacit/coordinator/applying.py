@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from tacit.codec.quantise import dequantise_sum
 from tacit.codec.ring import center, unpack
 from tacit.codec.rotate import rotate_back
+from tacit.coordinator.bounds import longest_mean
 from tacit.coordinator.optimizer import NOTHING, Memory, begun, step
+from tacit.coordinator.robust import norm, robust_mean
 from tacit.errors import TacitError
 from tacit.plan.bundle import decode_snapshot, encode_snapshot
-from tacit.plan.manifest import Manifest
+from tacit.plan.manifest import Alike, Manifest
 from tacit.plan.server import Server
 
 
@@ -56,6 +58,24 @@ def mean_of(unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manif
     return rotate_back(mean, manifest.charter_id) if quant.rotation == "hadamard/1" else mean
 
 
+def bounded_mean(unmasked: NDArray[np.int64], weights: Sequence[int], manifest: Manifest) -> NDArray[np.float64]:
+    """`mean_of`, where it is not longer than honest Updates and their noise make it. `SumBroken` if it is."""
+    mean = mean_of(unmasked, weights, manifest)
+    long, allowed = norm(mean), longest_mean(weights, manifest)
+    if long > allowed:
+        raise SumBroken(
+            f"the mean of this batch is {long:.3g} long and no {len(weights)} Updates within the bound come to more "
+            f"than {allowed:.3g} with their noise: one of them is none"
+        )
+    return mean
+
+
+def round_mean(means: Sequence[NDArray[np.float64]], manifest: Manifest) -> NDArray[np.float64]:
+    """What the groups of a round say together."""
+    alone = len(means) == 1 and isinstance(manifest.batch.robust, Alike)
+    return means[0] if alone else robust_mean(means, manifest.batch.robust)
+
+
 @dataclass(frozen=True, eq=False)
 class Following:
     """The Snapshot that follows, and what the server's rule remembers with it."""
@@ -88,5 +108,5 @@ def publish_sum(judged: bytes, unmasked: NDArray[np.int64], weights: Sequence[in
 
     No answer, however long, changes the values.
     """
-    mean = mean_of(unmasked, weights, manifest)
+    mean = bounded_mean(unmasked, weights, manifest)
     return Following(judged[: 4 * manifest.program.d] + encode_snapshot(mean.astype(np.float32)), NOTHING)

@@ -16,6 +16,7 @@ from tacit.coordinator.database import Database
 from tacit.coordinator.dump import read_rows
 from tacit.coordinator.operators import TABLES as OPERATORS
 from tacit.coordinator.records import Records
+from tacit.coordinator.roll import MIGRATIONS as ROLL
 from tacit.coordinator.sql_store import MIGRATIONS
 from tacit.durable import SEED_SIZE, make_folder, write_file
 from tacit.faults import crash_point
@@ -24,10 +25,12 @@ from tacit.plan.bundle import Plan, parse_plan
 _PLAN = re.compile(r"plans/([0-9a-f]{64})/(plan\.tacit|rows|blobs/[a-z]+/[A-Za-z0-9._-]+)")
 _KEY = re.compile(r"keys/([a-z-]+\.key)")
 MOST_PLAN = 1 << 30
+# What belongs to no single Plan: who may operate, and who may take part.
+COMMON = {"operators": (OPERATORS,), "roll": ROLL}
 
 
 def back_up(records: Records, path: Path, now: int, *, keys: bool) -> Contents:
-    """All Plans of these records, and who may operate; with the keys in `home`, if `keys`.
+    """All Plans of these records, who may operate and who may take part; with the keys in `home`, if `keys`.
 
     With the keys whoever has the file is this coordinator: keep it as you keep them. Without them it is worth what the
     records are: masked Updates, ids and counts.
@@ -42,11 +45,12 @@ def back_up(records: Records, path: Path, now: int, *, keys: bool) -> Contents:
                 made.versions[plan.plan_id.hex()] = newest
             finally:
                 database.close()
-        operators = records.common("operators", (OPERATORS,))
-        try:
-            made.add_tables(Tables("operators", operators))
-        finally:
-            operators.close()
+        for name, migrations in COMMON.items():
+            database = records.common(name, migrations)
+            try:
+                made.add_tables(Tables(name, database))
+            finally:
+                database.close()
         for key in sorted(records.home.glob("*.key")) if keys else ():
             made.add(f"keys/{key.name}", key.read_bytes())
         return made.contents()
@@ -64,8 +68,8 @@ def put_back(records: Records, path: Path) -> Contents:
             if found := _KEY.fullmatch(name):
                 _write_key(records.home / found[1], file)
                 continue
-            if name == "operators/rows":
-                _put_operators(records, file)
+            if (common := name.removesuffix("/rows")) in COMMON:
+                _put_common(records, common, contents.formats[common], file)
                 continue
             found = _PLAN.fullmatch(name)
             if found is None:
@@ -111,7 +115,7 @@ def named_blobs(database: Database) -> set[str]:
 
 def _check_formats(contents: Contents) -> None:
     for folder, number in contents.formats.items():
-        if number > (1 if folder == "operators" else len(MIGRATIONS)):
+        if number > len(COMMON.get(folder, MIGRATIONS)):
             raise ArchiveRefused("this archive was made by a newer tacit; update this one")
 
 
@@ -130,14 +134,16 @@ def _put_rows(records: Records, plan: Plan, number: int, file: IO[bytes]) -> Non
         database.close()
 
 
-def _put_operators(records: Records, file: IO[bytes]) -> None:
-    operators = records.common("operators", (OPERATORS,))
+def _put_common(records: Records, name: str, number: int, file: IO[bytes]) -> None:
+    """Tables that belong to no single Plan, unless there is something in them already."""
+    database = records.common(name, COMMON[name][:number])
     try:
-        if operators.row("SELECT 1 FROM operators") is None:
-            with operators.transaction():
-                read_rows(operators, file)
+        empty = all(database.row(f"SELECT 1 FROM {table}") is None for table in database.tables())  # noqa: S608 - its own
+        if empty:
+            with database.transaction():
+                read_rows(database, file)
     finally:
-        operators.close()
+        database.close()
 
 
 def _write_key(path: Path, file: IO[bytes]) -> None:

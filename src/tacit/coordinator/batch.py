@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tacit.coordinator.rounds import Over, RoundStep
 from tacit.plan.manifest import Manifest
 from tacit.wire import preimage
 from tacit.wire.codes import Code
@@ -127,7 +128,7 @@ class Fate(StrEnum):
     APPLIED = "applied"
     SPOILT = "spoilt"
     EXPIRED = "expired"
-    REFUSED = "refused"  # a keyholder would not open it
+    REFUSED = "refused"  # a keyholder would not open it, or its device was revoked
 
 
 class Moved(State, frozen=True):
@@ -157,6 +158,7 @@ class Transition:
     landed: tuple[DeviceKey, ...] = ()  # in the batch of `before`
     head: Head | None = None  # published from now on
     remembered: "Remembered | None" = None  # with the Snapshot of `after`
+    round: RoundStep | None = None  # where the Plan has groups
 
 
 def root_of(members: Iterable[Member]) -> Digest:
@@ -210,6 +212,12 @@ def choose(
         devices.add(member.dpk)
         chosen.append(member)
     return tuple(chosen)
+
+
+def on_barred(batch: Collecting, queued: Iterable[Member], barred: Mapping[DeviceKey, Code]) -> Transition | None:
+    """What waits of devices that the operator has shut out leaves, before this batch closes without it."""
+    moved = tuple(Moved(one.update_id, Fate.REFUSED, None, barred[one.dpk]) for one in queued if one.dpk in barred)
+    return Transition(batch, batch, moved) if moved else None
 
 
 def on_clock(
@@ -340,7 +348,8 @@ def on_succeeded(batch: Collecting | Closed | Ended, queued: Iterable[Member], r
 
 
 def on_end(batch: Batch, queued: Iterable[Member], code: Code, reason: str) -> Transition:
-    """Nothing more is opened. What waits has expired; what a keyholder may have opened is spoilt."""
+    """Nothing more is opened. What waits has expired, what a keyholder may have opened is spoilt, and what the groups
+    of an unfinished round said moves nothing."""
     moved = [Moved(member.update_id, Fate.EXPIRED) for member in queued]
     landed: tuple[DeviceKey, ...] = ()
     version: int | None
@@ -362,4 +371,4 @@ def on_end(batch: Batch, queued: Iterable[Member], code: Code, reason: str) -> T
             version = number
         case Ended():
             return Transition(batch, batch)
-    return Transition(batch, Ended(version, code, reason), tuple(moved), landed)
+    return Transition(batch, Ended(version, code, reason), tuple(moved), landed, round=Over())

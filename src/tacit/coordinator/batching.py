@@ -9,12 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tacit.coordinator.calling import REFUSED_DEVICE, body_of, counted, heard
+from tacit.coordinator.description import says
 from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Orders, check_running
-from tacit.serving import MESSAGE_TYPE, read_body, refused
+from tacit.serving import MESSAGE_TYPE, refused
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest
-from tacit.wire.messages import Ask, encode
+from tacit.wire.messages import Ask, Averaged, Place, encode
 from tacit.wire.signed import sign_averaged
 
 if TYPE_CHECKING:
@@ -26,17 +28,21 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 def batch_routes(asked: "Callable[[Request], Coordinator]") -> list[Route]:
     """`asked` is the coordinator of the Plan in a request."""
 
+    @says("a device asks for a place", takes=Ask, gives=Place, codes=(*REFUSED_DEVICE, Code.E_STALE), signed=True)
     async def places(request: Request) -> Response:
         coordinator = asked(request)
-        try:
+        with counted(coordinator):
+            call = heard(coordinator, request)
             check_running(Orders(coordinator.store.database).now(), os.urandom(4))
-            place = await coordinator.place(await read_body(request, Ask.max_bytes))
-        except Refusal as refusal:
-            if coordinator.intake is not None:
-                coordinator.intake.count(refusal.code)
-            raise
+            place = await coordinator.place(await body_of(request, Ask.max_bytes, call), call)
         return Response(encode(place), media_type=MESSAGE_TYPE)
 
+    @says(
+        "which average is published",
+        gives=Averaged,
+        codes=(Code.E_PLAN, Code.E_HEAD, Code.E_VERSION_FUTURE),
+        tagged=True,
+    )
     async def average(request: Request) -> Response:
         coordinator = asked(request)
         newest, store = coordinator.store.newest(), coordinator.store
@@ -52,6 +58,7 @@ def batch_routes(asked: "Callable[[Request], Coordinator]") -> list[Route]:
         said = sign_averaged(coordinator.keys.sig, coordinator.plan_id, newest.version, name)
         return Response(encode(said), media_type=MESSAGE_TYPE, headers=headers)
 
+    @says("its bytes; immutable", gives="application/octet-stream", codes=(Code.E_PLAN, Code.E_HEAD))
     async def averages(request: Request) -> Response:
         store = asked(request).store
         try:

@@ -28,6 +28,7 @@ from tacit.coordinator.batch import (
     Transition,
     batch_number,
 )
+from tacit.coordinator.rounds import Over
 from tacit.errors import InputError, TacitError
 from tacit.plan.bundle import Plan
 from tacit.wire.codes import Code
@@ -69,7 +70,7 @@ def on_caught_up(batch: Batch, head: Head) -> Transition:
         raise InputError(f"Snapshot {head.version} is none that comes after batch {batch_number(batch)}")
     members = batch.members if isinstance(batch, Closed | Sketching | Agreed | Opened) else ()
     moved = tuple(Moved(member.update_id, Fate.QUEUED) for member in members)
-    return Transition(batch, Headed(head.version), moved, head=head)
+    return Transition(batch, Headed(head.version), moved, head=head, round=Over())
 
 
 def _version(batch: Batch) -> int:

@@ -7,7 +7,7 @@ a store of its own, so that any thread may make it.
 
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,17 @@ from pathlib import Path
 import msgspec
 
 from tacit.codec.errors import CodecError
+from tacit.coordinator import enrolling
 from tacit.coordinator.archive import Contents
 from tacit.coordinator.backup import back_up, put_back
 from tacit.coordinator.batch import batch_number
 from tacit.coordinator.behind import on_caught_up
+from tacit.coordinator.enrolling import InvitationSaid, Invited, ListLoaded, Revoked
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.operators import TABLES, Operator, Operators, Role
 from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.records import Records
+from tacit.coordinator.roll import Roll
 from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.succession import chain_of, check_start
@@ -235,6 +238,40 @@ class Desk:
             said = f"put back from a backup at batch {batch_number(before)}; links before HEAD {head.version} are lost"
             store.commit(transition, [(LogKind.AUDIT, said.encode()), (LogKind.HEAD, encode(head))])
             return Caught(plan_id.hex(), batch_number(before), head.version)
+
+    def invite(self, count: int, days: int) -> Invited:
+        """New invitations, each for one device."""
+        with self.roll() as roll:
+            return enrolling.invite(roll, count, days, int(self.clock()), self.random)
+
+    def invitations(self) -> list[InvitationSaid]:
+        """All of them, without what they are."""
+        with self.roll() as roll:
+            return enrolling.invitations(roll, int(self.clock()))
+
+    def withdraw(self, begins: str) -> InvitationSaid:
+        """Takes an invitation back; whom it let in is revoked."""
+        with self.roll() as roll:
+            return enrolling.withdraw(roll, begins, int(self.clock()))
+
+    def revoke(self, keys: Sequence[str]) -> Revoked:
+        """Nothing more is taken in of these device keys."""
+        with self.roll() as roll:
+            return enrolling.revoke(roll, keys, int(self.clock()))
+
+    def load_list(self, data: bytes) -> ListLoaded:
+        """The devices that may take part, as a signed list says, where devices take part by a list."""
+        with self.roll() as roll:
+            return enrolling.load_list(roll, data, self.records.plans())
+
+    @contextmanager
+    def roll(self) -> Generator[Roll, None, None]:
+        """Who may take part, for the thread that asks."""
+        roll = self.records.roll()
+        try:
+            yield roll
+        finally:
+            roll.close()
 
     @contextmanager
     def store(self, plan: Plan) -> Generator[SqlStore, None, None]:

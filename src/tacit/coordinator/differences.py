@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tacit.codec.difference import difference
+from tacit.coordinator.description import says
 from tacit.coordinator.served import for_ever
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, sha256
@@ -30,6 +31,12 @@ def difference_route(asked: "Callable[[Request], Coordinator]") -> Route:
     """GET /v1/plans/ID/deltas/FROM/TO, two Snapshots by their hashes."""
     working, waiting = asyncio.Semaphore(1), 0
 
+    @says(
+        "what makes one Snapshot out of another, where that is shorter",
+        gives="application/octet-stream",
+        codes=(Code.E_HEAD,),
+        tagged=True,
+    )
     async def answer(request: Request) -> Response:
         nonlocal waiting
         coordinator = asked(request)

@@ -136,9 +136,11 @@ def admit(member: Member, standing: Standing, manifest: Manifest) -> None:
         )
     # A batch takes one Update of a device, and `most` in all; what waits longer than `max_age` batches expires.
     # So no more than this can ever be opened. The first rule also means that a full queue holds Updates of at
-    # least `most` devices, enough for a batch: a few devices cannot fill it for good.
-    batches = min(manifest.batch.max_age + 1, WAITING_BATCHES)
-    if standing.pending >= batches:
+    # least `most` devices, enough for a batch: a few devices cannot fill it for good. A round takes one Update of a
+    # device as well, and as many batches as it has groups.
+    groups = manifest.batch.groups
+    batches = min(manifest.batch.max_age + 1, WAITING_BATCHES * groups)
+    if standing.pending >= max(1, batches // groups):
         raise Refusal(Code.E_RATE, f"{standing.pending} Updates of this device wait already", standing.come_again)
     if standing.queued >= manifest.batch.most * batches:
         raise Refusal(Code.E_RATE, f"{standing.queued} Updates wait already; come again", standing.come_again)

@@ -7,15 +7,25 @@ step that was cut off ends as it would have.
 
 import logging
 import math
+import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
-from tacit.coordinator.applying import SumBroken, add_payloads, apply_mean, mean_of, publish_sum, unmask
+from tacit.coordinator.applying import (
+    SumBroken,
+    add_payloads,
+    apply_mean,
+    bounded_mean,
+    publish_sum,
+    round_mean,
+    unmask,
+)
 from tacit.coordinator.batch import (
     Agreed,
     Applied,
@@ -30,6 +40,7 @@ from tacit.coordinator.batch import (
     Transition,
     batch_number,
     choose,
+    on_barred,
     on_clock,
     on_committed,
     on_end,
@@ -47,17 +58,21 @@ from tacit.coordinator.batch import (
 from tacit.coordinator.behind import Behind, is_behind
 from tacit.coordinator.database import Unavailable
 from tacit.coordinator.gate import found_too_long
+from tacit.coordinator.gauges import FAILED, STEPS, STORE
+from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
 from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Going, Orders
+from tacit.coordinator.rounds import Over, Round, Rounds, Waits
 from tacit.coordinator.store import Overtaken, Store
 from tacit.errors import TacitError
 from tacit.faults import crash_point
+from tacit.logs import said
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import cards_at
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, KeyId, PlanId, UpdateId
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId
 from tacit.wire.keys import SigningKey, verify
 from tacit.wire.messages import (
     Entry,
@@ -116,7 +131,8 @@ class Trouble:
 class Opener:
     """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on.
 
-    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets.
+    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets. `random`
+    draws a round's secret. `barred` says which of these devices the operator has shut out, and with what code.
     """
 
     plan: Plan
@@ -126,19 +142,35 @@ class Opener:
     trouble: Trouble
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
+    random: Callable[[int], bytes] = os.urandom
+    barred: Callable[[Collection[DeviceKey]], Mapping[DeviceKey, Code]] = lambda devices: {}
     _loaded: set[int] = field(default_factory=lambda: set[int]())
 
     @property
     def plan_id(self) -> PlanId:
         return PlanId(self.plan.plan_id)
 
+    @property
+    def _prefix(self) -> str:
+        """The Plan, as lines of logs and labels of numbers name it."""
+        return self.plan_id.hex()[:8]
+
+    def _said(self, event: str, batch: Batch, updates: int = 0) -> dict[str, object]:
+        return said(event, plan=self._prefix, t=batch_number(batch), updates=updates)
+
+    def _say_void(self, batch: Batch, why: object) -> None:
+        words, t = "%s: batch %d is void: %s", batch_number(batch)
+        log.warning(words, self.plan.name, t, why, extra=self._said("batch.void", batch))
+
     def step(self, store: Store, now: int) -> bool:
         """One step, if there is one to take. `Unreachable` and `Stalled` say why there is none yet."""
+        begun = time.perf_counter()
         before = store.batch()
         transition = self._succeeded(before, store) or self._ended(before, store, now) or self._next(before, store, now)
         if transition is None:
             return False
         self._commit(store, transition)
+        STEPS.observe(time.perf_counter() - begun, self._prefix, type(before).__name__.lower())
         return True
 
     def give_up(self, store: Store, failures: int) -> bool:
@@ -147,15 +179,20 @@ class Opener:
         if self.successor is None or failures < _PATIENCE or isinstance(batch, Ended):
             return False
         log.warning(
-            "%s: batch %d is given up, because its keyholders do not answer", self.plan.name, batch_number(batch)
+            "%s: batch %d is given up, because its keyholders do not answer",
+            self.plan.name,
+            batch_number(batch),
+            extra=self._said("batch.given_up", batch),
         )
         self._commit(store, on_end(batch, store.queued(), Code.E_SUCCEEDED, self._succession(self.successor)))
         return True
 
     def _commit(self, store: Store, transition: Transition) -> None:
-        store.commit(transition, self._logged(transition))
+        with STORE.time("commit"):
+            store.commit(transition, self._logged(transition))
         name = type(transition.after).__name__.lower()
-        log.info("%s: batch %d is %s", self.plan.name, batch_number(transition.after), name)
+        t, event = batch_number(transition.after), self._said(f"batch.{name}", transition.after, len(transition.moved))
+        log.info("%s: batch %d is %s", self.plan.name, t, name, extra=event)
         crash_point(f"coordinator.{name}")
 
     def pause(self, store: Store, now: int) -> float:
@@ -182,7 +219,7 @@ class Opener:
 
     def _next(self, batch: Batch, store: Store, now: int) -> Transition | None:
         if isinstance(batch, Collecting | Closed | Sketching | Agreed) and batch.t < self._sealed_from(store):
-            log.warning("%s: batch %d is void: a keyholder has lost what opens it", self.plan.name, batch.t)
+            self._say_void(batch, "a keyholder has lost what opens it")
             return on_void(batch, self._snapshot_hash(store, batch.t))
         try:
             match batch:
@@ -211,16 +248,42 @@ class Opener:
         if going is Going.PAUSED:
             return None
         deadline_s = 0 if going is Going.DRAINING else self.deadline_s
-        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
-        transition = None
-        if store.queued_count() >= least:
-            queued = store.queued()
-            chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
-            transition = on_clock(batch, chosen, now, deadline_s, manifest)
+        close = self._close_batch if manifest.batch.groups == 1 else self._close_group
+        transition = close(batch, store, now, deadline_s)
         if transition is None and going is Going.DRAINING:
             orders.drained()
             log.info("%s: drained; %d Updates are too few for a batch", self.plan.name, store.queued_count())
         return transition
+
+    def _close_batch(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
+        manifest = self.plan.manifest
+        least = manifest.batch.threshold if now >= batch.since + deadline_s else manifest.batch.target
+        if store.queued_count() < least:
+            return None
+        queued = store.queued()
+        if (leaving := self._leaving(batch, queued)) is not None:
+            return leaving
+        chosen = choose(queued, store.landings({member.dpk for member in queued}), batch.t, manifest)
+        return on_clock(batch, chosen, now, deadline_s, manifest)
+
+    def _close_group(self, batch: Collecting, store: Store, now: int, deadline_s: int) -> Transition | None:
+        manifest, rounds = self.plan.manifest, Rounds(store.database, store.blobs)
+        began, opened = rounds.current(), rounds.opened()
+        if store.queued_count() < manifest.batch.threshold * (manifest.batch.groups - opened):
+            return None
+        round = began or Round(batch.t, self.random(32), rounds.newest_arrival())
+        queued = store.queued()
+        if (leaving := self._leaving(batch, queued)) is not None:
+            return leaving
+        landings = store.landings({member.dpk for member in queued})
+        before = rounds.queued_until(round.arrival)
+        chosen = choose_group(queued, before, landings, batch.t, round, opened, manifest)
+        # Whom a round waits for is there when it begins: its other groups have no deadline of their own.
+        transition = on_clock(batch, chosen, now, deadline_s if began is None else 0, manifest)
+        return transition if transition is None or began else replace(transition, round=round)
+
+    def _leaving(self, batch: Collecting, queued: Sequence[Member]) -> Transition | None:
+        return on_barred(batch, queued, self.barred({member.dpk for member in queued}))
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -281,7 +344,10 @@ class Opener:
             raise Stalled(f"a keyholder's sketches of batch {batch.t} are none: {error}") from error
         dropped = {member.update_id for member, long in zip(batch.members, found, strict=True) if long}
         if dropped:
-            log.warning("%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t)
+            event = said("batch.gated", plan=self._prefix, t=batch.t, updates=len(dropped))
+            log.warning(
+                "%s: %d Updates of batch %d are far too long", self.plan.name, len(dropped), batch.t, extra=event
+            )
         return on_sketched(batch, dropped, snapshot_hash, manifest)
 
     def _signer(self, j: int) -> bytes:
@@ -323,18 +389,24 @@ class Opener:
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
-            if manifest.evaluation is None:
-                memory = memories.of(snapshot_hash, manifest.server, d)
-                following = apply_mean(before, mean_of(unmasked, weights, manifest), manifest.server, memory)
-            else:
+            if manifest.evaluation is not None:
                 following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
+            else:
+                mean, rounds = bounded_mean(unmasked, weights, manifest), Rounds(store.database, store.blobs)
+                if rounds.opened() + 1 < manifest.batch.groups:
+                    waits = Waits(rounds.write_mean(mean))
+                    crash_point("coordinator.mean.written")
+                    return replace(on_summed(batch, snapshot_hash), round=waits)
+                memory = memories.of(snapshot_hash, manifest.server, d)
+                mean = round_mean([*rounds.means(), mean], manifest)
+                following = apply_mean(before, mean, manifest.server, memory)
         except SumBroken as error:
-            log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, error)
+            self._say_void(batch, error)
             return on_void(batch, snapshot_hash)
         written = store.write_snapshot(following.snapshot)
         kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return on_summed(batch, written, kept)
+        return replace(on_summed(batch, written, kept), round=Over() if manifest.batch.groups > 1 else None)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
@@ -382,7 +454,7 @@ class Opener:
                 raise behind from refusal
             case _:
                 raise Stalled(f"a keyholder refuses batch {batch_number(batch)}: {refusal}") from refusal
-        log.warning("%s: batch %d is void: %s", self.plan.name, batch.t, refusal)
+        self._say_void(batch, refusal)
         return on_void(batch, self._snapshot_hash(store, batch.t))
 
     def _rejected_now(self, batch: Sketching | Agreed, store: Store, refusal: Refusal, j: int) -> dict[UpdateId, Code]:
@@ -493,6 +565,7 @@ class OpenerThread:
     begins: Callable[[Store], bool] = lambda store: True
     tidy: Callable[[Store], None] = lambda store: None
     arrived: threading.Event = field(default_factory=threading.Event)
+    leads: bool = False  # whether it had the lease when it last looked
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -513,13 +586,15 @@ class OpenerThread:
         begun = False
         swept_at = -math.inf
         told: list[str | None] = []
+        FAILED.add(self.opener.plan_id.hex()[:8], count=0)  # a series that begins with its first failure hides it
         while not self._stopped.is_set():
             self.arrived.clear()
             if self._stopped.is_set():
                 break  # asked to stop between the two lines above
             try:
                 store = store or self.open_store()
-                if not store.lease(self.owner, self.clock(), LEASE_S):
+                self.leads = store.lease(self.owner, self.clock(), LEASE_S)
+                if not self.leads:
                     self.arrived.wait(1.0)
                     continue
                 begun = begun or self.begins(store)
@@ -540,10 +615,12 @@ class OpenerThread:
                     raise
                 except TacitError as error:
                     failures += 1
+                    FAILED.add(self.opener.plan_id.hex()[:8])
                     pause = self.backoff(failures)
                     if self.opener.give_up(store, failures):
                         continue
-                    log.warning("%s; it is tried again in %.1f s", error, pause)
+                    event = said("step.failed", plan=self.opener.plan_id.hex()[:8], failures=failures, seconds=pause)
+                    log.warning("%s; it is tried again in %.1f s", error, pause, extra=event)
                     if told != self.opener.trouble.reasons:
                         store.report_troubles(told := list(self.opener.trouble.reasons))
                     self._stopped.wait(pause)
@@ -554,13 +631,17 @@ class OpenerThread:
             except Unavailable as error:
                 # No keyholder's fault, and no reason to give a batch up, however long it lasts.
                 silent += 1
+                self.leads = False
                 pause = min(self.backoff(silent), LONGEST_SILENCE_S)
                 log.warning("%s; it is tried again in %.1f s", error, pause)
                 self._stopped.wait(pause)
             except Exception:
                 # The edge of this thread: what nobody foresaw is written down and tried again, slowly.
                 failures += 1
-                log.exception("the opener met something unforeseen; it is tried again")
+                FAILED.add(self.opener.plan_id.hex()[:8])
+                event = said("step.broken", plan=self.opener.plan_id.hex()[:8], failures=failures)
+                log.exception("the opener met something unforeseen; it is tried again", extra=event)
                 self._stopped.wait(max(LEASE_S, self.backoff(failures)))
+        self.leads = False
         if store is not None:
             store.close()

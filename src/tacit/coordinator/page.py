@@ -6,6 +6,7 @@ import html
 import re
 import shlex
 
+from tacit.coordinator.roll import Door
 from tacit.coordinator.status import promise
 from tacit.plan.bundle import Plan
 from tacit.plan.scouted import asks
@@ -23,12 +24,12 @@ CONTENT_SECURITY_POLICY = (
     + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     + "'"
 )
-_HOST = re.compile(r"[A-Za-z0-9.:\-\[\]]{1,253}")
+_HERE = re.compile(r"https?://[A-Za-z0-9.:\-\[\]]{1,253}")
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
 
 
-def join_page(plan: Plan, scheme: str, host: str, author: str | None, newest: Plan) -> str:
-    """The page as HTML. `host` and `author` come from whoever asked, and are believed for nothing.
+def join_page(plan: Plan, here: str, author: str | None, newest: Plan, door: Door = Door.OPEN) -> str:
+    """The page as HTML. `here`, which is where it was asked for, and `author` are believed for nothing.
 
     `newest` is the last Plan of the chain: it is the one to join.
     """
@@ -50,7 +51,7 @@ def join_page(plan: Plan, scheme: str, host: str, author: str | None, newest: Pl
 <p>Its purpose: {text(plan.charter.purpose)}</p>
 <p>You are invited {invited} with data on your own device. The data stay there. What leaves is
 one Update at a time: clipped, rounded and masked, {manifest.limits.max_upload_bytes} bytes at most.</p>
-{_command(plan, scheme, host, author, newest)}
+{_command(plan, here, author, newest, door)}
 <h2>What it asks of your device</h2>
 <dl>
 <dt>Data it may read</dt><dd><ul>{sources}</ul></dd>
@@ -64,11 +65,7 @@ one Update at a time: clipped, rounded and masked, {manifest.limits.max_upload_b
 {_claim(plan)}<p>This page comes from the coordinator and holds no code. The command above runs the tacit that you
 installed yourself. Were a page from here to train in your browser, the trust would be {label(said.trust, {Fact.WEB})}:
 {WEB_TRUST}</p>
-<p class="warning">Enrolment is open: anybody may enrol as many devices as they like, at no cost. So
-{manifest.batch.threshold} Updates are {manifest.batch.threshold} enrolments, perhaps not as many people. An outsider
-who fills a batch with Updates of their own knows all of its sum but yours, and against that only the noise
-protects you.</p>
-<h2>What the noise promises</h2>
+{_enrolment(plan, door)}<h2>What the noise promises</h2>
 <p>Over the Plan's whole life, at most: {text(said.sentence)}</p>
 {_class(plan)}<p>Plan <code>{plan.plan_id.hex()}</code></p>
 </main>
@@ -89,6 +86,31 @@ def _claim(plan: Plan) -> str:
     )
 
 
+def _enrolment(plan: Plan, door: Door) -> str:
+    """How much T Updates have to do with T people."""
+    threshold = plan.manifest.batch.threshold
+    match door:
+        case Door.OPEN:
+            said = (
+                "Enrolment is open: anybody may enrol as many devices as they like, at no cost. So "
+                f"{threshold} Updates are {threshold} enrolments, perhaps not as many people."
+            )
+        case Door.INVITED:
+            said = (
+                f"Enrolment is by invitation, one for each device. So {threshold} Updates are {threshold} invitations, "
+                "and who holds them is known to whoever gave them out alone."
+            )
+        case Door.LISTED:
+            said = (
+                f"Enrolment is for devices on a signed list. So {threshold} Updates are {threshold} names on it, and "
+                "whose they are is known to whoever wrote it alone."
+            )
+    return (
+        f'<p class="warning">{said} An outsider who fills a batch with Updates of their own knows all of its sum but '
+        "yours, and against that only the noise protects you.</p>\n"
+    )
+
+
 def _class(plan: Plan) -> str:
     if not plan.manifest.device_class:
         return ""
@@ -98,7 +120,7 @@ def _class(plan: Plan) -> str:
     )
 
 
-def _command(plan: Plan, scheme: str, host: str, author: str | None, newest: Plan) -> str:
+def _command(plan: Plan, here: str, author: str | None, newest: Plan, door: Door) -> str:
     if author is None or not _KEY.fullmatch(author):
         return (
             '<p class="warning">This address lacks the key of the Plan\'s author, so it is not a whole join link. '
@@ -109,9 +131,9 @@ def _command(plan: Plan, scheme: str, host: str, author: str | None, newest: Pla
             '<p class="warning">The link names another author than the Plan on this server has. Do not join; ask '
             "whoever sent you the link.</p>"
         )
-    if not _HOST.fullmatch(host):
+    if not _HERE.fullmatch(here):
         return '<p class="warning">This server was asked for under a name that cannot be part of a link.</p>'
-    link = f"{scheme}://{host}/join/{newest.plan_id.hex()}?author={plan.author.hex()}"
+    link = f"{here}/join/{newest.plan_id.hex()}?author={plan.author.hex()}"
     command = f"tacit join {shlex.quote(link)} --data FOLDER"
     ended = (
         ""
@@ -121,4 +143,11 @@ def _command(plan: Plan, scheme: str, host: str, author: str | None, newest: Pla
             "itself.</p>\n"
         )
     )
-    return f"{ended}<h2>How to join</h2>\n<pre><code>{html.escape(command)}</code></pre>"
+    # What comes after # in an address is not sent to a server, so this page cannot show it.
+    whole = (
+        "<p>The link you were given ends in <code>#invite=…</code>, and that is your invitation. Use the whole link in "
+        "place of the one above. It lets one device in, so show it to nobody.</p>\n"
+        if door is Door.INVITED
+        else ""
+    )
+    return f"{ended}<h2>How to join</h2>\n<pre><code>{html.escape(command)}</code></pre>\n{whole}"

@@ -1,5 +1,6 @@
 """Everything that one coordinator remembers, wherever that is.
 
+    HOME/roll.sqlite                     who may take part (`tacit.coordinator.roll`), unless a database is named
     HOME/plans/<plan_id>/plan.tacit      our own copy of each Plan: nobody else writes to it
     HOME/plans/<plan_id>/store.sqlite    its rows, unless a PostgreSQL database is named
     HOME/plans/<plan_id>/updates, snapshots    its blobs, unless another folder or a bucket is named
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from tacit.coordinator import roll
 from tacit.coordinator.blobs import BlobMissing, Blobs, Folder, blobs_at
 from tacit.coordinator.database import Database, PostgresDatabase, SqliteDatabase
+from tacit.coordinator.roll import Door, Roll
 from tacit.coordinator.sql_store import MIGRATIONS, SqlStore
 from tacit.durable import make_folder, write_file
 from tacit.errors import InputError
@@ -94,6 +97,10 @@ class Records:
         if self.store:
             return PostgresDatabase(self.store, f"tacit_{name}", migrations)
         return SqliteDatabase(make_folder(self.home) / f"{name}.sqlite", migrations)
+
+    def roll(self, door: Door = Door.OPEN) -> Roll:
+        """Who may take part in these Plans. Each thread has its own."""
+        return Roll(lambda: self.common("roll", roll.MIGRATIONS), door)
 
     @property
     def _folder(self) -> Path:

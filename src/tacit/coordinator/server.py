@@ -10,10 +10,12 @@ GET  /v1/plans/ID/average            Averaged: which average of Snapshots is pub
 GET  /v1/plans/ID/averages/HASH      its bytes; immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
 POST /v1/plans/ID/places             Ask -> Place, where the Plan gives places
-POST /v1/plans/ID/updates            Upload -> Receipt
+POST /v1/plans/ID/updates            Upload -> Receipt; both are signed calls (`tacit.wire.calls`) where enrolment is
+                                     not open, and may be elsewhere: then who calls is known before the body is read
 POST /v1/plans/ID/proof              16 bytes, an update_id -> Proof
 GET  /v1/plans/ID/log                the log, one JSON object a line; `?after=N` leaves out the first N
 GET  /v1/plans/ID/status             JSON, for people
+GET  /v1/openapi.json                what every route takes and gives
 GET  /join/ID                        a page for people
 GET  /healthz
 /v1/admin/…                          what operators ask for: see `admin`
@@ -40,13 +42,17 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator import watching
 from tacit.coordinator.admin import admin_routes
 from tacit.coordinator.arriving import Arriving, places
 from tacit.coordinator.batch import Ended, Fate
 from tacit.coordinator.batching import batch_routes
+from tacit.coordinator.calling import DEVICE, REFUSED_DEVICE, REFUSED_UPDATE, body_of, by_caller, counted, heard
 from tacit.coordinator.database import Unavailable
+from tacit.coordinator.description import openapi, says
 from tacit.coordinator.desk import Desk
 from tacit.coordinator.differences import difference_route
+from tacit.coordinator.gauges import STORE
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
@@ -54,16 +60,21 @@ from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.records import Records
+from tacit.coordinator.roll import Roll
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.coordinator.upgrading import take_in
+from tacit.coordinator.watching import Timed, WhoReads
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
-from tacit.serving import MESSAGE_TYPE, SecurityHeaders, natural, read_body, refused
+from tacit.rates import Rates, Share
+from tacit.serving import MESSAGE_TYPE, ON_ERROR, AddressRate, SecurityHeaders, natural, read_body, refused
 from tacit.wire import preimage
+from tacit.wire.calls import Call
 from tacit.wire.codes import Code, Refusal
-from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
+from tacit.wire.ids import DeviceKey, Digest, PlanId, UpdateId, sha256
+from tacit.wire.log import encode_lines
 from tacit.wire.messages import (
     Ask,
     Credential,
@@ -83,7 +94,7 @@ from tacit.wire.signed import check_ask, check_credential, check_enrol, sign_cre
 
 MOST_IN_COMMIT = 256
 NOT_HERE_RETRY_S = 1
-BUSY_RETRY_S = 4
+BYTES = "application/octet-stream"
 
 log = logging.getLogger("tacit.coordinator")
 
@@ -178,7 +189,8 @@ class IntakeThread:
 
     def _store(self, offers: list[_Offered]) -> None:
         def stored() -> list[Receipt | Refusal]:
-            return self._there().accept([offer for offer, _ in offers], int(time.time()) // 3600)
+            with STORE.time("accept"):
+                return self._there().accept([offer for offer, _ in offers], int(time.time()) // 3600)
 
         results = _answer(offers, stored)
         if any(isinstance(result, Receipt) for result in results):
@@ -226,7 +238,7 @@ def _settle(answer: "asyncio.Future[T]", result: T | Exception) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Coordinator:
-    """One Plan, served. `store` belongs to the thread of the event loop; the two threads have their own.
+    """One Plan, served. `store` and `roll` belong to the thread of the event loop; the two threads have their own.
 
     `successor` continues it: then it takes no more Updates, and everything else is served on. By `evaluation` its
     Snapshots are judged.
@@ -236,12 +248,15 @@ class Coordinator:
     plan_file: Path
     keys: CoordinatorKeys
     store: Store
+    roll: Roll
     intake: IntakeThread | None  # none in a process that only opens
     opener: OpenerThread | None  # none in one that only takes Updates
     urls: tuple[str, ...]
     deadline_s: int
     successor: Plan | None = None
     evaluation: Plan | None = None
+    public: str = ""  # where devices reach it, if not at the address they asked for
+    rates: Rates = field(default_factory=lambda: Rates(DEVICE, time.monotonic))  # of device keys
     continued_by: Callable[[Plan], "Coordinator"] | None = None  # makes what serves the Plan that goes on from here
     snapshots: Snapshots = field(default_factory=Snapshots)
     _head_hashes: dict[int, Digest] = field(default_factory=lambda: dict[int, Digest]())
@@ -258,6 +273,7 @@ class Coordinator:
         if self.intake is not None:
             self.intake.stop()
         self.store.close()
+        self.roll.close()
 
     @property
     def plan_id(self) -> PlanId:
@@ -305,7 +321,7 @@ class Coordinator:
         self._head_hashes[version] = found  # which never changes any more
         return found
 
-    async def take(self, body: bytes) -> Receipt:
+    async def take(self, body: bytes, call: Call | None) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
         known = self.store.known(upload.update_id)
@@ -324,11 +340,13 @@ class Coordinator:
         # Signatures and hashes, which other threads can work on meanwhile.
         hour = int(time.time()) // 3600
         offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
+        by_caller(self, upload.dpk, call, "Update")
+        self.roll.check(upload.dpk, self.plan.lineage)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
 
-    async def place(self, body: bytes) -> Place:
+    async def place(self, body: bytes, call: Call | None) -> Place:
         """A device may train from the Snapshot that it names; or `Refusal`, and when to ask again."""
         ask = decode(Ask, body)
         if ask.plan_id != self.plan_id:
@@ -341,18 +359,22 @@ class Coordinator:
             hour=int(time.time()) // 3600,
         )
         check_ask(ask)
+        by_caller(self, ask.dpk, call, "request for a place")
+        self.roll.check(ask.dpk, self.plan.lineage)
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return Place(plan_id=self.plan_id, version=ask.version, until=await self.intake.wait_place(ask))
 
-    def enrol(self, body: bytes) -> Credential:
-        """Enrolment is open: whoever holds a device key gets a credential for it, for the Plan's whole life."""
+    def enrol(self, body: bytes, call: Call | None) -> Credential:
+        """A credential for whoever holds a device key and is let in by the roll, for the Plan's whole life."""
         enrol = decode(Enrol, body)
         check_enrol(enrol)
+        by_caller(self, enrol.dpk, call, "enrolment")
         if self.keys.enrolment.public != self.plan.manifest.enrolment:
             raise Refusal(Code.E_CRED, "this Plan's devices are enrolled by another authority")
         if enrol.lineage != self.plan.lineage:
             raise Refusal(Code.E_CRED, "devices are enrolled here for the lineage of this Plan only")
+        self.roll.enrol(enrol.dpk, enrol.lineage, enrol.invitation, int(time.time()))
         expires_hour = -(-self.plan.manifest.limits.expires_at // 3600)
         return sign_credential(self.keys.enrolment, enrol.dpk, enrol.lineage, expires_hour)
 
@@ -383,12 +405,14 @@ def make_app(
     *coordinators: Coordinator,
     door: AdminDoor | None = None,
     desk: Desk | None = None,
+    share: Share | None = None,
+    metrics: WhoReads = "local",
     records: Records | None = None,
 ) -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does.
 
-    `door` lets operators in, and `desk` serves them here: without it they have an address of their own. In `records` it
-    looks for Plans that go on from one that is served.
+    `door` lets operators in, and `desk` serves them here: without it they have an address of their own. `share` is what
+    one address may ask for, if that is limited. In `records` it looks for Plans that go on from one that is served.
     """
     arriving = Arriving(places(max((one.most_body for one in coordinators), default=0)), time.monotonic)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
@@ -412,10 +436,12 @@ def make_app(
             raise Refusal(Code.E_PLAN, "this Plan is not served here")
         return found
 
+    @says("the Plan's bytes; ranges, immutable", gives=BYTES, codes=(Code.E_PLAN,), tagged=True)
     async def plan(request: Request) -> Response:
         coordinator = asked(request)
         return _file(request, coordinator.plan_file, coordinator.plan_id)
 
+    @says("the newest HEAD", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def head(request: Request) -> Response:
         coordinator = asked(request)
         newest = coordinator.newest()
@@ -434,6 +460,7 @@ def make_app(
         answer.headers.update(following)
         return answer
 
+    @says("an older HEAD; immutable", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def head_of_version(request: Request) -> Response:
         coordinator = asked(request)
         version = natural(request.path_params["version"])
@@ -445,6 +472,7 @@ def make_app(
         tag = _tag_of(found)
         return unchanged(request, tag, IMMUTABLE) or _head(encode(found), tag, IMMUTABLE)
 
+    @says("a Snapshot's bytes; ranges, immutable", gives=BYTES, codes=(Code.E_PLAN, Code.E_HEAD), tagged=True)
     async def snapshot(request: Request) -> Response:
         coordinator = asked(request)
         try:
@@ -460,50 +488,58 @@ def make_app(
         data = await kept.get(name, partial(coordinator.store.snapshot, name))
         return for_ever(request, data, f'"{name.hex()}"')
 
+    @says("an Update is handed in", takes=Upload, gives=Receipt, codes=REFUSED_UPDATE, signed=True)
     async def updates(request: Request) -> Response:
         coordinator = asked(request)
-        try:
+        with counted(coordinator):
+            call = heard(coordinator, request)
+            if call is not None:
+                coordinator.roll.check(DeviceKey(call.caller), coordinator.plan.lineage)
             check_running(Orders(coordinator.store.database).now(), os.urandom(4))
             async with arriving.place():
-                body = await read_body(request, coordinator.most_body)
-            receipt = await coordinator.take(body)
-        except Refusal as refusal:
-            if coordinator.intake is not None:
-                coordinator.intake.count(refusal.code)
-            raise
-        return _message(receipt)
+                body = await body_of(request, coordinator.most_body, call)
+            return _message(await coordinator.take(body, call))
 
+    @says("a device key is let in", takes=Enrol, gives=Credential, codes=REFUSED_DEVICE, signed=True)
     async def enrol(request: Request) -> Response:
         coordinator = asked(request)
-        return _message(coordinator.enrol(await read_body(request, Enrol.max_bytes)))
+        with counted(coordinator):
+            call = heard(coordinator, request)
+            return _message(coordinator.enrol(await body_of(request, Enrol.max_bytes, call), call))
 
+    @says("what became of an Update: its update_id", takes=16, gives=Proof, codes=(Code.E_PLAN,))
     async def proof(request: Request) -> Response:
         coordinator = asked(request)
-        return _message(coordinator.proof(await read_body(request, 64)))
+        with counted(coordinator):
+            return _message(coordinator.proof(await read_body(request, 64)))
 
+    @says("the log", gives="application/jsonl", codes=(Code.E_PLAN,), query={"after": "leaves out so many entries"})
     async def log(request: Request) -> Response:
         coordinator = asked(request)
         after = natural(request.query_params.get("after", "0"))
         if after is None:
             raise Refusal(Code.E_MALFORMED, "`after` is the number of entries that were seen already")
-        lines = (msgspec.json.encode(entry) + b"\n" for entry in coordinator.store.log(after))
-        return Response(b"".join(lines), media_type="application/jsonl")
+        return Response(encode_lines(coordinator.store.log(after)), media_type="application/jsonl")
 
+    @says("how the Plan is doing", gives=Status, codes=(Code.E_PLAN,))
     async def status(request: Request) -> Response:
         coordinator = asked(request)
         return Response(msgspec.json.encode(coordinator.status()), media_type="application/json")
 
+    @says("a page for people", gives="text/html", codes=(Code.E_PLAN,), query={"author": "whose Plan it must be"})
     async def join(request: Request) -> Response:
         coordinator = asked(request)
-        host, author = request.headers.get("host", ""), request.query_params.get("author")
+        author = request.query_params.get("author")
+        here = coordinator.public or f"{request.url.scheme}://{request.headers.get('host', '')}"
         last = coordinator
         while last.successor is not None:
             last = by_id[last.successor.plan_id.hex()]
-        text = join_page(coordinator.plan, request.url.scheme, host, author, last.plan)
+        text = join_page(coordinator.plan, here, author, last.plan, coordinator.roll.door)
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
-    async def healthz(request: Request) -> Response:
-        return Response("ok\n", media_type="text/plain")
+    @says("this description", gives="application/json")
+    async def described(request: Request) -> Response:
+        return Response(description, media_type="application/json")
 
     here = "/v1/plans/{plan_id}"
     app = Starlette(
@@ -518,22 +554,24 @@ def make_app(
             Route(f"{here}/proof", proof, methods=["POST"]),
             Route(f"{here}/log", log),
             Route(f"{here}/status", status),
+            Route("/v1/openapi.json", described),
             *batch_routes(asked),
             Route("/join/{plan_id}", join),
-            Route("/healthz", healthz),
+            *watching.routes(by_id, asked, metrics),
             *([] if desk is None else admin_routes(desk)),
         ],
         lifespan=lifespan,
-        middleware=[Middleware(SecurityHeaders)],
-        exception_handlers={Refusal: _on_refusal, Unavailable: _on_unavailable, NotAllowed: turned_away},
+        middleware=[
+            Middleware(Timed),
+            Middleware(SecurityHeaders),
+            *([] if share is None else [Middleware(AddressRate, share=share)]),
+        ],
+        exception_handlers={**ON_ERROR, Unavailable: _on_unavailable, NotAllowed: turned_away},
     )
+    description = msgspec.json.encode(openapi(app.routes))
+    app.router.redirect_slashes = False  # an address is right or it is not
     app.state.admin_door = door
     return app
-
-
-async def _on_refusal(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal), "registered for Refusal"
-    return refused(error)
 
 
 async def _on_unavailable(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """The store: rows in a database (`database`), Updates and Snapshots as blobs (`blobs`).
 
     updates/<writer>-<nonce>    payloads that were received together, until the last of them has served
+    means/<SHA-256>             what groups said, until their round is over
     snapshots/<SHA-256>         Snapshots
 
 A blob is on the disk before the row that names it is committed, so a row never names what is not there. A
@@ -20,13 +21,15 @@ from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories, orders, pace, places, tidying
+from tacit.coordinator import memories, orders, pace, places, tallies, tidying
 from tacit.coordinator.alive import has_ended, process_name
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
 from tacit.coordinator.database import Database, Row, Unavailable
 from tacit.coordinator.intake import Kept, Offer, Standing, admit
 from tacit.coordinator.places import Held
+from tacit.coordinator.rounds import TABLES as ROUNDS
+from tacit.coordinator.rounds import Rounds, blob_of
 from tacit.coordinator.store import Counts, Known, Overtaken
 from tacit.errors import TacitError
 from tacit.faults import crash_point
@@ -132,6 +135,8 @@ MIGRATIONS = (
     memories.TABLES + places.TABLES + pace.TABLES,
     orders.TABLES,
     tidying.TABLES,
+    ROUNDS,
+    tallies.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -142,7 +147,7 @@ log = logging.getLogger("tacit.coordinator")
 SWEPT_AFTER_S = 3600.0
 _NAMED_WITHIN_S = SWEPT_AFTER_S / 2  # the rest is for clocks that differ
 _MOST_KEYS = 500  # in one question
-_FOLDERS = ("updates", "snapshots", *memories.KINDS)  # whose blobs are swept
+_FOLDERS = ("updates", "snapshots", "means", *memories.KINDS)  # whose blobs are swept
 
 _PROCESS = os.urandom(4)
 
@@ -213,6 +218,7 @@ class SqlStore:
             )
             for code, count in Counter(moved.code for moved in transition.moved if moved.code is not None).items():
                 self._count_refusal(code, count)
+            tallies.count_over(self._db, transition.moved)
             if transition.landed:
                 self._land(transition)
             if transition.head is not None:
@@ -226,6 +232,8 @@ class SqlStore:
             emptied = self._emptied(over)
             if transition.remembered is not None:
                 emptied += self._memories.keep(transition.remembered)
+            if transition.round is not None:
+                emptied += Rounds(self._db, self.blobs).take(transition.round, batch_number(transition.before))
             self._pace.note(transition, self._now())
             crash_point("coordinator.commit.before")
         self._delete(emptied)
@@ -368,18 +376,12 @@ class SqlStore:
                 self._count_refusal(code, count)
 
     def counts(self) -> Counts:
-        fates = self._db.rows(
-            "SELECT fate, CAST(sum(n) AS BIGINT) FROM (SELECT fate, count(*) AS n FROM updates GROUP BY fate "
-            "UNION ALL SELECT fate, count FROM tidied) AS every GROUP BY fate"
-        )
         refused = self._db.rows("SELECT code, count FROM refusals ORDER BY code")
-        (most,) = self._first("SELECT max(count) FROM landings")
-        spent = self._db.rows("SELECT max(older_mu2), count - older FROM landings GROUP BY count - older")
         return Counts(
-            {Fate(fate): count for fate, count in fates},
+            tallies.by_fate(self._db),
             {Code(code): count for code, count in refused},
-            most or 0,
-            max((older + self._plan.manifest.spent(here) for older, here in spent), default=0.0),
+            tallies.most_landings(self._db),
+            tallies.most_spent(self._db, self._plan.manifest),
             self._pace.repeated,
             *self._places.counts(batch_number(self.batch()), self._now()),
         )
@@ -413,8 +415,9 @@ class SqlStore:
         row = self._db.row("SELECT head FROM heads WHERE version = ?", (version,))
         return None if row is None else decode(Head, row[0])
 
-    def log(self, after: int = 0) -> list[LogEntry]:
-        rows = self._db.rows("SELECT entry FROM log WHERE seq > ? ORDER BY seq", (after,))
+    def log(self, after: int = 0, most: int | None = None) -> list[LogEntry]:
+        last = 2**53 if most is None else after + most
+        rows = self._db.rows("SELECT entry FROM log WHERE seq > ? AND seq <= ? ORDER BY seq", (after, last))
         return [decode(LogEntry, entry) for (entry,) in rows]
 
     # Housekeeping
@@ -463,6 +466,7 @@ class SqlStore:
         batch = self.batch()
         if isinstance(batch, Applied):
             named.add(_snapshot(batch.snapshot_hash))
+        named |= {blob_of(name) for name in Rounds(self._db, self.blobs).named()}
         return named | self._memories.named()
 
     # Inside

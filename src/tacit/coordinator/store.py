@@ -140,7 +140,9 @@ class Store(Protocol):
 
     def head(self, version: int) -> Head | None: ...
 
-    def log(self, after: int = 0) -> list[LogEntry]: ...
+    def log(self, after: int = 0, most: int | None = None) -> list[LogEntry]:
+        """The entries behind the first `after` of them, `most` if there are more."""
+        ...
 
     # Housekeeping
 

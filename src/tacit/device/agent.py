@@ -67,6 +67,7 @@ def run(
     nobody. An unreachable coordinator is neither: it is waited for.
     """
     link = parse_link(settings.link)
+    settings = replace(settings, invitation=settings.invitation or link.invitation)
     world = world or World()
     if should_stop is not None:
         world = replace(world, should_stop=should_stop)
@@ -97,11 +98,12 @@ def _through_the_chain(settings: JoinSettings, link: JoinLink, ledger: Ledger, p
 
 def _evaluation(settings: JoinSettings, link: JoinLink, refused: OfAnotherCohort, patience: "_Patience") -> PlanId:
     """Where a device of the evaluation cohort goes that was given the link of a Plan that trains."""
-    offered = patience.until_answered(Client(link).head) if refused.judges else None
+    offered = patience.until_answered(_client(link, settings).head) if refused.judges else None
     if offered is None or offered.evaluation is None:
         raise refused
     there = replace(link, plan_id=offered.evaluation)
-    plan = patience.until_answered(lambda: fetched_evaluation(settings.home, refused.plan, there, Client(there)))
+    client = _client(there, settings)
+    plan = patience.until_answered(lambda: fetched_evaluation(settings.home, refused.plan, there, client))
     patience.report(events.Judging(plan.plan_id, plan.manifest.title, link.plan_id, plan.charter.evaluators))
     return PlanId(plan.plan_id)
 
@@ -152,9 +154,10 @@ class _Latest:
 def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Patience) -> "_Agent":
     """Everything that is asked before the first round."""
     ledger.drop_unfinished()
-    client = Client(link)
+    client = _client(link, settings)
     plan: Plan = patience.until_answered(lambda: fetched_plan(settings.home, link, client))
     member = member_of(plan, ledger, settings, patience.world.now())
+    client = client.signing(member.key, member.manifest.coordinator)
     manifest, charter = member.manifest, plan.charter
     program, landings = manifest.program, manifest.participation.landings
     # A Plan with an Update in the outbox was measured before that was made, and is again before the next one.
@@ -206,6 +209,10 @@ def _join(settings: JoinSettings, link: JoinLink, ledger: Ledger, patience: _Pat
     )
     outbox = Outbox(member, ledger, client, patience.world.second)
     return _Agent(settings, link, member, ledger, client, outbox, patience, player, training, validation)
+
+
+def _client(link: JoinLink, settings: JoinSettings) -> Client:
+    return Client(link, authority=settings.authority)
 
 
 def _player(member: Membership, settings: JoinSettings) -> "Player":
@@ -368,7 +375,7 @@ class _Agent:
             return NotNow("the last Update of this Plan waits for its batch", self.settings.poll)
         link = replace(self.link, plan_id=successor)
         try:
-            fetched_successor(self.settings.home, self.member.plan, link, Client(link))
+            fetched_successor(self.settings.home, self.member.plan, link, _client(link, self.settings))
         except PlanRefused as refused:
             return NotNow(str(refused), max(self.settings.poll, 10 * A_MINUTE))
         return _Moving(successor)

@@ -7,10 +7,13 @@ process; redirects are not followed, because a join link names one server.
 
 import http.client
 import os
+import ssl
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +22,12 @@ import msgspec
 from tacit.codec.difference import made_of
 from tacit.codec.errors import CodecError
 from tacit.device.link import JoinLink
-from tacit.errors import TacitError
+from tacit.errors import InputError, TacitError
+from tacit.wire.calls import WINDOW_MS, Call, sign_call
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
+from tacit.wire.keys import SigningKey
+from tacit.wire.log import read_pages
 from tacit.wire.messages import (
     Ask,
     Averaged,
@@ -29,6 +35,7 @@ from tacit.wire.messages import (
     Enrol,
     ErrorReply,
     Head,
+    LogEntry,
     Message,
     Place,
     Proof,
@@ -45,6 +52,8 @@ PIECE = 64 * 1024
 _BUSY = frozenset({408, 425, 429})
 
 MOST_STATUS_BYTES = 1 << 20
+MOST_PAGE_BYTES = 4 << 20  # of the log
+MOST_PAGES = 4096
 
 M = TypeVar("M", bound=Message)
 
@@ -66,6 +75,13 @@ class Refused(TacitError):
         self.code, self.reason, self.retry_after = code, reason, retry_after
         self.retryable = retry_after is not None or code.retryable
         super().__init__(f"the coordinator refused: {reason} ({code})")
+
+
+class _ClocksApart(Exception):
+    """The coordinator's clock is ahead of this one by so many milliseconds, too many for a signed call."""
+
+    def __init__(self, ahead_ms: int):
+        self.ahead_ms = ahead_ms
 
 
 class AnswerBroken(TacitError):
@@ -104,8 +120,28 @@ class Client:
     '/v1/plans/0000000000000000000000000000000000000000000000000000000000000000/head'
     """
 
-    def __init__(self, link: JoinLink, timeout: float = TIMEOUT_S, patience: float = PATIENCE_S):
+    def __init__(
+        self,
+        link: JoinLink,
+        timeout: float = TIMEOUT_S,
+        patience: float = PATIENCE_S,
+        *,
+        authority: Path | None = None,
+        clock: Callable[[], float] = time.time,
+        random: Callable[[int], bytes] = os.urandom,
+    ):
+        """`authority` is a file of certificates that stand for the server's, in place of those of this system."""
         self._link, self._timeout, self._patience = link, timeout, patience
+        self._clock, self._random = clock, random
+        self._tls = _tls(authority) if link.secure else None
+        self._signer: tuple[SigningKey, bytes] | None = None
+        self._ahead_ms = 0  # of this clock is the coordinator's, as far as that matters
+
+    def signing(self, key: SigningKey, coordinator: bytes) -> "Client":
+        """The same, and whatever it posts is a call of this device key to this coordinator."""
+        signing = copy(self)
+        signing._signer = (key, coordinator)
+        return signing
 
     def path(self, *parts: str) -> str:
         return "/".join(("/v1/plans", self._link.plan_id.hex(), *parts))
@@ -166,18 +202,15 @@ class Client:
 
     def enrol(self, request: Enrol) -> Credential:
         """A Credential for a device key. The caller checks who signed it."""
-        with self._answer("POST", self.path("enrol"), encode(request)) as answer:
-            return self._message(Credential, answer)
+        return self._post(Credential, "enrol", encode(request))
 
     def upload(self, data: bytes) -> Receipt:
         """Sends an Update's exact bytes. The caller checks the receipt's signature."""
-        with self._answer("POST", self.path("updates"), data) as answer:
-            return self._message(Receipt, answer)
+        return self._post(Receipt, "updates", data)
 
     def place(self, ask: Ask) -> Place:
         """A place to train from the Snapshot that is named, where the Plan gives places."""
-        with self._answer("POST", self.path("places"), encode(ask)) as answer:
-            return self._message(Place, answer)
+        return self._post(Place, "places", encode(ask))
 
     def average(self, size: int) -> tuple[Averaged, bytes]:
         """The average beside the newest Snapshot, and its bytes. The caller checks the signature."""
@@ -191,8 +224,18 @@ class Client:
 
     def proof(self, update_id: UpdateId) -> Proof:
         """What became of an Update. The caller checks the proof's signature."""
-        with self._answer("POST", self.path("proof"), bytes(update_id)) as answer:
-            return self._message(Proof, answer)
+        return self._post(Proof, "proof", bytes(update_id))
+
+    def log(self) -> list[LogEntry]:
+        """The whole log of the Plan. The caller checks it."""
+        return read_pages(self.log_page)
+
+    def log_page(self, number: int) -> bytes:
+        """One page of the log, as it came."""
+        if number >= MOST_PAGES:
+            raise AnswerBroken(f"{self._link.server} shows a log of more than {MOST_PAGES} pages")
+        with self._answer("GET", self.path("log", "pages", str(number))) as answer:
+            return self._body(answer, MOST_PAGE_BYTES)
 
     def ended(self) -> str | None:
         """Why the run is over, if the coordinator says so. It is believed: it could as well be silent.
@@ -220,12 +263,37 @@ class Client:
 
     # -- Inside ---------------------------------------------------------------------------------------
 
+    def _post(self, kind: type[M], what: str, body: bytes) -> M:
+        path = self.path(what)
+        try:
+            with self._answer("POST", path, body, self._signed(path, body)) as answer:
+                return self._message(kind, answer)
+        except _ClocksApart as apart:
+            # A machine without a battery for its clock. Its own time is worth nothing here, and no secret hangs on it:
+            # the time in a call only says to this very server that the call is not an old one.
+            self._ahead_ms += apart.ahead_ms
+        with self._answer("POST", path, body, self._signed(path, body)) as answer:
+            return self._message(kind, answer)
+
+    def _signed(self, path: str, body: bytes) -> dict[str, str]:
+        if self._signer is None:
+            return {}
+        key, coordinator = self._signer
+        now_ms = max(0, self._now_ms() // 1000 * 1000)  # whole seconds: how a clock errs would tell devices apart
+        return sign_call(key, Call(key.public, coordinator, f"POST {path}", now_ms, self._random(16), sha256(body)))
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000) + self._ahead_ms
+
     @contextmanager
     def _answer(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Generator[http.client.HTTPResponse]:
-        kind = http.client.HTTPSConnection if self._link.secure else http.client.HTTPConnection
-        connection = kind(self._link.host, self._link.port, timeout=self._timeout)
+        host, port = self._link.host, self._link.port
+        if self._tls is None:
+            connection = http.client.HTTPConnection(host, port, timeout=self._timeout)
+        else:
+            connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
         sent = {"Accept": "application/msgpack", "Connection": "close", **(headers or {})}
         if body is not None:
             sent["Content-Type"] = "application/msgpack"
@@ -267,7 +335,10 @@ class Client:
             file.flush()
             os.fsync(file.fileno())
 
-    def _refusal(self, answer: http.client.HTTPResponse) -> TacitError:
+    def _refusal(self, answer: http.client.HTTPResponse) -> Exception:
+        ahead_ms = _ahead(answer.getheader("Date"), self._now_ms())
+        if answer.status == 401 and self._signer is not None and abs(ahead_ms) > WINDOW_MS / 2:
+            return _ClocksApart(ahead_ms)
         wait = _seconds(answer.getheader("Retry-After"))
         try:
             reply = decode(ErrorReply, self._body(answer, MOST_ERROR_BYTES))
@@ -277,6 +348,8 @@ class Client:
             if answer.status < 500 and answer.status not in _BUSY:
                 words += ", not in the words of a coordinator; is the network open, and the link right?"
             return Unreachable(self._link.server, words, wait)
+        if answer.status == 401:  # nobody has looked at what was sent, so this says nothing against it
+            return Unreachable(self._link.server, f"it does not take this device's calls: {reply.reason}", wait)
         return Refused(reply.code, reply.reason, wait if reply.retry_after is None else float(reply.retry_after))
 
     def _message(self, kind: type[M], answer: http.client.HTTPResponse) -> M:
@@ -309,6 +382,25 @@ class Client:
                 raise Unreachable(self._link.server, f"the answer took more than {self._patience:.0f} s")
         if answer.length:
             raise Unreachable(self._link.server, f"the answer broke off {answer.length} bytes early")
+
+
+def _tls(authority: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=None if authority is None else str(authority))
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"{authority} holds no certificates that can be used: {error}; it is a PEM file") from error
+
+
+def _ahead(header: str | None, now_ms: int) -> int:
+    """By how many milliseconds the clock behind a Date header is ahead of this one; 0 where there is none.
+
+    >>> _ahead("Thu, 01 Jan 1970 00:10:00 GMT", 0), _ahead("soon", 0)
+    (600000, 0)
+    """
+    try:
+        return int(parsedate_to_datetime(header or "").timestamp() * 1000) - now_ms
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _plan_id(header: str | None) -> PlanId | None:

@@ -1,7 +1,7 @@
 """A device's home: one folder, one agent at a time, and what its owner may ask of it.
 
 HOME/ledger.sqlite    what was spent, sent and received (`tacit.device.ledger`)
-HOME/plans/           Plans as they were verified, and the Snapshots that were trained from last
+HOME/plans/           Plans as they were verified, how far their logs were read, Snapshots trained from last
 HOME/kept/            prefix results, as private as the examples they come from
 HOME/agent.lock       held while an agent runs
 """
@@ -41,6 +41,11 @@ class DeviceStatus:
 def plan_file(home: Path, plan_id: bytes) -> Path:
     """Where a device keeps its own copy of a Plan: nobody else writes there, so it may be mapped."""
     return home / "plans" / f"{plan_id.hex()}.tacit"
+
+
+def log_seen(home: Path, plan_id: bytes) -> Path:
+    """Where a device keeps how far it has read a Plan's log."""
+    return plan_file(home, plan_id).with_suffix(".seen")
 
 
 @contextmanager
@@ -90,6 +95,7 @@ def forget_plan(home: Path, plan_id: PlanId) -> int:
         erased = ledger.forget(plan_id, int(time.time()))
     erase_kept(home, plan_id)
     plan_file(home, plan_id).unlink(missing_ok=True)
+    log_seen(home, plan_id).unlink(missing_ok=True)
     let_go(home, plan_id)
     return erased
 

@@ -1,18 +1,20 @@
 """The join link: where a coordinator is, which Plan, and whose signature the Plan must carry.
 
-    http://HOST:PORT/join/<plan_id, 64 hex digits>?author=<public key, 64 hex digits>
+    http://HOST:PORT/join/<plan_id, 64 hex digits>?author=<public key, 64 hex digits>[#invite=<token>]
 
 The link is what an owner is handed by somebody they trust, so it pins the author: whatever answers at
-HOST can withhold the Plan, and cannot exchange it.
+HOST can withhold the Plan, and cannot exchange it. An invitation stands behind the #, which a browser that opens the
+link keeps to itself: it is in no log of a server or a proxy, and in no Referer.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from tacit.errors import InputError
 
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
 FORM = "http(s)://HOST:PORT/join/PLAN?author=KEY"
 
 
@@ -33,6 +35,7 @@ class JoinLink:
     port: int
     plan_id: bytes
     author: bytes
+    invitation: str = field(default="", repr=False)
 
     @property
     def server(self) -> str:
@@ -45,7 +48,8 @@ class JoinLink:
         return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.server}/join/{self.plan_id.hex()}?author={self.author.hex()}"
+        invitation = f"#invite={self.invitation}" if self.invitation else ""
+        return f"{self.server}/join/{self.plan_id.hex()}?author={self.author.hex()}{invitation}"
 
 
 def parse_link(text: str) -> JoinLink:
@@ -82,5 +86,9 @@ https://. It has the form http(s)://HOST:PORT/join/PLAN?author=KEY; copy it whol
         raise LinkRefused(shown, "it does not name the Plan's author once, so no signature could be checked")
     if not _HEX.fullmatch(authors[0]):
         raise LinkRefused(shown, f"an author's key has 64 hex digits and this one has {len(authors[0])} characters")
+    invitation = parts.fragment.removeprefix("invite=")
+    if parts.fragment and (invitation == parts.fragment or not _TOKEN.fullmatch(invitation)):
+        raise LinkRefused(shown, "what comes after # is no invitation")
     secure = parts.scheme == "https"
-    return JoinLink(secure, host, port or (443 if secure else 80), bytes.fromhex(plan), bytes.fromhex(authors[0]))
+    found = port or (443 if secure else 80)
+    return JoinLink(secure, host, found, bytes.fromhex(plan), bytes.fromhex(authors[0]), invitation)

@@ -38,7 +38,8 @@ class JoinSettings:
     operators    signing key to name, for every keyholder whose operator the owner holds for independent
     accept_trust the least that its keyholders must be worth by that directory, where a Plan claims more
     group        what this device says it is, where an evaluation measures groups; it leaves in a masked sum alone
-    invitation   where enrolment asks for one
+    invitation   where enrolment asks for one, and the link has none
+    authority    a file of certificates that stand for the coordinator's, in place of the system's
     """
 
     link: str
@@ -56,4 +57,5 @@ class JoinSettings:
     operators: Mapping[bytes, str] = field(default_factory=dict[bytes, str])
     accept_trust: Trust | None = None
     invitation: str = ""
+    authority: Path | None = None
     group: str = ""

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import logging
 import math
 import os
 import socket
@@ -22,6 +21,7 @@ from tacit.keyholder.keys import load_identity
 from tacit.keyholder.operator import read_operator
 from tacit.keyholder.seat import seated
 from tacit.keyholder.server import Service, make_app
+from tacit.logs import FORMS, Form, begin_log
 from tacit.serving import Tls, serve
 
 HANDOVER_S = 5.0  # for a process before this one to end
@@ -37,6 +37,7 @@ class Settings:
     | approved | `{3f…}` | public keys of authors whose every Plan it takes, besides those inside an approved charter |
     | host | `127.0.0.1` | where it listens |
     | port | `0` | 0 takes any free one |
+    | log | `json` | the form of what is written to stderr |
     | tls | `Tls(cert.pem, key.pem)` | None where it is reached without, or a proxy ends it |
     | stands_by | `True` | where another process serves this home it waits, and takes its place when that ends |
     """
@@ -46,6 +47,7 @@ class Settings:
     host: str
     port: int
     tls: Tls | None = None
+    log: Form = "text"
     stands_by: bool = False
 
 
@@ -69,13 +71,15 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument(
         "--stand-by", action="store_true", help="where another process serves this home, wait to take its place"
     )
+    parser.add_argument("--log", choices=FORMS, default="text", help="the form of its log, on stderr (default: text)")
     given = parser.parse_args(arguments)
     approved = frozenset(map(_key, given.approve_author))
-    return Settings(given.home, approved, given.host, given.port, stands_by=given.stand_by)
+    return Settings(given.home, approved, given.host, given.port, log=given.log, stands_by=given.stand_by)
 
 
 def run(settings: Settings) -> None:
     """Serve until asked to stop."""
+    begin_log(settings.log)
     with seated(settings.home, math.inf if settings.stands_by else HANDOVER_S) as seat:
         # Under the port where it was before whoever asks need not be told anything new.
         port = settings.port or (seat.port if _free(settings.host, seat.port) else 0)
@@ -117,7 +121,6 @@ def _key(text: str) -> bytes:
 
 
 def main() -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         run(parse(sys.argv[1:]))
     except TacitError as error:

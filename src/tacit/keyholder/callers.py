@@ -8,49 +8,18 @@ the signature, so nobody uses up another's.
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from tacit.durable import open_database, transaction
+from tacit.rates import Bucket, Share
 from tacit.wire.calls import WINDOW_MS, Call, check_call
 from tacit.wire.codes import Code, Refusal
 
 _MIGRATIONS = ("CREATE TABLE nonces (caller BLOB, nonce BLOB, time_ms INTEGER, PRIMARY KEY (caller, nonce));",)
 
 
-@dataclass(frozen=True)
-class Share:
-    """So many calls at once, and so many a second after that."""
-
-    burst: float
-    a_second: float
-
-
 COORDINATORS = Share(400, 100)
 STRANGERS = Share(60, 10)
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """What is left of a share, at a time.
-
-    >>> share, now = Share(2, 1), 0.0
-    >>> bucket = Bucket(2, 0.0).drawn(share, 0.0).drawn(share, 0.0)
-    >>> bucket.left, bucket.drawn(share, 1.5).left
-    (0.0, 0.5)
-    >>> bucket.drawn(share, 0.25)
-    Traceback (most recent call last):
-    tacit.wire.codes.Refusal: E_RATE: too many calls; come again in a second
-    """
-
-    left: float
-    at: float
-
-    def drawn(self, share: Share, now: float) -> "Bucket":
-        left = min(share.burst, self.left + max(0.0, now - self.at) * share.a_second)
-        if left < 1:
-            raise Refusal(Code.E_RATE, "too many calls; come again in a second", 1)
-        return Bucket(left - 1.0, now)
 
 
 class Callers:

@@ -34,6 +34,7 @@ from tacit.keyholder.states import (
 )
 from tacit.keyholder.store import Frozen, KeyholderStore, OpenedList, PlanRecord
 from tacit.keyholder.sums import answer, draw, sketched
+from tacit.logs import said
 from tacit.plan.bundle import Plan, PlanRefused, parse_plan, read_plan
 from tacit.plan.cards import cards_at, check_signed, key_ids_at
 from tacit.plan.chain import broken_succession
@@ -302,7 +303,8 @@ class Keyholder:
                 crash_point("keyholder.open.before_commit")
             crash_point("keyholder.open.committed")
             self._store.forget_deleted()
-            log.info("opened batch %d of %s with %d Updates", state.t, plan.name, len(openable))
+            event = said("batch.opened", plan=plan_id.hex()[:8], t=state.t, updates=len(openable))
+            log.info("opened batch %d of %s with %d Updates", state.t, plan.name, len(openable), extra=event)
             return opened
 
     def sign_head(self, request: SignHeadRequest) -> HeadSignature:
@@ -385,7 +387,10 @@ class Keyholder:
                 self._store.set_state(plan_id, after)
             crash_point("keyholder.rekey.committed")
             log.warning(
-                "%s: a new card from version %d on; what was sealed to the old one is lost", plan.name, from_version
+                "%s: a new card from version %d on; what was sealed to the old one is lost",
+                plan.name,
+                from_version,
+                extra=said("card.replaced", plan=plan_id.hex()[:8], version=from_version),
             )
             return rekeyed
 
@@ -639,7 +644,8 @@ class Keyholder:
             self._store.set_state(plan_id, Halted(Code.E_STATE_LOST, reason))
         crash_point("keyholder.halt.committed")
         self._erase_secrets(record)
-        log.error("Plan %s: %s", plan_id.hex()[:8], reason)
+        short = plan_id.hex()[:8]  # enough for `rekey`, and no long number has a place in a log
+        log.error("Plan %s: %s", short, reason.replace(plan_id.hex(), short), extra=said("plan.halted", plan=short))
 
     def _erase_secrets(self, record: PlanRecord) -> None:
         """The row says already that nothing more is opened; from here on nothing can be."""

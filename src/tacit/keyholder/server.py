@@ -36,7 +36,7 @@ from tacit.keyholder.approvals import approved
 from tacit.keyholder.callers import Callers
 from tacit.keyholder.cards import GivenCards
 from tacit.keyholder.keyholder import Keyholder, describe
-from tacit.serving import MESSAGE_TYPE, SecurityHeaders, read_body, refused
+from tacit.serving import MESSAGE_TYPE, ON_ERROR, SecurityHeaders, read_body, refused
 from tacit.wire.calls import Call, check_body, read_call, sign_answer
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import PlanId
@@ -115,7 +115,7 @@ def make_app(service: Service, look_every: float = LOOK_EVERY_S) -> Starlette:
     async def healthz(request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/load", _endpoint(service, service.load, MOST_PLAN, 1), methods=["POST"]),
             Route("/v1/prepare", answering(PrepareRequest, keyholder.prepare), methods=["POST"]),
@@ -131,8 +131,10 @@ def make_app(service: Service, look_every: float = LOOK_EVERY_S) -> Starlette:
         ],
         lifespan=lifespan,
         middleware=[Middleware(SecurityHeaders)],
-        exception_handlers={Refusal: _on_refusal},
+        exception_handlers=ON_ERROR,
     )
+    app.router.redirect_slashes = False  # an address is right or it is not
+    return app
 
 
 async def _look(keyholder: Keyholder, every: float) -> None:
@@ -196,11 +198,6 @@ def _shown_head(call: Call) -> Head | None:
         return decode(Head, base64.b64decode(call.shown, validate=True))
     except ValueError:
         raise Refusal(Code.E_MALFORMED, "the header Tacit-Head is not base64") from None
-
-
-async def _on_refusal(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal), "registered for Refusal"
-    return refused(error)
 
 
 def _json(value: object) -> Response:

@@ -13,7 +13,7 @@ from tacit.codec.quantise import inner_bound, ring_fits, sigma_total
 from tacit.codec.ring import RING_BITS
 from tacit.codec.rotate import MARGIN, largest_share
 from tacit.plan.layout import TensorPlace, is_depthwise, stored_bytes
-from tacit.plan.manifest import Charter, KeyholderCard, Manifest, OnDevice, Plain
+from tacit.plan.manifest import Alike, Bounded, Charter, KeyholderCard, Manifest, OnDevice, Plain, Trimmed
 from tacit.plan.program import Program, has_confidence
 from tacit.plan.server import Mean
 from tacit.plan.silo import broken_silo
@@ -26,6 +26,7 @@ from tacit.wire.messages import MAX_KEYHOLDERS, Sketched
 MOST_VALUES = 1 << 28
 MOST_LANDINGS, MOST_SNAPSHOTS = 1 << 12, 1 << 20
 LEAST_NOISE_UNDER_WEIGHTS = 4.0  # steps of the ring
+MOST_IN_ROUND = 64
 LEAST_ROWS, MOST_ROWS = 16, 256  # fewer let an attacker through too often
 LEAST_Z, MOST_Z, MOST_ETA = 0.5, 1e3, 64.0
 MOST_GROUPS, LONGEST_GROUP = 16, 32
@@ -40,6 +41,7 @@ def broken_numbers(manifest: Manifest, charter: Charter, author: bytes, blobs: M
         _server(manifest),
         _model(manifest, blobs),
         _sums(manifest),
+        _rounds(manifest),
         _trust(manifest),
         _privacy(manifest, charter),
         broken_silo(manifest),
@@ -184,6 +186,31 @@ def _sums(manifest: Manifest) -> Iterator[str]:
     yield from _weights(manifest)
     if not ring_fits(quant.bits, batch.most, batch.weight_most, quant.q, noise_total(manifest), share_of(manifest)):
         yield f"a sum may wrap: {room_text(manifest)} is not below 2^{quant.bits - 1} = {1 << quant.bits - 1}"
+
+
+def _rounds(manifest: Manifest) -> Iterator[str]:
+    """Groups that are drawn from one crowd, and a mean of theirs that is worth its name."""
+    batch, noise = manifest.batch, manifest.noise
+    if not 1 <= batch.groups <= MOST_IN_ROUND:
+        yield f"it has {batch.groups} groups, 1 to {MOST_IN_ROUND} are possible"
+        return
+    if isinstance(batch.robust, Trimmed) and not 1 <= batch.robust.cut <= (batch.groups - 1) // 2:
+        yield f"of {batch.groups} groups it leaves out the {batch.robust.cut} on both sides, and none would be left"
+    if batch.groups == 1 and not isinstance(batch.robust, Alike | Bounded):
+        yield "of one group there is nothing to leave out"
+    if batch.groups == 1 and isinstance(batch.robust, Alike):
+        return
+    if not isinstance(noise.mechanism, Plain) or manifest.evaluation is not None or manifest.program.scouted:
+        yield "a robust mean, or groups, want a Plan that trains, and noise of its own for every sum (plain/1)"
+    if batch.max_age < batch.groups - 1:
+        yield (
+            f"a round of {batch.groups} groups is as many versions, and with a max age of {batch.max_age} nothing is "
+            "left for its last group"
+        )
+    if batch.places is not None and batch.places.selected < batch.groups * batch.target:
+        yield f"{batch.places.selected} devices at work are too few for a round of {batch.groups} · {batch.target}"
+    if noise.snapshots % batch.groups:
+        yield f"{noise.snapshots} batches are no whole number of rounds of {batch.groups}"
 
 
 def share_of(manifest: Manifest) -> float:

@@ -89,6 +89,33 @@ class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rotation: Rotation = "none"
 
 
+class Alike(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mean"):
+    """Every group counts alike."""
+
+
+class Median(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="median"):
+    """The median of the groups, in each value by itself."""
+
+
+class Trimmed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="trimmed"):
+    """In each value the mean without so many of the largest and as many of the smallest."""
+
+    cut: Count
+
+
+class Geometric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="geometric"):
+    """The point whose distances to the groups' means sum to the least."""
+
+
+class Bounded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bounded"):
+    """The mean of what the groups say, each shortened to this length first, noise included."""
+
+    length: Positive
+
+
+Robust = Alike | Median | Trimmed | Geometric | Bounded
+
+
 class Places(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """So many devices are at work on a Snapshot at once; after so many seconds another has a device's place."""
 
@@ -97,7 +124,11 @@ class Places(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which Updates may be opened together. Without `places` any device may start from any Snapshot."""
+    """Which Updates may be opened together, and how many sums make one step of the Snapshot.
+
+    Without `places` any device may start from any Snapshot. So many `groups` as that are opened one after the other,
+    each a batch by itself; together they are a round, and their `robust` mean moves the Snapshot once.
+    """
 
     target: Count  # a batch closes at this many
     most: Count  # and never holds more
@@ -105,6 +136,8 @@ class BatchRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_age: Count  # an Update may start from a Snapshot this many versions old
     weights: tuple[Count, ...]  # by age, 0..max_age
     places: Places | None = None
+    groups: Count = 1
+    robust: Robust = Alike()
 
     @property
     def weight_most(self) -> int:

@@ -15,6 +15,7 @@ from tacit.codec.ring import RING_BITS, packed_size
 from tacit.codec.rotate import largest_share
 from tacit.errors import InputError
 from tacit.plan.manifest import (
+    Alike,
     BatchRule,
     Gate,
     Mechanism,
@@ -24,9 +25,11 @@ from tacit.plan.manifest import (
     Places,
     Plain,
     Quantisation,
+    Robust,
     Rotation,
     gate_cost,
 )
+from tacit.plan.price import inefficiency
 from tacit.privacy.account import MEANINGLESS_ABOVE, epsilon_of_mu, epsilon_text, mu_of_epsilon
 from tacit.privacy.blt import Blt, re_keyable, running_error, sensitivity, spread
 from tacit.privacy.fitted import shipped
@@ -68,6 +71,8 @@ def choose_numbers(
     weights: tuple[int, ...] | None = None,
     gate: Gate | None = None,
     places: Places | None = None,
+    groups: int = 1,
+    robust: Robust = Alike(),  # noqa: B008 - immutable
 ) -> Numbers:
     """Noise, integer bound and ring for `d` values.
 
@@ -88,7 +93,7 @@ def choose_numbers(
     total = sigma_total(keyholders, sigma, worst, most, 1, amplified)
     return Numbers(
         chosen_ring(d, batch, clip, total, most, gate=gate, keyholders=keyholders),
-        BatchRule(batch, batch, threshold, max_age, weights, places),
+        BatchRule(batch, batch, threshold, max_age, weights, places, groups, robust),
         Participation(participations, separation, devices),
         Noise(mechanism, sigma, worst, snapshots, 1 / sigma**2 + cost, delta, gate=gate),
     )
@@ -185,7 +190,8 @@ def noise_to_signal(numbers: Numbers, d: int, keyholders: int) -> float:
     """
     noise, batch = numbers.noise, numbers.batch
     reached = batch.target * sum(batch.weights) / len(batch.weights) / batch.weight_most * noise.snapshots * ALIGNMENT
-    return math.sqrt(d * keyholders) * drift(noise) * noise.sigma / reached
+    less = inefficiency(batch.robust, batch.groups, d)
+    return less * math.sqrt(d * keyholders) * drift(noise) * noise.sigma / reached
 
 
 def less_noise(numbers: Numbers, d: int, keyholders: int) -> str:

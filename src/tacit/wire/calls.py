@@ -1,9 +1,12 @@
 """Calls: what a coordinator asks of a keyholder over HTTP, and what it is answered, both signed.
 
+What a device posts to a coordinator is such a call too, answered by messages that are signed themselves. The same bytes
+again change nothing there, so a coordinator keeps no nonces (docs/decisions/0041).
+
 The signature travels in headers, as in RFC 9421; what it covers is a preimage of fixed layout like every other one.
 
     Tacit-From         who asks: an Ed25519 key, hex
-    Tacit-To           the keyholder it is meant for, hex
+    Tacit-To           whom it is meant for, hex
     Tacit-Time         milliseconds of Unix time
     Tacit-Nonce        16 random bytes, hex: no call is taken twice
     Tacit-Digest       SHA-256 of the body, hex: so a caller is known before a byte of the body is read
@@ -32,7 +35,7 @@ class Call:
     """One request, without its body."""
 
     caller: bytes
-    keyholder: bytes
+    to: bytes
     target: str  # "POST /v1/open"
     time_ms: int
     nonce: bytes
@@ -43,7 +46,7 @@ class Call:
     def preimage(self) -> bytes:
         return preimage.call(
             self.caller,
-            self.keyholder,
+            self.to,
             sha256(self.target.encode()),
             self.time_ms,
             self.nonce,
@@ -62,7 +65,7 @@ def sign_call(key: SigningKey, call: Call) -> dict[str, str]:
     """
     headers = {
         "Tacit-From": call.caller.hex(),
-        "Tacit-To": call.keyholder.hex(),
+        "Tacit-To": call.to.hex(),
         "Tacit-Time": str(call.time_ms),
         "Tacit-Nonce": call.nonce.hex(),
         "Tacit-Digest": call.body_hash.hex(),
@@ -96,10 +99,10 @@ def read_call(target: str, headers: Mapping[str, str]) -> tuple[Call, bytes]:
     return call, field("tacit-signature", 64)
 
 
-def check_call(call: Call, signature: bytes, keyholder: bytes, now_ms: int) -> None:
-    """The caller said this, to this keyholder, at about this time. Replays are not seen here. E_SIG."""
-    if call.keyholder != keyholder:
-        raise Refusal(Code.E_SIG, f"this call is for the keyholder {call.keyholder.hex()}, not for this one")
+def check_call(call: Call, signature: bytes, to: bytes, now_ms: int) -> None:
+    """The caller said this, to the holder of this key, at about this time. Replays are not seen here. E_SIG."""
+    if call.to != to:
+        raise Refusal(Code.E_SIG, f"this call is for {call.to.hex()}, not for the one that got it")
     if abs(now_ms - call.time_ms) > WINDOW_MS:
         off = (now_ms - call.time_ms) / 1000
         raise Refusal(Code.E_SIG, f"by this clock the call was signed {off:.0f} s ago; set the clocks right")
@@ -122,8 +125,8 @@ def check_answer(headers: Mapping[str, str], call: Call, status: int, body: byte
     """The keyholder that was asked answered this very call so. E_SIG."""
     text = {name.lower(): value for name, value in headers.items()}.get("tacit-answer", "")
     signature = bytes.fromhex(text) if _HEX.fullmatch(text) else b""
-    if not verify(call.keyholder, signature, _answer(call, status, body)):
-        raise Refusal(Code.E_SIG, f"the answer is not signed by the keyholder {call.keyholder.hex()}")
+    if not verify(call.to, signature, _answer(call, status, body)):
+        raise Refusal(Code.E_SIG, f"the answer is not signed by the keyholder {call.to.hex()}")
 
 
 def _answer(call: Call, status: int, body: bytes | memoryview) -> bytes:

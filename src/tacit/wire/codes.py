@@ -33,6 +33,9 @@ class Code(StrEnum):
     E_STATE_LOST = "E_STATE_LOST"
     E_HALTED = "E_HALTED"
     E_SUCCEEDED = "E_SUCCEEDED"  # another Plan continues this one; HEAD's answer names it
+    E_REVOKED = "E_REVOKED"  # the operator takes nothing more from this device key; training goes on without it
+    E_ROUTE = "E_ROUTE"  # there is no such address here, or it takes no such method
+    E_INTERNAL = "E_INTERNAL"  # this party failed, not the one that asked; nothing was done
     E_GATE = "E_GATE"  # what became of an Update that sketches showed to be far too long; no answer to a request
 
     @property
@@ -55,7 +58,7 @@ class Code(StrEnum):
 
 
 # A version from the future is one that this party has not heard of yet.
-_RETRYABLE = frozenset({Code.E_RATE, Code.E_VERSION_FUTURE})
+_RETRYABLE = frozenset({Code.E_RATE, Code.E_VERSION_FUTURE, Code.E_INTERNAL})
 _PER_ENTRY = frozenset(
     {
         Code.E_PLAN,

@@ -59,6 +59,20 @@ class Enrol(Message, frozen=True, tag="enrol"):
     signature: _Signature
 
 
+class DeviceList(Message, frozen=True, tag="device-list"):
+    """The device keys that may take part in a lineage, in order. A list with a higher number replaces it.
+
+    Signed by the author of the lineage's Plans, or by their enrolment authority.
+    """
+
+    max_bytes: ClassVar[int] = 64 * MIB
+
+    lineage: _Lineage
+    number: _Count
+    devices: tuple[_DeviceKey, ...]
+    signature: _Signature
+
+
 class Upload(Message, frozen=True, tag="upload"):
     """One Update, from a device: `payload` is y, packed; `sealed` has a seed for each keyholder, in order."""
 

@@ -116,6 +116,12 @@ def enrol(dpk: DeviceKey, lineage: Lineage, invitation: str) -> bytes:
     return b"TACIT1/enrol\0" + _fixed(dpk, 32) + _fixed(lineage, 32) + sha256(invitation.encode())
 
 
+def device_list(lineage: Lineage, number: int, devices: Sequence[DeviceKey]) -> bytes:
+    """Who may take part in a lineage: the SHA-256 is over the device keys, one after the other."""
+    keys = sha256(*(_fixed(dpk, 32) for dpk in devices))
+    return b"TACIT1/device-list\0" + _fixed(lineage, 32) + _u64(number) + keys
+
+
 def ask(plan_id: PlanId, version: int, dpk: DeviceKey) -> bytes:
     """What a device signs that asks for a place."""
     return b"TACIT1/place\0" + _fixed(plan_id, 32) + _u64(version) + _fixed(dpk, 32)

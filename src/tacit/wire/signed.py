@@ -5,7 +5,7 @@
 (credentials, marks, new keys) or are bound through a root (the entries of a request, the members of a proof).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tacit.wire import ids, preimage
 from tacit.wire.codes import Code, Refusal
@@ -19,6 +19,7 @@ from tacit.wire.messages import (
     CommitRequest,
     Committed,
     Credential,
+    DeviceList,
     Enrol,
     Entry,
     FreezeRequest,
@@ -115,6 +116,24 @@ def check_enrol(enrol: Enrol) -> None:
     """Whoever asks holds the device key. E_SIG."""
     if not verify(enrol.dpk, enrol.signature, preimage.enrol(enrol.dpk, enrol.lineage, enrol.invitation)):
         raise Refusal(Code.E_SIG, "the enrolment is not signed by the device key it names")
+
+
+def sign_device_list(key: SigningKey, lineage: Lineage, number: int, devices: Collection[DeviceKey]) -> DeviceList:
+    """These device keys may take part in a lineage."""
+    ordered = tuple(sorted(set(devices)))
+    signature = key.sign(preimage.device_list(lineage, number, ordered))
+    return DeviceList(lineage=lineage, number=number, devices=ordered, signature=signature)
+
+
+def check_device_list(listed: DeviceList, authorities: Collection[bytes]) -> bytes:
+    """One of these keys signed the list: which. E_MALFORMED where it is not in order, E_SIG."""
+    if list(listed.devices) != sorted(set(listed.devices)):
+        raise Refusal(Code.E_MALFORMED, "the devices of a list are in order, and each is there once")
+    signed = preimage.device_list(listed.lineage, listed.number, listed.devices)
+    for public in authorities:
+        if verify(public, listed.signature, signed):
+            return public
+    raise Refusal(Code.E_SIG, "the list is signed neither by the Plan's author nor by its enrolment authority")
 
 
 def sign_ask(key: SigningKey, plan_id: PlanId, version: int, credential: Credential) -> Ask:
