@@ -6,8 +6,8 @@ of payload, sealed to one keyholder, signed by a device of its own; every one is
 What it is held against is bare: Starlette on uvicorn and uvloop as ours, one route that reads the body and answers when
 the same bytes are as durable: what arrived together in one blob, synced or put as ours is, and for each a row with its
 place in the blob and all of it that is no payload, in one transaction of the same database in the same mode. It decodes
-nothing, checks nothing and signs nothing. Contestants take turns; a ratio is that of a round, bare time over ours. HEADs
-and Snapshots are held against a file of the same bytes that Starlette serves.
+nothing, checks nothing and signs nothing. Contestants take turns; a ratio is that of a round, bare time over ours.
+HEADs and Snapshots are held against a file of the same bytes that Starlette serves.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ def _update(world: World, head_hash: Digest, draw: np.random.Generator) -> Any:
         plan_id=world.plan_id,
         base_version=0,
         head_hash=head_hash,
-        update_id=draw.bytes(16),  # type: ignore[arg-type]
+        update_id=draw.bytes(16),
         payload=draw.bytes(manifest.words * manifest.quantisation.bits // 8),
         sealed=[draw.bytes(80)],
         credential=world.credential(device.upload_key),

@@ -500,6 +500,9 @@ class Site:
     def head(self) -> Head:
         return decode(Head, self.coordinator.get(f"{self.path}/head"))
 
+    def head_of(self, version: int) -> Head:
+        return decode(Head, self.coordinator.get(f"{self.path}/heads/{version}"))
+
     def wait_version(self, version: int, seconds: float = PATIENCE_S) -> Head:
         def there() -> bool:
             try:

@@ -18,6 +18,7 @@ from tacit.coordinator.batch import (
     Member,
     Moved,
     Opened,
+    RolledBack,
     Sketching,
     choose,
     earliest,
@@ -28,6 +29,7 @@ from tacit.coordinator.batch import (
     on_opened,
     on_prepared,
     on_revealed,
+    on_rolled_back,
     on_signed,
     on_sketched,
     on_summed,
@@ -37,7 +39,7 @@ from tacit.coordinator.batch import (
 from tacit.plan.manifest import Gate, Manifest
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId, sha256
-from tacit.wire.messages import Committed, OpenedMark
+from tacit.wire.messages import Committed, Head, OpenedMark
 
 PLAN = PlanId(bytes(32))
 HASH = sha256(b"Snapshot")
@@ -252,6 +254,28 @@ def test_updates_that_are_too_old_for_the_next_batch_expire():
 
     assert step.after == Collecting(2, since=500)
     assert step.moved == (Moved(old.update_id, Fate.EXPIRED),)
+
+
+@pytest.mark.parametrize("batch", [Collecting(3, 0), Closed(3, 0, MEMBERS)])
+def test_a_rollback_is_a_void_batch_after_which_an_earlier_snapshot_comes_back(batch):
+    good = Head(plan_id=PLAN, version=1, snapshot_hash=HASH, signatures=(bytes(64),))
+
+    step = on_rolled_back(batch, good, "it fell")
+
+    assert isinstance(step.after, Applied)
+    assert step.after.void
+    assert (step.after.version, step.after.snapshot_hash, step.after.back_to) == (4, HASH, 1)
+    assert step.rolled_back == RolledBack(4, 1, "it fell")
+    assert {one.fate for one in step.moved} <= {Fate.QUEUED}
+    assert step.landed == ()
+
+
+def test_what_starts_from_a_version_that_was_rolled_back_expires_with_the_next_batch():
+    good, bad, new = member(1, version=1), member(2, version=2), member(3, version=4)
+
+    step = on_headed(Headed(2), [good, bad, new], 500, rules(max_age=5), abandoned={2, 3})
+
+    assert step.moved == (Moved(bad.update_id, Fate.EXPIRED),)
 
 
 def test_the_plan_ends_with_its_last_batch():

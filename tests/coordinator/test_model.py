@@ -25,6 +25,7 @@ from tacit.coordinator.batch import Collecting, Ended, Fate
 from tacit.coordinator.intake import check_upload
 from tacit.coordinator.keyholders import Unreachable
 from tacit.coordinator.store import Known, Overtaken
+from tacit.coordinator.verdicts import Verdicts
 from tacit.keyholder import keyholder as keyholder_module
 from tacit.plan.history import read_history
 from tacit.plan.manifest import Plain
@@ -45,6 +46,7 @@ SERVERS = [Server(0.5), Server(0.5, Momentum(0.9), average=0.8), Server(0.1, Yog
 CUTS = st.none() | st.tuples(st.integers(0, 1), st.sampled_from(["before", "after"]))
 
 
+THEN = ["go on", "send again", "start anew", "be overtaken", "go back", "wait 1 s", "wait 100 s"]
 POINTS = Points()
 
 
@@ -121,7 +123,9 @@ class CoordinatorModel(RuleBasedStateMachine):
         steps=st.integers(0, 9),
         kill=st.integers(0, 24) | st.none(),
         cut=CUTS,
-        then=st.sampled_from(["go on", "send again", "start anew", "be overtaken", "sweep", "wait 1 s", "wait 100 s"]),
+        then=st.sampled_from(
+            ["go on", "send again", "start anew", "be overtaken", "sweep", "go back", "wait 1 s", "wait 100 s"]
+        ),
         data=st.data(),
     )
     def something_happens(
@@ -154,6 +158,8 @@ class CoordinatorModel(RuleBasedStateMachine):
                 self.be_overtaken()
             case "sweep":
                 self.store.sweep(after_s=0)
+            case "go back" if head is not None and head.version > 0:
+                self.go_back(data.draw(st.integers(0, head.version - 1)))
             case "wait 1 s" | "wait 100 s":
                 self.now[0] += int(then.split()[1])
             case _:
@@ -190,6 +196,14 @@ class CoordinatorModel(RuleBasedStateMachine):
                 break
             except Killed:
                 self.recover()
+
+    def go_back(self, to: int) -> None:
+        """A check came out so that training goes back; decided now, done at the next Snapshot boundary."""
+        newest = self.store.newest()
+        assert newest is not None
+        verdicts = Verdicts(self.store.database)
+        if to not in verdicts.abandoned():
+            verdicts.order(to, newest.version, "it fell", int(self.now[0]))
 
     def be_overtaken(self) -> None:
         """A second opener takes the step between this one's look and its commit."""
@@ -271,9 +285,19 @@ class CoordinatorModel(RuleBasedStateMachine):
         audits = [dict(self.opened(line)) for line in self.lines]
         newest = self.store.newest()
         assert newest is not None
+        memories = {0: memory}
+        rolled_back = {one.at: one.to for one in Verdicts(self.store.database).rollbacks()}
         for t in range(newest.version):
+            if t + 1 in rolled_back:
+                assert all(t not in audit for audit in audits)
+                assert self.head(t + 1).snapshot_hash == self.head(rolled_back[t + 1]).snapshot_hash
+                expected = self.store.snapshot(self.head(t + 1).snapshot_hash)
+                memory = memories[t + 1] = memories[rolled_back[t + 1]]
+                continue
             lists = [audit[t] for audit in audits]
             assert all(one == lists[0] for one in lists)
+            bases = {self.sent[one][0].base_version for one in lists[0]}
+            assert not any(to < base < at <= t for at, to in rolled_back.items() for base in bases)
             total = np.sum([self.sent[one][1].integers() for one in lists[0]], axis=0)
             if manifest.server.optimizer == Mean():
                 assert self.store.snapshot(self.head(t + 1).snapshot_hash) == next_snapshot(
@@ -282,7 +306,8 @@ class CoordinatorModel(RuleBasedStateMachine):
             # Without a kill, from what was remembered in memory: the same bytes.
             mean = mean_of(total, [1] * len(lists[0]), manifest)
             following = apply_mean(expected, mean, manifest.server, memory)
-            expected, memory = following.snapshot, following.memory
+            expected = following.snapshot
+            memory = memories[t + 1] = following.memory
             assert self.store.snapshot(self.head(t + 1).snapshot_hash) == expected
             assert {self.known(one).t for one in lists[0]} == {t}
         applied = {one for t in audits[0] for one in audits[0][t]}
@@ -293,7 +318,9 @@ class CoordinatorModel(RuleBasedStateMachine):
         log = self.store.log()
         assert read_history(log, manifest, self.world.plan_id).findings == ()
         kinds = Counter(entry.kind for entry in log)
-        assert kinds[LogKind.OPENED] == newest.version
+        assert kinds[LogKind.OPENED] == newest.version - len(rolled_back)
+        assert kinds[LogKind.ROLLBACK] == len(rolled_back)
+        assert Verdicts(self.store.database).state().back is None or isinstance(batch, Ended)
         assert kinds[LogKind.HEAD] == newest.version + 1
         # Payloads are kept exactly as long as a batch may need them.
         self.store.sweep(after_s=0)

@@ -12,11 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 import numpy as np
 import pytest
 
+from tacit.coordinator.desk import Desk
+from tacit.coordinator.operators import Role
+from tacit.coordinator.records import Records
 from tacit.keyholder.sums import draw
 from tacit.plan.manifest import Gate, Plain
 from tacit.wire.ids import Digest
@@ -302,6 +306,56 @@ def test_a_kill_while_a_list_is_sketched_leaves_the_same_sum(tmp_path: Path, poi
             assert rows(world, "SELECT count(*) FROM burnt", j=j) == [(6,)]
             assert rows(world, "SELECT sum(count) FROM landings", j=j) == [(6,)]
             assert rows(world, "SELECT count(*) FROM frozen", j=j) == [(0,)]
+        assert travelled.deaths == 1, f"{point} was never passed"
+    finally:
+        end(travelled)
+
+
+ROLLBACK = [
+    "coordinator.verdict.before:3",
+    "coordinator.verdict.committed:3",
+    "coordinator.commit.before:15",
+    "coordinator.applied:3",
+    "coordinator.headed:4",
+    "keyholder.sign.committed:4",
+]
+
+
+@pytest.mark.parametrize("point", ROLLBACK)
+def test_a_kill_while_training_goes_back_changes_nothing(tmp_path: Path, point: str):
+    """Two batches, a bad check of what the second made, and a batch from the Snapshot that came back."""
+    world = make_world(tmp_path, target=3, threshold=3, snapshots=5, sigma=0.5)
+    keyholder = keyholder_process(world).start(point if point.startswith("keyholder") else None)
+    coordinator = coordinator_process(world, [keyholder])
+    coordinator.arguments += ["--gate", "check", "--ahead", "9"]
+    coordinator.start(point if point.startswith("coordinator") else None, expect_ready=False)
+    travelled = Journey(Site(world, coordinator, [keyholder]))
+    token = Desk(Records(world.coordinator_home), world.coordinator).make_token("eva", Role.EVALUATOR, 1).token
+
+    def judge(version: int, share: float) -> bool:
+        named = {"version": version, "snapshot": travelled.site.head_of(version).snapshot_hash.hex()}
+        asked = urlencode(named | {"metric": "right", "value": share, "error": 0, "count": 500})
+        path = f"/v1/admin/plans/{world.plan_id.hex()}/verdicts?{asked}"
+        status, _, said = coordinator.request("POST", path, headers={"Authorization": f"Bearer {token}"})
+        assert status == 200, said
+        return True
+
+    try:
+        first = travelled.batch(0, world.plan.initial_snapshot)
+        travelled.batch(1, first)
+        for version, share in enumerate([0.5, 0.8, 0.1]):
+            travelled.insist(lambda version=version, share=share: judge(version, share), f"a verdict on {version}")
+        head = travelled.head(3)
+        assert travelled.insist(lambda: travelled.site.snapshot(head), "the Snapshot that came back") == first
+        after = travelled.batch(3, first)
+        assert travelled.insist(lambda: travelled.site.snapshot(travelled.head(4)), "the next one") == after
+        lines = travelled.insist(lambda: coordinator.get(f"{travelled.site.path}/log"), "the log").splitlines()
+        log = [msgspec.json.decode(line, type=LogEntry) for line in lines]
+        verify_chain(log, world.coordinator.sig.public)
+        kinds = [entry.kind for entry in log]
+        assert (kinds.count(LogKind.ROLLBACK), kinds.count(LogKind.OPENED), kinds.count(LogKind.HEAD)) == (1, 3, 5)
+        checks = travelled.site.status()["checks"]
+        assert (checks["published"], checks["judged"], checks["rollbacks"], checks["back_to"]) == (3, 3, 1, None)
         assert travelled.deaths == 1, f"{point} was never passed"
     finally:
         end(travelled)

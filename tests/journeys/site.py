@@ -174,8 +174,10 @@ def site(
     command: str = "compile",
     words: Sequence[str] = (),
     evaluated: Sequence[str] | None = None,
+    serving: Sequence[str] = (),
 ) -> Iterator[Site]:
-    """Everything up; nothing left running. `evaluated` are the words of an evaluation beside it."""
+    """Everything up; nothing left running. `evaluated` are the words of an evaluation beside it, `serving` what the
+    coordinator is told besides."""
     if text is None:
         shutil.copytree(readme_compiled(), folder, dirs_exist_ok=True)
     else:
@@ -185,7 +187,7 @@ def site(
     processes: list[subprocess.Popen[str]] = []
     try:
         link, keyholder, coordinator = start_servers(
-            path, folder / "home", processes, host="127.0.0.1", port=0, evaluation=made
+            path, folder / "home", processes, host="127.0.0.1", port=0, evaluation=made, more=serving
         )
         assert keyholder is not None
         evaluation = None if made is None else read_plan(made)

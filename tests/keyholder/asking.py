@@ -15,6 +15,7 @@ from tacit.wire.messages import (
     Committed,
     Entry,
     FreezeRequest,
+    Head,
     HeadSignature,
     Opened,
     OpenRequest,
@@ -74,6 +75,7 @@ class Asking:
         opened: Sequence[Opened],
         spoilt: bool = False,
         rekeyed: Sequence[Rekeyed] = (),
+        back_to: Head | None = None,
     ) -> SignHeadRequest:
         return sign_head_request(
             self.world.coordinator.sig,
@@ -84,6 +86,7 @@ class Asking:
             opened=[mark_of(one) for one in opened],
             spoilt=spoilt,
             rekeyed=rekeyed,
+            back_to=back_to,
         )
 
     def entries(self, uploads: Sequence[Upload], j: int = 1) -> list[Entry]:

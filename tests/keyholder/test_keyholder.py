@@ -23,9 +23,9 @@ from tacit.keyholder.sums import noise_deviation
 from tacit.plan.bundle import Plan, PlanRefused
 from tacit.privacy.noise import plain_noise
 from tacit.wire.codes import Code
-from tacit.wire.ids import KeyId, sha256
+from tacit.wire.ids import KeyId, PlanId, sha256
 from tacit.wire.keys import SigningKey
-from tacit.wire.messages import Head, Upload, encode
+from tacit.wire.messages import Head, HeadSignature, Upload, encode
 from tacit.wire.signed import check_head, check_opened, root_of
 from tests.factory import Device, World, make_plan, make_world
 from tests.keyholder.asking import Asking, asking, code_of, start
@@ -201,6 +201,31 @@ def test_a_void_batch_burns_what_was_opened_and_the_next_one_works(tmp_path: Pat
     lists = asked.keyholders[0].opened_lists(asked.world.plan_id)
     assert [(one.t, one.void) for one in lists] == [(0, True), (1, False)]
     assert lists[0].updates == sorted(upload.update_id for upload in uploads)
+
+
+def test_training_goes_back_only_to_a_snapshot_that_every_keyholder_signed(tmp_path: Path):
+    asked = asking(tmp_path, keyholders=2)
+    names = [asked.advance(t, asked.updates(3, t)) for t in range(2)]
+    one = Head(
+        plan_id=asked.world.plan_id,
+        version=1,
+        snapshot_hash=asked.heads[1],
+        signatures=tuple(name.signature for name in names[0]),
+    )
+
+    def back_to(head: Head, keyholder: int = 0) -> HeadSignature:
+        asked_for = asked.sign_request(3, head.snapshot_hash, [], [], spoilt=True, back_to=head)
+        return asked.keyholders[keyholder].sign_head(asked_for)
+
+    half = msgspec.structs.replace(one, signatures=one.signatures[:1])
+    forged = msgspec.structs.replace(one, snapshot_hash=sha256(b"another"))
+    elsewhere = msgspec.structs.replace(one, plan_id=PlanId(bytes(32)))
+    assert code_of(lambda: back_to(half)) is Code.E_HEAD
+    assert code_of(lambda: back_to(forged)) is Code.E_HEAD
+    assert code_of(lambda: back_to(elsewhere)) is Code.E_HEAD
+    assert [back_to(one, keyholder).version for keyholder in (0, 1)] == [3, 3]
+    asked.heads[3] = asked.heads[1]
+    asked.advance(3, asked.updates(3, 3))
 
 
 def test_a_spoilt_landing_counts(tmp_path: Path):

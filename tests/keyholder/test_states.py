@@ -1,5 +1,6 @@
 """The keyholder's states: pure steps."""
 
+import msgspec
 import pytest
 
 from tacit.keyholder.states import (
@@ -35,10 +36,18 @@ class Rules:
 
 
 def request(
-    version: int, snapshot_hash: Digest, root: Digest = A, spoilt: bool = False, marks: int = 1
+    version: int,
+    snapshot_hash: Digest,
+    root: Digest = A,
+    spoilt: bool = False,
+    marks: int = 1,
+    back_to: Head | None = None,
 ) -> SignHeadRequest:
     opened = [] if spoilt else [MARK] * marks
-    return sign_head_request(KEY, PlanId(bytes(32)), version, snapshot_hash, root=root, opened=opened, spoilt=spoilt)
+    plan_id = PlanId(bytes(32))
+    return sign_head_request(
+        KEY, plan_id, version, snapshot_hash, root=root, opened=opened, spoilt=spoilt, back_to=back_to
+    )
 
 
 def step(state: Active, asked: SignHeadRequest, own: OwnOpening | None) -> Active | Done:
@@ -76,6 +85,23 @@ def test_a_void_batch_leaves_the_snapshot_as_it_was():
     assert step(Active(0, A), request(1, A, spoilt=True), None) == Active(1, A)
     assert step(Active(0, A), request(1, A, B, spoilt=True), OwnOpening(A, A)) == Active(1, A)
     assert code_of(lambda: step(Active(0, A), request(1, B, spoilt=True), None)) is Code.E_HEAD
+
+
+def test_a_void_batch_may_bring_an_earlier_snapshot_back_and_no_other():
+    class Long:
+        class noise:
+            snapshots = 9
+
+    def back(snapshot_hash: Digest, head: Head, spoilt: bool = True) -> Active | Done:
+        asked = request(8, snapshot_hash, spoilt=spoilt, back_to=head)
+        return advance(Active(7, B), asked, OwnOpening(A, A), Long())
+
+    later = msgspec.structs.replace(HEAD_5, version=8)
+    assert back(A, HEAD_5) == Active(8, A)
+    assert code_of(lambda: back(B, HEAD_5)) is Code.E_HEAD
+    assert code_of(lambda: back(A, later)) is Code.E_HEAD
+    assert code_of(lambda: back(A, HEAD_5, spoilt=False)) is Code.E_HEAD
+    assert code_of(lambda: start(Loaded(), request(0, A, ROOT_OF_NOTHING, marks=0, back_to=HEAD_5), A)) is Code.E_HEAD
 
 
 def test_with_the_last_head_the_plan_is_done():

@@ -40,6 +40,7 @@ from tacit.wire.messages import (
     Head,
     LoggedOpened,
     LoggedPlan,
+    LoggedRollback,
     LoggedSuccession,
     LogKind,
     Message,
@@ -432,6 +433,8 @@ def messages() -> Json:
     second = log.append(coordinator, log.digest(first), LogKind.OPENED, body)
     succession = LoggedSuccession(plan_id=PLAN, version=1, successor=PlanId(sha256(b"next plan")), started_from=1)
     third = log.append(coordinator, log.digest(second), LogKind.SUCCESSION, encode(succession))
+    rollback = LoggedRollback(plan_id=PLAN, from_version=4, to_version=1, why="Snapshot 4 is 40.5 points below")
+    fourth = log.append(coordinator, log.digest(third), LogKind.ROLLBACK, encode(rollback))
     rekeyed = sign_rekeyed(keyholder, PLAN, 1, SealingKey.from_seed(b"\6" * 32).public)
     signature = sign_head(keyholder, rekeyed.key_id, PLAN, 1, SNAPSHOT, [rekeyed.key_id]).signature
     after = Head(plan_id=PLAN, version=1, snapshot_hash=SNAPSHOT, signatures=(signature,))
@@ -454,6 +457,10 @@ def messages() -> Json:
         "log_1": first,
         "log_2": second,
         "log_3": third,
+        "log_4": fourth,
+        "sign_head_back": sign_head_request(
+            coordinator, PLAN, 5, SNAPSHOT, root=root_of([]), opened=[], spoilt=True, back_to=after
+        ),
     }
     charter = manifest.encode(
         Charter(

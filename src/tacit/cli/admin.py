@@ -63,6 +63,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
         made[name].add_argument(
             "--plan", default="", metavar="ID", help="one Plan, by how its id begins (default: all)"
         )
+    made["roll-back"].add_argument("version", type=int, help="of the Snapshot to go back to")
+    made["roll-back"].add_argument("--plan", default="", metavar="ID", help="by how its id begins, if several train")
+    made["roll-back"].add_argument("--why", default="", help="stands in the signed log, for everybody to read")
     made["token"].add_argument("--role", required=True, choices=("viewer", "evaluator", "operator", "owner"))
     made["token"].add_argument("--name", required=True, help="whose it is")
     made["token"].add_argument("--days", type=int, default=90, help="how long it lasts (default: 90)")
@@ -340,6 +343,15 @@ def _order_lines(ordered: list[dict[str, Any]]) -> Iterable[str]:
     yield "next: tacit admin status   (says when it is at rest)"
 
 
+def _path_of_roll_back(arguments: argparse.Namespace) -> str:
+    asked = {"to": arguments.version, "why": arguments.why, "plan": arguments.plan}
+    return f"roll-back?{urlencode(asked)}"
+
+
+def _back_lines(going: dict[str, Any]) -> Iterable[str]:
+    yield f"{going['plan_id'][:8]}  goes back to Snapshot {going['to']} when no batch is under way  {going['title']}"
+
+
 def _token_lines(tokens: list[dict[str, Any]]) -> Iterable[str]:
     for one in tokens:
         until = f"until {_day(one['expires_at'])}" if one["expires_at"] > time.time() else "its time is over"
@@ -405,6 +417,13 @@ WHATS = {
     "resume": What("go on after a pause", "POST", _of_plan("resume"), _order("resume"), _order_lines),
     "drain": What(
         "take no Updates, open what can be opened, then pause", "POST", _of_plan("drain"), _order("drain"), _order_lines
+    ),
+    "roll-back": What(
+        "train from an older Snapshot again, and give people that one",
+        "POST",
+        _path_of_roll_back,
+        lambda desk, said: desk.roll_back(said.plan, said.version, said.why, "the owner of the records"),
+        _back_lines,
     ),
     "token": What("make a token for somebody, and print it", "POST", _path_of_token, _make_token, _made_lines),
     "tokens": What(

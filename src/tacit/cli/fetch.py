@@ -1,4 +1,4 @@
-"""`tacit fetch`: the newest Snapshot as a file, its signatures checked."""
+"""`tacit fetch`: the published Snapshot as a file, its signatures checked."""
 
 import argparse
 from pathlib import Path
@@ -25,10 +25,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("link", help="the join link that `tacit serve` printed")
     parser.add_argument(
+        "--newest", action="store_true", help="the one that devices train from, whether it passed its check or not"
+    )
+    parser.add_argument(
         "--average",
         action="store_true",
-        help="the average of Snapshots that is published beside the newest: better as a rule, and signed by the "
-        "coordinator alone",
+        help="the average of Snapshots that is published beside it: better as a rule, and signed by the coordinator "
+        "alone",
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("snapshot.bin"), help="default: snapshot.bin")
 
@@ -44,15 +47,15 @@ def run(arguments: argparse.Namespace) -> None:
             "signed     by the coordinator; keyholders sign the Snapshots that it is the average of"
         )
         return
-    plan, head, data = fetched(arguments.link)
+    plan, head, data = fetched(arguments.link, newest=arguments.newest)
     arguments.output.write_bytes(data)
     # Beside it what the keyholders signed, so that a Plan can be compiled that starts from here.
     arguments.output.with_name(arguments.output.name + HEAD).write_bytes(encode(head))
     print(f"wrote {arguments.output}: Snapshot {head.version} of {plan.name}, {len(data):,} bytes")
 
 
-def fetched(text: str) -> "tuple[Plan, Head, bytes]":
-    """The Plan behind a join link, its newest HEAD and that Snapshot, all signatures checked."""
+def fetched(text: str, newest: bool = True) -> "tuple[Plan, Head, bytes]":
+    """The Plan behind a join link, its newest HEAD or the published one, and that Snapshot, all signatures checked."""
     from tacit.cli.following import following
     from tacit.errors import TacitError
 
@@ -60,6 +63,8 @@ def fetched(text: str) -> "tuple[Plan, Head, bytes]":
     head = followed.newest()
     if head is None:
         raise TacitError("the coordinator has published no Snapshot yet")
+    if not newest:
+        head = followed.published()
     return followed.plan, head, followed.snapshot(head)
 
 

@@ -26,6 +26,10 @@ class Following:
         offered = self.client.head()
         return None if offered is None else self._verified(offered.head)
 
+    def published(self) -> Head:
+        """The HEAD of the Snapshot that people get, by the coordinator's word; signed by all keyholders, as each is."""
+        return self._verified(self.client.published())
+
     def head(self, version: int) -> Head:
         """The HEAD of a version that is published."""
         head = self._verified(self.client.head_of(version))

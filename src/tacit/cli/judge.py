@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 example:
   tacit judge 'http://127.0.0.1:8750/join/…?author=…' --examples check.npz
+  tacit judge 'https://clinic.example/join/…?author=…' --examples check.npz --report --token evaluator.token
 
 It plays every Snapshot on your own check examples, appends a line of JSON for each to the history, keeps the best one
 in a file, and ends with an error as soon as a Snapshot is so much worse than the best that somebody should look. Run it
 again and it goes on behind the last line of its history. It is no part of the servers, and they know nothing of it.
+
+With --report it tells the coordinator what it found, and goes on. A coordinator that serves with `--gate check` gives
+people no Snapshot that has not passed, and goes back to the last one that has where a newer one is much worse.
 """
 FALL = 5.0
 
@@ -49,6 +53,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
         f"lowest where nothing is right or wrong (default: {FALL:g})",
     )
     parser.add_argument("--once", action="store_true", help="judge what is there now, and end")
+    parser.add_argument("--report", action="store_true", help="tell the coordinator, which acts on it")
+    parser.add_argument("--token", type=Path, metavar="FILE", help="with --report: a token of the role evaluator")
+    parser.add_argument("--admin-url", metavar="URL", help="with --report: where its operators are let in, if apart")
     parser.add_argument("--poll", type=float, default=5.0, help="seconds between two looks at the coordinator")
 
 
@@ -61,6 +68,7 @@ class Verdict:
     examples: int
     loss: float | None
     accuracy: float | None  # None where nothing is right or wrong
+    error: float | None = None  # the standard error of the accuracy, or else of the loss
 
     @property
     def goodness(self) -> float:
@@ -90,6 +98,7 @@ class SnapshotFell(TacitError):
 
 def run(arguments: argparse.Namespace) -> None:
     from tacit.cli.following import following
+    from tacit.cli.reporting import reporter
     from tacit.device.examples import read_examples
 
     if not arguments.fall > 0:
@@ -101,24 +110,31 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"Plan {plan.name} trains nothing, so there is nothing to judge")
     examiner = Examiner(plan, read_examples(arguments.examples, program.inputs, program.label, program.weight))
     verdicts = read_history(arguments.history, plan)
+    told = None
+    if arguments.report:
+        told = reporter(followed.link.server, plan.plan_id, arguments.token, arguments.admin_url)
     over = False
     while not over:
         try:
             ended = followed.client.ended() is not None  # asked first: what it published until then is judged below
             judge_new(followed, examiner, verdicts, arguments.history, arguments.best)
+            if told is not None:
+                for line in told.tell(verdicts):
+                    print(line, file=sys.stderr, flush=True)
             over = ended
         except TacitError as error:
             if arguments.once or not error.retryable:
                 raise
             print(f"waiting: {error}", file=sys.stderr)
-        best = fallen(verdicts, arguments.fall)
+        best = fallen(verdicts, arguments.fall) if told is None else None  # else the coordinator goes back by itself
         if best is not None:
             raise SnapshotFell(verdicts[-1], best, arguments.fall, arguments.best)
         if arguments.once:
             break
         if not over:
             time.sleep(arguments.poll)
-    print(f"{len(verdicts)} Snapshots of {plan.name} judged; the newest is within {arguments.fall:g}", file=sys.stderr)
+    within = "" if told is not None else f"; the newest is within {arguments.fall:g}"
+    print(f"{len(verdicts)} Snapshots of {plan.name} judged{within}", file=sys.stderr)
 
 
 def judge_new(followed: "Following", examiner: "Examiner", verdicts: list[Verdict], history: Path, best: Path) -> None:
@@ -148,16 +164,31 @@ class Examiner:
 
     def verdict(self, head: "Head", data: bytes) -> Verdict:
         """How good the Snapshot with these bytes is."""
+        import numpy as np
+
         from tacit.plan.bundle import decode_snapshot
 
-        loss, right, count = self.evaluate(decode_snapshot(data, self._program.d))
-        mean = loss / float(self._examples.weights.sum())
+        weights = self._examples.weights
+        self._player.load(decode_snapshot(data, self._program.d))
+        scores = self._player.scores(self._examples.inputs, self._examples.labels, weights)
+        count = int(np.count_nonzero(weights))
+        mean = float(scores[:, 0] @ weights) / float(weights.sum())
+        right = float(scores[:, 1].sum()) / count
+        by_accuracy = self._program.score == "accuracy"
+        # Of counted examples alone. A share of 0 or 1 is not certain: as if one more had been right, and one wrong.
+        if by_accuracy:
+            smoothed = (right * count + 1) / (count + 2)
+            error = math.sqrt(smoothed * (1 - smoothed) / count)
+        else:
+            with np.errstate(invalid="ignore"):  # a loss that is no number has no error either
+                error = float(np.std(scores[weights > 0, 0])) / math.sqrt(count)
         return Verdict(
             head.version,
             head.snapshot_hash.hex(),
             count,
             mean if math.isfinite(mean) else None,
-            right / count if self._program.score == "accuracy" else None,
+            right if by_accuracy else None,
+            error if math.isfinite(error) else None,
         )
 
     def evaluate(self, values: "NDArray[np.float32]") -> tuple[float, float, int]:

@@ -86,6 +86,16 @@ def describe(parser: argparse.ArgumentParser) -> None:
         help="who may read /metrics (default: local)",
     )
     parser.add_argument("--log", choices=("text", "json"), default="text", help="the form of the servers' logs")
+    gate = parser.add_argument_group("checks", "what a Snapshot must pass before people get it (default: nothing)")
+    gate.add_argument(
+        "--gate",
+        choices=("off", "check", "evaluation"),
+        help="by `tacit judge --report`, or by what devices say to --evaluation (default: as it was before)",
+    )
+    gate.add_argument("--fall", type=float, metavar="POINTS", help="that it may be below the best (default: 2)")
+    gate.add_argument("--ahead", type=int, metavar="BATCHES", help="so many begin before they are checked (default: 2)")
+    gate.add_argument("--silent", type=int, metavar="MINUTES", help="without a check until the alarm (default: 30)")
+    gate.add_argument("--go-on", action="store_true", help="train on then, unchecked")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the link, then the status")
 
 
@@ -122,6 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
                 *([] if arguments.rate is None else ["--rate", str(arguments.rate)]),
                 *([] if arguments.public_url is None else ["--public-url", arguments.public_url]),
                 *("--metrics", arguments.metrics),
+                *checks(arguments),
             ],
             scheme=scheme,
             log=arguments.log,
@@ -230,6 +241,13 @@ def start_servers(
     processes.append(coordinator.process)
     base = (public or f"{scheme}://{reached_at(host)}:{coordinator.port}").rstrip("/")
     return f"{base}/join/{plan.plan_id.hex()}?author={plan.author.hex()}", keyholder, coordinator
+
+
+def checks(arguments: argparse.Namespace) -> list[str]:
+    """What the coordinator is told of the gate, as it was said here."""
+    said = [(f"--{name}", getattr(arguments, name)) for name in ("gate", "fall", "ahead", "silent")]
+    told = [word for name, value in said if value is not None for word in (name, str(value))]
+    return told + (["--go-on"] if arguments.go_on else [])
 
 
 def keyholder_of(place: Path, plan: "Plan", processes: list[Any], form: str = "text") -> "Served":
@@ -341,9 +359,18 @@ def status_line(status: dict[str, Any]) -> str:
     text = f"Snapshot {status['version']}: {updates['accepted']} Updates accepted, {updates['opened']} opened"
     if refused := sum(updates["refused"].values()):
         text += f", {refused} refused"
+    text += checks_text(status["checks"])
     if status["ended"]:
         text += f"; ended: {status['ended']}"
     return text + waits
+
+
+def checks_text(checks: dict[str, Any]) -> str:
+    """Which Snapshot people get, where that is not simply the newest, and what somebody should look at."""
+    text = "" if checks["by"] == "off" else f"; published {checks['published']}"
+    if checks["rollbacks"]:
+        text += f", went back {checks['rollbacks']} times"
+    return text + "".join(f"; ALARM {alarm['code']}: {alarm['sentence']}" for alarm in checks["alarms"])
 
 
 def print_code(link: str) -> None:

@@ -18,6 +18,8 @@ from tacit.coordinator.keyholders import HttpKeyholder
 from tacit.coordinator.keys import CoordinatorKeys, load_or_make
 from tacit.coordinator.opener import Opener, OpenerThread, Trouble
 from tacit.coordinator.operators import AdminDoor
+from tacit.coordinator.published import Pace, Rule
+from tacit.coordinator.publishing import take_judged
 from tacit.coordinator.records import Records
 from tacit.coordinator.roll import Door
 from tacit.coordinator.server import Coordinator, IntakeThread, make_app
@@ -25,10 +27,12 @@ from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.store import Store
 from tacit.coordinator.succession import begin_after, chain_of, check_start
 from tacit.coordinator.tidying import KEEP, Keep, tidied
+from tacit.coordinator.verdicts import Checking, Verdicts
 from tacit.coordinator.watching import WHO_READS, WhoReads
 from tacit.errors import InputError, TacitError
 from tacit.logs import FORMS, Form, begin_log
 from tacit.plan.bundle import Plan, PlanRefused, read_plan
+from tacit.plan.evaluated import Judged
 from tacit.plan.manifest import KeyholderCard
 from tacit.rates import Share
 from tacit.serving import Beside, Tls, serve
@@ -68,6 +72,7 @@ class Settings:
     | store | `postgresql://db/tacit` | the database; an SQLite file for each Plan in `home` if empty |
     | blobs | `s3://bucket/tacit` | where Updates and Snapshots are; in `home` if empty |
     | admin | `AdminAddress("127.0.0.1", 8081)` | where operators are let in; with the devices if it is None |
+    | checking | `Checking("check")` | by what Snapshots are checked before people get them; None: as it was before |
     | keep | `Keep(updates_days=90)` | what becomes of Updates and Snapshots that have served: see `tidying` |
     | role | `api` | `api` takes Updates, `opener` opens batches, `all` does both |
     | door | `invited` | whom it enrols (`tacit.coordinator.roll`) |
@@ -96,6 +101,7 @@ class Settings:
     metrics: WhoReads = "local"
     log: Form = "text"
     admin: "AdminAddress | None" = None
+    checking: Checking | None = None
     keep: Keep = KEEP
 
     @property
@@ -149,6 +155,14 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument("--role", choices=("api", "opener", "all"), default="all")
     parser.add_argument("--metrics", choices=WHO_READS, default="local", help="who may read /metrics (default: local)")
     parser.add_argument("--log", choices=FORMS, default="text", help="the form of its log, on stderr (default: text)")
+    gate = parser.add_argument_group("checks", "what a Snapshot must pass before people get it")
+    gate.add_argument(
+        "--gate", choices=("off", "check", "evaluation"), help="by `tacit judge --report`, or by --evaluation"
+    )
+    gate.add_argument("--fall", type=float, default=Rule().fall, metavar="POINTS", help="that are allowed (default 2)")
+    gate.add_argument("--ahead", type=int, default=Pace().ahead, metavar="BATCHES", help="before a check (default 2)")
+    gate.add_argument("--silent", type=int, default=30, metavar="MINUTES", help="without a check: alarm (default 30)")
+    gate.add_argument("--go-on", action="store_true", help="and train on then, unchecked")
     admin = parser.add_argument_group("operators", "by default where the devices are, for whoever has a token")
     admin.add_argument("--admin-host", default="127.0.0.1", metavar="HOST", help="with --admin-port")
     admin.add_argument("--admin-port", type=int, metavar="PORT", help="an address of their own; 0 takes any free port")
@@ -178,8 +192,19 @@ def parse(arguments: list[str]) -> Settings:
         metrics=given.metrics,
         log=given.log,
         admin=_admin(given),
+        checking=_checking(given),
         keep=_keep(given),
     )
+
+
+def _checking(given: argparse.Namespace) -> Checking | None:
+    if given.gate is None:
+        return None
+    if not given.fall > 0 or given.ahead < 1 or given.silent < 1:
+        raise InputError("--fall must be above 0, --ahead and --silent at least 1")
+    if given.gate == "evaluation" and given.evaluation is None:
+        raise InputError("--gate evaluation needs --evaluation: a Plan by which devices judge")
+    return Checking(given.gate, Rule(fall=given.fall), Pace(given.ahead, 60 * given.silent, given.go_on))
 
 
 def _keep(given: argparse.Namespace) -> Keep:
@@ -208,6 +233,8 @@ def coordinators_of(settings: Settings) -> list[Coordinator]:
     keys = load_or_make(settings.home, os.urandom)
     plan = _plan(settings.plan)
     found = _chain(settings, settings.plan, plan, keys)
+    if settings.checking is not None:
+        Verdicts(found[-1].store.database).check_by(settings.checking, int(time.time()))
     if settings.evaluation is not None:
         evaluation = _plan(settings.evaluation)
         check_judges(evaluation, plan)
@@ -249,7 +276,16 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
         judged = judged_by(plan, records.plans().values())  # a Plan may have been taken in since
         return newest_values(judged, lambda one: records.open(one, keys.sig), before)
 
-    return [_coordinator(settings, keys, records, address, judged_next, *three) for three in pairs]
+    def tell_judged(said: Judged, version: int) -> None:
+        for one in judged_by(plan, records.plans().values()):
+            store = records.open(one, keys.sig)
+            try:
+                if take_judged(version, said, one, store, int(time.time())):
+                    return
+            finally:
+                store.close()
+
+    return [_coordinator(settings, keys, records, address, judged_next, tell_judged, *three) for three in pairs]
 
 
 def _coordinator(
@@ -258,6 +294,7 @@ def _coordinator(
     records: Records,
     address: Callable[[KeyholderCard], str],
     judged_next: Callable[[bytes], bytes],
+    tell_judged: Callable[[Judged, int], None],
     before: Plan | None,
     plan: Plan,
     successor: Plan | None,
@@ -293,7 +330,7 @@ def _coordinator(
         return opening.barred(plan.lineage, devices)
 
     trouble = Trouble([None] * len(urls))
-    opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, barred=barred)
+    opener = Opener(plan, keys.sig, keyholders, deadline_s, trouble, successor, judged_next, tell_judged, barred=barred)
     thread = OpenerThread(opener, open_store, process_name(os.urandom(8)), time.time, _pause, begins, tidy)
     return Coordinator(
         plan=plan,
@@ -307,7 +344,9 @@ def _coordinator(
         deadline_s=deadline_s,
         successor=successor,
         public=settings.public,
-        continued_by=lambda after: _coordinator(settings, keys, records, address, judged_next, plan, after, None),
+        continued_by=lambda after: _coordinator(
+            settings, keys, records, address, judged_next, tell_judged, plan, after, None
+        ),
     )
 
 

@@ -4,6 +4,8 @@ GET    /v1/admin/status              viewer     how every Plan is doing, and wha
 POST   /v1/admin/pause               operator   no Update is taken, no batch is closed; `?plan=ID` means one Plan
 POST   /v1/admin/resume              operator
 POST   /v1/admin/drain               operator   what waits is opened as far as it can be, then it pauses
+POST   /v1/admin/roll-back           operator   `?to=…&why=…&plan=ID`: devices train from an older Snapshot again
+POST   /v1/admin/plans/ID/verdicts   evaluator  what a Snapshot is worth: `publishing.Reported`, in the query
 GET    /v1/admin/tokens              owner      tokens and certificates, by their digests
 POST   /v1/admin/tokens              owner      `?name=…&role=…&days=…`: a new one, said once
 DELETE /v1/admin/tokens/DIGEST       owner      takes one back
@@ -36,10 +38,11 @@ from starlette.routing import Route
 
 from tacit.coordinator.backup import MOST_PLAN
 from tacit.coordinator.description import says
-from tacit.coordinator.desk import Desk, Listed, Made, Ordered, PlanStanding, Upgraded
+from tacit.coordinator.desk import Desk, GoingBack, Listed, Made, Ordered, PlanStanding, Upgraded
 from tacit.coordinator.enrolling import InvitationSaid, Invited, Revoked
 from tacit.coordinator.operators import AdminDoor, NotAllowed, Operator, Role, allowed, turned_away
 from tacit.coordinator.orders import Going
+from tacit.coordinator.publishing import Answered
 from tacit.coordinator.tidying import Forgotten, Tidied
 from tacit.errors import InputError, TacitError
 from tacit.serving import SecurityHeaders, natural, read_body
@@ -56,6 +59,8 @@ Said = (
     | list[InvitationSaid]
     | InvitationSaid
     | Revoked
+    | Answered
+    | GoingBack
     | dict[str, Tidied]
     | dict[str, Forgotten]
 )
@@ -106,6 +111,13 @@ def admin_routes(desk: Desk) -> list[Route]:
             raise InputError("say ?device=…, a device key in 64 hex digits, and again for more")
         return desk.revoke(keys)
 
+    def roll_back(operator: Operator, request: Request) -> GoingBack:
+        asked = request.query_params
+        to = natural(asked.get("to", ""))
+        if to is None:
+            raise InputError("say ?to=… the version of the Snapshot to go back to")
+        return desk.roll_back(asked.get("plan", ""), to, asked.get("why", ""), operator.name)
+
     def make_token(_operator: Operator, request: Request) -> Made:
         asked = request.query_params
         days = natural(asked.get("days", ""))
@@ -130,6 +142,13 @@ def admin_routes(desk: Desk) -> list[Route]:
         _route("POST", "pause", Role.OPERATOR, order(Going.PAUSED)),
         _route("POST", "resume", Role.OPERATOR, order(Going.RUNNING)),
         _route("POST", "drain", Role.OPERATOR, order(Going.DRAINING)),
+        _route("POST", "roll-back", Role.OPERATOR, roll_back),
+        _route(
+            "POST",
+            "plans/{plan_id}/verdicts",
+            Role.EVALUATOR,
+            lambda _operator, request: desk.verdict(request.path_params["plan_id"], request.query_params),
+        ),
         _route("POST", "tidy", Role.OPERATOR, tidy),
         _route("POST", "forget-device", Role.OWNER, forget),
         Route("/v1/admin/backup", backup),

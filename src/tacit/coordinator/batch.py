@@ -15,12 +15,13 @@ changes with it. The store writes a Transition in one transaction, or none of it
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from tacit.coordinator.alarms import Step
 from tacit.coordinator.rounds import Over, RoundStep
 from tacit.plan.manifest import Manifest
 from tacit.wire import preimage
@@ -96,6 +97,7 @@ class Applied(State, frozen=True, tag="applied"):
     root: Digest  # of batch version - 1
     opened: tuple[OpenedMark, ...]  # of batch version - 1; empty for version 0 and after a void batch
     signatures: tuple[bytes, ...] = ()
+    back_to: int | None = None  # the earlier version whose Snapshot this is again
 
     @property
     def void(self) -> bool:
@@ -140,6 +142,15 @@ class Moved(State, frozen=True):
     code: Code | None = None
 
 
+class RolledBack(State, frozen=True):
+    """From version `at` on devices train from Snapshot `to` again; nobody trains from what came between any more."""
+
+    at: int
+    to: int
+    why: str
+    pauses_at: int | None = None  # seconds of Unix time: so many came so fast that the Plan pauses with this one
+
+
 class Landing(State, frozen=True):
     """How often a device key is in an opened batch of the chain, and when last, counted in this Plan's batches."""
 
@@ -156,9 +167,11 @@ class Transition:
     after: Batch
     moved: tuple[Moved, ...] = ()
     landed: tuple[DeviceKey, ...] = ()  # in the batch of `before`
-    head: Head | None = None  # published from now on
+    head: Head | None = None  # signed from now on
     remembered: "Remembered | None" = None  # with the Snapshot of `after`
     round: RoundStep | None = None  # where the Plan has groups
+    rolled_back: RolledBack | None = None
+    measured: Step | None = None
 
 
 def root_of(members: Iterable[Member]) -> Digest:
@@ -306,11 +319,22 @@ def on_void(batch: Collecting | Closed | Sketching | Agreed | Opened, snapshot_h
     return Transition(batch, after, moved, landed)
 
 
-def on_summed(batch: Opened, snapshot_hash: Digest, remembered: "Remembered | None" = None) -> Transition:
+def on_rolled_back(batch: Collecting | Closed, good: Head, why: str, pauses_at: int | None = None) -> Transition:
+    """Batch t brings nothing, and HEAD t + 1 carries the Snapshot of the HEAD `good` again."""
+    void = on_void(batch, good.snapshot_hash)
+    assert isinstance(void.after, Applied), "a void batch is over"
+    after = msgspec.structs.replace(void.after, back_to=good.version)
+    # What the groups of an unfinished round said started from where nobody wants to be.
+    return replace(void, after=after, round=Over(), rolled_back=RolledBack(batch.t + 1, good.version, why, pauses_at))
+
+
+def on_summed(
+    batch: Opened, snapshot_hash: Digest, remembered: "Remembered | None" = None, measured: Step | None = None
+) -> Transition:
     """Snapshot t + 1 is on the disk, and with it what the server's rule remembers."""
     moved = tuple(Moved(member.update_id, Fate.APPLIED, batch.t) for member in batch.members)
     after = Applied(batch.t + 1, snapshot_hash, root_of(batch.members), batch.opened)
-    return Transition(batch, after, moved, remembered=remembered)
+    return Transition(batch, after, moved, remembered=remembered, measured=measured)
 
 
 def on_signed(
@@ -330,12 +354,19 @@ def on_signed(
     return Transition(batch, Headed(batch.version), head=head)
 
 
-def on_headed(batch: Headed, queued: Iterable[Member], now: int, manifest: Manifest) -> Transition:
-    """The next batch begins, and what is too old for it expires; or the Plan ends with its last batch."""
+def on_headed(
+    batch: Headed, queued: Iterable[Member], now: int, manifest: Manifest, abandoned: Collection[int] = ()
+) -> Transition:
+    """The next batch begins, and what is too old for it expires; or the Plan ends with its last batch.
+
+    What starts from a version behind which training went back is a step away from where nobody wants to be: it expires
+    too. `abandoned` are those versions.
+    """
     t = batch.version
     if t >= manifest.noise.snapshots:
         return on_end(batch, queued, Code.E_BUDGET, f"the last of its {t} batches has been opened")
-    old = [member for member in queued if member.base_version + manifest.batch.max_age < t]
+    youngest = t - manifest.batch.max_age
+    old = [member for member in queued if member.base_version < youngest or member.base_version in abandoned]
     moved = tuple(Moved(member.update_id, Fate.EXPIRED) for member in old)
     return Transition(batch, Collecting(t, now), moved)
 

@@ -1,4 +1,4 @@
-"""The routes of batches: places, and the average that is published beside the newest Snapshot."""
+"""The routes of batches: places, and the average that is published beside the Snapshot that people get."""
 
 import asyncio
 import os
@@ -13,6 +13,7 @@ from tacit.coordinator.calling import REFUSED_DEVICE, body_of, counted, heard
 from tacit.coordinator.description import says
 from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Orders, check_running
+from tacit.coordinator.publishing import published_head
 from tacit.serving import MESSAGE_TYPE, refused
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest
@@ -45,7 +46,8 @@ def batch_routes(asked: "Callable[[Request], Coordinator]") -> list[Route]:
     )
     async def average(request: Request) -> Response:
         coordinator = asked(request)
-        newest, store = coordinator.store.newest(), coordinator.store
+        store = coordinator.store
+        newest = published_head(store)
         if newest is None:
             return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
         name = Memories(store.database, store.blobs).average_of(newest.snapshot_hash)

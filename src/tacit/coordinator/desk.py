@@ -7,7 +7,7 @@ a store of its own, so that any thread may make it.
 
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,20 @@ from tacit.codec.errors import CodecError
 from tacit.coordinator import enrolling
 from tacit.coordinator.archive import Contents
 from tacit.coordinator.backup import back_up, put_back
-from tacit.coordinator.batch import batch_number
+from tacit.coordinator.batch import Ended, batch_number
 from tacit.coordinator.behind import on_caught_up
 from tacit.coordinator.enrolling import InvitationSaid, Invited, ListLoaded, Revoked
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.operators import TABLES, Operator, Operators, Role
 from tacit.coordinator.orders import Going, Orders
+from tacit.coordinator.publishing import Answered, checks_of, take_report
 from tacit.coordinator.records import Records
 from tacit.coordinator.roll import Roll
 from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.succession import chain_of, check_start
 from tacit.coordinator.tidying import KEEP, Forgotten, Keep, Tidied, Tidying, tidied
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, parse_plan
 from tacit.plan.cards import check_signed
@@ -54,6 +56,14 @@ class Ordered(msgspec.Struct, frozen=True):
     plan_id: str
     title: str
     going: Going
+
+
+class GoingBack(msgspec.Struct, frozen=True):
+    """Training goes back to this version as soon as no batch is under way."""
+
+    plan_id: str
+    title: str
+    to: int
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -127,6 +137,27 @@ class Desk:
             with self.store(plan) as store:
                 Orders(store.database).give(going, who, int(self.clock()))
         return [Ordered(plan.plan_id.hex(), plan.manifest.title, going) for plan in plans]
+
+    def roll_back(self, begins: str, to: int, why: str, who: str) -> GoingBack:
+        """Devices train from an older Snapshot again, from the next Snapshot boundary on, and people get that one."""
+        plans = [plan for plan in self.plans(begins) if plan.manifest.evaluation is None]
+        if len(plans) != 1:
+            raise InputError(f"{len(plans)} Plans train here; say which one is meant, by how its id begins")
+        with self.store(plans[0]) as store:
+            head, newest = store.head(to) if to >= 0 else None, store.newest()
+            if isinstance(store.batch(), Ended):
+                raise InputError(f"Plan {plans[0].name} has ended; let another one continue it --from-snapshot")
+            if head is not None:
+                store.snapshot(head.snapshot_hash)  # it may not be kept any more
+            why = f"{who}: {why}" if why else f"{who} said so"
+            Verdicts(store.database).order(to, 0 if newest is None else newest.version, why[:400], int(self.clock()))
+        return GoingBack(plans[0].plan_id.hex(), plans[0].manifest.title, to)
+
+    def verdict(self, begins: str, asked: Mapping[str, str]) -> Answered:
+        """What an evaluator says of one of a Plan's Snapshots."""
+        (plan,) = self.plans(begins)
+        with self.store(plan) as store:
+            return take_report(plan, store, asked, int(self.clock()))
 
     def tokens(self) -> list[Listed]:
         """All tokens and certificates, the oldest first."""
@@ -297,7 +328,8 @@ class Desk:
             urls = [card.url for card in plan.manifest.keyholders]
             version = None if head is None else head.version
             said = [troubles.get(j) for j in range(1, len(urls) + 1)]
-            status = status_of(plan, batch, store.counts(), version, None, urls, said, self._successor(plan))
+            successor, checks = self._successor(plan), checks_of(store)
+            status = status_of(plan, batch, store.counts(), version, None, urls, said, successor, checks)
             order = Orders(store.database).now()
             return PlanStanding(status, order.going, order.who, order.since, order.at_rest(batch))
 

@@ -70,6 +70,7 @@ class Standing:
     queued: int  # Updates that wait, of all devices
     come_again: int = 30  # seconds, where there is no room
     held: Held | None = None  # the places for this Snapshot, where the Plan gives some
+    abandoned: bool = False  # whether training went back behind the version that it starts from
 
 
 def check_upload(upload: Upload, plan: Plan, head_hash: Digest | None, hour: int) -> Offer:
@@ -122,6 +123,10 @@ def admit(member: Member, standing: Standing, manifest: Manifest) -> None:
     if member.base_version + manifest.batch.max_age < t:
         raise Refusal(
             Code.E_STALE, f"it starts from version {member.base_version}, too old for batch {t}; train from a newer one"
+        )
+    if standing.abandoned:
+        raise Refusal(
+            Code.E_STALE, f"it starts from version {member.base_version}, which was rolled back; train from a newer one"
         )
     if standing.landed + standing.pending >= manifest.participation.landings:
         raise Refusal(

@@ -80,6 +80,10 @@ class Memories:
         listed = [f"{kind}/{name.hex()}" for row in old for kind, name in zip(KINDS, row, strict=True) if name]
         return [name for name in listed if name not in named]
 
+    def again(self, snapshot_hash: Digest, version: int) -> None:
+        """Inside the step's transaction: this version is that Snapshot once more, and the rule goes on from there."""
+        self._db.run("UPDATE memories SET version = ? WHERE snapshot_hash = ?", (version, snapshot_hash))
+
     def named(self) -> set[str]:
         """The blobs that rows name."""
         rows = self._db.rows("SELECT memory, average FROM memories")

@@ -17,11 +17,13 @@ from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
+from tacit.coordinator.alarms import History, Step, findings
 from tacit.coordinator.applying import (
     SumBroken,
     add_payloads,
     apply_mean,
     bounded_mean,
+    mean_of,
     publish_sum,
     round_mean,
     unmask,
@@ -36,6 +38,7 @@ from tacit.coordinator.batch import (
     Headed,
     Member,
     Opened,
+    RolledBack,
     Sketching,
     Transition,
     batch_number,
@@ -48,6 +51,7 @@ from tacit.coordinator.batch import (
     on_opened,
     on_prepared,
     on_revealed,
+    on_rolled_back,
     on_signed,
     on_sketched,
     on_succeeded,
@@ -61,15 +65,20 @@ from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.gauges import FAILED, STEPS, STORE
 from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
+from tacit.coordinator.measured import measured, turned
 from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Going, Orders
+from tacit.coordinator.published import Begin, RollBack, may_begin, stormy
 from tacit.coordinator.rounds import Over, Round, Rounds, Waits
 from tacit.coordinator.store import Overtaken, Store
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.logs import said
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import cards_at
+from tacit.plan.evaluated import Judged, read_judged
+from tacit.privacy.blt import Blt
 from tacit.wire import preimage
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, UpdateId
@@ -78,6 +87,7 @@ from tacit.wire.messages import (
     Entry,
     LoggedHalt,
     LoggedOpened,
+    LoggedRollback,
     LoggedSuccession,
     LogKind,
     Rekeyed,
@@ -106,6 +116,7 @@ _Reply = TypeVar("_Reply")
 LEASE_S = 30.0
 SWEPT_EVERY_S = 3600.0
 LONGEST_SILENCE_S = 5.0  # between two looks whether the database is there again
+LOOKED_EVERY_S = 5.0
 LONGEST_PAUSE_S = 2.0  # Updates may also arrive at another process, which cannot wake this one
 
 # After these a keyholder opens nothing of this Plan, ever.
@@ -131,8 +142,9 @@ class Trouble:
 class Opener:
     """What the steps of one Plan need, besides the store. `successor` continues it, from its next Snapshot on.
 
-    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets. `random`
-    draws a round's secret. `barred` says which of these devices the operator has shut out, and with what code.
+    In an evaluation `judged_next` gives the values that are judged after those of the Snapshot that it gets, and
+    `tell_judged` is told what was said of them, with the version of the evaluation that says so; again after a kill.
+    `random` draws a round's secret. `barred` says which of these devices the operator has shut out, and with what code.
     """
 
     plan: Plan
@@ -142,6 +154,7 @@ class Opener:
     trouble: Trouble
     successor: Plan | None = None
     judged_next: Callable[[bytes], bytes] = lambda before: before
+    tell_judged: Callable[[Judged, int], None] = lambda judged, version: None
     random: Callable[[int], bytes] = os.urandom
     barred: Callable[[Collection[DeviceKey]], Mapping[DeviceKey, Code]] = lambda devices: {}
     _loaded: set[int] = field(default_factory=lambda: set[int]())
@@ -221,6 +234,8 @@ class Opener:
         if isinstance(batch, Collecting | Closed | Sketching | Agreed) and batch.t < self._sealed_from(store):
             self._say_void(batch, "a keyholder has lost what opens it")
             return on_void(batch, self._snapshot_hash(store, batch.t))
+        if isinstance(batch, Collecting | Closed) and (back := Verdicts(store.database).state().back) is not None:
+            return self._back(batch, store, back, now)
         try:
             match batch:
                 case Collecting():
@@ -236,7 +251,10 @@ class Opener:
                 case Applied():
                     return self._sign(batch, store)
                 case Headed():
-                    return on_headed(batch, store.queued(), now, self.plan.manifest)
+                    if self.plan.manifest.evaluation is not None:
+                        self._tell_judged(batch, store)
+                    abandoned = Verdicts(store.database).abandoned()
+                    return on_headed(batch, store.queued(), now, self.plan.manifest, abandoned)
                 case Ended():
                     return None
         except Refusal as refusal:
@@ -245,7 +263,7 @@ class Opener:
     def _close(self, batch: Collecting, store: Store, now: int) -> Transition | None:
         manifest, orders = self.plan.manifest, Orders(store.database)
         going = orders.now().going
-        if going is Going.PAUSED:
+        if going is Going.PAUSED or self.begin(batch, store, now) in (Begin.WAITS, Begin.SILENT):
             return None
         deadline_s = 0 if going is Going.DRAINING else self.deadline_s
         close = self._close_batch if manifest.batch.groups == 1 else self._close_group
@@ -284,6 +302,35 @@ class Opener:
 
     def _leaving(self, batch: Collecting, queued: Sequence[Member]) -> Transition | None:
         return on_barred(batch, queued, self.barred({member.dpk for member in queued}))
+
+    def begin(self, batch: Collecting, store: Store, now: int) -> Begin:
+        """Whether this batch may begin, as far as its checks are."""
+        verdicts = Verdicts(store.database)
+        checking = verdicts.checking()
+        if checking.by == "off":
+            return Begin.YES
+        return may_begin(batch.t, verdicts.state().judged, now - verdicts.heard_at(), checking.pace)
+
+    def _back(self, batch: Collecting | Closed, store: Store, back: RollBack, now: int) -> Transition:
+        good = store.head(back.to)
+        assert good is not None, "only what has a HEAD is gone back to"
+        store.snapshot(good.snapshot_hash)  # it has to be there, whole, before devices are sent to it
+        words, event = "%s: training goes back to Snapshot %d. %s", self._said("rollback", batch)
+        log.warning(words, self.plan.name, back.to, back.why, extra=event)
+        verdicts = Verdicts(store.database)
+        at = [*(one.at for one in verdicts.rollbacks()), batch.t + 1]
+        return on_rolled_back(batch, good, back.why, now if stormy(at, verdicts.checking().storm) else None)
+
+    def _tell_judged(self, batch: Headed, store: Store) -> None:
+        """Before the step, so that it is told again if a kill comes between."""
+        if batch.version == 0:
+            return
+        count = len(store.members(batch.version - 1))
+        both = (batch.version - 1, batch.version)
+        snapshots = [store.snapshot(self._snapshot_hash(store, version)) for version in both]
+        for judged in read_judged(self.plan, snapshots, [count]):
+            self.tell_judged(judged, batch.version)
+        crash_point("coordinator.judged.told")
 
     def _agree(self, batch: Closed, store: Store) -> Transition:
         snapshot_hash = self._snapshot_hash(store, batch.t)
@@ -386,27 +433,66 @@ class Opener:
         if tuple(mark_of(answer) for answer in answers) != batch.opened:
             raise Stalled(f"the keyholders' answers for batch {batch.t} are not in the records; restore the folder")
         snapshot_hash, memories = self._snapshot_hash(store, batch.t), Memories(store.database, store.blobs)
+        step: Step | None = None
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
             if manifest.evaluation is not None:
                 following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
             else:
+                step = measured(manifest, batch, mean_of(unmasked, weights, manifest), weights, store.counts())
                 mean, rounds = bounded_mean(unmasked, weights, manifest), Rounds(store.database, store.blobs)
                 if rounds.opened() + 1 < manifest.batch.groups:
                     waits = Waits(rounds.write_mean(mean))
                     crash_point("coordinator.mean.written")
-                    return replace(on_summed(batch, snapshot_hash), round=waits)
+                    return replace(on_summed(batch, snapshot_hash), round=waits, measured=step)
                 memory = memories.of(snapshot_hash, manifest.server, d)
                 mean = round_mean([*rounds.means(), mean], manifest)
                 following = apply_mean(before, mean, manifest.server, memory)
+                if (earlier := self._before(batch.t, store)) is not None:
+                    step = turned(step, earlier, before, following.snapshot)
         except SumBroken as error:
             self._say_void(batch, error)
-            return on_void(batch, snapshot_hash)
+            return replace(on_void(batch, snapshot_hash), measured=step)
         written = store.write_snapshot(following.snapshot)
         kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
-        return replace(on_summed(batch, written, kept), round=Over() if manifest.batch.groups > 1 else None)
+        return replace(on_summed(batch, written, kept, step), round=Over() if manifest.batch.groups > 1 else None)
+
+    def _before(self, t: int, store: Store) -> bytes | None:
+        """The Snapshot before Snapshot t, as far as it is still kept."""
+        head = store.head(t - 1) if t else None
+        try:
+            return None if head is None else store.snapshot(head.snapshot_hash)
+        except TacitError:
+            return None
+
+    def look(self, store: Store, now: int) -> None:
+        """Raises and clears alarms."""
+        batch, verdicts, manifest = store.batch(), Verdicts(store.database), self.plan.manifest
+        checking = verdicts.checking()
+        collects = isinstance(batch, Collecting)
+        rolled_back_at = [one.at for one in verdicts.rollbacks()]
+        history = History(
+            steps=verdicts.steps(),
+            verdicts=verdicts.of_source("check" if checking.by == "off" else checking.by),
+            max_age=manifest.batch.max_age,
+            correlated=isinstance(manifest.noise.mechanism, Blt),
+            fall=checking.rule.fall,
+            begin=self.begin(batch, store, now) if collects else Begin.YES,
+            rolled_back_at=rolled_back_at,
+            version=batch_number(batch),
+            stormy=stormy(rolled_back_at, checking.storm),
+            collecting_s=now - batch.since if collects else 0.0,
+            deadline_s=self.deadline_s,
+        )
+        new, over = verdicts.report(findings(history), now)
+        for alarm in new:
+            words, event = "%s: alarm %s: %s (%s)", self._said(f"alarm.{alarm.code}", batch)
+            log.warning(words, self.plan.name, alarm.code, alarm.sentence, alarm.runbook, extra=event)
+        for alarm in over:
+            event = self._said(f"alarm.{alarm.code}.over", batch)
+            log.info("%s: alarm %s is over", self.plan.name, alarm.code, extra=event)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
@@ -420,6 +506,7 @@ class Opener:
             opened=batch.opened,
             spoilt=batch.void,
             rekeyed=rekeyed,
+            back_to=None if batch.back_to is None else store.head(batch.back_to),
         )
         answer = self._ask(j, store, lambda keyholder: keyholder.sign_head(request))
         cards = cards_at(self.plan.manifest, self.plan_id, rekeyed, batch.version)
@@ -529,6 +616,9 @@ class Opener:
             case Transition(after=Opened(t, members, opened)):
                 body = LoggedOpened(plan_id=self.plan_id, t=t, root=root_of(members), count=len(members), marks=opened)
                 return [(LogKind.OPENED, encode(body))]
+            case Transition(rolled_back=RolledBack(at, to, why, _)):
+                body = LoggedRollback(plan_id=self.plan_id, from_version=at - 1, to_version=to, why=why[:500])
+                return [(LogKind.ROLLBACK, encode(body))]
             case Transition(after=Headed(), head=head) if head is not None:
                 return [(LogKind.HEAD, encode(head))]
             case Transition(after=Ended(version, Code.E_SUCCEEDED)) if self.successor is not None:
@@ -584,7 +674,7 @@ class OpenerThread:
         store: Store | None = None
         failures = silent = 0
         begun = False
-        swept_at = -math.inf
+        swept_at = looked_at = -math.inf
         told: list[str | None] = []
         FAILED.add(self.opener.plan_id.hex()[:8], count=0)  # a series that begins with its first failure hides it
         while not self._stopped.is_set():
@@ -604,6 +694,9 @@ class OpenerThread:
                 if told != self.opener.trouble.reasons:
                     store.report_troubles(told := list(self.opener.trouble.reasons))
                 try:
+                    if self.clock() > looked_at + LOOKED_EVERY_S:
+                        self.opener.look(store, int(self.clock()))
+                        looked_at = self.clock()
                     if self.clock() > swept_at + SWEPT_EVERY_S:
                         store.sweep()
                         self.tidy(store)
@@ -630,10 +723,10 @@ class OpenerThread:
                     self.arrived.wait(self.opener.pause(store, int(self.clock())))
             except Unavailable as error:
                 # No keyholder's fault, and no reason to give a batch up, however long it lasts.
-                silent += 1
                 self.leads = False
+                silent += 1
                 pause = min(self.backoff(silent), LONGEST_SILENCE_S)
-                log.warning("%s; it is tried again in %.1f s", error, pause)
+                log.warning("%s; it is tried again in %.1f s", error, pause, extra=said("store.silent", seconds=pause))
                 self._stopped.wait(pause)
             except Exception:
                 # The edge of this thread: what nobody foresaw is written down and tried again, slowly.

@@ -64,11 +64,15 @@ class Orders:
     def give(self, going: Going, who: str, at: int) -> Order:
         """From now on, in every process."""
         with self._db.transaction():
-            self._db.run(
-                "INSERT INTO orders VALUES (1, ?, ?, ?) "
-                "ON CONFLICT (one) DO UPDATE SET going = excluded.going, who = excluded.who, since = excluded.since",
-                (str(going), who, at),
-            )
+            return self.give_inside(going, who, at)
+
+    def give_inside(self, going: Going, who: str, at: int) -> Order:
+        """Inside a transaction that is under way."""
+        self._db.run(
+            "INSERT INTO orders VALUES (1, ?, ?, ?) "
+            "ON CONFLICT (one) DO UPDATE SET going = excluded.going, who = excluded.who, since = excluded.since",
+            (str(going), who, at),
+        )
         return Order(going, who, at)
 
     def drained(self) -> None:

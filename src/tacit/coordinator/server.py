@@ -4,6 +4,7 @@ GET  /v1/plans/ID                    the Plan's bytes; ranges, immutable
 GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` names the Plan that continues this one,
                                      `Tacit-Evaluation` the one by which the evaluation cohort judges it
 GET  /v1/plans/ID/heads/V            an older one; immutable
+GET  /v1/plans/ID/published          the HEAD of the Snapshot that people get: the newest that passed its check; ETag
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
 GET  /v1/plans/ID/deltas/FROM/TO     what makes one Snapshot out of another, where that is shorter; immutable
 GET  /v1/plans/ID/average            Averaged: which average of Snapshots is published beside the newest one; ETag
@@ -57,8 +58,9 @@ from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
-from tacit.coordinator.orders import Orders, check_running
+from tacit.coordinator.orders import Going, Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
+from tacit.coordinator.publishing import checks_of, published_head
 from tacit.coordinator.records import Records
 from tacit.coordinator.roll import Roll
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
@@ -111,10 +113,6 @@ _OUTCOMES: dict[Fate, Outcome] = {
 T = TypeVar("T")
 
 
-class Repeated:
-    """An Update came that was here already, and got the same Receipt."""
-
-
 _Offered = tuple[Offer, "asyncio.Future[Receipt]"]
 _Asked = tuple[Ask, "asyncio.Future[int]"]
 
@@ -126,8 +124,7 @@ class IntakeThread:
         self._open_store, self._arrived = open_store, arrived
         self._opened: Store | None = None  # by the thread, when it needs it first
         self._uncounted: Counter[Code] = Counter()
-        self._repeated = 0
-        self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | Repeated | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -150,28 +147,21 @@ class IntakeThread:
         self._waiting.put((ask, answer))
         return await answer
 
-    def count(self, what: Code | Repeated) -> None:
-        """One more refusal, or one more Update that came again. Written with the next commit; a kill may lose the last
-        few."""
-        self._waiting.put(what)
+    def count(self, refused: Code) -> None:
+        """One more refusal. Written with the next commit; a kill may lose the last few."""
+        self._waiting.put(refused)
 
     def _run(self) -> None:
         ending = False
         while not ending:
             offers: list[_Offered] = []
             asks: list[_Asked] = []
-            taken = [self._waiting.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(taken) < MOST_IN_COMMIT:
-                    taken.append(self._waiting.get_nowait())
-            for one in taken:
+            for one in _all_of(self._waiting):
                 match one:
                     case None:
                         ending = True
                     case Code():
                         self._uncounted[one] += 1
-                    case Repeated():
-                        self._repeated += 1
                     case (Offer() as offer, answer):
                         offers.append((offer, answer))
                     case (Ask() as ask, answer):
@@ -201,14 +191,20 @@ class IntakeThread:
             if self._uncounted:
                 self._there().count_refusals(self._uncounted)
                 self._uncounted.clear()
-            if self._repeated:
-                self._there().count_repeated(self._repeated)
-                self._repeated = 0
 
     def _there(self) -> Store:
         if self._opened is None:
             self._opened = self._open_store()
         return self._opened
+
+
+def _all_of(waiting: "queue.SimpleQueue[T]") -> list[T]:
+    """What waits, as soon as anything does."""
+    taken = [waiting.get()]
+    with contextlib.suppress(queue.Empty):
+        while len(taken) < MOST_IN_COMMIT:
+            taken.append(waiting.get_nowait())
+    return taken
 
 
 def _answer(
@@ -294,7 +290,12 @@ class Coordinator:
         if head is None:
             return None
         ended = self.successor is not None and isinstance(self.store.batch(), Ended)
-        return Newest(_tag_of(head), encode(head), ended)
+        return Newest(head.version, _tag_of(head), encode(head), ended)
+
+    @cached_property
+    def orders(self) -> Fresh[Order]:
+        """What operators have ordered, or had a quarter of a second ago."""
+        return Fresh(Orders(self.store.database).now)
 
     def status(self) -> Status:
         head = self.store.newest()
@@ -308,6 +309,7 @@ class Coordinator:
             self.urls,
             [troubles.get(j) for j in range(1, len(self.urls) + 1)],
             self.successor,
+            checks_of(self.store),
         )
 
     def head_hash(self, version: int) -> Digest | None:
@@ -324,24 +326,25 @@ class Coordinator:
     async def take(self, body: bytes, call: Call | None) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
-        known = self.store.known(upload.update_id)
-        if known is not None and known.member.update_hash == update_hash(upload):
-            # Whatever else has happened since: what was received has its receipt.
-            if self.intake is not None:
-                self.intake.count(Repeated())
-            return known.receipt
         head_hash = self.head_hash(upload.base_version)
-        newest = self.store.newest() if head_hash is None else None
-        if newest is not None and upload.base_version < newest.version:
-            # After a restore from a backup: see `behind`.
-            raise Refusal(
-                Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
-            )
-        # Signatures and hashes, which other threads can work on meanwhile.
+        newest = self.newest() if head_hash is None else None
         hour = int(time.time()) // 3600
-        offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
-        by_caller(self, upload.dpk, call, "Update")
-        self.roll.check(upload.dpk, self.plan.lineage)
+        try:
+            if newest is not None and upload.base_version < newest.version:
+                # After a restore from a backup: see `behind`.
+                raise Refusal(
+                    Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
+                )
+            # Signatures and hashes, which other threads can work on meanwhile.
+            offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
+            self.roll.check(upload.dpk, self.plan.lineage)
+            by_caller(self, upload.dpk, call, "Update")
+        except Refusal:
+            # Whatever else has happened since: what was received has its receipt.
+            known = self.store.known(upload.update_id)
+            if known is None or known.member.update_hash != update_hash(upload):
+                raise
+            return known.receipt
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
@@ -396,6 +399,7 @@ class Coordinator:
 class Newest:
     """The newest HEAD as it is served; `ended` if another Plan goes on from there."""
 
+    version: int
     tag: str
     head: bytes
     ended: bool
@@ -460,6 +464,14 @@ def make_app(
         answer.headers.update(following)
         return answer
 
+    @says("the newest HEAD that passed its check", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
+    async def published(request: Request) -> Response:
+        found = published_head(asked(request).store)
+        if found is None:
+            return refused(Refusal(Code.E_VERSION_FUTURE, "the keyholders have not signed HEAD 0 yet"))
+        tag = _tag_of(found)
+        return unchanged(request, tag, "no-cache") or _head(encode(found), tag, "no-cache")
+
     @says("an older HEAD; immutable", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def head_of_version(request: Request) -> Response:
         coordinator = asked(request)
@@ -495,7 +507,8 @@ def make_app(
             call = heard(coordinator, request)
             if call is not None:
                 coordinator.roll.check(DeviceKey(call.caller), coordinator.plan.lineage)
-            check_running(Orders(coordinator.store.database).now(), os.urandom(4))
+            if (order := coordinator.orders()).going is not Going.RUNNING:
+                check_running(order, os.urandom(4))
             async with arriving.place():
                 body = await body_of(request, coordinator.most_body, call)
             return _message(await coordinator.take(body, call))
@@ -547,6 +560,7 @@ def make_app(
             Route(here, plan),
             Route(f"{here}/head", head),
             Route(f"{here}/heads/{{version}}", head_of_version),
+            Route(f"{here}/published", published),
             Route(f"{here}/snapshots/{{name}}", snapshot),
             difference_route(asked),
             Route(f"{here}/enrol", enrol, methods=["POST"]),

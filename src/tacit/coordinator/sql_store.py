@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from tacit.coordinator import memories, orders, pace, places, tallies, tidying
+from tacit.coordinator import memories, orders, pace, places, tallies, tidying, verdicts
 from tacit.coordinator.alive import has_ended, process_name
 from tacit.coordinator.batch import Applied, Batch, Fate, Landing, Member, Transition, batch_number
 from tacit.coordinator.blobs import BlobMissing, Blobs
@@ -31,6 +31,7 @@ from tacit.coordinator.places import Held
 from tacit.coordinator.rounds import TABLES as ROUNDS
 from tacit.coordinator.rounds import Rounds, blob_of
 from tacit.coordinator.store import Counts, Known, Overtaken
+from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import TacitError
 from tacit.faults import crash_point
 from tacit.plan.bundle import Plan
@@ -126,6 +127,8 @@ MIGRATIONS = (
     ALTER TABLE updates ADD COLUMN start INTEGER;
     ALTER TABLE updates ADD COLUMN size INTEGER;
     CREATE INDEX updates_of_pack ON updates (pack) WHERE fate IN ('queued', 'in');
+    DROP INDEX updates_pending;                     -- by device alone SQLite takes the one by fate, and reads all
+    CREATE INDEX updates_pending ON updates (dpk, fate) WHERE fate IN ('queued', 'in');
     CREATE TABLE troubles (                         -- why a keyholder does not serve, by the opener's word
         j      INTEGER PRIMARY KEY,
         reason TEXT NOT NULL
@@ -137,6 +140,7 @@ MIGRATIONS = (
     tidying.TABLES,
     ROUNDS,
     tallies.TABLES,
+    verdicts.TABLES,
 )
 # Those in the Plans before this one are counted apart.
 _LANDING = "count, last_t, older, older_mu2"
@@ -148,6 +152,8 @@ SWEPT_AFTER_S = 3600.0
 _NAMED_WITHIN_S = SWEPT_AFTER_S / 2  # the rest is for clocks that differ
 _MOST_KEYS = 500  # in one question
 _FOLDERS = ("updates", "snapshots", "means", *memories.KINDS)  # whose blobs are swept
+
+_PENDING = "SELECT dpk FROM updates WHERE fate IN ('queued', 'in') AND dpk IN"
 
 _PROCESS = os.urandom(4)
 
@@ -164,6 +170,7 @@ class _Standings:
     landed: dict[DeviceKey, int]
     pending: Counter[DeviceKey]
     known: dict[UpdateId, tuple[Digest, bytes]]  # hashes and Receipts
+    left: Collection[int]  # versions behind which training went back
 
     def given(self, member: Member) -> Receipt | None:
         """The Receipt that was given before. Refusal if it was another Update's."""
@@ -177,7 +184,9 @@ class _Standings:
     def standing(self, member: Member, target: int, held: Held | None, drawn: bytes) -> Standing:
         landed, pending = self.landed.get(member.dpk, 0), self.pending[member.dpk]
         again = pace.come_again(self.queued, target, self.per_second, int.from_bytes(drawn, "big") / 2**32)
-        return Standing(self.batch, self.newest, landed, pending, self.queued, again, held)
+        return Standing(
+            self.batch, self.newest, landed, pending, self.queued, again, held, member.base_version in self.left
+        )
 
     def take(self, member: Member, receipt: bytes) -> None:
         self.known[member.update_id] = (member.update_hash, receipt)
@@ -216,15 +225,21 @@ class SqlStore:
                 "UPDATE updates SET fate = ?, t = ?, code = ? WHERE update_id = ?",
                 [(moved.fate, moved.t, moved.code, moved.update_id) for moved in transition.moved],
             )
+            tallies.count_over(self._db, transition.moved)
             for code, count in Counter(moved.code for moved in transition.moved if moved.code is not None).items():
                 self._count_refusal(code, count)
-            tallies.count_over(self._db, transition.moved)
             if transition.landed:
                 self._land(transition)
             if transition.head is not None:
                 head = transition.head
                 self._db.run("INSERT INTO heads VALUES (?, ?, ?)", (head.version, head.snapshot_hash, encode(head)))
                 self._db.run("DELETE FROM answers")
+            if transition.rolled_back is not None:
+                Verdicts(self._db).keep_rolled_back(transition.rolled_back)
+                if isinstance(transition.after, Applied):
+                    self._memories.again(transition.after.snapshot_hash, transition.after.version)
+            if transition.measured is not None:
+                Verdicts(self._db).keep_step(transition.measured)
             for kind, body in logged:
                 self._append(kind, body)
             over = [moved.update_id for moved in transition.moved if moved.fate not in (Fate.QUEUED, Fate.IN)]
@@ -269,6 +284,8 @@ class SqlStore:
         standings = self._standings(offers)
         results = [self._judged(standings, offer.member) for offer in offers]
         taken = [number for number, result in enumerate(results) if result is None]
+        if repeated := sum(isinstance(result, Receipt) for result in results):
+            self.count_repeated(repeated)
         if not taken:
             return [result for result in results if result is not None]
         receipts = {number: self._receipt(offers[number].member, hour) for number in taken}
@@ -493,7 +510,7 @@ class SqlStore:
             "(SELECT count(*) FROM updates WHERE fate = 'queued')"
         )
         landed = self._among("SELECT dpk, count FROM landings WHERE dpk IN", devices)
-        pending = self._among("SELECT dpk FROM updates WHERE fate IN ('queued', 'in') AND dpk IN", devices)
+        pending = self._among(_PENDING, devices)
         known = self._among(
             "SELECT update_id, update_hash, receipt FROM updates WHERE update_id IN",
             {offer.member.update_id for offer in offers},
@@ -507,6 +524,7 @@ class SqlStore:
             {DeviceKey(dpk): count for dpk, count in landed},
             Counter(DeviceKey(dpk) for (dpk,) in pending),
             {UpdateId(name): (Digest(update_hash), receipt) for name, update_hash, receipt in known},
+            Verdicts(self._db).abandoned(),
         )
 
     def _judged(self, standings: _Standings, member: Member) -> Receipt | Refusal | None:

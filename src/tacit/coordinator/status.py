@@ -6,6 +6,7 @@ from math import isfinite
 import msgspec
 
 from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Ended, Fate, Opened, Sketching, batch_number
+from tacit.coordinator.published import Verdict
 from tacit.coordinator.store import Counts
 from tacit.plan.bundle import Plan
 from tacit.plan.claim import claim
@@ -71,6 +72,29 @@ class KeyholderStatus(msgspec.Struct, frozen=True):
     trouble: str | None
 
 
+class Raised(msgspec.Struct, frozen=True):
+    """An alarm that holds, since a second of Unix time; `runbook` says where it stands what to do."""
+
+    code: str
+    since: int
+    sentence: str
+    runbook: str
+
+
+class Checks(msgspec.Struct, frozen=True):
+    """Which Snapshot people get, and what is known of it. `by` is `off` where nothing checks: then it is the newest."""
+
+    by: str
+    published: int | None
+    judged: int  # the newest version that was judged; -1 for none
+    newest: Verdict | None
+    best: Verdict | None
+    rollbacks: int
+    back_to: int | None  # training is about to go back to this version
+    ahead: int  # versions that nobody has judged yet
+    alarms: list[Raised]
+
+
 class Status(msgspec.Struct, frozen=True):
     """Everything in one look. `version` is null until HEAD 0 is signed; `ended` says why nothing more is opened."""
 
@@ -85,6 +109,7 @@ class Status(msgspec.Struct, frozen=True):
     ended_code: str | None
     continues: str | None = None  # the Plan before this one, and the one that follows it
     succeeded_by: str | None = None
+    checks: Checks | None = None
 
 
 def status_of(
@@ -96,6 +121,7 @@ def status_of(
     urls: Sequence[str],
     troubles: Sequence[str | None],
     successor: Plan | None = None,
+    checks: Checks | None = None,
 ) -> Status:
     """The status that these numbers are."""
     fates, manifest = counts.fates, plan.manifest
@@ -139,6 +165,7 @@ def status_of(
         ended_code=batch.code.value if isinstance(batch, Ended) else None,
         continues=None if manifest.continues is None else manifest.continues.plan_id.hex(),
         succeeded_by=None if successor is None else successor.plan_id.hex(),
+        checks=checks,
     )
 
 

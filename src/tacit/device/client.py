@@ -174,6 +174,11 @@ class Client:
         with self._answer("GET", self.path("heads", str(version))) as answer:
             return self._message(Head, answer)
 
+    def published(self) -> Head:
+        """The HEAD of the Snapshot that people get: the newest that passed its check."""
+        with self._answer("GET", self.path("published")) as answer:
+            return self._message(Head, answer)
+
     def snapshot(self, digest: Digest, size: int, held: bytes | None = None) -> bytes:
         """The bytes of a Snapshot: `size` of them, with this SHA-256.
 

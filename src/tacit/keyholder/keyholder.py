@@ -325,6 +325,9 @@ class Keyholder:
             if not isinstance(self._current(plan_id).state, Loaded):
                 active(self._record(plan_id).state)
                 self._check_marks(plan, request)
+                if request.back_to is not None:
+                    # Shown, not remembered: a keyholder that was re-keyed need not know what it signed before.
+                    check_signed(request.back_to, plan_id, manifest)
             with self._store.transaction():
                 record = self._record(plan_id)
                 state = record.state

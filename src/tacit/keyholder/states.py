@@ -82,7 +82,8 @@ def start(state: Loaded, request: SignHeadRequest, initial: Digest) -> Active:
     """HEAD 0 stands for the values the Plan was published with, and for nothing else."""
     if request.version != 0:
         raise Refusal(Code.E_T_ORDER, f"HEAD {request.version} was asked for before HEAD 0")
-    if request.snapshot_hash != initial or request.root != ROOT_OF_NOTHING or request.spoilt or request.opened:
+    behind = request.spoilt or request.opened or request.back_to is not None
+    if request.snapshot_hash != initial or request.root != ROOT_OF_NOTHING or behind:
         raise Refusal(Code.E_HEAD, "HEAD 0 must name the Plan's own initial values")
     return Active(0, request.snapshot_hash)
 
@@ -114,16 +115,23 @@ def resume(state: PlanState, head: Head | None, remembered: Active | None, manif
 
 
 def advance(state: Active, request: SignHeadRequest, own: OwnOpening | None, manifest: Manifest) -> Active | Done:
-    """From t to t + 1. The OPENED signatures that `request` shows have been verified by the caller.
+    """From t to t + 1. What `request` shows, OPENED signatures and an earlier HEAD, was verified by the caller.
 
     Either this keyholder opened the very list whose sum the next Snapshot holds, or the coordinator declares
-    the batch void: then the Snapshot stays, and what was burnt stays burnt.
+    the batch void: then the Snapshot stays, or an earlier one comes back, and what was burnt stays burnt.
     """
     if request.version != state.t + 1:
         raise Refusal(Code.E_T_ORDER, f"HEAD {request.version} was asked for while batch {state.t} is the current one")
     if request.spoilt:
-        if request.snapshot_hash != state.snapshot_hash or request.opened:
-            raise Refusal(Code.E_HEAD, f"batch {state.t} is declared void, so the Snapshot must stay as it was")
+        earlier = request.back_to
+        stays = state.snapshot_hash if earlier is None else earlier.snapshot_hash
+        if request.snapshot_hash != stays or request.opened or (earlier and earlier.version > state.t):
+            raise Refusal(
+                Code.E_HEAD,
+                f"batch {state.t} is declared void, so the Snapshot must stay, or be that of an earlier HEAD",
+            )
+    elif request.back_to is not None:
+        raise Refusal(Code.E_HEAD, f"batch {state.t} is not declared void, so there is no going back")
     elif own is None:
         raise Refusal(Code.E_T_ORDER, f"this keyholder has not opened batch {state.t}")
     elif own.root != request.root:

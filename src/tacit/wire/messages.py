@@ -293,8 +293,8 @@ class OpenedMark(Message, frozen=True, tag="opened-mark"):
 class SignHeadRequest(Message, frozen=True, tag="sign-head", omit_defaults=True):
     """Sign HEAD for `version`. Batch `version - 1` had `root`; `opened` shows every keyholder's OPENED.
 
-    `spoilt` declares that batch void (then `opened` is empty and the Snapshot stays as it was). Version 0
-    has no batch: `root` is `preimage.root([])` and `opened` is empty.
+    `spoilt` declares that batch void (then `opened` is empty and the Snapshot stays as it was, or is again the one of
+    the earlier HEAD `back_to`). Version 0 has no batch: `root` is `preimage.root([])` and `opened` is empty.
     """
 
     plan_id: _PlanId
@@ -305,6 +305,7 @@ class SignHeadRequest(Message, frozen=True, tag="sign-head", omit_defaults=True)
     opened: Annotated[tuple[OpenedMark, ...], Meta(max_length=MAX_KEYHOLDERS)]
     signature: _Signature
     rekeyed: _AllRekeyed = ()
+    back_to: Head | None = None
 
 
 class HeadSignature(Message, frozen=True, tag="head-signature"):
@@ -349,6 +350,7 @@ class LogKind(IntEnum):
     AUDIT = 5  # free bytes: hashes and counts of an audit
     SUCCESSION = 6  # LoggedSuccession
     REKEYED = 7  # Rekeyed
+    ROLLBACK = 8  # LoggedRollback
 
 
 class LogEntry(Message, frozen=True, tag="log"):
@@ -391,6 +393,18 @@ class LoggedSuccession(Message, frozen=True, tag="logged-succession"):
     version: _Count
     successor: _PlanId
     started_from: _Count
+
+
+class LoggedRollback(Message, frozen=True, tag="logged-rollback"):
+    """Batch `from_version` brings nothing: HEAD `from_version + 1` carries the Snapshot of HEAD `to_version` again.
+
+    Updates made from what came between are not opened any more.
+    """
+
+    plan_id: _PlanId
+    from_version: _Count
+    to_version: _Count
+    why: _Sentence
 
 
 class ErrorReply(Message, frozen=True, tag="error"):

@@ -217,7 +217,7 @@ def sign_head_request(plan_id: PlanId, version: int, snapshot_hash: Digest, batc
     """SIGN_HEAD: the coordinator asks for a signature under the HEAD of `version`.
 
     `batch_root` is the root of batch `version - 1`. `spoilt` declares that batch void: then the Snapshot is
-    that of `version - 1`, and no OPENED signature is shown.
+    that of `version - 1` or of an earlier HEAD that is shown, and no OPENED signature is shown.
     """
     return b"".join(
         (

@@ -362,6 +362,7 @@ def sign_head_request(
     opened: Sequence[OpenedMark],
     spoilt: bool = False,
     rekeyed: Sequence[Rekeyed] = (),
+    back_to: Head | None = None,
 ) -> SignHeadRequest:
     """The coordinator asks a keyholder to sign a HEAD."""
     signature = key.sign(preimage.sign_head_request(plan_id, version, snapshot_hash, root, spoilt))
@@ -374,6 +375,7 @@ def sign_head_request(
         opened=tuple(opened),
         signature=signature,
         rekeyed=tuple(rekeyed),
+        back_to=back_to,
     )
 
 
