@@ -17,7 +17,6 @@ import msgspec
 from tacit.coordinator.batch import Applied, Batch, Ended, earliest
 from tacit.coordinator.blobs import Blobs
 from tacit.coordinator.database import Database
-from tacit.coordinator.publishing import published_head
 from tacit.coordinator.store import Store
 from tacit.coordinator.verdicts import Verdicts
 from tacit.plan.bundle import Plan
@@ -189,6 +188,4 @@ def tidied(store: Store, plan: Plan, plans: Iterable[Plan], keep: Keep, now: flo
     following = (one.manifest.continues for one in plans)
     pinned = {one.version for one in following if one is not None and one.plan_id == plan.plan_id}
     pinned |= Verdicts(store.database).pinned()
-    if (published := published_head(store)) is not None:
-        pinned.add(published.version)
     return Tidying(store.database, store.blobs, plan.manifest).tidy(keep, int(now), pinned, dry=dry)
