@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tacit.codec.difference import made_of
@@ -22,8 +23,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with running(world) as up:
         for version in range(3):
             head = up.wait_version(version)
-            for _ in range(3):
-                up.send(Device(world).update(version, world.hash_of(head)))
+            for seed in range(3):
+                q = np.random.default_rng([version, seed]).integers(-4, 5, 4000)
+                up.send(Device(world).update(version, world.hash_of(head), q=q))
         up.wait_version(3)
         yield up
 
@@ -33,7 +35,9 @@ def path(site: Site, before: Head, after: Head) -> str:
 
 
 def heads(site: Site) -> list[Head]:
-    return [site.wait_version(version) for version in range(4)]
+    found = [site.wait_version(version) for version in range(4)]
+    assert len({head.snapshot_hash for head in found}) == 4
+    return found
 
 
 def test_a_difference_makes_the_newest_snapshot_of_any_earlier_one_and_never_changes(site: Site):
