@@ -219,10 +219,6 @@ class Roll:
         """Refusal where nothing of this key is taken in."""
         check_on_roll(self.door, self._record(dpk, lineage))
 
-    def anybody_revoked(self) -> bool:
-        row = self._db.row("SELECT EXISTS (SELECT 1 FROM revoked)")
-        return row is not None and bool(row[0])
-
     def barred(self, lineage: Lineage, devices: Collection[DeviceKey]) -> dict[DeviceKey, Code]:
         """Which of these keys nothing is taken in of, and why."""
         revoked = self._among("SELECT dpk FROM revoked WHERE dpk IN", devices)

@@ -59,7 +59,7 @@ from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Going, Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.publishing import checks_of, published_head
-from tacit.coordinator.roll import Door, Roll
+from tacit.coordinator.roll import Roll
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
@@ -278,11 +278,6 @@ class Coordinator:
         """What operators have ordered, or had a quarter of a second ago."""
         return Fresh(Orders(self.store.database).now)
 
-    @cached_property
-    def anybody_revoked(self) -> Fresh[bool]:
-        """Or was, a quarter of a second ago: what came since leaves again before its batch closes."""
-        return Fresh(self.roll.anybody_revoked)
-
     def status(self) -> Status:
         head = self.store.newest()
         troubles = self.store.troubles()
@@ -323,8 +318,7 @@ class Coordinator:
                 )
             # Signatures and hashes, which other threads can work on meanwhile.
             offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
-            if self.roll.door is not Door.OPEN or self.anybody_revoked():
-                self.roll.check(upload.dpk, self.plan.lineage)
+            self.roll.check(upload.dpk, self.plan.lineage)
             by_caller(self, upload.dpk, call, "Update")
         except Refusal:
             # Whatever else has happened since: what was received has its receipt.
