@@ -20,7 +20,6 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -51,6 +50,10 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 A_YEAR_OF_TLS = "max-age=31536000"
+# As ASGI has them, so that they cost nothing each time; an answer may say others.
+_ADDED = {"Content-Security-Policy": NO_PAGE, "Cache-Control": "no-store", **_HEADERS}
+_UNLESS_SAID = [(name.lower().encode(), value.encode()) for name, value in _ADDED.items()]
+_TLS = [(b"strict-transport-security", A_YEAR_OF_TLS.encode())]
 
 _STATUS = {
     Code.E_MALFORMED: 400,
@@ -198,12 +201,9 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.setdefault("Content-Security-Policy", NO_PAGE)
-                headers.setdefault("Cache-Control", "no-store")
-                headers.update(_HEADERS)
-                if scope["scheme"] == "https":
-                    headers["Strict-Transport-Security"] = A_YEAR_OF_TLS
+                said = {name for name, _ in message["headers"]}
+                more = [*_UNLESS_SAID, *_TLS] if scope["scheme"] == "https" else _UNLESS_SAID
+                message["headers"] = [*message["headers"], *(pair for pair in more if pair[0] not in said)]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
