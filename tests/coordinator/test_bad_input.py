@@ -97,13 +97,13 @@ def sending(site: Site, device: Device, upload: Upload | bytes, **changes: objec
 
 
 def stored(site: Site) -> object:
-    """Everything that the coordinator keeps, but for the counts of refusals and who opens."""
+    """Everything that the coordinator keeps, but for the counts of refusals and repetitions and who opens."""
     folder = site.world.coordinator_home / "plans" / site.world.plan_id.hex()
     rows = []
     for path in (folder / "store.sqlite", site.world.coordinator_home / "roll.sqlite"):
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            left = set(names) - {"refusals", "lease", "troubles"}
+            left = set(names) - {"refusals", "repeated", "lease", "troubles"}
             rows += [(name, db.execute(f"SELECT * FROM {name}").fetchall()) for name in sorted(left)]
     blobs = sorted(str(path) for path in folder.rglob("*") if path.is_file() and ".sqlite" not in path.name)
     return rows, blobs

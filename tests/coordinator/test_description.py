@@ -150,7 +150,7 @@ HEADERS = [
 @given(data=st.data())
 def test_whatever_is_asked_the_answer_is_a_typed_one_and_the_server_does_not_fail(site: Site, data: st.DataObject):
     paths = _PATHS.setdefault(site.coordinator.port, described(site)["paths"])
-    path = data.draw(st.sampled_from(sorted(paths)))
+    path = data.draw(st.sampled_from([path for path in sorted(paths) if not path.endswith("/events")]))
     method = data.draw(st.sampled_from([*map(str.upper, paths[path]), "GET", "POST", "DELETE"]))
     plan_id = data.draw(st.sampled_from([site.world.plan_id.hex()] * 4 + ["00" * 32, "x"]))
     filled = path.replace("{plan_id}", plan_id)
@@ -162,7 +162,7 @@ def test_whatever_is_asked_the_answer_is_a_typed_one_and_the_server_does_not_fai
     status, got, answer = site.coordinator.request(method, f"{filled}?{query}" if query else filled, body, headers)
 
     assert status != 500
-    if status >= 400 and "Range" not in headers and not path.startswith("/v1/admin/"):
+    if status >= 400 and "Range" not in headers and not path.startswith(("/v1/admin/", "/readyz")):
         assert got["content-type"] == "application/msgpack"
         assert decode(ErrorReply, answer).code.retryable == ("retry-after" in got)
 

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.routing import BaseRoute, Route
 
-from tacit import __version__
 from tacit.serving import MESSAGE_TYPE, status_of
 from tacit.wire.codes import Code
 from tacit.wire.messages import ErrorReply, Message
@@ -82,7 +81,7 @@ def openapi(routes: Iterable[BaseRoute]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "tacit coordinator",
-            "version": __version__,
+            "version": "1",  # that of the routes, not of the program
             "description": "Messages are canonical MessagePack: one map, `type` first, fields in the order shown, "
             "integers in their shortest form. Schemas show them as JSON Schema does, with bytes as base64. Every error "
             "is an ErrorReply, whose `retry_after` is there where the same request may do better later.",

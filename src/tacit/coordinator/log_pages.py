@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tacit.coordinator.description import says
 from tacit.coordinator.served import IMMUTABLE, unchanged
 from tacit.serving import natural
 from tacit.wire.codes import Code, Refusal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def routes(asked: "Callable[[Request], Coordinator]") -> list[Route]:
     """`asked` finds the Plan that a request is about."""
 
+    @says("a page of the log", gives="application/jsonl", codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def page(request: Request) -> Response:
         coordinator = asked(request)
         number = natural(request.path_params["number"])

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tacit.coordinator import dashboard, gauges, log_pages
+from tacit.coordinator.description import says
 from tacit.coordinator.events import MOST_LISTENERS, Feed, Listening
 from tacit.coordinator.metrics import CONTENT_TYPE, Family, Sample, text
 from tacit.coordinator.operators import Role, allowed
@@ -57,9 +58,11 @@ def routes(
     feeds = {coordinator.plan_id: Feed(_status_of(coordinator)) for coordinator in coordinators}
     probes = {coordinator.plan_id: Probe(coordinator.store) for coordinator in coordinators}
 
+    @says("this process runs")
     async def healthz(request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
 
+    @says("whether Updates can be taken; 503 where not", gives="application/json", query={"whole": "minds all parts"})
     async def readyz(request: Request) -> Response:
         found = {plan_id.hex()[:8]: await probe.parts() for plan_id, probe in probes.items()}
         minded = None if "whole" in request.query_params else ("store", "blobs")
@@ -74,6 +77,7 @@ def routes(
         body = msgspec.json.encode({"ready": not fails, "fails": fails, "plans": found})
         return Response(body, 503 if fails else 200, media_type="application/json")
 
+    @says("numbers for Prometheus; from elsewhere for a viewer", gives=CONTENT_TYPE.partition(";")[0])
     async def metrics(request: Request) -> Response:
         if who_reads == "off":
             raise Refusal(Code.E_PLAN, "nobody reads the numbers of this coordinator")
@@ -94,12 +98,14 @@ def routes(
             families.append(Family("tacit_store_up", "gauge", "1 where the store answers.", [Sample(reached, {})]))
         return Response(text(families), media_type=CONTENT_TYPE)
 
+    @says("the status whenever it changes", gives="text/event-stream", codes=(Code.E_PLAN,))
     async def events(request: Request) -> Response:
         feed = feeds[asked(request).plan_id]
         if sum(one.listeners for one in feeds.values()) >= MOST_LISTENERS:
             raise Refusal(Code.E_RATE, f"{MOST_LISTENERS} listen already; ask for the status from time to time", 5)
         return _Forwarded(Listening(feed, request.headers.get("last-event-id", "")))
 
+    @says("the status for people", gives="text/html", codes=(Code.E_PLAN,))
     async def page(request: Request) -> Response:
         coordinator = asked(request)
         going = Orders(coordinator.store.database).now().going
@@ -107,6 +113,7 @@ def routes(
         headers = {"Content-Security-Policy": dashboard.CONTENT_SECURITY_POLICY, "Cache-Control": "no-store"}
         return Response(shown, media_type="text/html", headers=headers)
 
+    @says("what keeps that page up to date", gives="text/javascript")
     async def script(request: Request) -> Response:
         return Response(dashboard.SCRIPT, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
