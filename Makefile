@@ -19,6 +19,8 @@ READY := $(VENV)/.ready
 BUILDERS := $(VENV)/.builders
 LIBRARY := src/tacit/engine/libtacit.so
 TESTS ?= tests src
+# Journeys wait for one another more than they work.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 SECONDS ?= 60
 
 # torch comes apart from the lock, because its builds differ by machine (docs/decisions/0005).
@@ -78,8 +80,8 @@ $(BUILDERS): requirements/builds.txt | $(READY)
 demo: setup  ## twelve device processes train one model on this machine
 	@$(BIN)/tacit demo
 
-test: setup  ## every test, on all cores; TESTS=tests/wire narrows it
-	@time $(BIN)/python -m pytest -n auto -q $(TESTS)
+test: setup  ## every test, on all cores and one more; TESTS=tests/wire narrows it
+	@time $(BIN)/python -m pytest -n $(WORKERS) -q $(TESTS)
 
 fuzz-tape: setup  ## changed tapes against the verifier and the kernels for a minute; SECONDS=600 for longer
 	@$(BIN)/python -m tests.engine.fuzz_tape --seconds $(SECONDS)
@@ -110,7 +112,7 @@ docs: setup  ## links in the documents, and the code blocks that must compile
 	@$(BIN)/python -m pytest -q tests/test_docs.py
 
 lock:  ## resolve requirements/*.txt anew, after a change of pyproject.toml; needs uv on the PATH
-	@uv pip compile pyproject.toml requirements/dev.in --extra serve --extra demo --extra dev \
+	@uv pip compile pyproject.toml requirements/dev.in --extra serve --extra scale --extra demo --extra dev \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" --quiet --output-file requirements/dev.txt
 	@sed -n 's/^ZIGLANG_PINNED = "\(.*\)"/\1/p' engine/build.py | uv pip compile - --universal --python-version 3.11 \
