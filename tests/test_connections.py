@@ -202,3 +202,24 @@ def test_addresses_that_one_subscriber_can_choose_from_are_one():
     assert neighbourhood("2001:db8:0:1::7") == neighbourhood("2001:db8:0:1:ffff::")
     assert neighbourhood("2001:db8:0:2::7") != neighbourhood("2001:db8:0:1::7")
     assert neighbourhood("::ffff:192.0.2.1") == neighbourhood("192.0.2.1") != neighbourhood("192.0.2.2")
+
+
+def test_who_is_silent_makes_room_for_who_asks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(connections, "SILENCE_S", 0.0)
+
+    async def story() -> None:
+        async with serving() as port:
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            await asyncio.sleep(0.02)
+
+            assert (await answer(port, post(b"\x01")))[0] == 200
+
+            status, _, body = await asyncio.wait_for(read_answer(silent[0][0]), 20)
+            assert (status, decode(ErrorReply, body).code) == (408, Code.E_RATE)
+            silent[1][1].write(post(b"\x02"))
+            assert (await asyncio.wait_for(read_answer(silent[1][0]), 20))[0] == 200
+            for _, writer in silent:
+                writer.close()
+
+    asyncio.run(story())

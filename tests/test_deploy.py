@@ -297,6 +297,7 @@ def test_every_command_of_compose_finds_what_it_names(compose: Compose):
         assert {"coordinator.key", "enrolment.key", "TACIT_STORE"} <= set(one.secrets)
         assert settings.blobs.startswith("s3://") and one.environment["AWS_ENDPOINT_URL"] == "http://s3:9000"
         assert settings.keyholders == (keyholders if role == "opener" else ())
+        assert role != "api" or settings.rate == 0, "all requests have the address of the proxy"
 
 
 def test_what_compose_names_is_there_and_pinned(compose: Compose):
@@ -338,6 +339,8 @@ def test_the_cluster_runs_the_same_roles(manifests: list[Manifest]):
             found[role] = (one.spec.replicas, settings)
             assert [port.container_port for port in running.ports] == [settings.port]
             assert running.liveness_probe is not None and running.liveness_probe.http_get == Get("/healthz", "http")
+            if (ready := running.readiness_probe) is not None:
+                assert ready.http_get == Get("/readyz", "http")
         for running in one.spec.template.spec.init_containers:
             understood(running.args)
 

@@ -1,8 +1,9 @@
 """What is refused before a request is read: too many connections, heads that are too long or do not end.
 
 uvicorn reads any head to its end, however long it is and however long that takes. Here a head has at most `MOST_HEAD`
-bytes and `SLOWEST_HEAD_S` seconds, and so many connections are open at once. Whoever is refused is told so in the
-words of the protocol, and the connection is closed.
+bytes and `SLOWEST_HEAD_S` seconds, and so many connections are open at once. When they are, whoever has been silent for
+longest makes room for whoever comes, so that connections which ask nothing keep nobody out. Whoever is refused is told
+so in the words of the protocol, and the connection is closed.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ MOST_HEAD = 16 * 1024  # of the request line and all headers
 MOST_URL = 8 * 1024
 SLOWEST_HEAD_S = 20.0
 MOST_CONNECTIONS = 1000  # of one process
+SILENCE_S = 2.0  # nobody who has been silent for less has to go
 
 # By code, since this process began: nobody knows yet which Plan such a request was about.
 REFUSED: Counter[Code] = Counter()
@@ -55,12 +57,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > MOST_CONNECTIONS and not _made_room(self.loop.time()):
             self._refuse(Refusal(Code.E_RATE, f"{MOST_CONNECTIONS} connections are open; come again", 2), 429)
         else:
+            _SILENT[self] = self.loop.time()
             self._head_timer = self.loop.call_later(SLOWEST_HEAD_S, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        _SILENT.pop(self, None)
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -80,6 +84,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(SLOWEST_HEAD_S, self._too_slow)
 
     def on_headers_complete(self) -> None:
+        _SILENT.pop(self, None)
         self._in_head = False
         self._stop_timer()
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -89,6 +94,15 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse_long_head()
         else:
             super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            _SILENT[self] = self.loop.time()
+
+    def make_room(self) -> None:
+        """Others wait for this connection, and nothing was asked by it."""
+        self._refuse(Refusal(Code.E_RATE, f"{MOST_CONNECTIONS} connections are open, and this one was silent", 1), 408)
 
     def on_body(self, body: bytes) -> None:
         if not self._refused:
@@ -112,6 +126,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
+        _SILENT.pop(self, None)
         self._stop_timer()
         REFUSED[refusal.code] += 1
         answering: RequestResponseCycle | None = getattr(self, "cycle", None)
@@ -123,3 +138,15 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+# Since when no request is under way on a connection, the longest first.
+_SILENT: dict[GuardedProtocol, float] = {}
+
+
+def _made_room(now: float) -> bool:
+    longest = next(iter(_SILENT), None)
+    if longest is None or now - _SILENT[longest] < SILENCE_S:
+        return False
+    longest.make_room()
+    return True

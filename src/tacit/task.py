@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from tacit.errors import InputError
 from tacit.privacy.trust import Trust
@@ -788,14 +788,14 @@ class Privacy:
         return self.threshold if self.threshold is not None else min(self.batch, max(10, self.batch // 2))
 
 
-class Batching(TypedDict, total=False):
+class Batching(TypedDict):
     """Words of `Privacy` that say together which Updates make up a batch."""
 
     batch: int
     threshold: int
     max_age: int
     weights: Literal["equal", "age"]
-    selected: int
+    selected: NotRequired[int]
 
 
 def fedavg(devices: int, selected: int | None = None) -> Batching:

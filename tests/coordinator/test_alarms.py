@@ -4,13 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.coordinator.alarms import RULES, Finding, History, Step, findings, raised
-from tacit.coordinator.measured import longest_step
 from tacit.coordinator.published import Begin, Verdict
 
 RUNBOOK = Path(__file__).parents[2] / "docs" / "how-to" / "runbook.md"
@@ -90,20 +88,6 @@ def test_an_alarm_is_raised_once_and_cleared_once(first, second):
     assert {one.code for one in over} == set(first) - set(second)
     assert {one.since for one in after if one.code in first} <= {10}
     assert all(one.sentence == "b" for one in after)
-
-
-@given(st.integers(1, 50), st.integers(16, 400), st.floats(0, 30), st.integers(1, 3), st.integers(0, 2**32 - 1))
-def test_no_honest_batch_is_longer_than_the_longest_step(count, d, sigma, keyholders, seed):
-    """Every device at its bound, all in one direction: the worst there is without a lie."""
-    draw = np.random.default_rng(seed)
-    q, unit = 512, 1 / 450 / count
-    direction = draw.normal(size=d)
-    one = np.trunc(direction / np.linalg.norm(direction) * q)
-    noise = sum(np.round(draw.normal(size=d) * sigma) for _ in range(keyholders))
-    norm = float(np.linalg.norm((count * one + noise) * unit))
-
-    expected = np.sqrt(d * keyholders) * sigma * unit
-    assert norm <= longest_step(count * q, keyholders, unit, float(expected), d)
 
 
 def test_every_alarm_has_a_section_in_the_runbook():

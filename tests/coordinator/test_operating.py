@@ -127,6 +127,8 @@ def test_while_it_is_paused_updates_are_refused_for_now_and_what_was_closed_is_f
         "opened": 6,
         "expired": 0,
         "spoilt": 0,
+        "abandoned": 0,
+        "repeated": 0,
         "refused": {},
     }
     assert site.head().version == 1

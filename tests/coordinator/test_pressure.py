@@ -124,6 +124,7 @@ def test_the_pace_is_that_of_opening_and_not_of_waiting_for_updates(tmp_path: Pa
     assert pace.per_second(20_000.0) == 4.0
     note(Collecting(20, 0), Closed(20, 0, members(8)), 20_900)
     assert pace.per_second(20_901.0) == 4.0
-    assert pace.per_second(21_900.0) < 0.1  # this one takes long: a keyholder is down
+    slow = pace.per_second(21_900.0)
+    assert slow is not None and slow < 0.1  # this one takes long: a keyholder is down
     note(Closed(20, 0, members(8)), Collecting(20, 0), 22_000)
     assert pace.per_second(30_000.0) == 4.0  # its list was too short; nothing was opened

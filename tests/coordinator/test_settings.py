@@ -112,13 +112,12 @@ class Book:
 
 
 class Kept(RuleBasedStateMachine):
-    words: Batching = Batching()
+    words: Batching = fedbuff(3)
 
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY if os.path.isdir(MEMORY) else None))
-        words = {"threshold": self.words["batch"], **self.words}
-        ages = words["max_age"]
+        words, ages = self.words, self.words["max_age"]
         self.world = make_world(
             self.folder,
             target=words["batch"],

@@ -193,6 +193,14 @@ def test_nothing_is_lost_or_doubled_while_every_session_is_ended_again_and_again
     bench.store.close()
 
 
+def test_what_a_device_has_waiting_is_found_without_reading_all_that_waits(tmp_path: Path):
+    bench = make_bench(tmp_path)
+
+    plan = bench.store.database.rows(f"EXPLAIN QUERY PLAN {store_module._PENDING} (?, ?)", (b"1", b"2"))
+
+    assert [row[3] for row in plan] == ["SEARCH updates USING COVERING INDEX updates_pending (dpk=? AND fate=?)"]
+
+
 # What is older
 
 

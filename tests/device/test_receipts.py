@@ -116,6 +116,13 @@ def test_a_receipt_that_was_altered_is_told(log: Written):
     assert "receipt is worth nothing" in found(log, altered, proof_of(log, "opened", 1))[0]
 
 
+def test_a_coordinator_may_have_forgotten_what_was_settled(log: Written):
+    settled = ReceiptLine(**{**vars(line_of(log, opened_in=1)), "state": "Settled"})
+
+    assert found(log, settled, proof_of(log, "unknown", 4)) == []
+    assert "does not know it" in found(log, line_of(log), proof_of(log, "unknown", 4))[0]
+
+
 def test_without_a_coordinator_a_batch_that_the_log_lacks_is_told(log: Written):
     assert found(log, line_of(log, opened_in=1), None) == []
     assert "the log lacks" in found(log, line_of(log, opened_in=2), None)[0]

@@ -1,4 +1,4 @@
-"""A device that wrecks the model, an evaluator that sees it, and a coordinator that goes back by itself."""
+"""Devices that wreck the model, an evaluator that sees it, and a coordinator that goes back by itself."""
 
 import json
 import os
@@ -7,16 +7,21 @@ import sys
 
 import numpy as np
 
+from tacit.codec.rotate import rotate
 from tacit.coordinator.desk import Desk
 from tacit.coordinator.keys import load_or_make
 from tacit.coordinator.operators import Role
 from tacit.coordinator.records import Records
 from tacit.device.client import Client
 from tacit.device.link import parse_link
-from tests.factory import wait_for
+from tacit.plan.bundle import decode_snapshot
+from tacit.wire.keys import SigningKey
+from tacit.wire.messages import encode
+from tests.factory import Device, World, wait_for
 from tests.journeys.site import Site, flowers, site
-from tests.journeys.test_evaluation import EVALUATED, TASK, in_cohort, spoil
+from tests.journeys.test_evaluation import TASK, in_cohort
 
+EVALUATED = ("--batch", "2", "--noise", "0.02")
 LONG = TASK.replace("snapshots=6", "snapshots=60")
 
 
@@ -35,6 +40,32 @@ def evaluator(here: Site) -> subprocess.Popen[str]:
     return process
 
 
+def wreck(here: Site, batches: int = 2) -> None:
+    """Devices of somebody who means harm, each within every bound: all that they hold says is to forget the model."""
+    coordinator = load_or_make(here.folder / "home" / "coordinator", os.urandom)
+    world = World(here.folder, SigningKey.from_seed(bytes(32)), coordinator, here.plan)
+    client, manifest = Client(parse_link(here.link)), here.plan.manifest
+    for _ in range(batches):
+        offered = client.head()
+        assert offered is not None
+        head = offered.head
+        values = decode_snapshot(client.snapshot(head.snapshot_hash, manifest.snapshot_bytes), manifest.program.d)
+        wanted = -values.astype(np.float64)
+        if manifest.quantisation.rotation == "hadamard/1":
+            wanted = rotate(wanted, manifest.charter_id)
+        q = np.trunc(wanted / np.linalg.norm(wanted) * 0.99 * manifest.quantisation.q).astype(np.int64)
+        for _ in range(manifest.batch.target):
+            client.upload(encode(Device(world).update(head.version, world.hash_of(head), q=q)))
+        wait_for(lambda seen=head.version: here.version > seen, "the next Snapshot", 60)
+
+
+def rest(processes: list[subprocess.Popen[str]]) -> None:
+    """These devices are switched off."""
+    for process in processes:
+        process.terminate()
+        process.wait()
+
+
 def alarms(here: Site) -> set[str]:
     return {alarm["code"] for alarm in here.status()["checks"]["alarms"]}
 
@@ -46,7 +77,7 @@ def history(here: Site) -> dict[str, float]:
     return {line["snapshot"]: line["accuracy"] for line in lines}
 
 
-def test_what_people_get_never_falls_while_one_device_wrecks_the_model(tmp_path):
+def test_what_people_get_never_falls_while_somebody_wrecks_the_model(tmp_path):
     published: list[str] = []
     with site(tmp_path, LONG, serving=("--gate", "check", "--ahead", "2")) as here:
         client = Client(parse_link(here.link))
@@ -59,17 +90,17 @@ def test_what_people_get_never_falls_while_one_device_wrecks_the_model(tmp_path)
             return until(here.status())
 
         evaluator(here)
-        for name in ("ada", "bob"):
-            here.join(name)
+        honest = [here.join(name) for name in ("ada", "bob")]
         wait_for(lambda: here.version >= 0, "HEAD 0", 60)
         wait_for(lambda: looked(lambda status: status["checks"]["published"] >= 4), "four good Snapshots", 90)
-        spoil(here)
+        rest(honest)
+        wreck(here)
         wait_for(lambda: looked(lambda status: status["checks"]["rollbacks"] >= 1), "that it goes back", 90)
-        back = here.status()
-        wait_for(
-            lambda: looked(lambda status: status["checks"]["published"] >= back["version"] + 3), "that it goes on", 90
-        )
-        wait_for(lambda: {"rolled-back", "step-long"} <= alarms(here), "both alarms", 30)
+        back = here.status()["version"]
+        for name in ("ada", "bob"):
+            here.join(name)
+        wait_for(lambda: looked(lambda status: status["checks"]["published"] >= back + 3), "that it goes on", 90)
+        wait_for(lambda: "rolled-back" in alarms(here), "the alarm", 30)
         judged = history(here)
 
     assert len(published) >= 4
@@ -88,12 +119,15 @@ def test_what_the_evaluation_cohort_says_decides_as_well(tmp_path):
     with site(tmp_path, LONG, words=words, evaluated=EVALUATED, serving=serving) as here:
         for name, judges in (("ada", False), ("bob", False), ("eve", True), ("ned", True)):
             in_cohort(here, name, judges)
-            here.join(name)
+        devices = [here.join(name) for name in ("ada", "bob", "eve", "ned")]
         wait_for(lambda: here.version >= 0, "HEAD 0", 60)
         wait_for(lambda: here.status()["checks"]["published"] >= 3, "three Snapshots that passed", 120)
-        spoil(here)
+        rest(devices[:2])
+        wreck(here)
         wait_for(lambda: here.status()["checks"]["rollbacks"] >= 1, "that it goes back", 120)
         back = here.status()["version"]
+        for name in ("ada", "bob"):
+            here.join(name)
         wait_for(lambda: here.status()["checks"]["published"] > back, "that it goes on", 120)
         checks = here.status()["checks"]
 

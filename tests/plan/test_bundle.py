@@ -225,6 +225,7 @@ NUMBERS = {
     ),
     "- at `$.server.optimizer.beta`": lambda m: change(m, server=Server(0.5, Momentum(1.0))),
     "3 places of 60 s do not fill a batch of 4": lambda m: change(m, batch=change(m.batch, places=Places(3, 60))),
+    "places are for one Snapshot": with_batch(places=Places(4, 60), groups=2),
     "a variance weight is for": lambda m: change(
         m, local=change(m.local, variance_weight=True), noise=change(m.noise, mechanism=OnDevice("", 1.0, 1))
     ),

@@ -178,6 +178,41 @@ def test_bytes_that_are_no_message_are_told(written: Written):
     assert "cannot stand" in written.read([*written.bodies[:3], (LogKind.HEAD, b"\0")]).findings[0].what
 
 
+# Where training went back
+
+
+def gone_back(log: Written) -> list[Body]:
+    """Snapshot 2 was bad: batch 2 was given up, and HEAD 3 has the Snapshot of HEAD 1 again."""
+    return [*log.bodies[:6], log.rollback(2, 1), log.head(3, b"one"), log.opened(3), log.head(4, b"four")]
+
+
+def test_going_back_is_believed_when_it_is_logged_and_the_head_has_the_snapshot_it_went_back_to(written: Written):
+    history = written.read(gone_back(written))
+
+    assert history.findings == ()
+    assert (history.back, history.void, history.changed_by(2), history.changed_by(3)) == ({2: 1}, (2,), False, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "entry", "says"),
+    [
+        (lambda log, bodies: bodies.pop(6), 6, "no batch was opened"),
+        (lambda log, bodies: bodies.insert(6, bodies[6]), 7, "second time"),
+        (lambda log, bodies: bodies.__setitem__(7, log.head(3, b"mine")), 7, "names another one"),
+        (lambda log, bodies: bodies.__setitem__(7, log.head(3, b"two")), 7, "names another one"),
+        (lambda log, bodies: bodies.__setitem__(6, log.rollback(2, 2)), 6, "was not possible"),
+        (lambda log, bodies: bodies.__setitem__(6, log.rollback(1, 0)), 6, "was not possible"),
+        (lambda log, bodies: bodies.insert(7, log.opened(2)), 7, "opened all the same"),
+        (lambda log, bodies: bodies.insert(6, log.opened(2)), 7, "was not possible"),
+    ],
+)
+def test_going_back_otherwise_than_it_is_logged_is_told(written: Written, change, entry, says):
+    bodies = gone_back(written)
+    change(written, bodies)
+
+    assert any(one.entry == entry and says in one.what for one in written.read(bodies).findings)
+
+
 # Against what was seen before
 
 

@@ -16,6 +16,7 @@ from tacit.wire.messages import (
     LoggedHalt,
     LoggedOpened,
     LoggedPlan,
+    LoggedRollback,
     LoggedSuccession,
     LogKind,
     Rekeyed,
@@ -83,6 +84,10 @@ class Written:
 
     def rekeyed(self, version: int) -> Body:
         return LogKind.REKEYED, encode(sign_rekeyed(self.keys[1], self.world.plan_id, version, b"\7" * 32))
+
+    def rollback(self, start: int, to: int) -> Body:
+        body = LoggedRollback(plan_id=self.world.plan_id, from_version=start, to_version=to, why="it fell")
+        return LogKind.ROLLBACK, encode(body)
 
     def succession(self, version: int) -> Body:
         body = LoggedSuccession(

@@ -201,6 +201,9 @@ def _lines(plan: "Plan", history: "History", checked: "Sequence[Checked]", findi
         else f"  Snapshots  {_range(history)}",
         f"  batches    {len(history.opened)} opened, {updates} Updates in them, {len(history.void)} void",
     ]
+    if history.back:
+        went = ", ".join(f"from {start} to {to}" for start, to in history.back.items())
+        lines.append(f"  went back  {went}")
     if history.rekeyed:
         lines.append(f"  new cards  {len(history.rekeyed)}")
     if history.successor is not None:
@@ -229,6 +232,7 @@ def _record(
         "newest": history.newest,
         "batches": {str(t): one.count for t, one in history.opened.items()},
         "void": list(history.void),
+        "back": {str(start): to for start, to in history.back.items()},
         "ended": history.ended,
         "succeeded_by": history.successor and history.successor.hex(),
         "receipts": [

@@ -95,14 +95,15 @@ def _step_long(history: History) -> Iterator[Finding]:
         if not step.norm <= step.longest:
             yield Finding(
                 "step-long",
-                f"the step to Snapshot {step.version} is {step.norm:.3g} long, and honest Updates with the keyholders' "
-                f"noise come to {step.longest:.3g} at most: somebody sent what no device of ours makes",
+                f"what batch {step.version - 1} said is {step.norm:.3g} long, and honest Updates with the keyholders' "
+                f"noise come to {step.longest:.3g} at most: somebody sent what no device of ours makes, and the "
+                "batch was left out",
             )
             return
 
 
 def _step_jump(history: History) -> Iterator[Finding]:
-    *before, newest = [step.norm for step in history.steps] or [0.0]
+    *before, newest = [step.norm for step in history.steps if step.norm <= step.longest] or [0.0]
     if len(before) < FEW:
         return
     usual = median(before[-2 * WINDOW :])

@@ -1,8 +1,9 @@
 """How many Updates arrive at once, and who has to go when all places are taken.
 
-A slow sender costs the memory of what it has sent, for as long as it likes to take. While there is room that harms
-nobody. When there is none, whoever has been sending for longest makes room, if that is longer than any honest sender
-takes; so a few thousand connections that send a byte a second keep nobody else out.
+A slow sender costs a place for as long as it likes to take. While there are others that harms nobody. When there are
+none, whoever has been sending for longest makes room, if that is longer than most honest senders take; so a few
+thousand connections that send a byte a second keep nobody else out. An honest one that had to go comes again with the
+same bytes.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from tacit.wire.codes import Code, Refusal
 
 MEMORY = 64 * 2**20  # of one process, in bodies that are not complete
 FEWEST, MOST = 16, 512
-PATIENCE_S = 10.0
+PATIENCE_S = 2.0
 
 
 def places(longest_body: int) -> int:

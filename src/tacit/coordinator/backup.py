@@ -97,13 +97,15 @@ def put_keys(records: Records, path: Path) -> None:
 
 
 def named_blobs(database: Database) -> set[str]:
-    """The payloads that a batch may still need, Snapshots that are published or about to be, and their memories."""
+    """The payloads that a batch may still need, Snapshots that are published or about to be, their memories, and what
+    the groups of an unfinished round said."""
     named = {
         f"updates/{update_hash.hex()}" if pack is None else str(pack)
         for pack, update_hash in database.rows("SELECT pack, update_hash FROM updates WHERE fate IN ('queued', 'in')")
     }
     named |= {f"snapshots/{bytes(name).hex()}" for (name,) in database.rows("SELECT snapshot_hash FROM heads")}
     named -= {f"snapshots/{bytes(name).hex()}" for (name,) in database.rows("SELECT snapshot_hash FROM thinned")}
+    named |= {f"means/{bytes(name).hex()}" for (name,) in database.rows("SELECT name FROM means")}
     for memory, average in database.rows("SELECT memory, average FROM memories"):
         named |= {f"memories/{memory.hex()}"} | (set() if average is None else {f"averages/{average.hex()}"})
     for (state,) in database.rows("SELECT state FROM batch"):

@@ -86,6 +86,7 @@ def page(plan: Plan, status: Status, batch: Batch, going: Going, now: float) -> 
 {_privacy(plan, status)}
 {_updates(status)}
 {_keyholders(status)}
+{_checks(status)}
 </main>
 </body>
 </html>
@@ -172,8 +173,27 @@ def _keyholders(status: Status) -> str:
     return _section("Keyholders", items)
 
 
+def _checks(status: Status) -> str:
+    """Alarms first, where there are any, and which Snapshot people get, where somebody checks."""
+    checks = status.checks
+    if checks is None:
+        return ""
+    alarms = "".join(
+        f'<p><span class="bad">{_text(one.code)}</span>: {_text(one.sentence)}. '
+        f"See <code>{_text(one.runbook)}</code></p>"
+        for one in checks.alarms
+    )
+    body = alarms or '<p class="good">none</p>'
+    if checks.by != "off":
+        given = "none yet" if checks.published is None else f"Snapshot {checks.published}"
+        body += f"<h2>Published</h2><p>{given}, as {_text(checks.by)} has it; {checks.ahead} are not judged yet; "
+        body += f"training went back {checks.rollbacks} times</p>"
+    return _section("Alarms", body, wide=True)
+
+
 def _section(title: str, body: str, wide: bool = False) -> str:
-    return f"<section{' class=wide' if wide else ''}><h2>{_text(title)}</h2>{body}</section>"
+    kind = ' class="wide"' if wide else ""
+    return f"<section{kind}><h2>{_text(title)}</h2>{body}</section>"
 
 
 def _table(rows: Iterable[Sequence[object]]) -> str:

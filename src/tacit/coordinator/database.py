@@ -231,6 +231,7 @@ class PostgresDatabase:
         self.row("SELECT 1")  # a lost connection is made anew here, not within
         with self._spoken():
             self._db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._db.execute("SET LOCAL idle_in_transaction_session_timeout TO 0")  # it holds up nobody
         self._inside = True
         try:
             yield
@@ -306,11 +307,11 @@ class PostgresDatabase:
 
     def _begin(self) -> None:
         try:
-            self._db.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            self._db.execute(_BEGIN)
         except self._psycopg.OperationalError:
             self._connect()
             with self._spoken():
-                self._db.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                self._db.execute(_BEGIN)
         try:
             with self._spoken():
                 # What is read after this line is what the writer before has left: that is what the level is for.
@@ -365,6 +366,7 @@ _SESSION = """
     SET idle_in_transaction_session_timeout TO '15s'; SET tcp_keepalives_idle TO 5; SET tcp_keepalives_interval TO 5;
     SET tcp_keepalives_count TO 2; SET client_min_messages TO warning;
 """
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _ANEW_AFTER_S = 0.5
 
 # What a full disk, a locked or a vanished file is: not what a wrong statement is.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tacit.codec.ring import packed_size
 from tacit.connections import REFUSED
+from tacit.coordinator.alarms import RULES
 from tacit.coordinator.batch import Agreed, Batch, Closed, Collecting, Fate, Sketching
 from tacit.coordinator.metrics import Counter, Family, Histogram, Sample
 from tacit.coordinator.orders import Going, Orders
@@ -136,6 +137,13 @@ def _of_plan(coordinator: "Coordinator", now: float) -> Iterator[Family]:
         [Sample(status.batch.state == state, {**plan, "state": state}) for state in STATES],
     )
     yield gauge("tacit_snapshot_version", "The newest Snapshot with a HEAD.", status.version)
+    if (checks := status.checks) is not None:
+        yield gauge("tacit_snapshot_published", "The Snapshot that people get.", checks.published)
+        rollbacks = Sample(checks.rollbacks, plan)
+        yield Family("tacit_rollbacks_total", "counter", "How often training went back.", [rollbacks])
+        held = {alarm.code for alarm in checks.alarms}
+        alarms = [Sample(code in held, {**plan, "code": code}) for code in RULES]
+        yield Family("tacit_alarm", "gauge", "1 for each alarm of the runbook that holds.", alarms)
     spent = status.privacy.epsilon
     yield gauge("tacit_epsilon_spent", "By the device that landed most often.", inf if spent is None else spent)
     yield gauge(

@@ -17,12 +17,13 @@ from functools import partial
 from typing import TypeVar
 
 from tacit.codec.errors import CodecError
-from tacit.coordinator.alarms import History, findings
+from tacit.coordinator.alarms import History, Step, findings
 from tacit.coordinator.applying import (
     SumBroken,
     add_payloads,
     apply_mean,
     bounded_mean,
+    mean_of,
     publish_sum,
     round_mean,
     unmask,
@@ -64,7 +65,7 @@ from tacit.coordinator.gate import found_too_long
 from tacit.coordinator.gauges import FAILED, STEPS, STORE
 from tacit.coordinator.grouping import choose_group
 from tacit.coordinator.keyholders import Keyholder
-from tacit.coordinator.measured import measured
+from tacit.coordinator.measured import measured, turned
 from tacit.coordinator.memories import Memories
 from tacit.coordinator.orders import Going, Orders
 from tacit.coordinator.published import Begin, RollBack, may_begin, stormy
@@ -314,7 +315,8 @@ class Opener:
         good = store.head(back.to)
         assert good is not None, "only what has a HEAD is gone back to"
         store.snapshot(good.snapshot_hash)  # it has to be there, whole, before devices are sent to it
-        log.warning("%s: training goes back to Snapshot %d. %s", self.plan.name, back.to, back.why)
+        words, event = "%s: training goes back to Snapshot %d. %s", self._said("rollback", batch)
+        log.warning(words, self.plan.name, back.to, back.why, extra=event)
         verdicts = Verdicts(store.database)
         at = [*(one.at for one in verdicts.rollbacks()), batch.t + 1]
         return on_rolled_back(batch, good, back.why, now if stormy(at, verdicts.checking().storm) else None)
@@ -431,27 +433,27 @@ class Opener:
         if tuple(mark_of(answer) for answer in answers) != batch.opened:
             raise Stalled(f"the keyholders' answers for batch {batch.t} are not in the records; restore the folder")
         snapshot_hash, memories = self._snapshot_hash(store, batch.t), Memories(store.database, store.blobs)
+        step: Step | None = None
         try:
             unmasked = unmask(total, [answer.masks for answer in answers], bits)
             before = store.snapshot(snapshot_hash)
-            step = None
             if manifest.evaluation is not None:
                 following = publish_sum(self.judged_next(before), unmasked, weights, manifest)
             else:
+                step = measured(manifest, batch, mean_of(unmasked, weights, manifest), weights, store.counts())
                 mean, rounds = bounded_mean(unmasked, weights, manifest), Rounds(store.database, store.blobs)
                 if rounds.opened() + 1 < manifest.batch.groups:
                     waits = Waits(rounds.write_mean(mean))
                     crash_point("coordinator.mean.written")
-                    return replace(on_summed(batch, snapshot_hash), round=waits)
+                    return replace(on_summed(batch, snapshot_hash), round=waits, measured=step)
                 memory = memories.of(snapshot_hash, manifest.server, d)
                 mean = round_mean([*rounds.means(), mean], manifest)
                 following = apply_mean(before, mean, manifest.server, memory)
-                ages = [batch.t - member.base_version for member in batch.members]
-                three = (self._before(batch.t, store), before, following.snapshot)
-                step = measured(manifest, batch.t + 1, mean, weights, ages, three, store.counts())
+                if (earlier := self._before(batch.t, store)) is not None:
+                    step = turned(step, earlier, before, following.snapshot)
         except SumBroken as error:
             self._say_void(batch, error)
-            return on_void(batch, snapshot_hash)
+            return replace(on_void(batch, snapshot_hash), measured=step)
         written = store.write_snapshot(following.snapshot)
         kept = memories.write(following, written, batch.t + 1)
         crash_point("coordinator.snapshot.written")
@@ -486,9 +488,11 @@ class Opener:
         )
         new, over = verdicts.report(findings(history), now)
         for alarm in new:
-            log.warning("%s: alarm %s: %s (%s)", self.plan.name, alarm.code, alarm.sentence, alarm.runbook)
+            words, event = "%s: alarm %s: %s (%s)", self._said(f"alarm.{alarm.code}", batch)
+            log.warning(words, self.plan.name, alarm.code, alarm.sentence, alarm.runbook, extra=event)
         for alarm in over:
-            log.info("%s: alarm %s is over", self.plan.name, alarm.code)
+            event = self._said(f"alarm.{alarm.code}.over", batch)
+            log.info("%s: alarm %s is over", self.plan.name, alarm.code, extra=event)
 
     def _sign(self, batch: Applied, store: Store) -> Transition:
         j = len(batch.signatures) + 1
@@ -719,10 +723,10 @@ class OpenerThread:
                     self.arrived.wait(self.opener.pause(store, int(self.clock())))
             except Unavailable as error:
                 # No keyholder's fault, and no reason to give a batch up, however long it lasts.
-                silent += 1
                 self.leads = False
+                silent += 1
                 pause = min(self.backoff(silent), LONGEST_SILENCE_S)
-                log.warning("%s; it is tried again in %.1f s", error, pause)
+                log.warning("%s; it is tried again in %.1f s", error, pause, extra=said("store.silent", seconds=pause))
                 self._stopped.wait(pause)
             except Exception:
                 # The edge of this thread: what nobody foresaw is written down and tried again, slowly.

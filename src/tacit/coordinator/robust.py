@@ -35,9 +35,7 @@ def robust_mean(means: Sequence[Values], rule: Robust) -> Values:
     """
     if not means:
         raise ValueError("no group was opened, and there is no mean of nothing")
-    # Adding 0 makes -0.0 the 0.0 that it equals: a sort of values could tell the two apart by where they stood.
-    rows: list[Values] = [mean + 0.0 for mean in means]
-    table = np.stack(sorted(rows, key=_bytes))
+    table = np.stack(sorted(means, key=_bytes))
     match rule:
         case Alike():
             return _mean(table)

@@ -56,7 +56,7 @@ from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
 from tacit.coordinator.opener import OpenerThread
 from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
-from tacit.coordinator.orders import Order, Orders, check_running
+from tacit.coordinator.orders import Going, Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.publishing import checks_of, published_head
 from tacit.coordinator.roll import Roll
@@ -109,10 +109,6 @@ _OUTCOMES: dict[Fate, Outcome] = {
 T = TypeVar("T")
 
 
-class Repeated:
-    """An Update came that was here already, and got the same Receipt."""
-
-
 _Offered = tuple[Offer, "asyncio.Future[Receipt]"]
 _Asked = tuple[Ask, "asyncio.Future[int]"]
 
@@ -124,8 +120,7 @@ class IntakeThread:
         self._open_store, self._arrived = open_store, arrived
         self._opened: Store | None = None  # by the thread, when it needs it first
         self._uncounted: Counter[Code] = Counter()
-        self._repeated = 0
-        self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | Repeated | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Offered | _Asked | Code | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -148,28 +143,21 @@ class IntakeThread:
         self._waiting.put((ask, answer))
         return await answer
 
-    def count(self, what: Code | Repeated) -> None:
-        """One more refusal, or one more Update that came again. Written with the next commit; a kill may lose the last
-        few."""
-        self._waiting.put(what)
+    def count(self, refused: Code) -> None:
+        """One more refusal. Written with the next commit; a kill may lose the last few."""
+        self._waiting.put(refused)
 
     def _run(self) -> None:
         ending = False
         while not ending:
             offers: list[_Offered] = []
             asks: list[_Asked] = []
-            taken = [self._waiting.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(taken) < MOST_IN_COMMIT:
-                    taken.append(self._waiting.get_nowait())
-            for one in taken:
+            for one in _all_of(self._waiting):
                 match one:
                     case None:
                         ending = True
                     case Code():
                         self._uncounted[one] += 1
-                    case Repeated():
-                        self._repeated += 1
                     case (Offer() as offer, answer):
                         offers.append((offer, answer))
                     case (Ask() as ask, answer):
@@ -199,14 +187,20 @@ class IntakeThread:
             if self._uncounted:
                 self._there().count_refusals(self._uncounted)
                 self._uncounted.clear()
-            if self._repeated:
-                self._there().count_repeated(self._repeated)
-                self._repeated = 0
 
     def _there(self) -> Store:
         if self._opened is None:
             self._opened = self._open_store()
         return self._opened
+
+
+def _all_of(waiting: "queue.SimpleQueue[T]") -> list[T]:
+    """What waits, as soon as anything does."""
+    taken = [waiting.get()]
+    with contextlib.suppress(queue.Empty):
+        while len(taken) < MOST_IN_COMMIT:
+            taken.append(waiting.get_nowait())
+    return taken
 
 
 def _answer(
@@ -313,24 +307,25 @@ class Coordinator:
     async def take(self, body: bytes, call: Call | None) -> Receipt:
         """An Upload's Receipt, or `Refusal`."""
         upload = decode(Upload, body)
-        known = self.store.known(upload.update_id)
-        if known is not None and known.member.update_hash == update_hash(upload):
-            # Whatever else has happened since: what was received has its receipt.
-            if self.intake is not None:
-                self.intake.count(Repeated())
-            return known.receipt
         head_hash = self.head_hash(upload.base_version)
         newest = self.newest() if head_hash is None else None
-        if newest is not None and upload.base_version < newest.version:
-            # After a restore from a backup: see `behind`.
-            raise Refusal(
-                Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
-            )
-        # Signatures and hashes, which other threads can work on meanwhile.
         hour = int(time.time()) // 3600
-        offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
-        by_caller(self, upload.dpk, call, "Update")
-        self.roll.check(upload.dpk, self.plan.lineage)
+        try:
+            if newest is not None and upload.base_version < newest.version:
+                # After a restore from a backup: see `behind`.
+                raise Refusal(
+                    Code.E_STALE, f"HEAD {upload.base_version} is not known here any more; train from a newer one"
+                )
+            # Signatures and hashes, which other threads can work on meanwhile.
+            offer = await asyncio.to_thread(check_upload, upload, self.plan, head_hash, hour)
+            self.roll.check(upload.dpk, self.plan.lineage)
+            by_caller(self, upload.dpk, call, "Update")
+        except Refusal:
+            # Whatever else has happened since: what was received has its receipt.
+            known = self.store.known(upload.update_id)
+            if known is None or known.member.update_hash != update_hash(upload):
+                raise
+            return known.receipt
         if self.intake is None:
             raise Refusal(Code.E_RATE, "this process takes no Updates, another one does", NOT_HERE_RETRY_S)
         return await self.intake.wait_stored(offer)
@@ -497,7 +492,8 @@ def make_app(
             call = heard(coordinator, request)
             if call is not None:
                 coordinator.roll.check(DeviceKey(call.caller), coordinator.plan.lineage)
-            check_running(coordinator.orders(), os.urandom(4))
+            if (order := coordinator.orders()).going is not Going.RUNNING:
+                check_running(order, os.urandom(4))
             async with arriving.place():
                 body = await body_of(request, coordinator.most_body, call)
             return _message(await coordinator.take(body, call))

@@ -127,6 +127,8 @@ MIGRATIONS = (
     ALTER TABLE updates ADD COLUMN start INTEGER;
     ALTER TABLE updates ADD COLUMN size INTEGER;
     CREATE INDEX updates_of_pack ON updates (pack) WHERE fate IN ('queued', 'in');
+    DROP INDEX updates_pending;                     -- by device alone SQLite takes the one by fate, and reads all
+    CREATE INDEX updates_pending ON updates (dpk, fate) WHERE fate IN ('queued', 'in');
     CREATE TABLE troubles (                         -- why a keyholder does not serve, by the opener's word
         j      INTEGER PRIMARY KEY,
         reason TEXT NOT NULL
@@ -150,6 +152,8 @@ SWEPT_AFTER_S = 3600.0
 _NAMED_WITHIN_S = SWEPT_AFTER_S / 2  # the rest is for clocks that differ
 _MOST_KEYS = 500  # in one question
 _FOLDERS = ("updates", "snapshots", "means", *memories.KINDS)  # whose blobs are swept
+
+_PENDING = "SELECT dpk FROM updates WHERE fate IN ('queued', 'in') AND dpk IN"
 
 _PROCESS = os.urandom(4)
 
@@ -221,9 +225,9 @@ class SqlStore:
                 "UPDATE updates SET fate = ?, t = ?, code = ? WHERE update_id = ?",
                 [(moved.fate, moved.t, moved.code, moved.update_id) for moved in transition.moved],
             )
+            tallies.count_over(self._db, transition.moved)
             for code, count in Counter(moved.code for moved in transition.moved if moved.code is not None).items():
                 self._count_refusal(code, count)
-            tallies.count_over(self._db, transition.moved)
             if transition.landed:
                 self._land(transition)
             if transition.head is not None:
@@ -280,6 +284,8 @@ class SqlStore:
         standings = self._standings(offers)
         results = [self._judged(standings, offer.member) for offer in offers]
         taken = [number for number, result in enumerate(results) if result is None]
+        if repeated := sum(isinstance(result, Receipt) for result in results):
+            self.count_repeated(repeated)
         if not taken:
             return [result for result in results if result is not None]
         receipts = {number: self._receipt(offers[number].member, hour) for number in taken}
@@ -504,7 +510,7 @@ class SqlStore:
             "(SELECT count(*) FROM updates WHERE fate = 'queued')"
         )
         landed = self._among("SELECT dpk, count FROM landings WHERE dpk IN", devices)
-        pending = self._among("SELECT dpk FROM updates WHERE fate IN ('queued', 'in') AND dpk IN", devices)
+        pending = self._among(_PENDING, devices)
         known = self._among(
             "SELECT update_id, update_hash, receipt FROM updates WHERE update_id IN",
             {offer.member.update_id for offer in offers},

@@ -2,9 +2,9 @@
 
 * The payload of an Update goes when it has served, its seals and signatures with it: that is not a matter of policy.
 * What is left of an Update (its id, whose it was, its receipt, its batch) stays `updates_days` after it arrived, and
-  then becomes a number. Until then its device may ask for its receipt and for the proof of what became of it. It goes
-  only once no batch takes it any more, so nobody can send it anew; and a batch's Updates go together, because a proof
-  names all of them.
+  then is only a number (`tallies`). Until then its device may ask for its receipt and for the proof of what became of
+  it. It goes only once no batch takes it any more, so nobody can send it anew; and a batch's Updates go together,
+  because a proof names all of them.
 * A Snapshot stays while it is one of the newest, the first one, one in `every`, or named: by the Plan that goes on from
   it, or as the one that is published. HEADs stay, all of them: they are small, and they are the history.
 """
@@ -24,10 +24,6 @@ from tacit.plan.manifest import Manifest
 from tacit.wire.messages import Receipt, decode
 
 TABLES = """
-CREATE TABLE tidied (                           -- Updates of which only a number is left
-    fate  TEXT PRIMARY KEY,
-    count INTEGER NOT NULL
-);
 CREATE TABLE thinned (                          -- Snapshots that are kept no more
     snapshot_hash BLOB PRIMARY KEY,
     gone          INTEGER NOT NULL              -- 1 once the blob is deleted
@@ -154,12 +150,6 @@ class Tidying:
             ((count,),) = self._db.rows(f"SELECT count(*) FROM updates WHERE {where}", values)  # noqa: S608 - from above
             return int(count)
         with self._db.transaction():
-            counts = self._db.rows(f"SELECT fate, count(*) FROM updates WHERE {where} GROUP BY fate", values)  # noqa: S608 - from above
-            self._db.run_many(
-                "INSERT INTO tidied VALUES (?, ?) "
-                "ON CONFLICT (fate) DO UPDATE SET count = tidied.count + excluded.count",
-                counts,
-            )
             return self._db.run(f"DELETE FROM updates WHERE {where}", values)  # noqa: S608 - from above
 
     def _snapshots(self, keep: Keep, pinned: Collection[int], dry: bool) -> int:

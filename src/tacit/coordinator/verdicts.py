@@ -219,7 +219,10 @@ class Verdicts:
 
     def keep_step(self, step: Step) -> None:
         """Inside the transaction of the step."""
-        self._db.run("INSERT INTO steps VALUES (?, ?)", (step.version, msgspec.msgpack.encode(step)))
+        self._db.run(
+            "INSERT INTO steps VALUES (?, ?) ON CONFLICT (version) DO UPDATE SET step = excluded.step",
+            (step.version, msgspec.msgpack.encode(step)),
+        )
         self._db.run("DELETE FROM steps WHERE version <= ?", (step.version - MOST_KEPT,))
 
     def steps(self) -> list[Step]:

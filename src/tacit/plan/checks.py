@@ -314,6 +314,8 @@ def _server(manifest: Manifest) -> Iterator[str]:
         yield "what its sums say is read as their mean, and its server's rule makes something else of them"
     if local.variance_weight and (asks or isinstance(manifest.noise.mechanism, OnDevice)):
         yield "a variance weight is for Plans that train and whose keyholders add the noise"
+    if places is not None and batch.groups > 1:
+        yield "places are for one Snapshot, and its groups are opened one after the other"
     if places is not None and not (places.selected >= batch.target and places.seconds >= 1):
         yield f"{places.selected} places of {places.seconds} s do not fill a batch of {batch.target}"
 

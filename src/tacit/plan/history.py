@@ -24,6 +24,7 @@ from tacit.wire.messages import (
     LoggedHalt,
     LoggedOpened,
     LoggedPlan,
+    LoggedRollback,
     LoggedSuccession,
     LogKind,
     Rekeyed,
@@ -71,6 +72,7 @@ class History:
     heads: Mapping[int, Head]
     opened: Mapping[int, LoggedOpened]
     rekeyed: Sequence[Rekeyed]
+    back: Mapping[int, int]  # where training went back: from the Snapshot of which version to that of which
     ended: bool
     successor: PlanId | None
     findings: tuple[Finding, ...]
@@ -88,7 +90,12 @@ class History:
     def changed_by(self, t: int) -> bool:
         """Whether another Snapshot came of batch t. (None may come of one that was opened.)"""
         before, after = self.heads.get(t), self.heads.get(t + 1)
-        return before is not None and after is not None and before.snapshot_hash != after.snapshot_hash
+        return (
+            t not in self.back
+            and before is not None
+            and after is not None
+            and before.snapshot_hash != after.snapshot_hash
+        )
 
 
 def read_history(entries: Sequence[LogEntry], manifest: Manifest, plan_id: PlanId) -> History:
@@ -108,6 +115,7 @@ def read_history(entries: Sequence[LogEntry], manifest: Manifest, plan_id: PlanI
         heads=reading.heads,
         opened=reading.opened,
         rekeyed=reading.rekeyed,
+        back=reading.back,
         ended=reading.ended_at is not None,
         successor=reading.successor,
         findings=tuple(sorted([*broken, *reading.findings], key=_place)),
@@ -155,6 +163,7 @@ class _Reading:
     heads: dict[int, Head] = field(default_factory=lambda: dict[int, Head]())
     opened: dict[int, LoggedOpened] = field(default_factory=lambda: dict[int, LoggedOpened]())
     rekeyed: list[Rekeyed] = field(default_factory=lambda: list[Rekeyed]())
+    back: dict[int, int] = field(default_factory=lambda: dict[int, int]())
     ended_at: int | None = None
     successor: PlanId | None = None
     findings: list[Finding] = field(default_factory=lambda: list[Finding]())
@@ -179,6 +188,8 @@ class _Reading:
                     self._halt(index, decode(LoggedHalt, entry.body))
                 case LogKind.SUCCESSION:
                     self._succession(index, decode(LoggedSuccession, entry.body))
+                case LogKind.ROLLBACK:
+                    self._rollback(index, decode(LoggedRollback, entry.body))
                 case LogKind.AUDIT:
                     pass  # hashes and counts of somebody's audit, in that audit's own words
         except Refusal as refusal:
@@ -202,6 +213,10 @@ class _Reading:
         elif due == 0:
             if head.snapshot_hash != self._first():
                 self.find(index, "HEAD 0 names another Snapshot than the one that the Plan was published with", _HIDDEN)
+        elif (to := self.back.get(due - 1)) is not None:
+            if to not in self.heads or head.snapshot_hash != self.heads[to].snapshot_hash:
+                what = f"HEAD {due} was to go back to Snapshot {to}, and names another one"
+                self.find(index, what, _HIDDEN)
         elif due - 1 not in self.opened and head.snapshot_hash != self.heads[due - 1].snapshot_hash:
             self.find(index, f"HEAD {due} names a new Snapshot, and no batch was opened since HEAD {due - 1}", _HIDDEN)
         for new in head.rekeyed:
@@ -220,6 +235,8 @@ class _Reading:
         if t in self.opened:
             self.find(index, f"batch {t} is there a second time", _FOLLOWS[Damage.DOUBLED])
             return
+        if t in self.back:
+            self.find(index, f"batch {t} was given up to go back, and opened all the same", _UNSIGNED)
         newest = max(self.heads, default=None)
         if newest != t:
             after = "no HEAD" if newest is None else f"HEAD {newest}"
@@ -239,6 +256,18 @@ class _Reading:
         for mark, card in zip(opened.marks, cards, strict=False):
             check_opened(mark, self.plan_id, t, opened.root, KeyId(card.key_id), card.sig_pk)
         self.opened[t] = opened
+
+    def _rollback(self, index: int, back: LoggedRollback) -> None:
+        start, to, newest = back.from_version, back.to_version, max(self.heads, default=None)
+        self._same_plan(index, back.plan_id)
+        self._not_ended(index)
+        if start in self.back:
+            self.find(index, f"going back from Snapshot {start} is there a second time", _FOLLOWS[Damage.DOUBLED])
+            return
+        if start != newest or to not in self.heads or to >= start or start in self.opened:
+            said = f"training is said to go back from Snapshot {start} to {to}, and that was not possible here"
+            self.find(index, said, _FOLLOWS[Damage.MOVED])
+        self.back[start] = to
 
     def _rekeyed(self, index: int, new: Rekeyed) -> None:
         self._not_ended(index)
