@@ -512,7 +512,8 @@ def picture(results: Sequence[Result], path: Path) -> None:
         left.bar(places, heights, 0.25, color=("0.6", "C0", "C2")[number], label=name)
     left.set_xticks(np.arange(len(shown)), shown, rotation=40, ha="right")
     left.set_ylabel("test accuracy, %")
-    left.legend(frameon=False, loc="lower left")
+    left.set_ylim(0, 105)
+    left.legend(frameon=False, loc="upper center", ncols=3, fontsize=7)
     for share, style in ((0.01, "-"), (0.2, "--")):
         for number, name in enumerate(chosen):
             one = by[name, "at the gate's limit", share].curves[0]
@@ -520,7 +521,8 @@ def picture(results: Sequence[Result], path: Path) -> None:
             right.plot(one.at, one.published, style, color=("0.6", "C0", "C2")[number], label=label)
     right.set_title("at the gate's limit: what people get")
     right.set_xlabel("rounds")
-    right.legend(frameon=False, fontsize=7)
+    right.set_ylim(0, 105)
+    right.legend(frameon=False, ncols=2, fontsize=7, loc="upper center")
     right.grid(alpha=0.25)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})

@@ -96,16 +96,20 @@ def sending(site: Site, device: Device, upload: Upload | bytes, **changes: objec
     return Sent(body, headers=signed(site, device, "updates", body, **changes))
 
 
+COUNTED = {"refusals", "repeated", "lease", "troubles", "alarms"}
+
+
 def stored(site: Site) -> object:
-    """Everything that the coordinator keeps, but for the counts of refusals and repetitions and who opens."""
+    """Everything that the coordinator keeps, but for what it counts and who opens."""
     folder = site.world.coordinator_home / "plans" / site.world.plan_id.hex()
     rows = []
     for path in (folder / "store.sqlite", site.world.coordinator_home / "roll.sqlite"):
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            left = set(names) - {"refusals", "repeated", "lease", "troubles"}
+            left = set(names) - COUNTED
             rows += [(name, db.execute(f"SELECT * FROM {name}").fetchall()) for name in sorted(left)]
-    blobs = sorted(str(path) for path in folder.rglob("*") if path.is_file() and ".sqlite" not in path.name)
+    kept = (path for path in folder.rglob("*") if path.is_file() and "probe" not in path.parts)
+    blobs = sorted(str(path) for path in kept if ".sqlite" not in path.name)
     return rows, blobs
 
 

@@ -576,12 +576,10 @@ def test_a_head_that_is_not_signed_ends_the_agent_before_anything_is_trained(sta
 
 
 def test_a_snapshot_that_is_not_the_signed_one_is_dropped_and_asked_for_again(stage: Stage):
-    name = sha256(stage.pretender.snapshots[0])
-    stage.script.on(
-        f"GET {name.hex()}",
-        Answer(body=stage.pretender.snapshots[1]),
-        Answer(body=stage.pretender.snapshots[0]),
-    )
+    """Twice wrong: as what it differs by from the Plan's own, and whole."""
+    stage.pretender.publish(1)
+    wrong, right = Answer(body=stage.pretender.snapshots[0]), Answer(body=stage.pretender.snapshots[1])
+    stage.script.on(f"GET {sha256(stage.pretender.snapshots[1]).hex()}", wrong, wrong, right)
 
     ended = stage.run(once=True)
 

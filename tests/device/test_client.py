@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tacit.codec.difference import difference
 from tacit.device.client import AnswerBroken, Client, PlanNotKept, Refused, Unreachable
 from tacit.device.link import JoinLink
 from tacit.wire.codes import Code
@@ -88,6 +89,37 @@ def test_a_snapshot_has_the_size_and_the_hash_that_were_signed(server: Script):
         with pytest.raises(AnswerBroken) as broken:
             here.snapshot(name, 8)
         assert broken.value.retryable
+
+
+def test_a_snapshot_comes_as_what_differs_from_the_one_that_is_held(server: Script):
+    held, data = bytes(4000), bytes(3996) + b"\1\2\3\4"
+    made, name = difference(held, data), sha256(data)
+    server.on(f"GET {name.hex()}", Answer(body=made))
+
+    assert client(server).snapshot(name, 4000, held) == data
+    assert client(server).snapshot(sha256(held), 4000, held) == held
+    assert [one.path for one in server.asked] == [f"/v1/plans/{PLAN.hex()}/deltas/{sha256(held).hex()}/{name.hex()}"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        message(ErrorReply(code=Code.E_HEAD, reason="none of these"), 409),
+        Answer(404, b"a mirror has only whole ones"),
+        Answer(500),
+        Answer(silent=True),
+        Answer(body=b"junk"),
+        Answer(body=bytes(5000)),
+        Answer(body=difference(bytes(4000), bytes(3999) + b"\2")),
+    ],
+)
+def test_where_no_difference_makes_what_was_signed_the_whole_snapshot_is_fetched(server: Script, answer: Answer):
+    data = bytes(3999) + b"\1"
+    name = sha256(data)
+    server.on(f"GET {name.hex()}", answer, Answer(body=data))
+
+    assert client(server).snapshot(name, 4000, bytes(4000)) == data
+    assert server.asked[1].path == f"/v1/plans/{PLAN.hex()}/snapshots/{name.hex()}"
 
 
 def test_what_is_posted_is_sent_as_it_is(server: Script):

@@ -77,6 +77,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     for keep, says in (("updates", "DAYS"), ("snapshots", "N"), ("every", "K")):
         made["tidy"].add_argument(f"--keep-{keep}", type=int, metavar=says, help="with --home: as with `tacit serve`")
     made["forget-device"].add_argument("dpk", help="its key, 64 hex digits: `tacit device status --json` says it")
+    made["upgrade"].add_argument("file", type=Path, help="a Plan, as `tacit compile --continues` writes it")
     made["backup"].add_argument("file", type=Path, help="where to write it")
     made["backup"].add_argument(
         "--keys", action="store_true", help="with --home: the coordinator's keys too; keep the file as you keep them"
@@ -155,7 +156,8 @@ def _there(what: What, arguments: argparse.Namespace) -> Any:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{url!r} is not an address; it has the form https://HOST:PORT")
-    headers = {"Content-Length": "0"}
+    body = _read(arguments.file) if arguments.what == "upgrade" else b""
+    headers = {"Content-Length": str(len(body)), "Content-Type": "application/octet-stream"}
     if arguments.token is not None:
         headers["Authorization"] = f"Bearer {_token(arguments.token)}"
     if parts.scheme == "https":
@@ -165,7 +167,7 @@ def _there(what: What, arguments: argparse.Namespace) -> Any:
     else:
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=LONGEST_S)
     try:
-        connection.request(what.method, f"{parts.path.rstrip('/')}/v1/admin/{what.path(arguments)}", headers=headers)
+        connection.request(what.method, f"{parts.path.rstrip('/')}/v1/admin/{what.path(arguments)}", body, headers)
         answer = connection.getresponse()
         if into is not None and answer.status == 200:
             return _keep(answer, into)
@@ -204,6 +206,13 @@ def _keep(answer: http.client.HTTPResponse, into: Path) -> Any:
     finally:
         partial.unlink(missing_ok=True)
     return {"made_at": made.made_at, "versions": made.versions}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _trusting(arguments: argparse.Namespace) -> ssl.SSLContext:
@@ -423,6 +432,16 @@ WHATS = {
         lambda _arguments: "tokens",
         lambda desk, _arguments: desk.tokens(),
         _token_lines,
+    ),
+    "upgrade": What(
+        "go on with another Plan from the next Snapshot, without a restart",
+        "POST",
+        lambda _arguments: "upgrade",
+        lambda desk, arguments: desk.upgrade(_read(arguments.file)),
+        lambda made: [
+            f"{made['plan_id'][:8]}  {made['title']} goes on from {made['continues'][:8]} at its next Snapshot",
+            "next: tacit admin status",
+        ],
     ),
     "tidy": What(
         "let go of what need be kept no more: old Updates, old Snapshots", "POST", _path_of_tidy, _tidy, _tidied_lines

@@ -79,6 +79,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", choices=("all", "api", "opener"), default="all", help="what this process does (default: all)"
     )
+    parser.add_argument("--admin-host", metavar="HOST", help="with --admin-port (default: this machine alone)")
+    parser.add_argument("--admin-port", type=int, metavar="PORT", help="operators have an address of their own")
+    parser.add_argument("--admin-tls", nargs=2, metavar=("CERT", "KEY"), help="its certificate and its key, PEM")
+    parser.add_argument("--admin-ca", metavar="FILE", help="it takes client certificates of these authorities alone")
+    parser.add_argument("--keep-updates", type=int, metavar="DAYS", help="docs/how-to/operate.md (default: 90)")
+    parser.add_argument("--keep-snapshots", type=int, metavar="N", help="the newest that stay (default: 100; 0: all)")
+    parser.add_argument("--keep-every", type=int, metavar="K", help="one in K of the older ones (default: 10; 0: none)")
     parser.add_argument(
         "--metrics",
         choices=("local", "token", "open", "off"),
@@ -132,6 +139,7 @@ def run(arguments: argparse.Namespace) -> None:
                 *([] if arguments.rate is None else ["--rate", str(arguments.rate)]),
                 *([] if arguments.public_url is None else ["--public-url", arguments.public_url]),
                 *("--metrics", arguments.metrics),
+                *_for_operators(arguments),
                 *checks(arguments),
             ],
             scheme=scheme,
@@ -176,6 +184,19 @@ def run(arguments: argparse.Namespace) -> None:
             None if arguments.tls is None else only(Path(arguments.tls[0])),
             beside,
         )
+
+
+def _for_operators(arguments: argparse.Namespace) -> list[str]:
+    """What the coordinator is told about operators and about what is kept, as far as anything was said."""
+    words: list[str] = []
+    for name in ("admin_host", "admin_port", "admin_tls", "admin_ca", "keep_updates", "keep_snapshots", "keep_every"):
+        said: Any = getattr(arguments, name)
+        if said is None:
+            continue
+        values: list[Any] = said if name == "admin_tls" else [said]
+        files = name in ("admin_tls", "admin_ca")
+        words += [f"--{name.replace('_', '-')}", *(str(Path(one).resolve() if files else one) for one in values)]
+    return words
 
 
 def start_servers(

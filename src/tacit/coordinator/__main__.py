@@ -271,13 +271,13 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
             before.close()
     chain = chain_of(records.keep_plan(plan), known)
     pairs = zip([None, *chain], chain, [*chain[1:], None], strict=False)
-    judged = judged_by(plan, known.values())
 
     def judged_next(before: bytes) -> bytes:
+        judged = judged_by(plan, records.plans().values())  # a Plan may have been taken in since
         return newest_values(judged, lambda one: records.open(one, keys.sig), before)
 
     def tell_judged(said: Judged, version: int) -> None:
-        for one in judged:
+        for one in judged_by(plan, records.plans().values()):
             store = records.open(one, keys.sig)
             try:
                 if take_judged(version, said, one, store, int(time.time())):
@@ -285,7 +285,7 @@ def _chain(settings: Settings, path: Path, plan: Plan, keys: CoordinatorKeys) ->
             finally:
                 store.close()
 
-    return [_coordinator(settings, keys, records, address, *three, judged_next, tell_judged) for three in pairs]
+    return [_coordinator(settings, keys, records, address, judged_next, tell_judged, *three) for three in pairs]
 
 
 def _coordinator(
@@ -293,11 +293,11 @@ def _coordinator(
     keys: CoordinatorKeys,
     records: Records,
     address: Callable[[KeyholderCard], str],
+    judged_next: Callable[[bytes], bytes],
+    tell_judged: Callable[[Judged, int], None],
     before: Plan | None,
     plan: Plan,
     successor: Plan | None,
-    judged_next: Callable[[bytes], bytes],
-    tell_judged: Callable[[Judged, int], None],
 ) -> Coordinator:
     """`address` says where the keyholder of a card is."""
     urls = tuple(map(address, plan.manifest.keyholders))
@@ -344,6 +344,9 @@ def _coordinator(
         deadline_s=deadline_s,
         successor=successor,
         public=settings.public,
+        continued_by=lambda after: _coordinator(
+            settings, keys, records, address, judged_next, tell_judged, plan, after, None
+        ),
     )
 
 
@@ -386,7 +389,7 @@ def main() -> int:
             apart = settings.admin
             beside = Beside(admin_app(door, desk), apart.host, apart.port, apart.tls, apart.clients)
         here = desk if settings.admin is None else None
-        app = make_app(*coordinators, door=door, desk=here, share=share, metrics=settings.metrics)
+        app = make_app(*coordinators, door=door, desk=here, share=share, metrics=settings.metrics, records=records)
         serve(app, settings.host, settings.port, settings.tls, beside)
     except TacitError as error:
         print(f"error: {error}", file=sys.stderr)

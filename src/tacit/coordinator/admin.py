@@ -9,6 +9,7 @@ POST   /v1/admin/plans/ID/verdicts   evaluator  what a Snapshot is worth: `publi
 GET    /v1/admin/tokens              owner      tokens and certificates, by their digests
 POST   /v1/admin/tokens              owner      `?name=…&role=…&days=…`: a new one, said once
 DELETE /v1/admin/tokens/DIGEST       owner      takes one back
+POST   /v1/admin/upgrade             operator   a Plan's bytes: it goes on from the one that it continues
 POST   /v1/admin/tidy                operator   what need be kept no more goes; `?dry=1`: says what that would be
 POST   /v1/admin/forget-device       owner      `?dpk=HEX`: what is held of a device goes
 POST   /v1/admin/invitations         operator   `?count=…&days=…`: new ones, said once
@@ -35,15 +36,16 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from tacit.coordinator.backup import MOST_PLAN
 from tacit.coordinator.description import says
-from tacit.coordinator.desk import Desk, GoingBack, Listed, Made, Ordered, PlanStanding
+from tacit.coordinator.desk import Desk, GoingBack, Listed, Made, Ordered, PlanStanding, Upgraded
 from tacit.coordinator.enrolling import InvitationSaid, Invited, Revoked
 from tacit.coordinator.operators import AdminDoor, NotAllowed, Operator, Role, allowed, turned_away
 from tacit.coordinator.orders import Going
 from tacit.coordinator.publishing import Answered
 from tacit.coordinator.tidying import Forgotten, Tidied
 from tacit.errors import InputError, TacitError
-from tacit.serving import SecurityHeaders, natural
+from tacit.serving import SecurityHeaders, natural, read_body
 
 log = logging.getLogger("tacit.coordinator.operators")
 
@@ -83,6 +85,16 @@ def admin_routes(desk: Desk) -> list[Route]:
             return _failed(error)
         log.warning("%r, %s: backup", operator.name, operator.role)
         return FileResponse(Path(folder) / "backup.tar", media_type="application/x-tar", background=gone)
+
+    @says("go on with this Plan from the one that it continues", takes=MOST_PLAN, gives=Upgraded, needs=Role.OPERATOR)
+    async def upgrade(request: Request) -> Response:
+        operator = allowed(request, Role.OPERATOR)
+        try:
+            upgraded = await asyncio.to_thread(desk.upgrade, await read_body(request, MOST_PLAN))
+        except TacitError as error:
+            return _failed(error)
+        log.warning("%r, %s: upgrade to %s", operator.name, operator.role, upgraded.plan_id)
+        return Response(msgspec.json.encode(upgraded), media_type="application/json")
 
     def order(going: Going) -> Act:
         return lambda operator, request: desk.order(going, operator.name, request.query_params.get("plan", ""))
@@ -149,6 +161,7 @@ def admin_routes(desk: Desk) -> list[Route]:
             lambda _operator, request: desk.withdraw(request.path_params["begins"]),
         ),
         _route("POST", "revoke", Role.OPERATOR, revoke),
+        Route("/v1/admin/upgrade", upgrade, methods=["POST"]),
         _route("GET", "tokens", Role.OWNER, lambda _operator, _request: desk.tokens()),
         _route("POST", "tokens", Role.OWNER, make_token),
         _route(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from tacit.codec.errors import CodecError
 from tacit.coordinator import enrolling
 from tacit.coordinator.archive import Contents
 from tacit.coordinator.backup import back_up, put_back
@@ -28,10 +29,11 @@ from tacit.coordinator.records import Records
 from tacit.coordinator.roll import Roll
 from tacit.coordinator.sql_store import SqlStore
 from tacit.coordinator.status import Status, status_of
+from tacit.coordinator.succession import chain_of, check_start
 from tacit.coordinator.tidying import KEEP, Forgotten, Keep, Tidied, Tidying, tidied
 from tacit.coordinator.verdicts import Verdicts
 from tacit.errors import InputError
-from tacit.plan.bundle import Plan
+from tacit.plan.bundle import Plan, parse_plan
 from tacit.plan.cards import check_signed
 from tacit.wire.codes import Refusal
 from tacit.wire.ids import PlanId, sha256
@@ -89,6 +91,14 @@ class Kept(msgspec.Struct, frozen=True):
 
     made_at: int
     versions: dict[str, int | None]
+
+
+class Upgraded(msgspec.Struct, frozen=True):
+    """A Plan that goes on from another one from its next Snapshot on."""
+
+    plan_id: str
+    title: str
+    continues: str
 
 
 class Caught(msgspec.Struct, frozen=True):
@@ -169,6 +179,26 @@ class Desk:
         """A token or certificate, by how its digest begins, is worth nothing from now on."""
         with self.operators() as operators:
             return _listed(operators.remove(short))
+
+    def upgrade(self, data: bytes) -> Upgraded:
+        """A Plan that goes on from one that is served: checked as at a start and kept; whoever serves takes it in."""
+        try:
+            plan = parse_plan(data)
+        except (CodecError, ValueError, ArithmeticError) as error:  # numbers that nobody foresaw
+            raise InputError(f"this is not a Plan that may be used: {error}") from error
+        continues = plan.manifest.continues
+        before = None if continues is None else self.records.plans().get(continues.plan_id)
+        if before is None:
+            raise InputError(f"Plan {plan.name} continues none of this coordinator's; begin it with: tacit serve")
+        if plan.manifest.coordinator != self.keys.sig.public:
+            raise InputError(
+                f"Plan {plan.name} was made for another coordinator; compile the Task with this home's keys"
+            )
+        with self.store(before) as store, store.database.transaction():  # one at a time: two cannot go on from one
+            chain_of(plan, self.records.plans())
+            check_start(store, plan)
+            self.records.keep_plan(plan)
+        return Upgraded(plan.plan_id.hex(), plan.manifest.title, before.plan_id.hex())
 
     def tidy(self, begins: str = "", *, dry: bool = False) -> dict[str, Tidied]:
         """What need not be kept goes, Plan by Plan; with `dry` it is only counted."""

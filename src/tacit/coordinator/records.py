@@ -63,6 +63,10 @@ class Records:
         found = (read_plan(path) for path in sorted(self._folder.glob("*/plan.tacit")))
         return {plan.plan_id: plan for plan in found}
 
+    def plan_ids(self) -> set[str]:
+        """Their ids in hex, without reading any of them; perhaps names of something else too."""
+        return {*self._blobs.folders(), *(path.parent.name for path in self._folder.glob("*/plan.tacit"))}
+
     def keep_plan(self, plan: Plan) -> Plan:
         """Keeps a copy of a Plan, and gives it back as it was kept."""
         own = self.plan_file(plan)

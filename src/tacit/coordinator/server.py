@@ -6,6 +6,7 @@ GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` na
 GET  /v1/plans/ID/heads/V            an older one; immutable
 GET  /v1/plans/ID/published          the HEAD of the Snapshot that people get: the newest that passed its check; ETag
 GET  /v1/plans/ID/snapshots/HASH     a Snapshot's bytes; ranges, immutable
+GET  /v1/plans/ID/deltas/FROM/TO     what makes one Snapshot out of another, where that is shorter; immutable
 GET  /v1/plans/ID/average            Averaged: which average of Snapshots is published beside the newest one; ETag
 GET  /v1/plans/ID/averages/HASH      its bytes; immutable
 POST /v1/plans/ID/enrol              Enrol -> Credential
@@ -51,6 +52,7 @@ from tacit.coordinator.calling import DEVICE, REFUSED_DEVICE, REFUSED_UPDATE, bo
 from tacit.coordinator.database import Unavailable
 from tacit.coordinator.description import openapi, says
 from tacit.coordinator.desk import Desk
+from tacit.coordinator.differences import difference_route
 from tacit.coordinator.gauges import STORE
 from tacit.coordinator.intake import Offer, check_upload
 from tacit.coordinator.keys import CoordinatorKeys
@@ -59,10 +61,12 @@ from tacit.coordinator.operators import AdminDoor, NotAllowed, turned_away
 from tacit.coordinator.orders import Going, Order, Orders, check_running
 from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.publishing import checks_of, published_head
+from tacit.coordinator.records import Records
 from tacit.coordinator.roll import Roll
 from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
+from tacit.coordinator.upgrading import take_in
 from tacit.coordinator.watching import Timed, WhoReads
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
@@ -249,8 +253,23 @@ class Coordinator:
     evaluation: Plan | None = None
     public: str = ""  # where devices reach it, if not at the address they asked for
     rates: Rates = field(default_factory=lambda: Rates(DEVICE, time.monotonic))  # of device keys
+    continued_by: Callable[[Plan], "Coordinator"] | None = None  # makes what serves the Plan that goes on from here
     snapshots: Snapshots = field(default_factory=Snapshots)
     _head_hashes: dict[int, Digest] = field(default_factory=lambda: dict[int, Digest]())
+
+    def start(self) -> None:
+        if self.intake is not None:
+            self.intake.start()
+        if self.opener is not None:
+            self.opener.start()
+
+    def stop(self) -> None:
+        if self.opener is not None:
+            self.opener.stop()
+        if self.intake is not None:
+            self.intake.stop()
+        self.store.close()
+        self.roll.close()
 
     @property
     def plan_id(self) -> PlanId:
@@ -392,11 +411,12 @@ def make_app(
     desk: Desk | None = None,
     share: Share | None = None,
     metrics: WhoReads = "local",
+    records: Records | None = None,
 ) -> Starlette:
     """The application around the Plans of one chain; their threads live as long as the application does.
 
     `door` lets operators in, and `desk` serves them here: without it they have an address of their own. `share` is what
-    one address may ask for, if that is limited.
+    one address may ask for, if that is limited. In `records` it looks for Plans that go on from one that is served.
     """
     arriving = Arriving(places(max((one.most_body for one in coordinators), default=0)), time.monotonic)
     by_id = {coordinator.plan_id.hex(): coordinator for coordinator in coordinators}
@@ -404,18 +424,13 @@ def make_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         for coordinator in coordinators:
-            if coordinator.intake is not None:
-                coordinator.intake.start()
-            if coordinator.opener is not None:
-                coordinator.opener.start()
+            coordinator.start()
+        looking = None if records is None else asyncio.create_task(take_in(records, by_id))
         yield
-        for coordinator in coordinators:
-            if coordinator.opener is not None:
-                coordinator.opener.stop()
-            if coordinator.intake is not None:
-                coordinator.intake.stop()
-            coordinator.store.close()
-            coordinator.roll.close()
+        if looking is not None:
+            looking.cancel()
+        for coordinator in by_id.values():
+            coordinator.stop()
         if door is not None:
             door.operators.close()
 
@@ -547,6 +562,7 @@ def make_app(
             Route(f"{here}/heads/{{version}}", head_of_version),
             Route(f"{here}/published", published),
             Route(f"{here}/snapshots/{{name}}", snapshot),
+            difference_route(asked),
             Route(f"{here}/enrol", enrol, methods=["POST"]),
             Route(f"{here}/updates", updates, methods=["POST"]),
             Route(f"{here}/proof", proof, methods=["POST"]),
@@ -555,7 +571,7 @@ def make_app(
             Route("/v1/openapi.json", described),
             *batch_routes(asked),
             Route("/join/{plan_id}", join),
-            *watching.routes(coordinators, asked, metrics),
+            *watching.routes(by_id, asked, metrics),
             *([] if desk is None else admin_routes(desk)),
         ],
         lifespan=lifespan,

@@ -12,7 +12,7 @@ import asyncio
 import ipaddress
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -52,11 +52,11 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def routes(
-    coordinators: "Sequence[Coordinator]", asked: "Callable[[Request], Coordinator]", who_reads: WhoReads
+    served: "Mapping[str, Coordinator]", asked: "Callable[[Request], Coordinator]", who_reads: WhoReads
 ) -> list[Route]:
-    """`asked` finds the Plan that a request is about."""
-    feeds = {coordinator.plan_id: Feed(_status_of(coordinator)) for coordinator in coordinators}
-    probes = {coordinator.plan_id: Probe(coordinator.store) for coordinator in coordinators}
+    """`asked` finds the Plan that a request is about; `served` are all, by their ids, and may become more."""
+    feeds: dict[str, Feed] = {}
+    probes: dict[str, Probe] = {}
 
     @says("this process runs")
     async def healthz(request: Request) -> Response:
@@ -64,7 +64,9 @@ def routes(
 
     @says("whether Updates can be taken; 503 where not", gives="application/json", query={"whole": "minds all parts"})
     async def readyz(request: Request) -> Response:
-        found = {plan_id.hex()[:8]: await probe.parts() for plan_id, probe in probes.items()}
+        for plan_id, coordinator in served.items():
+            probes.setdefault(plan_id, Probe(coordinator.store))
+        found = {plan_id[:8]: await probe.parts() for plan_id, probe in probes.items()}
         minded = None if "whole" in request.query_params else ("store", "blobs")
         fails = sorted(
             {
@@ -88,6 +90,7 @@ def routes(
             *gauges.measured(),
             Family("tacit_listeners", "gauge", "Who follows the events of this process.", [listening]),
         ]
+        coordinators = list(served.values())
         if coordinators:
             families.append(gauges.disk(coordinators[0].plan_file.parent))
             try:
@@ -100,7 +103,8 @@ def routes(
 
     @says("the status whenever it changes", gives="text/event-stream", codes=(Code.E_PLAN,))
     async def events(request: Request) -> Response:
-        feed = feeds[asked(request).plan_id]
+        plan_id = asked(request).plan_id.hex()
+        feed = feeds.setdefault(plan_id, Feed(_status_of(served, plan_id)))
         if sum(one.listeners for one in feeds.values()) >= MOST_LISTENERS:
             raise Refusal(Code.E_RATE, f"{MOST_LISTENERS} listen already; ask for the status from time to time", 5)
         return _Forwarded(Listening(feed, request.headers.get("last-event-id", "")))
@@ -209,10 +213,10 @@ class _Forwarded(Response):
         await self._app(scope, receive, send)
 
 
-def _status_of(coordinator: "Coordinator") -> Callable[[], bytes | None]:
+def _status_of(served: "Mapping[str, Coordinator]", plan_id: str) -> Callable[[], bytes | None]:
     def read() -> bytes | None:
         try:
-            return msgspec.json.encode(coordinator.status())
+            return msgspec.json.encode(served[plan_id].status())
         except TacitError:
             return None
 

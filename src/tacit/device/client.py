@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tacit.codec.difference import made_of
+from tacit.codec.errors import CodecError
 from tacit.device.link import JoinLink
 from tacit.errors import InputError, TacitError
 from tacit.wire.calls import WINDOW_MS, Call, sign_call
@@ -177,8 +179,13 @@ class Client:
         with self._answer("GET", self.path("published")) as answer:
             return self._message(Head, answer)
 
-    def snapshot(self, digest: Digest, size: int) -> bytes:
-        """The bytes of a Snapshot: `size` of them, with this SHA-256."""
+    def snapshot(self, digest: Digest, size: int, held: bytes | None = None) -> bytes:
+        """The bytes of a Snapshot: `size` of them, with this SHA-256.
+
+        `held` is an earlier one: then only what differs is asked for, and the whole where that does not make it.
+        """
+        if held is not None and len(held) == size and (made := self._made_of(held, digest)) is not None:
+            return made
         with self._answer("GET", self.path("snapshots", digest.hex())) as answer:
             data = self._body(answer, size)
         if len(data) != size or sha256(data) != digest:
@@ -186,6 +193,17 @@ class Client:
                 f"the Snapshot that came is not the one that was signed ({len(data)} bytes); it was dropped"
             )
         return data
+
+    def _made_of(self, held: bytes, digest: Digest) -> bytes | None:
+        name = sha256(held)
+        if name == digest:
+            return held
+        try:
+            with self._answer("GET", self.path("deltas", name.hex(), digest.hex())) as answer:
+                made = made_of(held, self._body(answer, len(held)))
+        except (Refused, Unreachable, AnswerBroken, CodecError):
+            return None  # it is not there, or is none; the whole Snapshot says what is wrong, if anything is
+        return made if sha256(made) == digest else None
 
     def enrol(self, request: Enrol) -> Credential:
         """A Credential for a device key. The caller checks who signed it."""
@@ -236,7 +254,8 @@ class Client:
         """Whether the coordinator says that nobody is needed any more who starts from this very Snapshot."""
         match self._status().batch:
             case {"t": int(t), "state": str(state), "fill": int(fill), "target": int(target)}:
-                return t != version or state != "collecting" or fill >= target
+                # Between a HEAD and its batch nothing has been counted yet: who gave up then would not come again.
+                return t != version or (state != "headed" and (state != "collecting" or fill >= target))
             case _:
                 return False
 

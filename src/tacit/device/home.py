@@ -1,7 +1,7 @@
 """A device's home: one folder, one agent at a time, and what its owner may ask of it.
 
 HOME/ledger.sqlite    what was spent, sent and received (`tacit.device.ledger`)
-HOME/plans/           Plans as they were verified, and how far their logs were read
+HOME/plans/           Plans as they were verified, how far their logs were read, Snapshots trained from last
 HOME/kept/            prefix results, as private as the examples they come from
 HOME/agent.lock       held while an agent runs
 """
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tacit.device.held import let_go
 from tacit.device.kept import erase_kept, kept_bytes
 from tacit.device.ledger import MU2_DEVICE_MAX, HomeMissing, Ledger, PlanStatus, ReceiptLine
 from tacit.durable import make_folder
@@ -95,6 +96,7 @@ def forget_plan(home: Path, plan_id: PlanId) -> int:
     erase_kept(home, plan_id)
     plan_file(home, plan_id).unlink(missing_ok=True)
     log_seen(home, plan_id).unlink(missing_ok=True)
+    let_go(home, plan_id)
     return erased
 
 

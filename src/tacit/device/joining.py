@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tacit.device.client import Client
 from tacit.device.directory import trusted
+from tacit.device.held import let_go
 from tacit.device.home import plan_file
 from tacit.device.kept import erase_kept, move_kept
 from tacit.device.ledger import DELTA, MU2_DEVICE_MAX, Ledger
@@ -206,6 +207,7 @@ def leave_behind(home: Path, plan: Plan, ledger: Ledger) -> None:
                 move_kept(home, before, plan.plan_id)
             crash_point("device.move.kept")
             erase_kept(home, before)
+            let_go(home, before)
             copy.unlink()
         before = ledger.before(before)
 

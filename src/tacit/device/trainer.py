@@ -18,6 +18,7 @@ from tacit.device.client import Client, Refused, Unreachable
 from tacit.device.decision import debit_of, next_ok_version
 from tacit.device.events import Event
 from tacit.device.examples import Examples
+from tacit.device.held import hold, load_held
 from tacit.device.joining import Membership, current_credential
 from tacit.device.judging import judge
 from tacit.device.kept import Kept, load_kept, save_kept
@@ -127,7 +128,7 @@ class Trainer:
             # Without a place the work would be for a batch that is full; whoever has none is told when to ask again.
             self._client.place(sign_ask(self._member.key, self._member.plan_id, version, credential))
         d = manifest.program.d
-        snapshot = decode_snapshot(self._client.snapshot(head.snapshot_hash, manifest.snapshot_bytes)[: 4 * d], d)
+        snapshot = decode_snapshot(self._fetched(head.snapshot_hash, manifest.snapshot_bytes)[: 4 * d], d)
         offered = self._ledger.offer(self._member.plan_id, version, head_hash, self._world.second())
         try:
             if isinstance(manifest.noise.mechanism, OnDevice):
@@ -151,6 +152,15 @@ class Trainer:
             # Before the debit there is nothing to lose; after it the ledger keeps what is owed.
             self._ledger.drop(offered)
             raise
+
+    def _fetched(self, digest: Digest, size: int) -> bytes:
+        """A Snapshot, as what it differs by from the one before where that can be: the Plan's own is the first."""
+        home, plan_id = self._settings.home, self._member.plan_id
+        held = load_held(home, plan_id) or bytes(self._member.plan.initial_snapshot)
+        data = self._client.snapshot(digest, size, held)
+        if data != held:
+            hold(home, plan_id, data)
+        return data
 
     def _full(self, version: int) -> bool:
         """Whether an answer about this Snapshot would be paid for and be too late: no other batch takes it."""
