@@ -285,7 +285,7 @@ def with_rules(manifest: Manifest, **rules: int) -> Manifest:
         ({"snapshots": 7}, "no whole number of rounds"),
         ({"groups": 65, "max_age": 64}, "1 to 64"),
         ({"groups": 1}, "nothing to leave out"),
-        ({"places": Places(5, 60)}, "too few for a round of 3 · 2"),
+        ({"places": Places(5, 60)}, "places are for one Snapshot"),
         ({"groups": 1, "robust": Bounded(0.5), "mechanism": BLT}, "plain/1"),
     ],
 )
@@ -300,7 +300,7 @@ def test_one_group_may_be_bounded(tmp_path: Path):
     settle(bench)
 
     moved = np.frombuffer(snapshot(bench, 1), "<f4") - np.frombuffer(snapshot(bench, 0), "<f4")
-    assert np.linalg.norm(moved) == pytest.approx(0.01 * bench.world.plan.manifest.server.rate, rel=1e-5)
+    assert np.linalg.norm(moved) == pytest.approx(0.01 * bench.world.plan.manifest.server.rate, rel=1e-3)
 
 
 # How far a sum may move a Snapshot

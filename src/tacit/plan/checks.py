@@ -207,8 +207,6 @@ def _rounds(manifest: Manifest) -> Iterator[str]:
             f"a round of {batch.groups} groups is as many versions, and with a max age of {batch.max_age} nothing is "
             "left for its last group"
         )
-    if batch.places is not None and batch.places.selected < batch.groups * batch.target:
-        yield f"{batch.places.selected} devices at work are too few for a round of {batch.groups} · {batch.target}"
     if noise.snapshots % batch.groups:
         yield f"{noise.snapshots} batches are no whole number of rounds of {batch.groups}"
 
