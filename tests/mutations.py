@@ -322,7 +322,7 @@ MUTATIONS = (
     Mutation(
         "a call is for this keyholder",
         "tacit.wire.calls:check_call",
-        "call.keyholder != keyholder",
+        "call.to != to",
         "False",
         "tests/wire/test_calls.py",
         "another_keyholder",
@@ -403,10 +403,33 @@ MUTATIONS = (
     Mutation(
         "a void batch leaves the Snapshot",
         "tacit.keyholder.states:advance",
-        "request.snapshot_hash != state.snapshot_hash or",
+        "request.snapshot_hash != stays or",
         "",
         STATES,
         "void",
+    ),
+    Mutation(
+        "what comes back is of a HEAD before this one",
+        "tacit.keyholder.states:advance",
+        "(earlier and earlier.version > state.t)",
+        "False",
+        STATES,
+        "earlier_snapshot",
+    ),
+    Mutation(
+        "only a void batch goes back",
+        "tacit.keyholder.states:advance",
+        "request.back_to is not None",
+        "False",
+        STATES,
+        "earlier_snapshot",
+    ),
+    _keyholder(
+        "what comes back was signed by every keyholder",
+        "sign_head",
+        "check_signed(request.back_to",
+        NOT + "request.back_to",
+        "goes_back_only",
     ),
     Mutation(
         "a HEAD follows a list opened here",
