@@ -69,7 +69,7 @@ def test_only_what_is_surely_worse_or_is_no_number_or_goes_on_being_unfit_is_rol
         assert after.back == decision
         number = verdict.value is not None and verdict.value - verdict.value == 0
         if number and before.best is not None and before.unfit + 1 < rule.patience:
-            assert before.best.value is not None
+            assert before.best.value is not None and verdict.value is not None
             fell = 100 * (before.best.value - verdict.value)
             assert fell > rule.fall + rule.sure * error_below(before.best, verdict) - 1e-5
 
