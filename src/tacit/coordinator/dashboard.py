@@ -9,13 +9,13 @@ import hashlib
 import html
 import time
 from collections.abc import Iterable, Sequence
-from math import isinf
 
 from tacit.coordinator.batch import Batch
 from tacit.coordinator.gauges import age
 from tacit.coordinator.orders import Going
 from tacit.coordinator.status import Status, promise
 from tacit.plan.bundle import Plan
+from tacit.privacy.account import MEANINGLESS_ABOVE
 
 _STYLE = """
 :root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; --good: #1a6b3c; --bad: #a3200d; }
@@ -137,15 +137,15 @@ def _closes(at: int | None) -> str:
 
 
 def _privacy(plan: Plan, status: Status) -> str:
-    said, most = status.privacy, promise(plan).epsilon
-    spent = "∞" if said.epsilon is None else f"{said.epsilon:.2f}"
-    limit = "∞" if isinf(most) else f"{most:.2f}"
-    share = 1.0 if said.epsilon is None else 0.0 if isinf(most) else said.epsilon / most if most else 0.0
-    bar = _bar(share, f"ε {spent} of {limit} spent by the device that landed most often")
+    said, whole = status.privacy, promise(plan)
+    meant = said.epsilon is not None and said.epsilon <= MEANINGLESS_ABOVE
+    number = f"ε {said.epsilon:.2f}" if meant else "no meaningful ε"
+    share = said.most_landings / said.landings_allowed
+    bar = _bar(share, f"{said.most_landings} of {said.landings_allowed} landings of the device that landed most often")
     body = (
-        f'<p class="number">ε {spent}</p>{bar}<p>of {limit} at most, at δ = {said.delta:g}, for one '
-        f"{_text(said.unit)}; {said.most_landings} of {said.landings_allowed} landings</p>"
-        f"<p>{_text(said.trust_sentence)}</p>"
+        f'<p class="number">{number}</p>{bar}<p>{said.most_landings} of {said.landings_allowed} landings</p>'
+        f"<p>{_text(said.sentence)}</p>"
+        f"<p>Over the Plan's whole life, at most: {_text(whole.sentence)}</p><p>{_text(said.trust_sentence)}</p>"
     )
     return _section("Privacy spent", body)
 
