@@ -18,6 +18,8 @@ import numpy as np
 from tacit.cli.demo.audit import Audit, Made, Opening, audit, claims_for, made_by, openings_of
 from tacit.cli.processes import Served, serve, stop
 from tacit.cli.serve import fetch, link_of, start_servers
+from tacit.device.client import Client
+from tacit.device.link import parse_link
 from tacit.plan.bundle import Plan, read_plan
 from tests.factory import wait_for
 
@@ -124,8 +126,13 @@ class Site:
         def there() -> bool:
             return self.version >= version
 
+        def told() -> bool:
+            offered = Client(parse_link(self.link)).head()  # which may be a quarter of a second old
+            return offered is not None and offered.head.version >= version
+
         try:
             wait_for(there, f"Snapshot {version}", seconds)
+            wait_for(told, f"HEAD {version}", seconds)
         except AssertionError as error:
             logs = "\n".join(f"== {p.name}\n{p.read_text()[-1500:]}" for p in self.folder.rglob("*.log"))
             raise AssertionError(f"{error}\n{logs}") from error

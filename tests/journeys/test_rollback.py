@@ -7,19 +7,16 @@ import sys
 
 import numpy as np
 
-from tacit.codec.rotate import rotate
 from tacit.coordinator.desk import Desk
 from tacit.coordinator.keys import load_or_make
 from tacit.coordinator.operators import Role
 from tacit.coordinator.records import Records
 from tacit.device.client import Client
 from tacit.device.link import parse_link
-from tacit.plan.bundle import decode_snapshot
-from tacit.wire.keys import SigningKey
-from tacit.wire.messages import encode
-from tests.factory import Device, World, wait_for
+from tests.factory import wait_for
 from tests.journeys.site import Site, flowers, site
 from tests.journeys.test_evaluation import TASK, in_cohort
+from tests.journeys.wrecking import wreck
 
 EVALUATED = ("--batch", "2", "--noise", "0.02")
 LONG = TASK.replace("snapshots=6", "snapshots=60")
@@ -38,25 +35,6 @@ def evaluator(here: Site) -> subprocess.Popen[str]:
         process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
     here.processes.append(process)
     return process
-
-
-def wreck(here: Site, batches: int = 2) -> None:
-    """Devices of somebody who means harm, each within every bound: all that they hold says is to forget the model."""
-    coordinator = load_or_make(here.folder / "home" / "coordinator", os.urandom)
-    world = World(here.folder, SigningKey.from_seed(bytes(32)), coordinator, here.plan)
-    client, manifest = Client(parse_link(here.link)), here.plan.manifest
-    for _ in range(batches):
-        offered = client.head()
-        assert offered is not None
-        head = offered.head
-        values = decode_snapshot(client.snapshot(head.snapshot_hash, manifest.snapshot_bytes), manifest.program.d)
-        wanted = -values.astype(np.float64)
-        if manifest.quantisation.rotation == "hadamard/1":
-            wanted = rotate(wanted, manifest.charter_id)
-        q = np.trunc(wanted / np.linalg.norm(wanted) * 0.99 * manifest.quantisation.q).astype(np.int64)
-        for _ in range(manifest.batch.target):
-            client.upload(encode(Device(world).update(head.version, world.hash_of(head), q=q)))
-        wait_for(lambda seen=head.version: here.version > seen, "the next Snapshot", 60)
 
 
 def rest(processes: list[subprocess.Popen[str]]) -> None:

@@ -62,8 +62,9 @@ def a_late_update(here: Site) -> tuple[int, ErrorReply]:
     head = decode(Head, urllib.request.urlopen(f"{here.base}/head", timeout=30).read())
     q = np.zeros(here.plan.manifest.program.d, np.int64)
     upload = Device(world).update(head.version, world.hash_of(head), q=q)
+    asked = urllib.request.Request(f"{here.base}/updates", encode(upload), {"Content-Type": "application/msgpack"})
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(urllib.request.Request(f"{here.base}/updates", encode(upload)), timeout=30)
+        urllib.request.urlopen(asked, timeout=30)
     return refused.value.code, decode(ErrorReply, refused.value.read())
 
 

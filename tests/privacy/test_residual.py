@@ -35,13 +35,13 @@ class Seen:
 def in_the_store(folder: Path, world: World) -> dict[bytes, Seen]:
     """Every Update in the coordinator's files, by its device's key."""
     (database,) = folder.rglob("store.sqlite")
-    rows = sqlite3.connect(database).execute("SELECT update_hash, kept FROM updates WHERE kept IS NOT NULL").fetchall()
+    asked = "SELECT pack, start, size, kept FROM updates WHERE kept IS NOT NULL"
     found = {}
-    for update_hash, data in rows:
+    for pack, start, size, data in sqlite3.connect(database).execute(asked).fetchall():
         kept = msgspec.msgpack.decode(data, type=Kept)
-        (payload,) = (path for path in folder.rglob("*") if update_hash.hex() in path.name)
+        payload = (database.parent / pack).read_bytes()[start : start + size]
         entries = [kept.entry(world.plan_id, j) for j in (1, 2)]
-        found[bytes(kept.dpk)] = Seen(payload.read_bytes(), entries)
+        found[bytes(kept.dpk)] = Seen(payload, entries)
     return found
 
 
