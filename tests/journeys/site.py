@@ -127,7 +127,7 @@ class Site:
             return self.version >= version
 
         def told() -> bool:
-            offered = Client(parse_link(self.link)).head()  # which may be a quarter of a second old
+            offered = Client(parse_link(self.link)).head()  # which may be a moment old
             return offered is not None and offered.head.version >= version
 
         try:

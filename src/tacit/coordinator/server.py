@@ -282,7 +282,7 @@ class Coordinator:
 
     @cached_property
     def newest(self) -> "Fresh[Newest | None]":
-        """What is published now, or was a quarter of a second ago."""
+        """What is published now, or was a moment ago."""
         return Fresh(self._newest)
 
     def _newest(self) -> "Newest | None":
@@ -294,7 +294,7 @@ class Coordinator:
 
     @cached_property
     def orders(self) -> Fresh[Order]:
-        """What operators have ordered, or had a quarter of a second ago."""
+        """What operators have ordered, or had a moment ago."""
         return Fresh(Orders(self.store.database).now)
 
     def status(self) -> Status:
