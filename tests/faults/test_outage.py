@@ -50,7 +50,7 @@ def test_records_that_go_away_and_come_back_lose_and_double_nothing(
                 thread.join()
             site.wait_version(BATCHES, LONG_S)
 
-            assert set(told) == {200, 503}
+            assert {200, 503} <= set(told) <= {200, 429, 503}  # who comes too often is told so as well
             opened = [one for _, ids in site.opened_ids() for one in ids]
             assert len(opened) == len(set(opened)) == BATCHES * SENDERS
             updates = site.status()["updates"]

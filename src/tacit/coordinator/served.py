@@ -19,7 +19,7 @@ from tacit.wire.ids import Digest
 IMMUTABLE = "public, max-age=31536000, immutable"
 MEMORY = 128 * 2**20  # of one process
 LONGEST_KEPT = MEMORY // 4  # what is longer is read anew each time
-FRESH_S = 0.02  # a device that is shown an old HEAD trains from it
+FRESH_S = 0.001  # a device that is shown an old HEAD trains from it
 
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 T = TypeVar("T")
@@ -66,9 +66,9 @@ class Snapshots:
 
 
 class Fresh(Generic[T]):
-    """What was found out, for `FRESH_S`: however many ask, the records are looked at some fifty times a second.
+    """What was found out, for `FRESH_S`: however many ask, the records are looked at no more often than they can change.
 
-    >>> times = iter([0.0, 0.01, 0.5])
+    >>> times = iter([0.0, 0.0005, 0.5])
     >>> asked = Fresh(iter("ab").__next__, clock=times.__next__)
     >>> asked(), asked(), asked()
     ('a', 'a', 'b')
