@@ -66,7 +66,7 @@ class Snapshots:
 
 
 class Fresh(Generic[T]):
-    """What was found out, for `FRESH_S`: however many ask, the records are looked at no more often than they can change.
+    """What was found out, for `FRESH_S`: however many ask at once, the records are looked at once.
 
     >>> times = iter([0.0, 0.0005, 0.5])
     >>> asked = Fresh(iter("ab").__next__, clock=times.__next__)
