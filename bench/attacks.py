@@ -38,7 +38,7 @@ import torch
 from choice.backbone import HALF
 from choice.data import CLASSES, FASHION, HOLDOUT, OWN, PROXIES, NoData
 from choice.settings import setting
-from harness import Row, run
+from harness import Row, run, say
 from numpy.typing import NDArray
 from torch import nn
 
@@ -526,10 +526,6 @@ def picture(results: Sequence[Result], path: Path) -> None:
     right.grid(alpha=0.25)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
-
-
-def say(sentence: str) -> None:
-    print(time.strftime("%H:%M:%S"), sentence, file=sys.stderr, flush=True)
 
 
 def main() -> int:

@@ -14,9 +14,15 @@ import os
 import pathlib
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+
+
+def say(sentence: str) -> None:
+    """Where a long run stands, beside what it prints."""
+    print(time.strftime("%H:%M:%S"), sentence, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from choice.backbone import HALF
 from choice.data import CLASSES, FASHION, HOLDOUT, OWN, PROXIES, Examples, NoData
 from choice.settings import setting
 from choice.training import climbed
-from harness import Row, run
+from harness import Row, run, say
 from numpy.typing import NDArray
 from torch import nn
 
@@ -438,10 +438,6 @@ def contestants(rules: Rules) -> Iterator[Contestant]:
 def _drawn(crowd: Crowd) -> NDArray[np.float32]:
     """A Snapshot that is not zero."""
     return np.random.default_rng(2).normal(0, 0.05, crowd.playable.program.d).astype(np.float32)
-
-
-def say(sentence: str) -> None:
-    print(time.strftime("%H:%M:%S"), sentence, file=sys.stderr, flush=True)
 
 
 def main() -> int:

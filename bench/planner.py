@@ -32,7 +32,7 @@ from choice.data import CIFAR, FASHION, Data, NoData
 from choice.prices import Prices, Subset
 from choice.settings import Setting, setting
 from choice.training import Learnt, learnt, said, visits
-from harness import Row, interleaved, run
+from harness import Row, interleaved, run, say
 
 DATA = {data.name: data for data in (FASHION, CIFAR)}
 MEMORIES = tuple(size * 1024 for size in (32, 128, 512, 2048))
@@ -69,10 +69,6 @@ class Visit:
     subset: str
     without: float
     kept: float
-
-
-def say(sentence: str) -> None:
-    print(time.strftime("%H:%M:%S"), sentence, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

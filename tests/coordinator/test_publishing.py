@@ -151,7 +151,7 @@ def test_verdicts_are_the_same_in_a_database_of_its_own(tmp_path: Path):
             (together,) = verdicts.of_source("evaluation")
             assert (round(together.value or 0, 6), together.count) == (0.7, 30)
             assert verdicts.state().verdict == together
-            assert not verdicts.is_abandoned(0)
+            assert verdicts.abandoned() == frozenset()
             assert verdicts.version_of(world.initial_hash) is None
             assert verdicts.alarms() == [] == verdicts.steps()
             assert TABLES.count("CREATE TABLE") == 5

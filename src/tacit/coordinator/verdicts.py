@@ -211,10 +211,6 @@ class Verdicts:
         """The versions behind which training went back."""
         return frozenset(version for one in self.rollbacks() for version in range(one.to + 1, one.at))
 
-    def is_abandoned(self, version: int) -> bool:
-        query = "SELECT 1 FROM rollbacks WHERE back_to < ? AND version > ?"
-        return self._db.row(query, (version, version)) is not None
-
     # What was done, and what is wrong
 
     def keep_step(self, step: Step) -> None:
