@@ -17,7 +17,7 @@ import io
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,8 @@ from tacit.errors import InputError
 from tacit.fleet.settings import Scenario
 
 FORMAT = 1
+
+_Form = TypeVar("_Form")
 
 
 class Fate(IntEnum):
@@ -205,7 +207,7 @@ class Folder:
         write_file(self.path / "summary.json", msgspec.json.format(msgspec.json.encode(summary)), 0o644)
         (self.path / "checkpoint.bin").unlink(missing_ok=True)
 
-    def _read[T](self, name: str, form: type[T]) -> T:
+    def _read(self, name: str, form: type[_Form]) -> _Form:
         path = self.path / name
         if not path.exists():
             raise RunBroken(f"there is no run in {self.path}: it has no {name}")
