@@ -84,7 +84,7 @@ from tacit.cli.seats import here
 from tacit.cli.sweep import Sweep, alone, interrupted_by_sigterm, played
 
 here_, program = pathlib.Path(sys.argv[1]), sys.argv[2]
-sweep = Sweep(read_grid(here_ / "grid.toml"), here_ / "grid", (sys.executable, program))
+sweep = Sweep(read_grid(here_ / "grid.toml"), here_ / "grid", (program,))
 try:
     with alone(sweep.folder), interrupted_by_sigterm():
         sweep.begin()
@@ -105,7 +105,7 @@ def place(tmp_path):
 
 
 def sweep_in(place):
-    return Sweep(read_grid(place / "grid.toml"), place / "grid", (sys.executable, str(place / "stand_in.py")))
+    return Sweep(read_grid(place / "grid.toml"), place / "grid", (str(place / "stand_in.py"),))
 
 
 def play_all(place, jobs=2):

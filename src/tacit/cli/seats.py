@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,13 +23,20 @@ from tacit.errors import InputError
 STOP, AT_WORK = "stop", "at-work"
 NOW = "now"  # in the file: do not ask, kill
 LOOK_SECONDS = 0.2
+# SIGINT is ignored where we were started in the background, and blocked on a Ray worker; and so for all started there.
+INTERRUPTIBLE = """\
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @dataclass(frozen=True)
 class Job:
     """One run to be played."""
 
-    words: tuple[str, ...]  # the whole command
+    words: tuple[str, ...]  # what follows `python`, whichever that is where it is played
     seen_from: Path  # the folder that relative paths begin at
     log: Path
     sweep: Path  # the folder
@@ -56,7 +64,7 @@ def play(job: Job) -> Ended:
     with (job.sweep / AT_WORK).open("ab") as held, job.log.open("ab") as log:
         fcntl.flock(held, fcntl.LOCK_SH)
         process = subprocess.Popen(
-            job.words,
+            [sys.executable, "-I", "-S", "-c", INTERRUPTIBLE, sys.executable, *job.words],
             cwd=job.seen_from,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -42,7 +42,7 @@ grid.toml has the options of `tacit simulate` without their dashes:
 
 Ask again with the same file to go on after Ctrl-C, a crash, or a grid that has grown: what is done stays done.
 """
-SIMULATE = (sys.executable, "-m", "tacit.cli", "simulate")
+SIMULATE = ("-m", "tacit.cli", "simulate")
 COMPARE = (sys.executable, "-m", "tacit.cli", "compare")
 
 
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A grid, the folder its runs go to, and the command that plays one."""
+    """A grid, the folder its runs go to, and what `python` plays one by."""
 
     grid: "Grid"
     folder: Path
