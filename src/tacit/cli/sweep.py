@@ -4,6 +4,7 @@ import argparse
 import fcntl
 import importlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -76,13 +77,16 @@ def run(arguments: argparse.Namespace) -> None:
         )
     grid = read_grid(arguments.grid)
     check_options(grid)
-    sweep = Sweep(grid, (arguments.out or arguments.grid.with_suffix("")).resolve())
+    jobs = arguments.jobs or 1
+    cores = max(int(point.settings.get("workers") or 1) for point in grid.points)
+    workers = 1 if arguments.ray is not None else max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
+    sweep = Sweep(grid, (arguments.out or arguments.grid.with_suffix("")).resolve(), workers=workers)
     if arguments.list:
         print("\n".join(sweep.listed()))
         return
     with alone(sweep.folder), interrupted_by_sigterm():
         sweep.begin()
-        with seats(arguments.jobs or 1, arguments.ray) as (submit, at_once):
+        with seats(jobs, arguments.ray, cores) as (submit, at_once):
             failed = played(sweep, submit, at_once)
     print("\n".join(finished(sweep)))
     if failed:
@@ -96,6 +100,7 @@ class Sweep:
     grid: "Grid"
     folder: Path
     program: tuple[str, ...] = SIMULATE
+    workers: int = 0  # threads of a run that says nothing of it; what it comes to does not depend on them
 
     def begin(self) -> None:
         """The folder is there, and nobody is told to stop."""
@@ -125,7 +130,8 @@ class Sweep:
         return self._marked(point).get("seconds") if self.place(point).exists() else None
 
     def words(self, point: "Point") -> tuple[str, ...]:
-        return (*self.program, *point.words, f"--out={self.place(point)}")
+        workers = [f"--workers={self.workers}"] if self.workers and "workers" not in point.settings else []
+        return (*self.program, *point.words, *workers, f"--out={self.place(point)}")
 
     def mark(self, point: "Point", seconds: float | None) -> None:
         from tacit.durable import write_file
@@ -312,6 +318,8 @@ def check_options(grid: "Grid") -> None:
     parser = Words(prog="tacit simulate", allow_abbrev=False)
     importlib.import_module("tacit.cli.simulate").describe(parser)
     for point in grid.points:
+        if "," in str(point.settings.get("epsilon", "")):
+            raise InputError(f"{grid.line('epsilon')}: a run has one ε; write the list below [grid]")
         try:
             parser.parse_args(point.words)
         except InputError as error:
@@ -323,7 +331,7 @@ def check_options(grid: "Grid") -> None:
 
 
 @contextmanager
-def seats(jobs: int, ray: str | None) -> "Generator[tuple[Submit, int]]":
+def seats(jobs: int, ray: str | None, cores: int) -> "Generator[tuple[Submit, int]]":
     """Where runs are played, and how many at once."""
     from tacit.cli.seats import here, on_ray
 
@@ -331,7 +339,7 @@ def seats(jobs: int, ray: str | None) -> "Generator[tuple[Submit, int]]":
         with here(jobs) as submit:
             yield submit, jobs
     else:
-        with on_ray(ray or None, 1) as found:
+        with on_ray(ray or None, cores) as found:
             yield found
 
 

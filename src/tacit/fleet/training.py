@@ -204,5 +204,3 @@ def _drawn(manifest: Manifest, seed: int, asked: Asked) -> Floats:
 
 def _never() -> bool:
     return False
-
-
