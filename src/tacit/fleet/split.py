@@ -9,10 +9,12 @@
 
 No example is dealt twice. All are dealt, but by a file, which may leave some out. The same seed deals the same.
 
-Dirichlet is by device, as Hsu, Qi and Brown (2019) have it: each device draws the shares of its classes around those of the
-whole, and takes its examples without putting back; a class that has run out is left out of the shares of later devices. The other
-common form draws for each class how it is shared among devices (Yurochkin et al. 2019), which makes sizes uneven at the same
-time, and leaves devices with nothing: here how many and which are two settings (docs/decisions/0049).
+Dirichlet is by device, as Acar and others (2021) deal: each device draws the shares of its classes around those of
+the whole, and takes its examples without putting back; a class that has run out is left out of the shares of later
+devices. Where classes are as large as one another, A is the concentration of each; Hsu, Qi and Brown (2019) give the sum
+over classes instead. The other common form draws for each class how it is shared among devices (Yurochkin and others
+2019), which makes sizes uneven at the same time and leaves devices with nothing: here, which and how many are two
+settings (docs/decisions/0049).
 """
 
 import math
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 from tacit.errors import InputError
 from tacit.fleet.drawing import panels, save
 from tacit.fleet.population import counted
-from tacit.fleet.tables import TableWrong, read_bytes, table
+from tacit.fleet.tables import read_bytes, table
 
 Labels = NDArray[Any]
 _STREAM = 21
@@ -228,7 +230,7 @@ def _mixed(labels: NDArray[np.int64], devices: int, alpha: float, random: np.ran
     taken = np.zeros((devices, len(left)), np.int64)
     # Whoever comes last takes what is left, so no device's number says how early it came.
     for device, size in zip(random.permutation(devices).tolist(), _even(len(labels), devices).tolist(), strict=True):
-        mix = random.dirichlet(alpha * shares)
+        mix = random.dirichlet(alpha * len(shares) * shares)
         while (open_ := size - int(taken[device].sum())) > 0:
             weights = np.where(left > 0, mix, 0)
             # Where all that is left has a share of 0 (it was too small for a float), by what there is of it.
@@ -266,7 +268,7 @@ def _few(labels: NDArray[np.int64], devices: int, each: int, random: np.random.G
 
 
 def _rooms(sizes: NDArray[np.int64], devices: int, each: int) -> NDArray[np.int64]:
-    """How many devices have each class: in proportion to its size, at least one, at most all, and no more than it has."""
+    """How many devices have each class: by its size, at least one, at most all, and no more than it has examples."""
     most = np.minimum(devices, sizes)
     if int(most.sum()) < devices * each:
         raise SplitWrong(
@@ -328,10 +330,14 @@ def drawn(
     if are_classes(labels):
         names = [str(number) for number in range(classes)] if isinstance(classes, int) else list(classes)
         flat = labels.reshape(-1).astype(np.int64)
-        counts = np.array([np.bincount(flat[shares.of(device)], minlength=len(names)) for device in range(shown)])
+        counts = np.zeros((shown, len(names)), np.int64)
+        for device in range(shown):
+            mine = flat[shares.of(device)]
+            mine = mine[(mine >= 0) & (mine < len(names))]  # labels that training ignores have no row
+            counts[device] = np.bincount(mine, minlength=len(names))
         across, up = np.nonzero(counts)
         room = 60.0 if shown > 50 else 120.0  # square points of the largest dot
-        axis.scatter(across, up, s=room * counts[across, up] / counts.max(), color="C0", alpha=0.75, linewidths=0)
+        axis.scatter(across, up, s=room * counts[across, up] / max(1, counts.max()), color="C0", alpha=0.75, linewidths=0)
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(-0.7, len(names) - 0.3)
         axis.set_ylabel("class")

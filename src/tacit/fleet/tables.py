@@ -105,8 +105,8 @@ def table(path: Path, data: bytes, known: Sequence[Sequence[str]]) -> Table:
     while text.startswith("#"):
         remark, _, text = text.partition("\n")
         remarks.append(remark.strip())
-    _, header = next(_lines(path, len(remarks), text), (0, []))
-    columns = tuple(name.strip() for name in header)
+    first = next(_lines(path, len(remarks), text), None)
+    columns = () if first is None else tuple(name.strip() for name in first[1])
     if all(sorted(columns) != sorted(each) for each in known):
         wanted = " or ".join(",".join(each) for each in known)
         found = ",".join(columns)
