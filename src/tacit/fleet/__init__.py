@@ -1,1 +1,1 @@
-"""Virtual devices in virtual time: the production logic, with only clock, transport and store swapped."""
+"""Virtual devices in virtual time: the production code, with another clock, another transport and another store."""

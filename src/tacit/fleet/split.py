@@ -337,7 +337,9 @@ def drawn(
             counts[device] = np.bincount(mine, minlength=len(names))
         across, up = np.nonzero(counts)
         room = 60.0 if shown > 50 else 120.0  # square points of the largest dot
-        axis.scatter(across, up, s=room * counts[across, up] / max(1, counts.max()), color="C0", alpha=0.75, linewidths=0)
+        axis.scatter(
+            across, up, s=room * counts[across, up] / max(1, counts.max()), color="C0", alpha=0.75, linewidths=0
+        )
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(-0.7, len(names) - 0.3)
         axis.set_ylabel("class")
