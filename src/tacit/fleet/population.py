@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.errors import InputError
-from tacit.fleet.availability import Availability, there
+from tacit.fleet.availability import HOUR, Availability, there
 from tacit.fleet.chance import dealt
 from tacit.fleet.drawing import panels, save
 from tacit.fleet.traces import DAY, Rates, Traces, dealt_traces, read_rates
@@ -260,8 +260,8 @@ def drawn_population(population: Population, availability: Availability, path: P
         rates.legend(frameon=False)
     rates.set_title("bytes a second")
     devices = np.arange(min(len(population), most))
-    moments = np.arange(0.0, 3 * DAY + 1, 1800)
-    day.fill_between(moments / 3600, there(availability, devices, moments) * 100, color="C0", alpha=0.35, linewidth=0)
+    moments = np.arange(0.0, 3 * DAY + 1, HOUR)
+    day.fill_between(moments / HOUR, there(availability, devices, moments) * 100, color="C0", alpha=0.35, linewidth=0)
     day.set_xticks(range(0, 73, 12))
     day.set_xlim(0, 72)
     day.set_ylim(0, 100)
