@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # What a run does only where it claims nothing, so that the run without noise differs from the others in noise alone.
 WITHOUT_CLAIM = ("class-sums", "clip")
 
-Simulate = Callable[["Task", Strategy, Sizes, Path], Folder]
+Play = Callable[["Task", Strategy, Sizes, Path], Folder]
 
 
 @dataclass(frozen=True)
@@ -43,43 +43,53 @@ class Case:
     name: str
 
 
+def under(task: "Task", arguments: argparse.Namespace) -> "Task":
+    """The Task with the ε that was asked for, where it is one."""
+    if arguments.epsilon is None or is_trade(arguments):
+        return task
+    (epsilon,) = parse_epsilons(arguments.epsilon)
+    return replace(task, privacy=replace(policy_of(task), epsilon=epsilon, noise=None))
+
+
+def is_trade(arguments: argparse.Namespace) -> bool:
+    """Whether more than one run is asked for."""
+    if arguments.as_if_devices is not None and arguments.epsilon is None:
+        raise InputError("--as-if-devices says whose noise; name an ε, or several, with --epsilon")
+    return arguments.as_if_devices is not None or len(parse_epsilons(arguments.epsilon or "8")) > 1
+
+
 def trade(
-    task: "Task",
-    strategy: Strategy,
-    sizes: Sizes,
-    arguments: argparse.Namespace,
-    out: Path,
-    simulate: Simulate,
+    task: "Task", strategies: Sequence[Strategy], sizes: Sizes, arguments: argparse.Namespace, out: Path, play: Play
 ) -> list[str]:
     """Plays every case, writes the trade with its pictures into `out`, and says what people read."""
     from tacit.cli.privacy import counted
     from tacit.durable import write_file
 
-    asked = getattr(arguments, "as_if_devices", None)
-    as_if = counted("--as-if-devices", asked, least=1) if asked else None
-    found = list(cases(task, strategy, sizes, parse_epsilons(arguments.epsilon), as_if))
-    folders = [
-        simulate(replace(task, privacy=case.privacy), case.strategy, case.sizes, out / case.name) for case in found
-    ]
-    plan = parse_plan(folders[-1].plan())
+    if len(strategies) > 1:
+        raise InputError("--epsilon with several ε draws one strategy; name one with --strategy")
+    asked = arguments.as_if_devices
+    as_if = None if asked is None else counted("--as-if-devices", asked, least=1)
+    found = list(cases(task, strategies[0], sizes, parse_epsilons(arguments.epsilon), as_if))
+    folders = [play(replace(task, privacy=case.privacy), case.strategy, case.sizes, out / case.name) for case in found]
+    manifest = parse_plan(folders[-1].plan()).manifest
     measured = Trade(
         FORMAT,
-        f"{task.name} by {strategy.label}",
+        f"{task.name} by {strategies[0].label}",
         "accuracy",
         sizes.devices,
-        plan.manifest.batch.target,
-        plan.manifest.noise.snapshots,
-        plan.manifest.program.d,
+        manifest.batch.target,
+        manifest.noise.snapshots,
+        manifest.program.d,
         claim_text(policy_of(task), as_if),
         as_if,
         tuple(point_of(case, folder) for case, folder in zip(found, folders, strict=True)),
     )
     write_file(out / FILE, msgspec.json.format(msgspec.json.encode(measured)), 0o644)
-    pictures = draw(measured, lines_of(measured, folders), out)
+    lines = lines_of(measured, folders)
     return [
-        *lines_of(measured, folders),
-        f"trade      {out / FILE}; tacit privacy --curve {out} reads it",
-        *(f"picture    {picture}" for picture in pictures),
+        *lines,
+        f"measured   {out / FILE}; tacit privacy --curve {out} reads it",
+        *(f"picture    {picture}" for picture in draw(measured, lines, out)),
     ]
 
 
