@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tacit.fleet.settings import Scenario
     from tacit.fleet.split import Shares
     from tacit.fleet.strategy import Sizes, Strategy
+    from tacit.plan.profile import RadioName
     from tacit.task import Task
 
 EXAMPLE = """\
@@ -78,13 +79,19 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--masking", choices=["counted", "real"], default="counted", help="(default: counted)")
     how.add_argument("--training", choices=["engine", "none"], default="engine", help="none: deltas are drawn")
     ends = parser.add_argument_group("when it ends")
-    ends.add_argument("--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}")
+    ends.add_argument(
+        "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
+    )
     ends.add_argument("--days", type=float, help="of virtual time")
     ends.add_argument("--target", type=float, help="when so large a share of answers is right, such as 0.8")
     clock = parser.add_argument_group("the coordinator")
-    clock.add_argument("--deadline", type=float, default=600.0, metavar="SECONDS", help="a batch closes with fewer (600)")
-    clock.add_argument("--opening", type=float, default=0.1, metavar="SECONDS", help="from a full batch to a Snapshot (0.1)")
-    clock.add_argument("--poll", type=float, default=0.0, metavar="SECONDS", help="between looks (default: 0)")
+    clock.add_argument(
+        "--deadline", type=float, default=600.0, metavar="SECONDS", help="a batch closes with fewer (600)"
+    )
+    clock.add_argument(
+        "--opening", type=float, default=0.1, metavar="SECONDS", help="from a full batch to a Snapshot (0.1)"
+    )
+    clock.add_argument("--poll", type=float, default=0.0, metavar="S", help="between looks (default: 0)")
     parser.add_argument("--judged", type=int, default=1000, help="test examples at every point (default: 1000)")
     parser.add_argument("--every", type=int, help=f"Snapshots between points (default: about {POINTS} points a run)")
     parser.add_argument("--seed", type=int, default=0, help="what is random comes from it (default: 0)")
@@ -137,9 +144,7 @@ def _played(
     world, scenario = prepared(strategy, stage, sizes, common, out / "starts" / strategy.slug, _say)
     line = Line(strategy.label)
     try:
-        (alone if strategy.who == "alone" else play)(
-            world, scenario, folder, told, workers=arguments.workers, say=line
-        )
+        (alone if strategy.who == "alone" else play)(world, scenario, folder, told, workers=arguments.workers, say=line)
     finally:
         line.close()
     beside(folder, world, scenario, stage)
@@ -155,7 +160,8 @@ def stage_of(task: "Task", devices: int, arguments: argparse.Namespace) -> "Stag
 
     seed = arguments.seed
     examples, test, shares = _examples(task, devices, arguments)
-    traces = None if arguments.devices_from is None else read_traces(arguments.devices_from)
+    trace: Path | None = arguments.devices_from
+    traces = None if trace is None else read_traces(trace)
     population = populate(
         len(shares),
         seed,
@@ -164,8 +170,8 @@ def stage_of(task: "Task", devices: int, arguments: argparse.Namespace) -> "Stag
         links=parse_links(arguments.links),
         traces=traces,
     )
-    if arguments.availability is None and traces is not None and traces.intervals is not None:
-        availability: Availability = Traced(traces.intervals, seed, arguments.devices_from.name)
+    if arguments.availability is None and trace is not None and traces is not None and traces.intervals is not None:
+        availability: Availability = Traced(traces.intervals, seed, trace.name)
     else:
         availability = parse_availability(arguments.availability or "always", seed)
     return Stage(task, seed, population, availability, shares, examples, test, task.budget.examples)
@@ -346,14 +352,16 @@ def _write_costs(folder: "Folder", world: "World", scenario: "Scenario") -> None
     import msgspec
 
     from tacit.durable import write_file
+    from tacit.fleet.population import RADIOS
     from tacit.plan.estimate import estimate, visit_of
 
     sizes = world.shares.sizes
     examples = int(np.median(sizes[sizes > 0])) if (sizes > 0).any() else world.per_device
     visit, counts = visit_of(world.plan, examples), np.bincount(world.population.profile)
     lines: list[dict[str, Any]] = []
+    no_radio: RadioName = "none"
     for profile, count in zip(world.population.profiles, counts.tolist(), strict=False):
-        radio = next(iter(profile.radios), "none")
+        radio = next((one for one in RADIOS if one in profile.radios), no_radio)
         cost = estimate(visit, profile, radio, (1 << 62) if scenario.keep else 0)
         lines.append(
             {

@@ -141,6 +141,8 @@ def prepared(
         world = replace(world, plan=_clipped_far_above(world, stage, scenario))
     if strategy.who == "central":
         world = in_one_place(world)
+    elif strategy.who == "alone":
+        world = replace(world, population=offline(world.population))
     return world, scenario
 
 
@@ -263,8 +265,9 @@ def _clipped_far_above(world: World, stage: Stage, scenario: Scenario) -> Plan:
     devices = np.unique(np.linspace(0, count - 1, PROBED).astype(np.int64)).tolist()
     pool = Pool(plan, world.examples, msgspec.structs.replace(scenario, masking="counted", trigger=None))
     try:
+        snapshot, bound = plan.initial_snapshot, plan.manifest.quantisation.clip
         visits = [
-            pool.visit(Asked(device, number, 0, world.shares.of(device), bytes(plan.initial_snapshot), math.inf))
+            pool.visit(Asked(device, number, 0, world.shares.of(device), snapshot, bound))
             for number, device in enumerate(devices)
         ]
         lengths = [length for visit in visits if math.isfinite(length := visit.result().norm)]

@@ -36,7 +36,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                left out, and their bytes are counted
     training   `engine`: the tapes are played; `none`: deltas are drawn at random
     counted    whose bytes: of tacit's messages, or of plain float32 values up and down, as strategies send them that
-               mask nothing
+               mask nothing; or nobody's, where nothing is sent
     every      the published model is judged after every so many Snapshots
     judged     on so many test examples; all of them at the end
     keep       whether devices keep what the frozen prefix gives
@@ -60,7 +60,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss: Share = 0.0
     masking: Literal["real", "counted"] = "counted"
     training: Literal["engine", "none"] = "engine"
-    counted: Literal["messages", "float32"] = "messages"
+    counted: Literal["messages", "float32", "nothing"] = "messages"
     every: Some = 1
     judged: Some = 1_000
     keep: bool = True

@@ -441,12 +441,18 @@ def scenario_for(strategy: Strategy, task: Task, sizes: Sizes, common: Scenario)
         common,
         strategy=strategy.label,
         at_work=at_work,
-        counted="float32" if strategy.plain else "messages",
+        counted=_counted(strategy),
         keep=strategy.keep,
         clip="median" if strategy.median and claim is None else "plan",
         replay=strategy.replay if task.public is not None else 0,
         masking="counted" if strategy.plain else common.masking,
     )
+
+
+def _counted(strategy: Strategy) -> Literal["messages", "float32", "nothing"]:
+    if strategy.who in ("central", "alone"):
+        return "nothing"
+    return "float32" if strategy.plain else "messages"
 
 
 def starts_by_sums(strategy: Strategy, task: Task) -> bool:
