@@ -13,7 +13,6 @@ COMMANDS = {
     "estimate": "say what a visit of a Plan costs on named devices: time, energy, bytes, memory",
     "calibrate": "measure this machine and write its profile, for `tacit estimate`",
     "privacy": "say what noise is worth and what it leaves of a run: tables and a picture",
-    "simulate": "train a Task on a fleet of devices that are played in virtual time",
     "compare": "runs of `tacit simulate` side by side: accuracy, time, bytes, energy, memory, ε",
     "sweep": "play a grid of simulations, each into a folder of its own, in any number of sittings",
     "serve": "start a coordinator for a Plan, with an embedded keyholder if it names one",

@@ -78,6 +78,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--carried", type=int, default=8, help="visits after which it is sent all the same (default: 8)")
     how.add_argument("--masking", choices=["counted", "real"], default="counted", help="(default: counted)")
     how.add_argument("--training", choices=["engine", "none"], default="engine", help="none: deltas are drawn")
+    how.add_argument("--epsilon", metavar="E[,E…]", help="instead of the Task's own; several: each, and without noise")
+    how.add_argument("--as-if-devices", metavar="N", help="with the noise that ε takes in a fleet of so many")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
         "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
@@ -100,6 +102,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from tacit.cli import trade
     from tacit.fleet.strategy import parse_many
 
     strategies = parse_many(arguments.strategy, ablation=arguments.ablation)
@@ -110,9 +113,17 @@ def run(arguments: argparse.Namespace) -> None:
     _say(f"loading {arguments.task} …")
     from tacit.compiler.load import load_task
 
-    stage = stage_of(load_task(arguments.task), devices, arguments)
+    stage = stage_of(trade.under(load_task(arguments.task), arguments), devices, arguments)
     folders: list[Folder] = []
+
+    def play(task: "Task", strategy: "Strategy", sizes: "Sizes", path: Path) -> "Folder":
+        common = scenario_of(strategy, sizes, arguments)
+        return _played(strategy, sizes, common, replace(stage, task=task), arguments, path)
+
     try:
+        if trade.is_trade(arguments):
+            print("\n".join(trade.trade(stage.task, strategies, sizes[strategies[0]], arguments, out, play)))
+            return
         for one in strategies:
             folders.append(_played(one, sizes[one], scenarios[one], stage, arguments, out))
     except KeyboardInterrupt:
@@ -335,6 +346,9 @@ def told_of(strategy: "Strategy", stage: "Stage", arguments: argparse.Namespace)
         said = by_strategy(name, getattr(arguments, name), positive).get(strategy.name)
         if said is not None:
             told[name.replace("_", " ")] = f"{said:g}"
+    if arguments.epsilon is not None:
+        noise = {name: getattr(stage.task.privacy, name) for name in ("epsilon", "noise")}
+        told |= {name: f"{value:g}" for name, value in noise.items() if value is not None}
     return told
 
 

@@ -1,6 +1,6 @@
 """`tacit simulate --epsilon 1,2,4,8`: one simulation under each ε and without noise, and what accuracy is left.
 
-Each is a run like any other, in a folder of its own. As simulated, the noise is that of the fleet that is simulated, which
+Each is a run like any other, in a folder of its own. As simulated, the noise is that of the fleet that is simulated: it
 is small, so that noise weighs much. With `--as-if-devices 1e6` each mean gets as much noise as the same ε takes in a
 fleet of a million: an extrapolation, since what those devices would know is not there.
 """
@@ -154,15 +154,16 @@ def claim_text(privacy: "Privacy", as_if: int | None) -> str:
     "ε for each device at δ = 1e-07 over the Plan's whole life (one device's contributions replaced by zeros"
     """
     trust = Trust(privacy.claimed)
+    relation = RELATIONS["zero-out"].format(unit="device")
     text = (
-        f"ε for each device at δ = {privacy.delta:g} over the Plan's whole life ({RELATIONS['zero-out'].format(unit='device')}; "
+        f"ε for each device at δ = {privacy.delta:g} over the Plan's whole life ({relation}; "
         f"that it took part is not hidden). Trust: {trust}; it holds {holds_against(trust)}."
     )
     if as_if is None:
         return text
     return (
-        f"Extrapolation, not what this fleet is promised: each mean has the noise that this takes in a fleet of {as_if:,} "
-        f"devices with batches of {privacy.batch:,}, as noise of its own for every sum. There, {text}"
+        f"Extrapolation, not what this fleet is promised: each mean has the noise that this takes in a fleet of "
+        f"{as_if:,} devices with batches of {privacy.batch:,}, as noise of its own for every sum. There, {text}"
     )
 
 
