@@ -12,8 +12,10 @@ import sys
 import time
 
 import msgspec
+import numpy as np
 import pytest
 
+from tacit.cli import main
 from tacit.cli import sweep as command
 from tacit.cli.grid import read_grid
 from tacit.cli.seats import here, last_line, on_ray
@@ -21,6 +23,7 @@ from tacit.cli.sweep import Sweep, alone, finished, played
 from tacit.errors import InputError
 from tacit.fleet.folder import FORMAT, Settings, Summary
 from tacit.fleet.settings import Scenario
+from tests.cli.test_trade import TASK, blobs
 
 STAND_IN = """
 import json, pathlib, sys, time  # nothing of tacit, so that it is there at once
@@ -233,6 +236,57 @@ def test_a_damaged_mark_is_named(place):
 
     with pytest.raises(InputError, match=r"seed-1\.json is damaged: .*; delete it and"):
         play_all(place)
+
+
+def test_the_command_itself_plays_real_simulations_and_knows_which_are_done(tmp_path, capsys):
+    (tmp_path / "task.py").write_text(TASK)
+    np.savez(tmp_path / "data.npz", **blobs())
+    fixed = "task = 'task.py'\ndata = 'data.npz'\ndevices = 30\nbatch = 5\nupdates = 40\nno-pictures = true\n"
+    file = tmp_path / "grid.toml"
+    file.write_text(f"[run]\n{fixed}[grid]\nseed = [1]\n")
+
+    assert main(["sweep", str(file), "--jobs", "2"]) == 0
+    assert "1 of 1 runs done" in capsys.readouterr().err
+    (row,) = csv.DictReader((tmp_path / "grid/results.csv").read_text().splitlines())
+    assert row["seed"] == "1" and 0.2 < float(row["accuracy"]) <= 1 and int(row["updates"]) >= 40
+    assert (tmp_path / "grid/comparison.html").read_text().startswith("<!doctype html>")
+
+    file.write_text(f"[run]\n{fixed}[grid]\nseed = [1, 2]\n")
+    assert main(["sweep", str(file), "--list"]) == 0
+    listed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [(line[0], line[1:3]) for line in listed] == [("done", ["tacit", "simulate"]), ("-", ["tacit", "simulate"])]
+    assert "--seed=2" in listed[1] and f"--out={tmp_path / 'grid/runs/seed-2'}" in listed[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("stragler = 1", "grid.toml line 3, run.stragler: unrecognized arguments: --stragler=1"),
+        ("masking = 'none'", "grid.toml line 3, run.masking: argument --masking: invalid choice: 'none'"),
+        ("no-pictures = 1", "grid.toml line 3, run.no-pictures: argument --no-pictures: ignored explicit argument '1'"),
+        ("epsilon = [1, 2]", "grid.toml line 3, run.epsilon: a run has one ε; write the list below [grid]"),
+    ],
+)
+def test_an_option_that_simulate_does_not_take_is_found_by_line_and_key(line, sentence, tmp_path, capsys):
+    file = tmp_path / "grid.toml"
+    file.write_text(f"[run]\ntask = 'task.py'\n{line}\n")
+
+    assert main(["sweep", str(file)]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "grid").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--jobs", "0"], "--jobs 0: at least one run"),
+        (["--jobs", "2", "--ray"], "leave one of them out"),
+        ([], "grid.toml cannot be read: No such file"),
+    ],
+)
+def test_wrong_words_end_with_2_and_one_sentence(words, sentence, tmp_path, capsys):
+    assert main(["sweep", str(tmp_path / "grid.toml"), *words]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_the_last_line_is_what_a_progress_bar_left_none_of(tmp_path):

@@ -71,8 +71,8 @@ class Grid:
         'grid.toml line 2, run.days'
         """
         for number, table, name in _keys(self.text):
-            if name == key and table in TABLES:
-                return f"{self.file} line {number}, {table}.{key}"
+            if name.replace("-", "_") == key and table in TABLES:
+                return f"{self.file} line {number}, {table}.{name}"
         return f"{self.file}"
 
 

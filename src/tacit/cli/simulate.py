@@ -98,6 +98,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, help=f"Snapshots between points (default: about {POINTS} points a run)")
     parser.add_argument("--seed", type=int, default=0, help="what is random comes from it (default: 0)")
     parser.add_argument("--workers", type=int, default=0, help="threads that train (default: one a core)")
+    parser.add_argument("--no-pictures", action="store_true", help="no report of each run, which takes seconds to draw")
     parser.add_argument("--out", type=Path, help="where it goes (default: build/simulate/ and what is simulated)")
 
 
@@ -158,7 +159,7 @@ def _played(
         (alone if strategy.who == "alone" else play)(world, scenario, folder, told, workers=arguments.workers, say=line)
     finally:
         line.close()
-    beside(folder, world, scenario, stage)
+    beside(folder, world, scenario, stage, pictures=not arguments.no_pictures)
     return folder
 
 
@@ -352,11 +353,13 @@ def told_of(strategy: "Strategy", stage: "Stage", arguments: argparse.Namespace)
     return told
 
 
-def beside(folder: "Folder", world: "World", scenario: "Scenario", stage: "Stage") -> None:
-    """The pictures of a run, and its report."""
+def beside(folder: "Folder", world: "World", scenario: "Scenario", stage: "Stage", *, pictures: bool) -> None:
+    """What a visit costs, and the pictures of a run with its report."""
     from tacit.fleet.report.page import write
 
     _write_costs(folder, world, scenario)
+    if not pictures:
+        return
     _draw(folder, world, stage)
     write(folder)
 
@@ -416,7 +419,8 @@ def finished(folders: "Sequence[Folder]", out: Path) -> str:
     page = out / "compare.html" if len(folders) > 1 else folders[0].path / "report.html"
     if len(folders) > 1:
         write(compared, page)
-    return f"{table_text(compared)}\n\nreport     {page}"
+    drawn = f"\n\nreport     {page}" if page.exists() else ""
+    return f"{table_text(compared)}{drawn}"
 
 
 def _say(line: str) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     grid = read_grid(arguments.grid)
     check_options(grid)
     jobs = arguments.jobs or 1
-    cores = max(int(point.settings.get("workers") or 1) for point in grid.points)
+    cores = max(int(str(point.settings.get("workers") or 1)) for point in grid.points)
     workers = 1 if arguments.ray is not None else max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     sweep = Sweep(grid, (arguments.out or arguments.grid.with_suffix("")).resolve(), workers=workers)
     if arguments.list:
@@ -324,8 +325,8 @@ def check_options(grid: "Grid") -> None:
             parser.parse_args(point.words)
         except InputError as error:
             said = str(error)
-            named = (key for key in point.settings if f"--{key.replace('_', '-')}" in said.replace("=", " ").split())
-            key = next(named, None)
+            options = re.findall(r"--([a-z][a-z-]*)", said)
+            key = next((key for key in point.settings if key.replace("_", "-") in options), None)
             where = grid.line(key) if key else f"{grid.file}, {point.name}"
             raise InputError(f"{where}: {said}") from error
 
