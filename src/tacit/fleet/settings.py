@@ -14,7 +14,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that may be asked of a run.
 
     seed       what is random comes from it
-    at_work    at most so many devices are at work at once; None: all that are there and may
+    at_work    at most so many devices are at work, or have an Update that waits; None: all that are there and may
     days       virtual time ends after so many; None: when the Plan ends
     target     the run ends when the published model is this good (a share of right answers); None: it goes on
     deadline   seconds after which a batch closes with as many as the threshold asks for
@@ -43,7 +43,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     days: Annotated[float, Meta(gt=0, le=36_500)] | None = None
     target: Annotated[float, Meta(gt=0, le=1)] | None = None
     deadline: Seconds = 600.0
-    opening: Seconds = 1.0
+    opening: Seconds = 0.1
     poll: Seconds = 0.0
     dropout: Share = 0.0
     loss: Share = 0.0
