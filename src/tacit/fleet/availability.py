@@ -222,7 +222,11 @@ class Traced:
 
     def row(self, devices: Devices) -> Whole:
         """Which device of the trace each is."""
-        return dealt_traces(devices, len(self.intervals), self.seed)
+        return self._deck[devices % len(self._deck)]
+
+    @cached_property
+    def _deck(self) -> Whole:
+        return dealt_traces(np.arange(len(self.intervals)), len(self.intervals), self.seed)
 
     def shift(self, devices: Devices) -> Whole:
         """How many seconds of its trace each device has behind it at time 0."""
@@ -256,13 +260,12 @@ class Traced:
     def _lists(self) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
         """Starts, ends, offsets, periods and the deck as Python's numbers, which `window` is quick with."""
         trace = self.intervals
-        deck = self.row(np.arange(len(trace)))
         return (
             trace.starts.tolist(),
             trace.ends.tolist(),
             trace.offsets.tolist(),
             trace.periods.tolist(),
-            deck.tolist(),
+            self._deck.tolist(),
         )
 
     def window(self, device: int, after: float) -> tuple[float, float]:
