@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tacit.errors import InputError
@@ -61,6 +61,7 @@ def test_every_example_is_dealt_once_and_every_device_has_its_least(
         assert {len(set(labels[shares.of(device)])) for device in range(devices)} == {split.each}
 
 
+@settings(max_examples=30)
 @given(st.integers(2, 10), st.integers(1, 10), st.integers(1, 80), st.integers(0, 99))
 def test_classes_as_large_as_one_another_are_always_dealt_where_there_are_devices_for_them(
     classes: int, each: int, devices: int, seed: int
