@@ -375,8 +375,7 @@ class _Run:
         self._fill()
 
     def _window(self, device: int, after: float) -> tuple[float, float]:
-        opens, closes = self._world.availability.windows(np.array([device]), np.array([after]))
-        return float(opens[0]), float(closes[0])
+        return self._world.availability.window(device, after)
 
     def _welcome(self, device: int) -> None:
         if not self._flags[device] & (READY | BUSY | OVER):
