@@ -8,6 +8,7 @@ import pytest
 from tacit.cli import main
 from tacit.fleet import report
 from tacit.fleet.report import compared
+from tacit.fleet.report.charts import Lines
 from tests.fleet.runs import made_run
 from tests.fleet.test_report import Read
 
@@ -91,7 +92,7 @@ def test_the_page_asks_nothing_of_a_network_and_gives_a_strategy_one_colour_ever
             [made_run(tmp_path / "x" / Path(f).name, strategy=s) for f, s in zip(folders[:2], "ab", strict=True)]
         )
     )
-    lines = [line for chart in drawn["How good each became"] for line in chart.lines]
+    lines = [line for chart in drawn["How good each became"] if isinstance(chart, Lines) for line in chart.lines]
     assert {(line.name, line.colour) for line in lines} == {("a", 0), ("b", 1)}
     assert '<td data-value="100000">27.8 h</td>' in text
     assert '<td data-value="1800">30 ± 21 min<small>−98.2 %</small></td>' in text

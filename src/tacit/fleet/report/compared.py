@@ -48,7 +48,7 @@ class Compared:
 
     def reached(self, run: Run) -> Point | None:
         """The first point at which what people get is as good as the target."""
-        return next((point for point in run.points if point.best >= self.target), None)
+        return next((point for point in run.points if point.best >= self.target), None) if run.is_judged else None
 
 
 class Measure(NamedTuple):
@@ -77,7 +77,7 @@ def _always(of: Callable[[Run], float | None]) -> Callable[[Compared, Run], floa
 
 MEASURES = (
     Measure("accuracy", "accuracy", _always(lambda run: run.accuracy), None, False),
-    Measure("best_accuracy", "best", _always(lambda run: run.summary.best_accuracy), None, False),
+    Measure("best_accuracy", "best", _always(lambda run: run.best), None, False),
     Measure("time_to_target", "time", _at_target(lambda point: point.time), SECONDS, True),
     Measure("up_to_target", "bytes up", _at_target(lambda point: point.up), BYTES, True),
     Measure("down_to_target", "bytes down", _at_target(lambda point: point.down), BYTES, True),
@@ -111,9 +111,11 @@ def _target(runs: Sequence[Run], target: float | None) -> tuple[float, str]:
     asked = {run.settings.scenario.target for run in runs}
     if len(asked) == 1 and (one := next(iter(asked))) is not None:
         return one, "the target that all runs were given"
-    best = {index: max((point.best for point in run.points), default=0.0) for index, run in enumerate(runs)}
+    best = [max((point.best for point in run.points), default=0.0) for run in runs if run.is_judged]
+    if not best:
+        return 0.0, "nothing was trained or judged"
     # A thousandth below, so that what is shown is what was reached.
-    return math.floor(1000 * min(best.values())) / 1000, "the best that all of them reached"
+    return math.floor(1000 * min(best)) / 1000, "the best that all of them reached"
 
 
 def kinds_of(runs: Sequence[Run]) -> list[str]:
@@ -262,7 +264,7 @@ def charts(compared: Compared) -> dict[str, list[Chart]]:
     level = (compared.target, f"target {words.share(compared.target)}")
     found: list[Chart] = []
     for key, name, ladder, of in axes:
-        most = [max(map(of, run.points)) for run in compared.runs if run.points]
+        most = [max(map(of, run.points)) for run in compared.runs if run.points and run.is_judged]
         some = [value for value in most if value > 0]
         if not some:
             continue
@@ -287,7 +289,7 @@ def _over(compared: Compared, of: Callable[[Point], float]) -> tuple[Line, ...]:
             kind, [of(point) for point in run.points], [point.best for point in run.points],
             compared.kinds.index(kind), thin=len(compared.of(kind)) > 1,
         )
-        for run, kind in zip(compared.runs, compared.names, strict=True)
+        for run, kind in zip(compared.runs, compared.names, strict=True) if run.is_judged
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from tacit.fleet.folder import Fate, Folder, Point, RunBroken, Settings, Summary
 from tacit.fleet.report import words
 from tacit.fleet.report.charts import Axis, Bars, Chart, Line, Lines, histogram, line, measured, shares
 from tacit.plan.bundle import Plan, parse_plan
-from tacit.privacy.account import MEANINGLESS_ABOVE, epsilon_of_mu
+from tacit.privacy.account import epsilon_of_mu
 
 FATES = {
     Fate.APPLIED: "in a Snapshot",
@@ -73,10 +73,22 @@ class Run:
         return self.settings.scenario.strategy
 
     @property
-    def accuracy(self) -> float:
+    def is_judged(self) -> bool:
+        """Whether anything was trained, and looked at."""
+        return self.settings.scenario.training != "none" and self.settings.test_examples > 0
+
+    @property
+    def accuracy(self) -> float | None:
         """Of what people get at the end: the average of Snapshots, where there is one."""
+        if not self.is_judged:
+            return None
         average = self.summary.average_accuracy
         return self.summary.accuracy if average is None else average
+
+    @property
+    def best(self) -> float | None:
+        """Of what people got at any time."""
+        return self.summary.best_accuracy if self.is_judged else None
 
 
 def read(folder: Folder) -> Run:
@@ -98,7 +110,7 @@ def read(folder: Folder) -> Run:
 def quality(run: Run) -> list[Chart]:
     """Accuracy against everything that it costs."""
     points = run.points
-    if not points:
+    if not points or not run.is_judged:
         return []
     last = points[-1]
     axes = [
@@ -133,7 +145,7 @@ def accuracies(points: Sequence[Point], values: Sequence[float]) -> tuple[Line, 
 
 def spent(run: Run) -> list[float] | None:
     """ε at every point, where the run's claim means something."""
-    if run.summary.epsilon is None or run.summary.epsilon > MEANINGLESS_ABOVE or run.plan is None:
+    if run.summary.epsilon is None or run.plan is None or not run.is_judged:
         return None
     delta = run.plan.manifest.delta
     return [epsilon_of_mu(sqrt(point.mu2), delta) for point in run.points]
@@ -196,8 +208,8 @@ def fairness(run: Run) -> Bars | None:
     return Bars(
         "fairness", "Accuracy on devices' own examples", "accuracy, %", Axis("devices"), names,
         tuple(float(count) for count in counts), upright=True,
-        note=f"A tenth of the devices have {words.share(float(low))} or less, half have {words.share(float(middle))} "
-        f"or less; the spread over devices is {words.share(float(each.std()))}.",
+        note=f"Of {len(each):,} devices a tenth have {words.share(float(low))} or less, half have "
+        f"{words.share(float(middle))} or less; the spread over devices is {words.share(float(each.std()))}.",
     )  # fmt: skip
 
 
