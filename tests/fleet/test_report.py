@@ -149,7 +149,7 @@ def test_how_good_the_model_is_on_each_devices_own_examples_is_shown_where_it_is
     assert figures.fairness(figures.read(folder)) is None
     np.savez(
         folder.path / "fairness.npz",
-        device=np.arange(5), examples=np.array([10, 0, 10, 4, 2]), right=np.array([10, 0, 5, 1, 0]),
+        device=np.arange(5), examples=np.array([10, 0, 10, 4, 2]), right=np.array([1, 0, 0.5, 0.25, 0]),
     )  # fmt: skip
 
     drawn = figures.fairness(figures.read(folder))

@@ -147,7 +147,7 @@ class Told:
             return "never"
         name, per = ("%", 0.01) if ladder is None else words.unit(self.mean, ladder)
         value = f"{100 * self.mean:.1f}" if ladder is None else words.number(self.mean / per)
-        more = f" ± {self.spread / per:.2g}" if self.spread else ""
+        more = f" ± {words.rounded(self.spread / per)}" if self.spread else ""
         return f"{value}{more} {name}{'' if self.have == self.of else f' ({self.have} of {self.of})'}"
 
 

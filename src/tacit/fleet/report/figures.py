@@ -42,17 +42,16 @@ class DeviceKind(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Fairness:
-    """`fairness.npz`: how many of its own examples the last model has right, for each device."""
+    """`fairness.npz`: how good the last Snapshot is on each device's own examples."""
 
     device: NDArray[np.integer]
     examples: NDArray[np.integer]
-    right: NDArray[np.integer]
+    right: NDArray[np.floating]  # the share of them
 
     @property
     def accuracies(self) -> NDArray[np.float64]:
         """Of the devices that have examples."""
-        there = self.examples > 0
-        return self.right[there] / self.examples[there]
+        return self.right[self.examples > 0].astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,14 +190,14 @@ def participation(run: Run) -> list[Chart]:
             "evenness", "How evenly devices were heard", shares("devices, those least heard first"),
             shares("of all Updates"),
             (line("this run", behind, grown), line("all alike", [0, 1], [0, 1], colour=7, thin=True)),
-            note=f"The half that was heard most sent {words.share(half)} of all Updates. Jain's index {jain:.2f}: as "
-            f"even as if {words.share(jain)} of the devices had sent all of them, alike.",
+            note=f"The half that was heard most sent {words.share(half)} of all Updates. Jain's index {jain:.2f}"
+            + (f": as if {words.share(jain)} of the devices had sent all of them, alike." if jain < 0.995 else "."),
         ),
     ]  # fmt: skip
 
 
 def fairness(run: Run) -> Bars | None:
-    """How good the last model is on each device's own examples."""
+    """How many devices the last Snapshot is how good for, on their own examples."""
     if run.fairness is None or not len(run.fairness.accuracies):
         return None
     each = run.fairness.accuracies
@@ -229,7 +228,7 @@ def memory(run: Run) -> Bars | None:
     rows = [(f"{kind.profile}: the whole process", float(kind.process_bytes), 1) for kind in run.kinds]
     rows.append(("training, on every device", float(summary.training_bytes), 0))
     if summary.full_training_bytes:
-        rows.append(("training the whole model, 32 examples at a time", float(summary.full_training_bytes), 7))
+        rows.append(("the whole model, 32 examples at a time", float(summary.full_training_bytes), 7))
     rows.sort(key=lambda row: row[1])
     if not summary.training_bytes:
         return None

@@ -46,6 +46,15 @@ def number(value: float) -> str:
     return digits if "e" not in digits else f"{value:.12f}".rstrip("0").rstrip(".")
 
 
+def rounded(value: float) -> str:
+    """Two digits, for what is not known better.
+
+    >>> rounded(153.4), rounded(0.0784), rounded(2.27)
+    ('150', '0.078', '2.3')
+    """
+    return number(float(f"{value:.2g}"))
+
+
 def share(value: float) -> str:
     """A share of one.
 
