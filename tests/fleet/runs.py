@@ -97,6 +97,11 @@ def add_devices(folder: Folder) -> None:
     (folder.path / "devices.json").write_bytes(msgspec.json.encode(kinds))
     draw = np.random.default_rng(3)
     examples = draw.integers(0, 30, 50)
-    np.savez(folder.path / "fairness.npz", device=np.arange(50), examples=examples, right=draw.binomial(examples, 0.8) / np.maximum(1, examples))
+    np.savez(
+        folder.path / "fairness.npz",
+        device=np.arange(50),
+        examples=examples,
+        right=draw.binomial(examples, 0.8) / np.maximum(1, examples),
+    )
     picture = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 10"><circle cx="5" cy="5" r="4"/></svg>'
     (folder.path / "split.svg").write_text(picture)
