@@ -76,6 +76,8 @@ def test_runs_are_called_by_what_they_were_told_otherwise(tmp_path):
     twin = made_run(tmp_path / "twin", told=told[0])
 
     assert report.compare(runs).kinds == ("tacit, split iid", "tacit, split dirichlet:0.1")
+    other = made_run(tmp_path / "other", told=told[0], seed=9, dropout=0.1)
+    assert report.compare([runs[0], other]).kinds == ("tacit, dropout 0", "tacit, dropout 0.1")
     assert report.compare([runs[0], twin]).kinds == (f"tacit ({runs[0].path})", f"tacit ({twin.path})")
 
 

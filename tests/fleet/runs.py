@@ -62,7 +62,7 @@ def made_run(
                 accuracy=accuracy - (0.02 if average and k else 0), average_loss=2.2 - 2 * part if average else None,
                 average_accuracy=accuracy if average else None, updates=int(part * count), visits=int(part * count),
                 up=int(3_000_000 * dear * part), down=int(2_000_000 * dear * part), joules=500 * dear * part,
-                most_landings=round(3 * part), mu2=plan.manifest.spent(round(3 * part)) if sigma else 0.0, clip=1.0,
+                most_landings=round(3 * part), mu2=plan.manifest.spent(round(3 * part)), clip=1.0,
             )
         )  # fmt: skip
         records.point(made[-1])

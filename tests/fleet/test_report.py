@@ -318,3 +318,17 @@ def test_a_picture_without_matplotlib_is_refused_with_what_to_install(tmp_path, 
 
     with pytest.raises(InputError, match=r"pip install 'tacit\[simulate\]'"):
         png.save(Lines("one", "One", Axis("x"), Axis("y"), (line("a", [0], [1]),)), tmp_path / "one.png")
+
+
+def test_the_python_of_the_how_to_reads_a_run(tmp_path: Path):
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "runs.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    folder = made_run(tmp_path / "run", count=0)
+    visits = made_visits(5, 2, 1)
+    visits["device"], visits["up"] = [0, 1, 1, 0, 1], [1, 10, 100, 1000, 10_000]
+    (folder.path / "visits.bin").write_bytes(visits.tobytes())
+    names: dict = {}
+
+    exec(code, names)
+
+    assert names["bytes_up_of"](folder.path, 1) == 10_110
