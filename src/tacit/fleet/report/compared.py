@@ -65,7 +65,9 @@ def changes(compared: Compared) -> list[list[str]]:
 
 def _change(compared: Compared, kind: str, measure: Measure) -> str:
     value, before = told(compared, kind, measure).mean, told(compared, compared.first, measure).mean
-    return "" if value is None or before is None else words.change(value, before)
+    if value is None or before is None:
+        return ""
+    return words.points(value, before) if measure.ladder is None else words.change(value, before)
 
 
 def table_text(compared: Compared) -> str:

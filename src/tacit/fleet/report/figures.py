@@ -158,7 +158,7 @@ def staleness(run: Run) -> Bars | None:
     ages = applied["batch"].astype(np.int64) - applied["base"].astype(np.int64)
     names, counts = histogram(ages)
     return Bars(
-        "staleness", "How old Updates were when they were added", "Snapshots since theirs", Axis("Updates"),
+        "staleness", "How old Updates were when added", "Snapshots since theirs", Axis("Updates"),
         names, counts, upright=True, note=f"In the mean {words.number(float(ages.mean()))}, at most {int(ages.max())}.",
     )  # fmt: skip
 
@@ -207,8 +207,8 @@ def fairness(run: Run) -> Bars | None:
     return Bars(
         "fairness", "Accuracy on devices' own examples", "accuracy, %", Axis("devices"), names,
         tuple(float(count) for count in counts), upright=True,
-        note=f"Of {len(each):,} devices a tenth have {words.share(float(low))} or less, half have "
-        f"{words.share(float(middle))} or less; the spread over devices is {words.share(float(each.std()))}.",
+        note=f"Over {len(each):,} devices the median is {words.share(float(middle))} and the spread "
+        f"{words.share(float(each.std()))}; a tenth of them have {words.share(float(low))} or less.",
     )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class Measure(NamedTuple):
     name: str
     of: Callable[[Compared, Run], float | None]
     ladder: Ladder | None  # None: a share
-    against_first: bool  # whether it is also told as a share of the first kind's
+    against_first: bool  # whether it is also told as a change from the first kind's
 
 
 def _at_target(of: Callable[[Point], float]) -> Callable[[Compared, Run], float | None]:
@@ -69,7 +69,7 @@ def _always(of: Callable[[Run], float | None]) -> Callable[[Compared, Run], floa
 
 
 MEASURES = (
-    Measure("accuracy", "accuracy", _always(lambda run: run.accuracy), None, False),
+    Measure("accuracy", "accuracy", _always(lambda run: run.accuracy), None, True),
     Measure("best_accuracy", "best", _always(lambda run: run.best), None, False),
     Measure("time_to_target", "time", _at_target(lambda point: point.time), SECONDS, True),
     Measure("up_to_target", "bytes up", _at_target(lambda point: point.up), BYTES, True),

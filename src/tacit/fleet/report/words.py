@@ -83,6 +83,16 @@ def change(value: float, before: float) -> str:
     return f"−{100 * (1 - ratio):.{0 if ratio >= 0.02 else 1 if ratio >= 0.002 else 2}f} %"
 
 
+def points(value: float, before: float) -> str:
+    """How many points a share is above or below another.
+
+    >>> points(0.861, 0.87), points(0.9, 0.87), points(0.87, 0.87)
+    ('−0.9 points', '+3.0 points', '')
+    """
+    text = f"{100 * (value - before):+.1f}"
+    return "" if float(text) == 0 else f"{text.replace('-', '−')} points"
+
+
 def setting(value: object) -> str:
     """A setting.
 
