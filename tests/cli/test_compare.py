@@ -70,6 +70,14 @@ def test_the_target_that_all_runs_were_given_is_the_one_they_are_compared_at(tmp
     assert report.compare(runs[1:]).target == 0.654
 
 
+def test_devices_by_themselves_neither_set_the_target_nor_are_what_others_are_held_against(tmp_path):
+    alone = made_run(tmp_path / "alone", strategy="alone", best=0.4, sends=False)
+    found = report.compare([alone, *(made_run(tmp_path / name, strategy=name, best=0.8) for name in "ab")])
+
+    assert (found.target, found.why, found.first) == (0.8, "the best that all of them reached that send", "a")
+    assert report.compare([alone]).target == 0.4
+
+
 def test_runs_are_called_by_what_they_were_told_otherwise(tmp_path):
     told = [{"split": "iid", "devices": "50", "seed": "1"}, {"split": "dirichlet:0.1", "devices": "50", "seed": "2"}]
     runs = [made_run(tmp_path / f"{k}", told=one) for k, one in enumerate(told)]

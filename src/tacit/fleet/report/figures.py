@@ -85,6 +85,11 @@ class Run:
         return self.summary.accuracy if average is None else average
 
     @property
+    def sends(self) -> bool:
+        """Whether anything leaves its devices; where all is in one place, or each is alone, nothing does."""
+        return self.summary.up > 0
+
+    @property
     def best(self) -> float | None:
         """Of what people got at any time."""
         return self.summary.best_accuracy if self.is_judged else None

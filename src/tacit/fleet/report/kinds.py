@@ -83,13 +83,13 @@ def compare(folders: Sequence[Folder], target: float | None = None, against: str
     """Finished runs side by side.
 
     Without a target it is the one that all were given, else the best that all reached; without `against`, a strategy
-    or what the table calls it, others are held against the first.
+    or what the table calls it, others are held against the first that sends anything.
     """
     if not folders:
         raise RunBroken("there is no run to compare")
     runs = tuple(read(folder) for folder in folders)
     kinds = kinds_of(runs)
-    first = kinds[0]
+    first = next((kind for kind, run in zip(kinds, runs, strict=True) if run.sends), kinds[0])
     if against is not None:
         found = [kind for kind, run in zip(kinds, runs, strict=True) if against in (kind, run.strategy)]
         if not found:
@@ -104,11 +104,14 @@ def _target(runs: Sequence[Run], target: float | None) -> tuple[float, str]:
     asked = {run.settings.scenario.target for run in runs}
     if len(asked) == 1 and (one := next(iter(asked))) is not None:
         return one, "the target that all runs were given"
-    best = [max((point.best for point in run.points), default=0.0) for run in runs if run.is_judged]
-    if not best:
+    # Devices by themselves would drag it down, and costs to what they reach are of no interest.
+    sending = [run for run in runs if run.is_judged and run.sends]
+    judged = sending or [run for run in runs if run.is_judged]
+    if not judged:
         return 0.0, "nothing was trained or judged"
     # A thousandth below, so that what is shown is what was reached.
-    return math.floor(1000 * min(best)) / 1000, "the best that all of them reached"
+    best = math.floor(1000 * min(max((point.best for point in run.points), default=0.0) for run in judged)) / 1000
+    return best, "the best that all of them reached" + (" that send" if 0 < len(sending) < len(runs) else "")
 
 
 def kinds_of(runs: Sequence[Run]) -> list[str]:
