@@ -67,20 +67,19 @@ def share(value: float) -> str:
 def change(value: float, before: float) -> str:
     """How much less or more than before: what is less by percent, what is more by how many times.
 
-    >>> change(5, 100), change(300, 100), change(104, 100), change(1, 0), change(0.1, 1000)
-    ('−95 %', '3 ×', '+4 %', '', '−99.99 %')
+    >>> change(5, 100), change(300, 100), change(104, 100), change(1, 0), change(0.1, 1000), change(0, 7)
+    ('−95 %', '3 ×', '+4 %', '', '−99.99 %', '−100 %')
     """
-    if before <= 0:
+    if before <= 0 or value == before:
         return ""
     ratio = value / before
-    if ratio == 1:
-        return ""
     if ratio >= 2:
         return f"{number(ratio)} ×"
-    if ratio >= 1:
+    if ratio > 1:
         return f"+{100 * (ratio - 1):.0f} %"
     # Among savings of 99 % and more the digits behind it are what differs.
-    return f"−{100 * (1 - ratio):.{0 if ratio >= 0.02 else 1 if ratio >= 0.002 else 2}f} %"
+    digits = 0 if ratio >= 0.02 or not ratio else 1 if ratio >= 0.002 else 2
+    return f"−{100 * (1 - ratio):.{digits}f} %"
 
 
 def points(value: float, before: float) -> str:
