@@ -307,9 +307,9 @@ class _Run:
         say(self._progress(end))
         return self._finish(ended)
 
-    def _some(self, end: float) -> str:
+    def _some(self, end: float, count: int = 256) -> str:
         """A few hundred events; why the run is over, if it is."""
-        for _ in range(256):
+        for _ in range(count):
             event = self._queue.pop()
             if event is None:
                 return "nothing happens any more: no device may train"
@@ -375,8 +375,7 @@ class _Run:
         self._fill()
 
     def _window(self, device: int, after: float) -> tuple[float, float]:
-        opens, closes = self._world.availability.windows(np.array([device]), np.array([after]))
-        return float(opens[0]), float(closes[0])
+        return self._world.availability.window(device, after)
 
     def _welcome(self, device: int) -> None:
         if not self._flags[device] & (READY | BUSY | OVER):
@@ -525,7 +524,6 @@ class _Run:
             flight.ends, flight.up = self._now, 0
             self._leaves(flight)
             self._over(flight, Fate.CARRIED, -1, made)
-            self._next[flight.device] = self._coordinator.newest + 1
             self._free(flight.device)
             self._fill()
             return
