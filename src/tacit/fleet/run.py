@@ -15,7 +15,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -34,7 +34,7 @@ from tacit.errors import InputError
 from tacit.fleet.availability import Availability
 from tacit.fleet.coordinating import Coordinator, Kept, root
 from tacit.fleet.costs import Costs, bytes_of
-from tacit.fleet.draws import device_key, device_of, secret, update_id
+from tacit.fleet.draws import device_key, update_id
 from tacit.fleet.folder import Fate, Folder, Point, Records, RunBroken, Settings, Summary
 from tacit.fleet.opening import Part, open_batch, open_masked
 from tacit.fleet.population import Population

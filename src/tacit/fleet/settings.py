@@ -38,7 +38,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     strategy: str
-    seed: Annotated[int, Meta(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     at_work: Some | None = None
     days: Annotated[float, Meta(gt=0, le=36_500)] | None = None
     target: Annotated[float, Meta(gt=0, le=1)] | None = None
