@@ -31,6 +31,7 @@ from tacit.fleet.settings import Scenario, Spent
 from tacit.fleet.split import Shares
 from tacit.fleet.strategy import (
     ABOVE_MEDIAN,
+    ABOVE_USUAL,
     Sizes,
     Strategy,
     asking_privacy,
@@ -141,8 +142,8 @@ def prepared(
         scenario = msgspec.structs.replace(scenario, replay=0)
     if strategy.plain and sizes.rate is None and stage.examples is not None:
         world = replace(world, plan=_tuned(world, stage, scenario, say))
-    if scenario.clip == "median" and sizes.clip is None and stage.examples is not None:
-        world = replace(world, plan=_clipped_far_above(world, stage, scenario))
+    if sizes.clip is None and stage.examples is not None and (scenario.clip == "median" or strategy.by_variance):
+        world = replace(world, plan=_clipped_by_trial(world, stage, scenario, exact=strategy.plain))
     if strategy.who == "central":
         world = in_one_place(world)
     elif strategy.who == "alone":
@@ -315,8 +316,12 @@ def _spread(count: int, most: int) -> list[int]:
     return [int(device) for device in np.unique(np.linspace(0, count - 1, most).astype(np.int64))]
 
 
-def _clipped_far_above(world: World, stage: Stage, scenario: Scenario) -> Plan:
-    """The Plan with a clip far above how long deltas are at first, so that their running median is what binds."""
+def _clipped_by_trial(world: World, stage: Stage, scenario: Scenario, *, exact: bool) -> Plan:
+    """The Plan with a clip that lies above how long deltas are at first, so that it hardly binds by itself.
+
+    Far above where their running median is to bind. A weight by variance sets the scatter of steps against the clip, so
+    for it the clip is not far from what is usual.
+    """
     plan, devices = world.plan, _spread(len(world.population), PROBED)
     pool = Pool(plan, world.examples, msgspec.structs.replace(scenario, masking="counted", trigger=None))
     try:
@@ -328,10 +333,14 @@ def _clipped_far_above(world: World, stage: Stage, scenario: Scenario) -> Plan:
             f"the first visits of {len(devices)} devices all left the numbers; say a smaller learning rate with --rate"
         )
     manifest = plan.manifest
-    clip = float(f"{ABOVE_MEDIAN * max(float(np.median(lengths)), 1e-6):.3g}")
-    # A rounding error that is small against what is usual, which is so many times shorter than the clip.
-    needed = math.ceil(ABOVE_MEDIAN * 10 * math.sqrt(manifest.program.d / manifest.batch.target))
-    quantisation = _ring(manifest, clip, max(manifest.quantisation.q, needed))
+    above = ABOVE_MEDIAN if scenario.clip == "median" else ABOVE_USUAL
+    clip = float(f"{above * max(float(np.median(lengths)), 1e-6):.3g}")
+    if exact:
+        quantisation = msgspec.structs.replace(manifest.quantisation, clip=clip)
+    else:
+        # A rounding error that is small against what is usual, which is so many times shorter than the clip.
+        needed = math.ceil(above * 10 * math.sqrt(manifest.program.d / manifest.batch.target))
+        quantisation = _ring(manifest, clip, max(manifest.quantisation.q, needed))
     return _signed_anew(plan, _rounded_to(manifest, quantisation), stage)
 
 
