@@ -253,3 +253,11 @@ def test_what_is_played_learns(name: str, tmp_path: Path):
 
     assert summary.accuracy > run.points()[0].accuracy + 0.15 and summary.accuracy > 0.55
     assert run.is_over and (summary.up == 0) == (name in ("central", "alone"))
+
+
+def test_the_reference_names_every_strategy_and_every_ingredient_and_says_what_they_do():
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "strategies.md").read_text()
+
+    rows = {line.split("|")[1].strip().strip("`") for line in text.splitlines() if line.startswith("| `")}
+    assert rows == {*STRATEGIES, *INGREDIENTS}
+    assert f"under a clip of {NEVER_BINDS:g} that never" in text and "four times the median" in text
