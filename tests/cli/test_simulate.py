@@ -26,9 +26,9 @@ def task(tmp_path: Path) -> Path:
     return file
 
 
-def simulate(task: Path, out: str, *words: str) -> int:
-    data = task.parents[1] / "data.npz"
-    return main(["simulate", str(task), f"--data={data}", f"--out={task.parents[1] / out}", "--updates=20", *words])
+def simulate(task: Path, out: str, *words: str, pictures: bool = False) -> int:
+    where = (f"--data={task.parents[1] / 'data.npz'}", f"--out={task.parents[1] / out}")
+    return main(["simulate", str(task), *where, "--updates=20", *([] if pictures else ["--no-pictures"]), *words])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -81,17 +81,21 @@ def test_what_is_done_is_left_alone_and_what_was_stopped_goes_on(
 
 
 def test_devices_are_those_that_the_data_name(task: Path, capsys: pytest.CaptureFixture[str]):
-    assert simulate(task, "out", "--split=natural:user", "--strategy=fedbuff", "--updates=4") == 0
+    words = ["--split=natural:user", "--strategy=fedbuff", "--updates=4", "--rate=0.1"]
 
-    assert Folder(task.parents[1] / "out" / "fedbuff").settings().devices == 17
-    assert "17 devices" in capsys.readouterr().err
+    assert simulate(task, "out", *words, pictures=True) == 0
+
+    folder = task.parents[1] / "out" / "fedbuff"
+    assert Folder(folder).settings().devices == 17 and "17 devices" in capsys.readouterr().err
+    pytest.importorskip("matplotlib", reason="pictures are drawn by matplotlib: pip install 'tacit[simulate]'")
+    assert (folder / "split.svg").exists() and (folder / "accuracy-time.png").exists()
 
 
 def test_a_large_fleet_needs_no_examples(task: Path, capsys: pytest.CaptureFixture[str]):
     out = task.parents[1] / "out"
-    words = ["simulate", str(task), "--devices=2e3", "--training=none", "--days=0.1", "--availability=daynight"]
+    words = ["simulate", str(task), "--devices=2e3", "--training=none", "--days=0.1"]
 
-    assert main([*words, f"--out={out}"]) == 0
+    assert main([*words, "--availability=daynight", "--no-pictures", f"--out={out}"]) == 0
 
     summary = Folder(out / "tacit").summary()
     assert summary.updates >= 1000 and Folder(out / "tacit").settings().devices == 2000

@@ -1,4 +1,4 @@
-"""A Task as small as one can be that has all that strategies ask for: a middle layer to cut at, public examples, classes."""
+"""A small Task with all that strategies ask for: a middle layer to cut at, public examples, classes."""
 
 from dataclasses import replace
 

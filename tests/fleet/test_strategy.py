@@ -193,6 +193,29 @@ def test_ftte_trains_whole_parameters_that_the_planner_found_and_a_second_search
     assert sum("looking for what" in line for line in said) == 1
 
 
+def test_ftte_weighs_variance_against_a_clip_that_is_near_and_the_others_have_one_that_never_binds():
+    clips: dict[str, float] = {}
+    for name in ("ftte", "fedbuff"):
+        here = stage(task=replace(TASK, subset=None))
+        world, _ = prepared(parse(name), here, Sizes(24, 30), Scenario("", seed=5), Path("unused"))
+        clips[name] = world.plan.manifest.quantisation.clip
+        assert world.plan.manifest.local.variance_weight == (name == "ftte")
+        assert world.plan.manifest.quantisation.q >= 1 << 19
+
+    assert clips["fedbuff"] == NEVER_BINDS > 10 * clips["ftte"]
+
+
+def test_a_baseline_is_not_held_to_a_rate_that_was_meant_for_something_else():
+    """At a rate that is far too large, nothing is learnt; the trial finds a smaller one."""
+    wild = replace(TASK, local=replace(TASK.local, optimizer=tacit.sgd(30.0)))
+    rates = []
+    for sizes in (Sizes(24, 30), Sizes(24, 30, rate=0.5)):
+        world, _ = prepared(parse("fedavg"), stage(task=wild), sizes, Scenario("", seed=5), Path("unused"))
+        rates.append(world.plan.manifest.program.optimizer.rate)
+
+    assert rates == [pytest.approx(0.9), 0.5]
+
+
 def test_one_place_has_what_all_devices_have_and_sends_nothing():
     here = stage()
     world, scenario = prepared(parse("central"), here, Sizes(24, 3), Scenario("", seed=5), Path("unused"))
@@ -230,3 +253,11 @@ def test_what_is_played_learns(name: str, tmp_path: Path):
 
     assert summary.accuracy > run.points()[0].accuracy + 0.15 and summary.accuracy > 0.55
     assert run.is_over and (summary.up == 0) == (name in ("central", "alone"))
+
+
+def test_the_reference_names_every_strategy_and_every_ingredient_and_says_what_they_do():
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "strategies.md").read_text()
+
+    rows = {line.split("|")[1].strip().strip("`") for line in text.splitlines() if line.startswith("| `")}
+    assert rows == {*STRATEGIES, *INGREDIENTS}
+    assert f"under a clip of {NEVER_BINDS:g} that never" in text and "four times the median" in text
