@@ -76,7 +76,7 @@ def main() -> None:
         algorithm.run(asked, backend, model, local, send_metrics_to_platform=False)
         return np.concatenate([parameter.detach().numpy().ravel() for parameter in inner.parameters()])
 
-    serve(work, "pfl" if other else "second", play, {name: version(name) for name in ("pfl", "torch")})
+    serve(work, "pfl_research" if other else "second", play, {name: version(name) for name in ("pfl", "torch")})
 
 
 def shapes(model: Any) -> list[tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """What every contestant of `bench/fleet.py` does: the same models, examples, cohorts and steps. numpy alone.
 
 A contestant is a program `NAME.py CASE FOLDER` that runs in a Python environment of its own. It reads a line for every
-turn, `{"rounds": R}`, plays so many rounds on, and answers `{"seconds": S}`; the Snapshot that it has come to is then
+turn, `{"rounds": R}`, plays so many rounds on, and answers `{"devices": D, "seconds": S}`; the Snapshot that it has come to is then
 in FOLDER/NAME.npy. A round: the cohort's devices train from the Snapshot, on their own examples, in their own order,
 one epoch of plain SGD; the mean of what they changed is added.
 """
@@ -135,7 +135,7 @@ def serve(work: Work, contestant: str, play: Callable[[range], Values], told: Ma
     """Turns, until there are no more; `play` plays these rounds and returns the Snapshot they lead to."""
     answer = sys.stdout
     sys.stdout = sys.stderr  # a library's own words are no answers
-    print(json.dumps({**told}), file=answer, flush=True)
+    print(json.dumps(dict(told)), file=answer, flush=True)
     done = 0
     for line in sys.stdin:
         turn = range(done, done + json.loads(line)["rounds"])
@@ -144,4 +144,5 @@ def serve(work: Work, contestant: str, play: Callable[[range], Values], told: Ma
         seconds = time.perf_counter() - started
         done = turn.stop
         np.save(work.folder / f"{contestant}.npy", values)
-        print(json.dumps({"seconds": seconds}), file=answer, flush=True)
+        devices = len(turn) * work.case.cohort
+        print(json.dumps({"devices": devices, "seconds": seconds}), file=answer, flush=True)
