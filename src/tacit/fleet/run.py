@@ -41,7 +41,7 @@ from tacit.fleet.population import Population
 from tacit.fleet.queue import Event, Queue, Times
 from tacit.fleet.settings import Scenario
 from tacit.fleet.split import Shares
-from tacit.fleet.training import Asked, Made, Pool
+from tacit.fleet.training import Asked, Made, Pool, drawn
 from tacit.plan.bundle import Plan, encode_snapshot
 from tacit.plan.claim import claim
 from tacit.plan.manifest import Alike
@@ -356,6 +356,9 @@ class _Run:
             return
         _, closes = self._world.availability.windows(devices, opens)
         self._windows.update(zip(devices.tolist(), closes.tolist(), strict=True))
+        # Who has nothing left to do need not come again.
+        coming = (self._flags[devices] & OVER) == 0
+        devices, closes = devices[coming], closes[coming]
         again, _ = self._world.availability.windows(devices, closes)
         self._queue.put_many(again, Kind.OPENS, devices)
 
@@ -566,7 +569,8 @@ class _Run:
             self._free(flight.device)
             return
         self._names[name] = flight.number
-        self._submit(flight)
+        if self._scenario.training == "engine":
+            self._submit(flight)
         self._close()
 
     def _leaves(self, flight: Flight) -> None:
@@ -600,6 +604,8 @@ class _Run:
 
     def _result(self, flight: Flight) -> Made:
         """Waits; meanwhile the other workers train what comes next."""
+        if self._scenario.training == "none":
+            return drawn(self._plan, self._scenario, flight.device, flight.number, flight.version)
         future = self._submit(flight)
         if not future.done():
             self._prefetch()
@@ -626,13 +632,12 @@ class _Run:
         """Closes the batch if it is full, or due; what left the numbers was never sent."""
         while chosen := self._coordinator.chosen(self._now):
             flights = [self._flights[self._names[member.update_id]] for member in chosen]
-            for flight in flights:
-                self._submit(flight)
-            broken = [
-                (member, flight)
-                for member, flight in zip(chosen, flights, strict=True)
-                if self._result(flight).said is None
-            ]
+            broken: list[tuple[Member, Flight]] = []
+            if self._scenario.training == "engine":
+                for flight in flights:
+                    self._submit(flight)
+                both = zip(chosen, flights, strict=True)
+                broken = [(member, flight) for member, flight in both if self._result(flight).said is None]
             if not broken:
                 self._coordinator.close(chosen, self._now)
                 self._queue.put(self._now + self._scenario.opening, Kind.PUBLISH, 0)
