@@ -36,7 +36,7 @@ import torch
 from harness import Row, run, say
 from limits import one_thread
 from memory import saved
-from peers.work import CASES, Case, drawn, net, prepare, split
+from peers.work import CASES, TEST, Case, drawn, net, prepare, split
 
 from tacit.compiler.compile import compile_program
 from tacit.plan.program import Optimizer
@@ -67,7 +67,6 @@ GOALS = {
 MICROBATCH = {"mlp": 16, "cnn": 10}
 CHECKED = 3  # rounds after which all must have learnt the same
 ALIKE = 0.01  # of the loss
-TEST = 2000  # examples
 SAMPLED_S = 0.2
 
 
@@ -77,6 +76,7 @@ class Turn:
 
     devices: int
     seconds: float
+    busy_s: float = 0.0  # of both cores, in all its processes
 
     @property
     def rate(self) -> float:
@@ -98,12 +98,13 @@ class Contestant:
     def turn(self, rounds: int) -> Turn:
         """Its next rounds."""
         assert self.process.stdin is not None and self.process.stdout is not None
+        before = busy(self.process.pid)
         self.process.stdin.write(json.dumps({"rounds": rounds}) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended in the middle of a turn; its own words are above")
-        return Turn(**json.loads(line))
+            raise RuntimeError(f"{self.name} ended in the middle of a turn; its log says why")
+        return Turn(**json.loads(line), busy_s=busy(self.process.pid) - before)
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Speed:
     contestant: str
     rate: float  # devices a second, the median over turns
     ratio: tuple[float, float, float]
+    busy_ms: float  # a device, of the processors' work
     loss: float
     most_bytes: int
     told: Mapping[str, Any]
@@ -206,19 +208,29 @@ def watched(contestants: Sequence[Contestant]) -> Iterator[None]:
         thread.join()
 
 
-def memory_of(pid: int) -> int:
-    """Bytes of a process and all that it started; of what several share, each counts its part."""
-    parents: dict[int, list[int]] = {}
+def tree(pid: int) -> dict[int, list[str]]:
+    """A process and all that it started: what /proc says of each, from its state on."""
+    told: dict[int, list[str]] = {}
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
-            told = place.read_text().rpartition(")")[2].split()
+            told[int(place.parent.name)] = place.read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has ended
-        parents.setdefault(int(told[1]), []).append(int(place.parent.name))
-    total, waiting = 0, [pid]
-    while waiting:
-        one = waiting.pop()
-        waiting += parents.get(one, [])
+    inside = {pid}
+    while more := {one for one, words in told.items() if int(words[1]) in inside} - inside:
+        inside |= more
+    return {one: told[one] for one in inside if one in told}
+
+
+def busy(pid: int) -> float:
+    """Seconds that a process and all that it started have worked, ended children too."""
+    return sum(sum(map(int, words[11:15])) for words in tree(pid).values()) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of a process and all that it started; of what several share, each counts its part."""
+    total = 0
+    for one in tree(pid):
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
         except OSError:
@@ -251,7 +263,8 @@ def speeds(case: str, quick: bool, names: Sequence[str]) -> Iterator[Speed | str
                 first = one.turn(CHECKED)
                 say(f"{about.title}: {TITLES[one.name]}, first rounds {first.rate:,.1f} devices a second")
                 one.loss = loss_of(model, about, np.load(folder / f"{one.name}.npy"))
-                one.rounds = rounds_a_turn(first, about.cohort, 1.5 if quick else 5.0)
+                again = one.turn(rounds_a_turn(first, about.cohort, 0.5))
+                one.rounds = rounds_a_turn(again, about.cohort, 1.5 if quick else 5.0)
             for number in range(3 if quick else 7):
                 for one in there if number % 2 == 0 else reversed(there):
                     one.turns.append(one.turn(one.rounds))
@@ -262,6 +275,7 @@ def speeds(case: str, quick: bool, names: Sequence[str]) -> Iterator[Speed | str
                 one.name,
                 statistics.median(turn.rate for turn in one.turns),
                 ratio(ours.turns, one.turns),
+                statistics.median(1e3 * turn.busy_s / turn.devices for turn in one.turns),
                 one.loss,
                 one.most_bytes,
                 one.told,
@@ -329,6 +343,7 @@ def rows_of(found: Sequence[Speed]) -> Iterator[Row]:
     for speed in found:
         name = TITLES[speed.contestant]
         yield Row(f"{title}: {name}", speed.rate, "devices a second", "", None)
+        yield Row(f"{title}: {name}, work of the processors", speed.busy_ms, "ms a device", "", None)
         if speed is ours or speed.contestant == "whole":
             continue
         goal = GOALS[case].get(speed.contestant)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 Values = Any  # float32 arrays, in PyTorch's order of a model's parameters
+TEST = 2000  # examples that no device has
 LEARNT = 0.25  # how far classes stand apart, of the deviation of their examples
 
 
@@ -133,6 +134,20 @@ def split(values: Values, shapes: list[tuple[int, ...]]) -> Iterator[Values]:
 
 def serve(work: Work, contestant: str, play: Callable[[range], Values], told: Mapping[str, object]) -> None:
     """Turns, until there are no more; `play` plays these rounds and returns the Snapshot they lead to."""
+    values = work.start
+
+    def rounds(turn: range) -> int:
+        nonlocal values
+        values = play(turn)
+        return len(turn) * work.case.cohort
+
+    answer_turns(rounds, told, lambda: np.save(work.folder / f"{contestant}.npy", values))
+
+
+def answer_turns(
+    rounds: Callable[[range], int], told: Mapping[str, object], after: Callable[[], object] = lambda: None
+) -> None:
+    """The lines of a contestant; `rounds` plays a turn and says how many devices trained in it."""
     answer = sys.stdout
     sys.stdout = sys.stderr  # a library's own words are no answers
     print(json.dumps(dict(told)), file=answer, flush=True)
@@ -140,9 +155,8 @@ def serve(work: Work, contestant: str, play: Callable[[range], Values], told: Ma
     for line in sys.stdin:
         turn = range(done, done + json.loads(line)["rounds"])
         started = time.perf_counter()
-        values = play(turn)
+        devices = rounds(turn)
         seconds = time.perf_counter() - started
         done = turn.stop
-        np.save(work.folder / f"{contestant}.npy", values)
-        devices = len(turn) * work.case.cohort
+        after()
         print(json.dumps({"devices": devices, "seconds": seconds}), file=answer, flush=True)
