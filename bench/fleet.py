@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import threading
 import time
 import venv
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "bench" / "peers"
 BUILD = ROOT / "build" / "peers"
 INSTALLED = {"flower": "flower", "pfl_research": "pfl"}  # programs that need an environment, and which
-TORCH_FREE = ("ours", "whole", "peak")
+OURS = ("ours", "whole", "peak")  # which import what is here
 CONTESTANTS = {
     "mlp": ("ours", "whole", "vectorised", "loop", "pfl_research", "flower"),
     "cnn": ("ours", "whole", "peak", "loop", "pfl_research", "flower"),
@@ -165,12 +166,18 @@ def contestant(name: str, case: str, folder: Path) -> Iterator[Contestant | str]
         return
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.endswith("_NUM_THREADS")}
     environment |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
-    if name in TORCH_FREE:
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "src", ROOT / "bench")))
+    places = (ROOT / "bench", ROOT, ROOT / "src") if name in OURS else (ROOT / "bench",)
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, places))
     command = [str(python), str(PROGRAMS / f"{name}.py"), case, str(folder)]
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            text=True,
+            start_new_session=True,
         )
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -182,11 +189,11 @@ def contestant(name: str, case: str, folder: Path) -> Iterator[Contestant | str]
         yield Contestant(name, json.loads(line), process)
     finally:
         process.stdin.close()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        with suppress(ProcessLookupError):  # whatever is left of it and of what it started
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextmanager

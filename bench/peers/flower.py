@@ -20,8 +20,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from loop import trained
-from work import Work, given, net, serve, split
+from peers.loop import trained
+from peers.work import Work, given, net, serve, split
 
 CASE, FOLDER = "PEERS_CASE", "PEERS_FOLDER"  # how actors are told
 client = ClientApp()
@@ -92,6 +92,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import flower  # by its name, so that what is sent to actors is named and not copied
+    from peers import flower  # by its name, so that what is sent to actors is named and not copied
 
     flower.main()

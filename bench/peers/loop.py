@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from work import Work, given, net, serve, split
+from peers.work import Work, given, net, serve, split
 
 THREADS = (1, 2)
 

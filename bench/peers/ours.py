@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from work import given, serve
+from peers.work import given, serve
 
 from bench.peaks.play import playable
 from tacit.engine.player import Player

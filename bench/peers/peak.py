@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from work import given, serve
+from peers.work import given, serve
 
 from bench.limits import SIDE, fastest, products
 

@@ -22,7 +22,7 @@ from pfl.data.pytorch import PyTorchTensorDataset
 from pfl.hyperparam.base import NNTrainHyperParams
 from pfl.metrics import Weighted
 from pfl.model.pytorch import PyTorchModel
-from work import Work, given, net, serve, split
+from peers.work import Work, given, net, serve, split
 
 ADDRESSES, RANK = "PFL_WORKER_ADDRESSES", "PFL_WORKER_RANK"
 NEVER = 1 << 30

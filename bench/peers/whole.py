@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-from work import TEST, Work, answer_turns, drawn, given
+from peers.work import TEST, Work, answer_turns, drawn, given
 
 from tacit.device.examples import Examples
 from tacit.fleet.availability import Always
