@@ -81,7 +81,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--masking", choices=["counted", "real"], default="counted", help="(default: counted)")
     how.add_argument("--training", choices=["engine", "none"], default="engine", help="none: deltas are drawn")
     how.add_argument("--epsilon", metavar="E[,E…]", help="instead of the Task's own; several: each, and without noise")
-    how.add_argument("--as-if-devices", metavar="N", help="with the noise that ε takes in a fleet of so many")
+    how.add_argument("--as-if-devices", metavar="N[/BATCH]", help="with the noise of so large a fleet")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
         "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
