@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tacit.wire.ids import DeviceKey, UpdateId
 
@@ -28,6 +29,15 @@ def bytes_of(seed: int, *words: int) -> Callable[[int], bytes]:
     True
     """
     return np.random.Generator(np.random.SFC64([seed, *words])).bytes
+
+
+def shuffled(seed: int, purpose: int, count: int) -> NDArray[np.int64]:
+    """The numbers below `count` in a random order.
+
+    >>> shuffled(0, 31, 3).tolist()
+    [2, 0, 1]
+    """
+    return np.random.default_rng([seed, purpose]).permutation(count)
 
 
 def update_id(seed: int, number: int) -> UpdateId:
