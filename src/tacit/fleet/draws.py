@@ -34,8 +34,8 @@ def bytes_of(seed: int, *words: int) -> Callable[[int], bytes]:
 def shuffled(seed: int, purpose: int, count: int) -> NDArray[np.int64]:
     """The numbers below `count` in a random order.
 
-    >>> shuffled(0, 31, 3).tolist()
-    [2, 0, 1]
+    >>> shuffled(0, 31, 5).tolist()
+    [0, 2, 4, 1, 3]
     """
     return np.random.default_rng([seed, purpose]).permutation(count)
 
