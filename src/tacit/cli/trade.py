@@ -6,6 +6,7 @@ fleet of a million: an extrapolation, since what those devices would know is not
 """
 
 import argparse
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,7 +219,10 @@ def draw(measured: Trade, lines: Sequence[str], out: Path) -> list[Path]:
         axes.axhline(sum(without) / len(without), color="0.4", ls="--", lw=1, label="without noise")
     axes.set_xscale("log", base=2)
     axes.set_xticks([epsilon for epsilon, _ in noisy], [f"{epsilon:g}" for epsilon, _ in noisy])
-    axes.set(xlabel="ε of each device over the Plan's life", ylabel=measured.metric)
+    low, high = axes.get_ylim()
+    room = max(0.0, 0.1 - (high - low)) / 2  # a point more or less is no cliff
+    axes.set(xlabel="ε", ylabel=measured.metric, ylim=(low - room, high + room))
+    figure.supxlabel(textwrap.fill(measured.claim, 115), fontsize=7)
     kind = "as simulated" if measured.as_if_devices is None else f"extrapolation: noise of {measured.as_if_devices:,}"
     axes.set_title(f"{measured.task}, {measured.devices:,} devices, {kind}", fontsize=9)
     axes.legend(fontsize=8)
