@@ -24,6 +24,7 @@ COMMANDS = {
     "judge": "follow a Plan's Snapshots, judge each on examples of your own, and raise an alarm when one is bad",
     "audit": "check a coordinator's log whole, against what keyholders signed and what devices were told",
     "fetch": "get the newest Snapshot of a Plan, for PyTorch",
+    "simulate": "play a Task on a fleet of devices in virtual time, by one strategy or several, and compare them",
     "device": "what this device has done: status, receipts, forget",
     "demo": "train handwritten digits on twelve device processes, here and now",
 }

@@ -92,10 +92,12 @@ class Bytes:
 
 
 def bytes_of(plan: Plan, scenario: Scenario) -> Bytes:
-    """As tacit's messages, or as the plain values of the model up and down and nothing else."""
+    """As tacit's messages, or as the plain values of the model up and down and nothing else; or nothing is sent."""
     visit = visit_of(plan, 1)
     if scenario.counted == "messages":
         return Bytes(visit.plan_bytes, visit.download, visit.upload)
+    if scenario.counted == "nothing":
+        return Bytes(0, 0, 0)
     values = 4 * plan.manifest.program.d
     return Bytes(0, values, values)
 

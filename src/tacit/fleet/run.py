@@ -35,7 +35,7 @@ from tacit.fleet.availability import Availability
 from tacit.fleet.coordinating import Coordinator, Kept, root
 from tacit.fleet.costs import Costs, bytes_of
 from tacit.fleet.draws import device_key, update_id
-from tacit.fleet.folder import Fate, Folder, Point, Records, RunBroken, Settings, Summary
+from tacit.fleet.folder import FORMAT, Fate, Folder, Point, Records, RunBroken, Settings, Summary
 from tacit.fleet.opening import Part, open_batch, open_masked
 from tacit.fleet.population import Population
 from tacit.fleet.queue import Event, Queue, Times
@@ -175,16 +175,7 @@ def play(
 ) -> Summary:
     """Begins a run, or goes on with it, or says what it came to. KeyboardInterrupt leaves one that can go on."""
     check(world, scenario)
-    settings = Settings(
-        1,
-        scenario,
-        world.plan.plan_id.hex(),
-        len(world.population),
-        0 if world.test is None else len(world.test),
-        _digest(world),
-        _sha(world.population.profile, world.population.slowdown, world.population.down, world.population.up),
-        dict(told),
-    )
+    settings = settings_of(world, scenario, told)
     folder.begin(settings, bytes(world.plan.raw))
     if folder.is_over:
         return folder.summary()
@@ -193,6 +184,21 @@ def play(
         return run.play(say, stop)
     finally:
         run.close()
+
+
+def settings_of(world: World, scenario: Scenario, told: Mapping[str, str]) -> Settings:
+    """All that was asked, as a run's folder keeps it."""
+    population = world.population
+    return Settings(
+        FORMAT,
+        scenario,
+        world.plan.plan_id.hex(),
+        len(population),
+        0 if world.test is None else len(world.test),
+        _digest(world),
+        _sha(population.profile, population.slowdown, population.down, population.up),
+        dict(told),
+    )
 
 
 def check(world: World, scenario: Scenario) -> None:
@@ -245,6 +251,7 @@ class _Run:
         self._closes = np.zeros(count)  # until when it is there
         self._flags = np.zeros(count, np.uint8)
         self._coordinator = Coordinator(self._plan, scenario.deadline, scenario.opening, self._landings, self._last)
+        self._coordinator.batch = Collecting(0, int(scenario.before.time))
         sizes = np.diff(world.shares.offsets) if world.examples is not None else np.full(count, world.per_device)
         self._costs = Costs(self._plan, world.population, sizes, scenario)
         self._bytes = bytes_of(self._plan, scenario)
@@ -263,9 +270,11 @@ class _Run:
         self._norms: list[float] = []
         self._carried: dict[int, tuple[bytes, int]] = {}
         self._names: dict[UpdateId, int] = {}  # of Updates that wait: their visits
-        self._totals, self._fates = Totals(), dict.fromkeys(map(int, Fate), 0)
+        before = scenario.before
+        self._totals = Totals(visits=before.visits, up=before.up, down=before.down, joules=before.joules)
+        self._fates = dict.fromkeys(map(int, Fate), 0)
         self._mu2 = [self._manifest.spent(n) for n in range(self._manifest.participation.landings + 1)]
-        self._now, self._between = 0.0, True
+        self._now, self._between = before.time, True
         self._records: Records | None = None
         self._reached: Point | None = None
         self._accuracy: float | None = None
@@ -279,9 +288,9 @@ class _Run:
         if not self._restore():
             self._records = Records(self._folder)
             devices = np.arange(len(self._world.population))
-            opens, _ = self._world.availability.windows(devices, np.zeros(len(devices)))
-            self._queue.put_many(np.maximum(opens, 0.0), Kind.OPENS, devices)
-            self._queue.put(self._scenario.deadline, Kind.DEADLINE, 0)
+            opens, _ = self._world.availability.windows(devices, np.full(len(devices), self._now))
+            self._queue.put_many(np.maximum(opens, self._now), Kind.OPENS, devices)
+            self._queue.put(self._now + self._scenario.deadline, Kind.DEADLINE, 0)
             self._judge(0)
         end = math.inf if self._scenario.days is None else self._scenario.days * DAY
         written = said = time.monotonic()

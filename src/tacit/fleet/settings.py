@@ -10,6 +10,16 @@ Seconds = Annotated[float, Meta(ge=0, lt=1e9)]
 Some = Annotated[int, Meta(ge=1)]
 
 
+class Spent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was spent before a run began: by the Plan that asked for the start of its head."""
+
+    time: Seconds = 0.0
+    visits: int = 0
+    up: int = 0  # bytes
+    down: int = 0
+    joules: float = 0.0
+
+
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that may be asked of a run.
 
@@ -26,7 +36,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                left out, and their bytes are counted
     training   `engine`: the tapes are played; `none`: deltas are drawn at random
     counted    whose bytes: of tacit's messages, or of plain float32 values up and down, as strategies send them that
-               mask nothing
+               mask nothing; or nobody's, where nothing is sent
     every      the published model is judged after every so many Snapshots
     judged     on so many test examples; all of them at the end
     keep       whether devices keep what the frozen prefix gives
@@ -35,6 +45,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replay     the server trains on so many public minibatches after every batch (which no coordinator does)
     trigger    a device sends when its delta is that share of the clip long, and carries it on until then; None: always
     carried    visits after which it sends all the same
+    before     what was spent before: virtual time begins there, and every sum of bytes, visits and joules
     """
 
     strategy: str
@@ -49,7 +60,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss: Share = 0.0
     masking: Literal["real", "counted"] = "counted"
     training: Literal["engine", "none"] = "engine"
-    counted: Literal["messages", "float32"] = "messages"
+    counted: Literal["messages", "float32", "nothing"] = "messages"
     every: Some = 1
     judged: Some = 1_000
     keep: bool = True
@@ -57,3 +68,4 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replay: Annotated[int, Meta(ge=0)] = 0
     trigger: Annotated[float, Meta(ge=0)] | None = None
     carried: Some = 8
+    before: Spent = Spent()
