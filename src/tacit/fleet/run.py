@@ -627,7 +627,9 @@ class _Run:
         coming = [
             one
             for one in self._flights.values()
-            if one.working and one.end == End.ARRIVES and one.number not in self._made
+            if one.working
+            and one.end == End.ARRIVES
+            and one.number not in self._made
             and one.version + self._manifest.batch.max_age > self._coordinator.newest
         ]
         for flight in sorted(coming, key=lambda one: one.ends)[:room]:
@@ -919,7 +921,9 @@ class _Run:
         self._totals, self._fates, self._reached = saved.totals, saved.fates, saved.reached
         self._records = Records(self._folder, *saved.written)
         batch = self._coordinator.batch
-        waiting = {one.update_id for one in (*self._coordinator.queued, *(batch.members if isinstance(batch, Opened) else ()))}
+        waiting = {
+            one.update_id for one in (*self._coordinator.queued, *(batch.members if isinstance(batch, Opened) else ()))
+        }
         for flight in saved.flights:
             name = update_id(self._scenario.seed, flight.number)
             if name in waiting:
