@@ -77,7 +77,7 @@ def test_a_report_asks_nothing_of_a_network_and_every_drawing_has_words_and_a_ta
     assert len(read.asked) == 1
     assert read.asked[0].startswith("data:image/svg+xml;base64,")
     assert not re.search(r"url\(|@import|\bfetch\b|XMLHttp", text)
-    assert len(read.ids) == len(set(read.ids)) == 10
+    assert len(read.ids) == len(set(read.ids)) == 11
     assert all(one["role"] == "img" and len(one["aria-label"] or "") > 20 for one in read.drawings)
     assert sum({"svg", "details", "table"} <= one for one in read.figures) == len(read.ids)
 
@@ -303,6 +303,15 @@ def test_on_a_terminal_one_line_is_written_over_and_taken_away():
     assert all(len(part) < 60 for part in parts)
     assert parts[-2].strip() == parts[-1] == ""
     assert parts[1].startswith("tacit:  25 %, Snapshot 12")
+
+
+def test_where_several_runs_are_played_one_after_the_other_rates_are_those_of_the_newest():
+    stream, clock = io.StringIO(), iter([0.0, 20.0, 40.0, 60.0])
+    line = progress.Line("alone", stream, lambda: next(clock))
+    for done, events in ((0.1, 1000), (0.2, 5000), (0.3, 100), (0.4, 500)):
+        line(now(done, events=events))
+
+    assert re.findall(r"[-0-9.]+ events/s", stream.getvalue()) == ["200 events/s", "20 events/s"]
 
 
 def test_elsewhere_it_is_a_plain_line_now_and_then():
