@@ -185,9 +185,9 @@ def stage_of(task: "Task", devices: int, arguments: argparse.Namespace) -> "Stag
 def _examples(
     task: "Task", devices: int, arguments: argparse.Namespace
 ) -> "tuple[Examples | None, Examples | None, Shares]":
-    from tacit.cli.simulating import fields_of, held_out
+    from tacit.cli.simulating import fields_of
     from tacit.device.examples import read_examples
-    from tacit.fleet.split import Natural, Shares, deal, parse_split
+    from tacit.fleet.split import Natural, Shares, deal, held_out, parse_split
 
     if arguments.training == "none":
         if arguments.data is not None or arguments.target is not None:

@@ -233,19 +233,6 @@ def rows_of(task: Task, arrays: Mapping[str, NDArray[Any]], source: str) -> Exam
     return check_examples(arrays, inputs, label, source, weight=weight)
 
 
-def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of so many examples devices get, and which the published model is judged on.
-
-    >>> kept, held = held_out(10, 0.2, seed=1)
-    >>> len(kept), len(held), sorted([*kept, *held]) == list(range(10))
-    (8, 2, True)
-    """
-    order, test = np.random.default_rng([seed, 31]).permutation(count), max(1, round(share * count))
-    if test >= count:
-        raise InputError(f"of {count} examples {test} are for testing, and none is left; give more data")
-    return np.sort(order[test:]), np.sort(order[:test])
-
-
 def _sums(
     strategy: Strategy, task: Task, stage: Stage, sizes: Sizes, scenario: Scenario, starts: Path, say: Say
 ) -> tuple[Start, Spent]:
