@@ -202,5 +202,3 @@ def drawn(plan: Plan, scenario: Scenario, device: int, number: int, version: int
 
 def _never() -> bool:
     return False
-
-
