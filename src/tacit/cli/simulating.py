@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 DAYS = 36_500  # of a simulated Plan's life, which begins in 1970
 CENTRAL = "laptop-entry"  # the machine that has all examples
 PROBED = 8  # devices whose first visits say how long deltas are
-RATES = (1.0, 0.3, 0.1, 0.03)  # of the Task's learning rate, that baselines try
+RATES = (1.0, 0.3, 0.1, 0.03, 0.01)  # of the Task's learning rate, that baselines try
 MOST_SHOWN = 500  # examples that a trial is judged on
 FINEST = 1 << 19  # Q of Updates whose rounding is not to matter
 

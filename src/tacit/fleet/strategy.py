@@ -160,8 +160,8 @@ INGREDIENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "async": ("a batch waits for all who began", {"who": "wait"}),
         "class-sums": ("a head starts from zero, or from what the Task says", {"class_sums": False}),
         "kept": ("the frozen prefix is computed anew at every visit", {"keep": False}),
-        "balance": ("the local loss is not balanced, unless the Task says so", {"balance": False}),
-        "decay": ("the learning rate does not fall, unless the Task says so", {"decay": False}),
+        "balance": ("the local loss is not balanced", {"balance": False}),
+        "decay": ("the learning rate does not fall", {"decay": False}),
         "clip": ("deltas are clipped to the Plan's own clip alone", {"median": False}),
         "age": ("an old Update counts as much as a new one", {"who": "buffer"}),
         "replay": ("the server trains on nothing", {"replay": 0}),
@@ -330,6 +330,8 @@ def local_for(strategy: Strategy, task: Task, sizes: Sizes) -> Local:
         optimizer = replace(optimizer, rate=sizes.rate, schedule=None)
     if strategy.decay and optimizer.decay == 1 and optimizer.schedule is None:
         optimizer = replace(optimizer, schedule=inverse(max(1, snapshots_of(strategy, sizes) // 2)))
+    elif "decay" in strategy.without:
+        optimizer = replace(optimizer, decay=1.0, schedule=None)
     if strategy.who == "central":
         epochs = 1  # an Update is a pass
     else:
@@ -337,7 +339,7 @@ def local_for(strategy: Strategy, task: Task, sizes: Sizes) -> Local:
     return replace(
         local,
         epochs=epochs,
-        balance=(strategy.balance and balances(task)) or (local.balance and not strategy.plain),
+        balance=strategy.balance and balances(task),
         optimizer=optimizer,
         proximal=max(strategy.proximal, local.proximal) if strategy.proximal else 0.0,
         variance_weight=strategy.by_variance or (local.variance_weight and not strategy.plain),
