@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from peers.vectorised import by_hand, by_vmap
 from peers.work import CASES, Case, net, prepare, split
 

@@ -3,18 +3,19 @@
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from tests.fleet.playing import DEVICES, plan, world
 
 from tacit.fleet.availability import DayNight
 from tacit.fleet.folder import Fate, Folder, RunBroken, Summary
 from tacit.fleet.run import ScenarioWrong, World, play
 from tacit.fleet.settings import Scenario
+from tests.fleet.playing import DEVICES, plan, world
 
 SAME = ("visits.bin", "points.jsonl", "final.snapshot", "summary.json")
 
@@ -71,10 +72,10 @@ def test_what_a_run_says_adds_up(tmp_path: Path) -> None:
     for t in range(summary.versions):
         assert len(set(applied["device"][applied["batch"] == t])) == manifest.batch.target
     ages = applied["batch"] - applied["base"].astype(int)
-    assert 0 <= ages.min() and ages.max() <= manifest.batch.max_age
+    assert ages.min() >= 0 and ages.max() <= manifest.batch.max_age
     assert np.bincount(applied["device"]).max() == summary.most_landings <= manifest.participation.landings
     assert [point.version for point in points] == [0, 2, 4, 6, 8]
-    assert all(before.time <= after.time for before, after in zip(points, points[1:], strict=False))
+    assert all(before.time <= after.time for before, after in pairwise(points))
     # A device fetches the Plan once, if it does not give up meanwhile.
     for device in range(DEVICES):
         assert visits["first"][(visits["device"] == device) & (visits["fate"] != Fate.DROPPED)].sum() <= 1

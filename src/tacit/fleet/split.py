@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from tacit.errors import InputError
 from tacit.fleet.drawing import panels, save
+from tacit.fleet.draws import shuffled
 from tacit.fleet.population import counted
 from tacit.fleet.tables import read_bytes, table
 
@@ -212,7 +213,7 @@ def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], ND
     >>> len(kept), len(held), sorted([*kept, *held]) == list(range(10))
     (8, 2, True)
     """
-    order, test = np.random.default_rng([seed, _HELD]).permutation(count), max(1, round(share * count))
+    order, test = shuffled(seed, _HELD, count), max(1, round(share * count))
     if test >= count:
         raise SplitWrong(f"of {count} examples {test} are for testing, and none is left; give more data")
     return np.sort(order[test:]), np.sort(order[:test])
