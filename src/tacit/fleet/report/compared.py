@@ -19,7 +19,7 @@ from tacit.privacy.account import epsilon_text
 
 __all__ = ["charts", "compare", "page", "records", "table_text", "write"]
 
-FAR_APART = 20.0  # costs that differ by more are drawn over a logarithm
+FAR_APART = 8.0  # costs that differ by more are drawn over a logarithm
 
 
 def records(compared: Compared) -> dict[str, Any]:
