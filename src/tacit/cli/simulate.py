@@ -81,7 +81,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--masking", choices=["counted", "real"], default="counted", help="(default: counted)")
     how.add_argument("--training", choices=["engine", "none"], default="engine", help="none: deltas are drawn")
     how.add_argument("--epsilon", metavar="E[,E…]", help="instead of the Task's own; several: each, and without noise")
-    how.add_argument("--as-if-devices", metavar="N", help="with the noise that ε takes in a fleet of so many")
+    how.add_argument("--as-if-devices", metavar="N[/BATCH]", help="with the noise of so large a fleet")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
         "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
@@ -437,8 +437,7 @@ def finished(folders: "Sequence[Folder]", out: Path) -> str:
     page = out / "compare.html" if len(folders) > 1 else folders[0].path / "report.html"
     if len(folders) > 1:
         write(compared, page)
-    drawn = f"\n\nreport     {page}" if page.exists() else ""
-    return f"{table_text(compared)}{drawn}"
+    return f"{table_text(compared)}\n\nreport     {page}"
 
 
 def _say(line: str) -> None:
