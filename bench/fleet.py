@@ -72,6 +72,7 @@ GOALS = {
 }
 MICROBATCH = {"mlp": 16, "cnn": 10}
 MANY = 1 << 15  # Snapshots, which no benchmark comes to
+CLIP = 10.0  # above every delta's length, so that nobody learns less
 CHECKED = 3  # rounds after which all must have learnt the same
 ALIKE = 0.01  # of the loss
 SAMPLED_S = 0.2
@@ -361,6 +362,7 @@ def plan_for(case: str, start: Any, snapshots: int) -> bytes:
         budget=tacit.Budget(memory="256 MiB", upload="16 MiB", storage="256 MiB", seconds=3600),
         privacy=tacit.Privacy(
             noise=1e-3,
+            clip=CLIP,
             devices=about.devices,
             snapshots=snapshots,
             participations=min(snapshots, MOST_LANDINGS),
