@@ -359,6 +359,7 @@ def plan_for(case: str, start: Any, snapshots: int) -> bytes:
         example={"x": tacit.array(about.shape), "y": tacit.label(about.classes)},
         subset=[name for name, _ in net(case).named_parameters()],
         local=tacit.Local(minibatch=about.minibatch, microbatch=MICROBATCH[case], optimizer=tacit.sgd(about.rate)),
+        server=tacit.Server(),
         budget=tacit.Budget(memory="256 MiB", upload="16 MiB", storage="256 MiB", seconds=3600),
         privacy=tacit.Privacy(
             noise=1e-3,

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.fleet.playing import world
 
 from tacit.fleet import run as running
 from tacit.fleet.folder import Folder
 from tacit.fleet.settings import Scenario
 from tacit.plan.bundle import parse_plan
+from tests.fleet.playing import world
 
 
 def main(plan: Path, scenario: Path, folder: Path, events: int) -> None:
-    run: Any = running._Run  # pyright: ignore[reportPrivateUsage]
+    run: Any = running._Run
     happens, some, left = run._happens, run._some, [events]
 
     def until(self: Any, event: Any) -> None:

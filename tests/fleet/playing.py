@@ -22,8 +22,9 @@ OPENS = SealingKey.from_seed(bytes(32))  # what is sealed to the keyholder of `t
 @cache
 def plan(noise: float = 0.05, target: int = 6, snapshots: int = 8, **privacy: Any) -> Plan:
     """A linear head and a hidden layer before it, frozen."""
-    from tests.compiled import plan_of  # here, so that processes which are killed need no compiler
     from torch import nn
+
+    from tests.compiled import plan_of  # here, so that processes which are killed need no compiler
 
     rules: dict[str, Any] = {"participations": 8, "max_age": 4, "threshold": 4, "devices": DEVICES} | privacy
     return plan_of(

@@ -3,18 +3,19 @@
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from tests.fleet.playing import DEVICES, plan, world
 
 from tacit.fleet.availability import DayNight
 from tacit.fleet.folder import Fate, Folder, RunBroken, Summary
 from tacit.fleet.run import ScenarioWrong, World, play
 from tacit.fleet.settings import Scenario
+from tests.fleet.playing import DEVICES, plan, world
 
 SAME = ("visits.bin", "points.jsonl", "final.snapshot", "summary.json")
 
@@ -71,10 +72,10 @@ def test_what_a_run_says_adds_up(tmp_path: Path) -> None:
     for t in range(summary.versions):
         assert len(set(applied["device"][applied["batch"] == t])) == manifest.batch.target
     ages = applied["batch"] - applied["base"].astype(int)
-    assert 0 <= ages.min() and ages.max() <= manifest.batch.max_age
+    assert ages.min() >= 0 and ages.max() <= manifest.batch.max_age
     assert np.bincount(applied["device"]).max() == summary.most_landings <= manifest.participation.landings
     assert [point.version for point in points] == [0, 2, 4, 6, 8]
-    assert all(before.time <= after.time for before, after in zip(points, points[1:], strict=False))
+    assert all(before.time <= after.time for before, after in pairwise(points))
     # A device fetches the Plan once, if it does not give up meanwhile.
     for device in range(DEVICES):
         assert visits["first"][(visits["device"] == device) & (visits["fate"] != Fate.DROPPED)].sum() <= 1
@@ -117,7 +118,7 @@ class TestAKill:
         (tmp_path / "plan").write_bytes(plan().raw)
         (tmp_path / "scenario").write_bytes(msgspec.json.encode(asked))
         while not Folder(killed).is_over:
-            files = [str(tmp_path / "plan"), str(tmp_path / "scenario"), str(killed), str(11 + 20 * kills)]
+            files = [str(tmp_path / "plan"), str(tmp_path / "scenario"), str(killed), str(21 + 40 * kills)]
             child = subprocess.run([sys.executable, "-m", "tests.fleet.killed", *files], capture_output=True)
             assert child.returncode in (0, -signal.SIGKILL), child.stderr.decode()
             kills += child.returncode != 0
@@ -126,23 +127,23 @@ class TestAKill:
         assert not (killed / "checkpoint.bin").exists()
 
     def test_ctrl_c_leaves_a_run_that_goes_on(self, tmp_path: Path) -> None:
-        _, whole = played(world(plan()), scenario(), tmp_path / "whole")
+        _, whole = played(world(plan(snapshots=40, participations=32)), scenario(), tmp_path / "whole")
         path = tmp_path / "stopped"
         with pytest.raises(KeyboardInterrupt):
-            play(world(plan()), scenario(), Folder(path), {}, stop=_after(1))
+            play(world(plan(snapshots=40, participations=32)), scenario(), Folder(path), {}, stop=_after(1))
         assert (path / "checkpoint.bin").exists()
         with pytest.raises(RunBroken, match="is not over: the same command goes on"):
             Folder(path).summary()
-        _, again = played(world(plan()), scenario(), path)
+        _, again = played(world(plan(snapshots=40, participations=32)), scenario(), path)
         assert again == whole
 
     def test_a_damaged_checkpoint_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
-            play(world(plan()), scenario(), Folder(tmp_path), {}, stop=_after(1))
+            play(world(plan(snapshots=40, participations=32)), scenario(), Folder(tmp_path), {}, stop=_after(1))
         checkpoint = tmp_path / "checkpoint.bin"
         checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"?")
         with pytest.raises(RunBroken, match=r"checkpoint\.bin is damaged; to begin that run anew delete"):
-            play(world(plan()), scenario(), Folder(tmp_path), {})
+            play(world(plan(snapshots=40, participations=32)), scenario(), Folder(tmp_path), {})
 
 
 class TestWhatCannotHold:

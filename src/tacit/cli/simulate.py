@@ -80,6 +80,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--carried", type=int, default=8, help="visits after which it is sent all the same (default: 8)")
     how.add_argument("--masking", choices=["counted", "real"], default="counted", help="(default: counted)")
     how.add_argument("--training", choices=["engine", "none"], default="engine", help="none: deltas are drawn")
+    how.add_argument("--epsilon", metavar="E[,E…]", help="instead of the Task's own; several: each, and without noise")
+    how.add_argument("--as-if-devices", metavar="N", help="with the noise that ε takes in a fleet of so many")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
         "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
@@ -103,6 +105,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from tacit.cli import trade
     from tacit.fleet.strategy import parse_many
 
     strategies = parse_many(arguments.strategy, ablation=arguments.ablation)
@@ -113,10 +116,18 @@ def run(arguments: argparse.Namespace) -> None:
     _say(f"loading {arguments.task} …")
     from tacit.compiler.load import load_task
 
-    stage = stage_of(load_task(arguments.task), devices, arguments)
+    stage = stage_of(trade.under(load_task(arguments.task), arguments), devices, arguments)
     folders: list[Folder] = []
     pictures: dict[str, bytes] | None = None if arguments.no_pictures else {}
+
+    def play(task: "Task", strategy: "Strategy", sizes: "Sizes", path: Path) -> "Folder":
+        common = scenario_of(strategy, sizes, arguments)
+        return _played(strategy, sizes, common, replace(stage, task=task), arguments, path, pictures)
+
     try:
+        if trade.is_trade(arguments):
+            print("\n".join(trade.trade(stage.task, strategies, sizes[strategies[0]], arguments, out, play)))
+            return
         for one in strategies:
             folders.append(_played(one, sizes[one], scenarios[one], stage, arguments, out, pictures))
     except KeyboardInterrupt:
@@ -340,6 +351,9 @@ def told_of(strategy: "Strategy", stage: "Stage", arguments: argparse.Namespace)
         said = by_strategy(name, getattr(arguments, name), positive).get(strategy.name)
         if said is not None:
             told[name.replace("_", " ")] = f"{said:g}"
+    if arguments.epsilon is not None:
+        noise = {name: getattr(stage.task.privacy, name) for name in ("epsilon", "noise")}
+        told |= {name: f"{value:g}" for name, value in noise.items() if value is not None}
     return told
 
 
@@ -418,7 +432,8 @@ def finished(folders: "Sequence[Folder]", out: Path) -> str:
     page = out / "compare.html" if len(folders) > 1 else folders[0].path / "report.html"
     if len(folders) > 1:
         write(compared, page)
-    return f"{table_text(compared)}\n\nreport     {page}"
+    drawn = f"\n\nreport     {page}" if page.exists() else ""
+    return f"{table_text(compared)}{drawn}"
 
 
 def _say(line: str) -> None:

@@ -23,6 +23,7 @@ from tacit.compiler.public import public_examples
 from tacit.device.examples import Examples, check_examples
 from tacit.errors import InputError
 from tacit.fleet.availability import Always, Availability
+from tacit.fleet.draws import shuffled
 from tacit.fleet.folder import Folder
 from tacit.fleet.parties import PURPOSE, TITLE, Keys, keys_of
 from tacit.fleet.population import Population, populate
@@ -240,7 +241,7 @@ def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], ND
     >>> len(kept), len(held), sorted([*kept, *held]) == list(range(10))
     (8, 2, True)
     """
-    order, test = np.random.default_rng([seed, 31]).permutation(count), max(1, round(share * count))
+    order, test = shuffled(seed, 31, count), max(1, round(share * count))
     if test >= count:
         raise InputError(f"of {count} examples {test} are for testing, and none is left; give more data")
     return np.sort(order[test:]), np.sort(order[:test])

@@ -35,10 +35,10 @@ from tacit.coordinator.pace import come_again
 from tacit.fleet.draws import device_of
 from tacit.fleet.places import Given, Places
 from tacit.plan.bundle import Plan, decode_snapshot
-from tacit.wire.ids import DeviceKey, Digest, PlanId, sha256
+from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, sha256
 from tacit.wire.messages import OpenedMark
 
-NOTHING = OpenedMark(key_id=bytes(8), masks_hash=Digest(bytes(32)), signature=bytes(64))
+NOTHING = OpenedMark(key_id=KeyId(bytes(8)), masks_hash=Digest(bytes(32)), signature=bytes(64))
 
 
 class Kept(msgspec.Struct):
@@ -56,7 +56,9 @@ class Kept(msgspec.Struct):
 class Coordinator:
     """One Plan's. `landings` and `last` say of each device how often it landed, and in which batch last."""
 
-    def __init__(self, plan: Plan, deadline: float, opening: float, landings: NDArray[np.uint16], last: NDArray[np.int32]):
+    def __init__(
+        self, plan: Plan, deadline: float, opening: float, landings: NDArray[np.uint16], last: NDArray[np.int32]
+    ):
         self.plan, self.manifest = plan, plan.manifest
         self._deadline, self._opening = deadline, opening
         self._landings, self._last = landings, last

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tacit.wire.ids import DeviceKey, UpdateId
 
@@ -28,6 +29,15 @@ def bytes_of(seed: int, *words: int) -> Callable[[int], bytes]:
     True
     """
     return np.random.Generator(np.random.SFC64([seed, *words])).bytes
+
+
+def shuffled(seed: int, purpose: int, count: int) -> NDArray[np.int64]:
+    """The numbers below `count` in a random order.
+
+    >>> shuffled(0, 31, 5).tolist()
+    [0, 2, 4, 1, 3]
+    """
+    return np.random.default_rng([seed, purpose]).permutation(count)
 
 
 def update_id(seed: int, number: int) -> UpdateId:

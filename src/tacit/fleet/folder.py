@@ -17,7 +17,7 @@ import io
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -213,10 +213,10 @@ class Folder:
             raise RunBroken(f"there is no run in {self.path}: it has no {name}")
         data = path.read_bytes()
         try:
-            number = msgspec.json.decode(data)
+            told = msgspec.json.decode(data, type=dict[str, Any])
         except msgspec.MsgspecError as error:
             raise RunBroken(f"{path} is damaged: {error}; to discard the run delete {self.path}") from error
-        written = number.get("format", FORMAT) if isinstance(number, dict) else FORMAT
+        written = told.get("format", FORMAT)
         if written != FORMAT:
             raise RunBroken(
                 f"the run in {self.path} has format {written} and this tacit reads format {FORMAT}: it was made by "

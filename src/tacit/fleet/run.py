@@ -1,8 +1,8 @@
 """A run: devices come, train, send; the coordinator opens batches; all of it in virtual time, on one event queue.
 
-What decides is the production code: `device.decision` whether a device may train, `coordinator.intake` whether its
-Update may wait, `coordinator.batch` which are opened together, `coordinator.applying` what the next Snapshot is. Swapped
-are the clock (the queue), the transport (seconds and bytes that `costs` reckons) and the store (memory, and a
+What decides is the production code: `device.decision` whether a device may train, `coordinator.intake` whether an
+Update may wait, `coordinator.batch` which are opened together, `coordinator.applying` what the next Snapshot is.
+Swapped are the clock (the queue), the transport (seconds and bytes that `costs` reckons) and the store (memory, and a
 checkpoint that is written now and then).
 
 Nothing that happens depends on the machine: the wall clock only decides when a checkpoint is written, and a run that
@@ -258,7 +258,7 @@ class _Run:
         self._workers = Pool(self._plan, world.examples, scenario, workers)
         self._queue = Queue(STRETCH_S, self._ahead)
         self._windows: dict[int, float] = {}  # until when devices are there that come in this stretch
-        self._draws = random.Random(scenario.seed)
+        self._draws = random.Random(scenario.seed)  # noqa: S311 - so that a run can be repeated; it protects nobody
         self._ready = array("I")  # devices that are there, perhaps
         self._later: dict[int, array[int]] = {}  # devices that wait for a Snapshot
         self._flights: dict[int, Flight] = {}
@@ -499,8 +499,8 @@ class _Run:
 
     def _sending(self, device: int, at: float, closes: float, seconds: float, size: int) -> tuple[End, float, int]:
         """When an Update arrives that is ready `at` a time, and the bytes that were sent in all attempts."""
-        sent, failures = 0, 0
-        for _ in range(ATTEMPTS):
+        sent = 0
+        for attempt in range(1, ATTEMPTS + 1):
             if at >= closes:
                 opens, closes = self._window(device, closes)
                 if not math.isfinite(opens):
@@ -511,10 +511,9 @@ class _Run:
                 return End.ARRIVES, at + seconds, sent + size
             share = self._draws.random() if whole else (closes - at) / seconds
             sent += int(size * share)
-            failures += 1
             at += seconds * share
             if whole:
-                at += backoff_seconds(failures, self._draws.randbytes)
+                at += backoff_seconds(attempt, self._draws.randbytes)
             else:
                 at = closes
         return End.NEVER_ARRIVES, at, sent
@@ -627,7 +626,9 @@ class _Run:
         coming = [
             one
             for one in self._flights.values()
-            if one.working and one.end == End.ARRIVES and one.number not in self._made
+            if one.working
+            and one.end == End.ARRIVES
+            and one.number not in self._made
             and one.version + self._manifest.batch.max_age > self._coordinator.newest
         ]
         for flight in sorted(coming, key=lambda one: one.ends)[:room]:
@@ -656,8 +657,7 @@ class _Run:
                 self._free(flight.device)
 
     def _publish(self) -> None:
-        coordinator, manifest = self._coordinator, self._manifest
-        batch = coordinator.batch
+        coordinator, batch = self._coordinator, self._coordinator.batch
         assert isinstance(batch, Opened), "a batch was closed"
         flights = [self._flights[self._names[member.update_id]] for member in batch.members]
         made = [self._result(flight) for flight in flights]
@@ -867,7 +867,7 @@ class _Run:
         saved = Saved(
             self._settings,
             self._now,
-            self._draws.getstate(),  # pyright: ignore[reportArgumentType] - its three parts
+            self._draws.getstate(),
             self._queue.saved(),
             arrays,
             self._ready.tobytes(),
@@ -919,7 +919,9 @@ class _Run:
         self._totals, self._fates, self._reached = saved.totals, saved.fates, saved.reached
         self._records = Records(self._folder, *saved.written)
         batch = self._coordinator.batch
-        waiting = {one.update_id for one in (*self._coordinator.queued, *(batch.members if isinstance(batch, Opened) else ()))}
+        waiting = {
+            one.update_id for one in (*self._coordinator.queued, *(batch.members if isinstance(batch, Opened) else ()))
+        }
         for flight in saved.flights:
             name = update_id(self._scenario.seed, flight.number)
             if name in waiting:

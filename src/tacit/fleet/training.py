@@ -23,7 +23,6 @@ from tacit.fleet.draws import secret
 from tacit.fleet.opening import Integers, integers_of, upload_of
 from tacit.fleet.settings import Scenario
 from tacit.plan.bundle import Plan, decode_snapshot, encode_snapshot
-from tacit.plan.manifest import Manifest
 from tacit.plan.program import rate_at
 from tacit.privacy.clip import clip
 from tacit.wire.messages import Upload
@@ -80,7 +79,11 @@ class Pool:
         """The mean loss, and the share of right answers, on the first `most` test examples."""
         n = min(most, len(test))
         values = decode_snapshot(snapshot, self._manifest.program.d)
-        found = list(self._threads.map(lambda part: self._judge(values, test, part), self._parts(n)))
+
+        def judge(part: slice) -> tuple[float, float]:
+            return self._judge(values, test, part)
+
+        found = list(self._threads.map(judge, self._parts(n)))
         loss, right = (math.fsum(parts) for parts in zip(*found, strict=True))
         return loss / n, right / n
 
@@ -148,7 +151,7 @@ class Pool:
 
     def _made(self, asked: Asked, delta: Floats, first: float, last: float) -> Made:
         seed, norm = self._scenario.seed, float(np.linalg.norm(delta.astype(np.float64)))
-        shorter = clip(delta, asked.bound).values
+        shorter = clip(delta, asked.bound).values.astype(np.float32, copy=False)
         if self._scenario.masking == "real":
             said = upload_of(shorter, self._plan, seed, asked.device, asked.number, asked.version)
         else:
@@ -202,5 +205,3 @@ def drawn(plan: Plan, scenario: Scenario, device: int, number: int, version: int
 
 def _never() -> bool:
     return False
-
-
