@@ -13,6 +13,7 @@ COMMANDS = {
     "estimate": "say what a visit of a Plan costs on named devices: time, energy, bytes, memory",
     "calibrate": "measure this machine and write its profile, for `tacit estimate`",
     "privacy": "say what noise is worth and what it leaves of a run: tables and a picture",
+    "compare": "runs of `tacit simulate` side by side: accuracy, time, bytes, energy, memory, ε",
     "serve": "start a coordinator for a Plan, with an embedded keyholder if it names one",
     "admin": "operate a coordinator: status, pause, drain, tokens",
     "keyholder": "hold a key for others: init, run, approve, status, card, rekey",
@@ -23,6 +24,7 @@ COMMANDS = {
     "judge": "follow a Plan's Snapshots, judge each on examples of your own, and raise an alarm when one is bad",
     "audit": "check a coordinator's log whole, against what keyholders signed and what devices were told",
     "fetch": "get the newest Snapshot of a Plan, for PyTorch",
+    "simulate": "play a Task on a fleet of devices in virtual time, by one strategy or several, and compare them",
     "device": "what this device has done: status, receipts, forget",
     "demo": "train handwritten digits on twelve device processes, here and now",
 }

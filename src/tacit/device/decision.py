@@ -108,6 +108,18 @@ def send_now(
     return Go()
 
 
+def worth_sending(norm: float, clip: float, visits: int, trigger: float, most: int) -> bool:
+    """Is a delta long enough to be sent, or carried on for long enough?
+
+    The only decision that looks at the data, so it tells something of them: no Plan that claims an ε may use it
+    (PROTOCOL 4). `norm` is the length of what was learnt in `visits` visits.
+
+    >>> worth_sending(0.2, 1.0, 1, 0.5, 8), worth_sending(0.2, 1.0, 8, 0.5, 8), worth_sending(0.7, 1.0, 1, 0.5, 8)
+    (False, True, True)
+    """
+    return visits >= most or not norm < trigger * clip
+
+
 def plan_over(manifest: Manifest, version: int, standing: Standing, now: float, mu2_most: float) -> Never | None:
     """Why no further Update can be made for this Plan, if that is so."""
     landings, batches = manifest.participation.landings, manifest.noise.snapshots

@@ -74,6 +74,8 @@ class Queue:
         for time, what in zip(times[near].tolist(), whats[near].tolist(), strict=True):
             self.put(time, kind, what)
         times, whats, numbers = times[~near], whats[~near], numbers[~near]
+        if not len(times):
+            return
         order = np.argsort(numbers, kind="stable")
         times, whats, numbers = times[order], whats[order], numbers[order]
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))

@@ -1,0 +1,322 @@
+"""The report of a run: what it counts, what it says, and that it is one file that everybody can read."""
+
+import html
+import io
+import math
+import re
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tacit.errors import InputError
+from tacit.fleet import report
+from tacit.fleet.folder import Fate, RunBroken
+from tacit.fleet.report import figures, page, progress, words
+from tacit.fleet.report.charts import Axis, Lines, histogram, line, measured, shares, ticks
+from tacit.fleet.report.svg import figure
+from tacit.fleet.settings import Scenario
+from tacit.privacy.account import epsilon_of_mu
+from tests.fleet.runs import add_devices, made_run, made_visits
+
+
+class Read(HTMLParser):
+    """What a page asks for, what its drawings are called, and whether its elements close in the right order."""
+
+    VOID = frozenset({"meta", "img", "br", "path", "rect", "circle", "input", "link"})
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.asked: list[str] = []
+        self.ids: list[str] = []
+        self.drawings: list[dict[str, str | None]] = []
+        self.figures: list[set[str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.asked += [value for key, value in attrs if key in ("src", "href", "srcset", "data", "action") and value]
+        if "id" in named:
+            self.ids.append(named["id"] or "")
+        if tag == "svg" and "aria-hidden" not in named:
+            self.drawings.append(named)
+        if tag == "figure":
+            self.figures.append(set())
+        elif "figure" in self.open:
+            self.figures[-1].add(tag)
+        if tag not in self.VOID or (tag == "path" and "/" not in (self.get_starttag_text() or "")[-2:]):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.VOID and tag not in self.open:
+            return
+        assert self.open.pop() == tag
+
+
+def of(folder) -> str:
+    return (report.write(folder, pictures=False)).read_text(encoding="utf-8")
+
+
+def test_a_report_asks_nothing_of_a_network_and_every_drawing_has_words_and_a_table(tmp_path: Path):
+    folder = made_run(tmp_path / "run", sigma=0.9)
+    add_devices(folder)
+
+    text = of(folder)
+    read = Read(text)
+
+    assert read.open == []
+    assert len(read.asked) == 1
+    assert read.asked[0].startswith("data:image/svg+xml;base64,")
+    assert not re.search(r"url\(|@import|\bfetch\b|XMLHttp", text)
+    assert len(read.ids) == len(set(read.ids)) == 10
+    assert all(one["role"] == "img" and len(one["aria-label"] or "") > 20 for one in read.drawings)
+    assert sum({"svg", "details", "table"} <= one for one in read.figures) == len(read.ids)
+
+
+def test_the_statement_of_privacy_and_every_setting_stand_in_it_as_they_are(tmp_path: Path):
+    folder = made_run(tmp_path / "run", told={"split": "<script>alert(1)</script>"}, dropout=0.125)
+
+    text = of(folder)
+
+    assert f"<blockquote>{html.escape(folder.summary().statement)}</blockquote>" in text
+    assert "<script>alert" not in text
+    assert html.escape("<script>alert(1)</script>") in text
+    assert "0.125" in text
+    for name in Scenario.__struct_fields__:
+        assert f'<th scope="row">{name}</th>' in text
+        assert html.escape(page.meaning_of_settings()[name]) in text
+
+
+def test_accuracy_is_drawn_against_epsilon_only_where_the_run_claims_one(tmp_path: Path):
+    claims, none = (figures.read(made_run(tmp_path / f"{sigma}", sigma=sigma)) for sigma in (0.9, None))
+
+    (drawn,) = [chart for chart in figures.quality(claims) if chart.name == "accuracy-epsilon"]
+
+    assert isinstance(drawn, Lines)
+    assert claims.plan is not None
+    assert drawn.lines[0].xs[-1] == epsilon_of_mu(math.sqrt(claims.points[-1].mu2), claims.plan.manifest.delta) > 1
+    assert drawn.lines[0].ys[-1] == claims.points[-1].best
+    assert [chart.name for chart in figures.quality(none)] == ["accuracy-time", "accuracy-bytes", "accuracy-joules"]
+    assert "claims no ε" in page.page(none)
+    assert "claims no ε" not in page.page(claims)
+
+
+def test_what_is_counted_is_what_the_visits_say(tmp_path: Path):
+    run = figures.read(made_run(tmp_path / "run", count=3000, devices=40))
+    visits = [visit.item() for visit in made_visits(3000, 40, 1)]
+    applied = [visit for visit in visits if visit[3] == Fate.APPLIED]
+
+    ages, fates = figures.staleness(run), figures.fates(run)
+    heard, even = figures.participation(run)
+
+    assert ages is not None
+    assert dict(zip(ages.names, ages.values, strict=True)) == {
+        str(age): sum(visit[2] - visit[1] == age for visit in applied) for age in range(7)
+    }
+    assert fates is not None
+    assert dict(zip(fates.names, fates.values, strict=True)) == {
+        figures.FATES[fate]: sum(visit[3] == fate for visit in visits) for fate in Fate
+    }
+    count = [sum(visit[0] == device for visit in applied) for device in range(40)]
+    assert figures.landings(run).tolist() == count
+    assert sum(heard.values) == 40
+    assert isinstance(even, Lines)
+    half = sum(sorted(count)[20:]) / sum(count)
+    assert words.share(half) in even.note
+
+
+def test_a_page_does_not_grow_with_the_visits(tmp_path: Path):
+    small = made_run(tmp_path / "small", count=1000, points=100)
+    large = made_run(tmp_path / "large", count=0, devices=200_000, points=100)
+    (large.path / "visits.bin").write_bytes(made_visits(300_000, 200_000, 1).tobytes())
+
+    assert len(of(large)) < 1.2 * len(of(small)) < 200_000
+    assert sum(figures.landings(figures.read(large))) == (large.visits()["fate"] == Fate.APPLIED).sum() > 200_000
+
+
+def test_how_good_the_model_is_on_each_devices_own_examples_is_shown_where_it_is_known(tmp_path: Path):
+    folder = made_run(tmp_path / "run")
+    assert figures.fairness(figures.read(folder)) is None
+    np.savez(
+        folder.path / "fairness.npz",
+        device=np.arange(5), examples=np.array([10, 0, 10, 4, 2]), right=np.array([10, 0, 5, 1, 0]),
+    )  # fmt: skip
+
+    drawn = figures.fairness(figures.read(folder))
+
+    assert drawn is not None
+    assert {name: value for name, value in zip(drawn.names, drawn.values, strict=True) if value} == {
+        "0–5": 1, "25–30": 1, "50–55": 1, "95–100": 1,
+    }  # fmt: skip
+
+
+def test_a_run_that_is_not_over_or_has_a_damaged_file_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(RunBroken, match=r"half is not over: the same command goes on"):
+        report.write(made_run(tmp_path / "half", over=False))
+    folder = made_run(tmp_path / "run")
+    (folder.path / "devices.json").write_bytes(b'[{"profile": 3}]')
+    with pytest.raises(RunBroken, match=r"devices\.json is damaged.*profile.*delete that file"):
+        report.write(folder)
+    (folder.path / "devices.json").unlink()
+    (folder.path / "fairness.npz").write_bytes(b"PK nothing")
+    with pytest.raises(RunBroken, match=r"fairness\.npz is damaged"):
+        report.write(folder)
+
+
+def test_a_run_without_visits_points_or_plan_has_a_report_too(tmp_path: Path):
+    folder = made_run(tmp_path / "alone", strategy="alone", count=0, points=1)
+    (folder.path / "points.jsonl").write_bytes(b"")
+    (folder.path / "plan.tacit").write_bytes(b"")
+
+    read = Read(of(folder))
+
+    assert read.ids == ["memory"]
+
+
+def test_the_same_run_gives_the_same_bytes_and_its_charts_are_pictures_too(tmp_path: Path):
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install 'tacit[simulate]'")
+    folder = made_run(tmp_path / "run", points=5)
+
+    def written() -> dict[str, bytes]:
+        report.write(folder)
+        return {file.name: file.read_bytes() for file in folder.path.iterdir() if file.suffix in (".png", ".html")}
+
+    first = written()
+    assert written() == first
+    assert first.keys() == {
+        "report.html", "accuracy-time.png", "accuracy-bytes.png", "accuracy-joules.png", "fates.png", "staleness.png",
+        "participation.png", "evenness.png", "memory.png",
+    }  # fmt: skip
+    assert all(data.startswith(b"\x89PNG") for name, data in first.items() if name.endswith("png"))
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=1), st.integers(1, 40))
+def test_a_histogram_counts_everything_once_in_the_bar_whose_name_it_has(values, most):
+    names, counts = histogram(np.array(values), most)
+
+    assert len(names) <= most
+    for name, count in zip(names, counts, strict=True):
+        low, _, high = name.partition("–")
+        assert count == sum(int(low) <= value <= int(high or low) for value in values)
+    assert sum(counts) == len(values)
+
+
+@given(
+    st.floats(0, 1e12),
+    st.floats(1e-6, 1e12),
+    st.sampled_from([Axis(""), shares(""), measured("", 1e6, words.BYTES), measured("", 1e5, words.SECONDS)]),
+)
+def test_marks_of_an_axis_are_within_it_evenly_apart_and_not_too_many(low, wide, axis):
+    high = low + wide
+    if (high - low) < 1e-6 * high:
+        return  # an axis that floats cannot part
+
+    marks = ticks(low, high, axis)
+
+    assert 1 <= len(marks) <= 7
+    room = 1e-6 * (high - low)
+    assert all(low - room <= mark <= high + room for mark in marks)
+    steps = np.diff(marks)
+    assert np.allclose(steps, steps[0], rtol=1e-3) if len(marks) > 1 else True
+
+
+@given(st.floats(1e-6, 1e9), st.floats(1.5, 1e9))
+def test_marks_of_a_logarithm_are_within_it(low, times):
+    axis = Axis("", logarithmic=True)
+
+    marks = ticks(low, low * times, axis)
+
+    assert len(marks) <= 7
+    assert all(low <= mark <= low * times for mark in marks)
+
+
+@given(
+    st.lists(st.tuples(st.just(0.0) | st.floats(1e-6, 1e9), st.floats(0, 1)), min_size=1, max_size=600),
+    st.booleans(),
+)
+def test_whatever_is_drawn_stays_within_the_drawing(points, logarithmic):
+    xs, ys = zip(*points, strict=True)
+    across = measured("time", max(xs), words.SECONDS, logarithmic)
+
+    text = figure(Lines("one", "One", across, shares("accuracy"), (line("a", xs, ys),)))
+
+    if logarithmic and max(xs) == 0:
+        assert text == ""
+        return
+    (path,) = re.findall(r'class="line c0" d="M([^"]*)"', text)
+    pairs = [tuple(map(float, pair.split())) for pair in path.split("L")]
+    assert len(pairs) <= 400
+    assert all(0 <= x <= 440 and 0 <= y <= 270 for x, y in pairs)
+
+
+@dataclass(frozen=True)
+class Now:
+    """As `tacit.fleet.run.Progress`."""
+
+    done: float
+    time: float = 7200.0
+    version: int = 12
+    versions: int = 100
+    visits: int = 0
+    accuracy: float | None = 0.625
+    events: int = 0
+
+
+def says(stream: io.StringIO, times: list[float], *, width: int | None = None) -> progress.Line:
+    clock = iter(times)
+    told = progress.Line("tacit", stream, lambda: next(clock), width=width)
+    for k in range(len(times)):
+        told(Now(done=0.2 + 0.05 * k, visits=100 * k, events=900 * k))
+    return told
+
+
+def test_progress_says_rates_and_what_is_left():
+    text = progress.told(Now(0.25), Now(0.5, visits=100, events=900), 10.0)
+
+    assert text == (" 50 %, Snapshot 12, accuracy 62.5 %, 2 h of virtual time, 90 events/s, 10 visits/s, 20 s left")
+
+
+def test_progress_of_a_short_run_says_nothing():
+    stream = io.StringIO()
+
+    says(stream, [0.0, 0.5, 1.0, 1.9], width=200).close()
+
+    assert stream.getvalue() == ""
+
+
+def test_on_a_terminal_one_line_is_written_over_and_taken_away():
+    stream = io.StringIO()
+
+    says(stream, [0.0, 3.0, 3.1, 4.0], width=60).close()
+
+    parts = stream.getvalue().split("\r")
+    assert len(parts) == 5  # said at 3.0 and 4.0, wiped, and back
+    assert all(len(part) < 60 for part in parts)
+    assert parts[-2].strip() == parts[-1] == ""
+    assert parts[1].startswith("tacit:  25 %, Snapshot 12")
+
+
+def test_elsewhere_it_is_a_plain_line_now_and_then():
+    stream = io.StringIO()
+
+    says(stream, [0.0, 3.0, 16.0, 20.0, 32.0]).close()
+
+    assert [text[:12] for text in stream.getvalue().splitlines()] == ["tacit:  30 %", "tacit:  40 %"]
+
+
+def test_a_picture_without_matplotlib_is_refused_with_what_to_install(tmp_path, monkeypatch):
+    from tacit.fleet.report import png
+
+    monkeypatch.setattr(png, "can_draw", lambda: False)
+
+    with pytest.raises(InputError, match=r"pip install 'tacit\[simulate\]'"):
+        png.save(Lines("one", "One", Axis("x"), Axis("y"), (line("a", [0], [1]),)), tmp_path / "one.png")
