@@ -13,7 +13,7 @@ STEP = 0.005  # targets are multiples of this
 
 @dataclass(frozen=True)
 class Moment:
-    """What has been spent when the published model is this good; seconds of virtual time, bytes and joules of all devices."""
+    """What all devices have spent when the published model is this good: virtual seconds, bytes, joules."""
 
     accuracy: float
     time: float

@@ -77,9 +77,9 @@ class Model:
 
 
 MODELS: Mapping[str, Model] = {
-    "small CNN": Model(FASHION.name, strided_cnn, "relu3", 256, "189 KiB"),
-    "ResNet-8": Model(CIFAR.name, SeveralDepths, "depths", 256, "320 KiB"),
-    "MobileNetV2": Model(CIFAR.name, PhotoNet, "blocks", 256, "320 KiB"),
+    "small CNN": Model(FASHION.name, strided_cnn, "relu3", 256, "233 KiB"),
+    "ResNet-8": Model(CIFAR.name, SeveralDepths, "depths", 256, "1105 KiB"),
+    "MobileNetV2": Model(CIFAR.name, PhotoNet, "blocks", 256, "3510 KiB"),
 }
 
 
@@ -94,14 +94,15 @@ def started(model: str, start: str, say: Callable[[str], None]) -> nn.Module:
     return module.eval()
 
 
-MINIBATCH, EPOCHS = 16, 2  # of a visit, before a strategy changes it: eight steps for 60 images
+MINIBATCH = 16
+EPOCHS = 2  # of a visit, before a strategy changes it: eight steps for 60 images
 
 
-def task_of(model: str, start: str, say: Callable[[str], None]) -> tacit.Task:
+def task_of(model: str, start: str, microbatch: int, say: Callable[[str], None]) -> tacit.Task:
     """As the developer would write it: from a backbone a projected head, from nothing what the planner finds.
 
-    The memory is a fifth of what training the whole model takes at this micro-batch: what FTTE reports. The noise is next
-    to none; runs with noise say so.
+    The memory is a fifth of what training the whole model takes at a micro-batch of 8: what FTTE reports to need. The
+    noise is next to none; runs with noise say so.
     """
     kind = MODELS[model]
     own, shown = parts(kind.data), parts(kind.data).shown
@@ -109,7 +110,7 @@ def task_of(model: str, start: str, say: Callable[[str], None]) -> tacit.Task:
         name=f"{kind.data} {model}",
         model=lambda: copy.deepcopy(started(model, start, say)),
         example={"x": tacit.array(own.own.x.shape[1:]), "y": tacit.label(CLASSES)},
-        local=tacit.Local(epochs=EPOCHS, minibatch=MINIBATCH, microbatch=1, optimizer=tacit.sgd(0.1)),
+        local=tacit.Local(epochs=EPOCHS, minibatch=MINIBATCH, microbatch=microbatch, optimizer=tacit.sgd(0.1)),
         budget=tacit.Budget(memory=kind.memory, upload="1 MiB", storage="64 MiB"),
         privacy=tacit.Privacy(noise=0.001, devices=100, batch=10, threshold=10),
         precision=tacit.Precision(frozen="int8"),
