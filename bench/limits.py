@@ -81,7 +81,7 @@ def sole(tape: Tape, record: Record, times: int = 1) -> bytes:
 
 def measured() -> Core:
     """This core, now; takes four seconds."""
-    peaks = {name: SIDE**3 / seconds for name, seconds in _fastest(_products()).items()}
+    peaks = {name: SIDE**3 / seconds for name, seconds in fastest(products()).items()}
     best = max(peaks, key=lambda name: peaks[name])
     second, last = cache_sizes()
     sizes = [("L2", second, second // 2)]
@@ -98,7 +98,7 @@ def cache_sizes(folder: Path = CACHES) -> tuple[int, int]:
     return sizes.get(2, USUAL[2]), sizes[max(sizes)]
 
 
-def _fastest(contestants: dict[str, Callable[[], object]]) -> dict[str, float]:
+def fastest(contestants: dict[str, Callable[[], object]]) -> dict[str, float]:
     """The shortest time of each, in turn."""
     best = {name: float("inf") for name in contestants}
     until = time.perf_counter() + SECONDS * len(contestants)
@@ -110,7 +110,7 @@ def _fastest(contestants: dict[str, Callable[[], object]]) -> dict[str, float]:
     return best
 
 
-def _products() -> dict[str, Callable[[], object]]:
+def products() -> dict[str, Callable[[], object]]:
     a, b, out = (np.ones((SIDE, SIDE), np.float32) for _ in range(3))
     ta, tb, tout = (torch.ones(SIDE, SIDE) for _ in range(3))
     return {
@@ -131,7 +131,7 @@ def _bandwidths(size: int) -> list[float]:
         "sum": lambda: np.add(a, b, out=c),
         "engine": _playing(added(count), times),
     }
-    seconds = _fastest(streams)
+    seconds = fastest(streams)
     return [12 * count * (times if name == "engine" else 1) / took for name, took in seconds.items()]
 
 

@@ -197,8 +197,11 @@ static int check_work(const struct tacit_visit *visit)
 
 /* ---- Snapshot and state ----------------------------------------------------------------------------- */
 
-/* Both ways between flat values and panels, in the order of the panels: with `delta`, what stands in the panels less
- * the Snapshot goes there; without, the Snapshot goes into the panels. */
+/* Rows of a panel at a time: 4 KiB of it, which stay near while each output's values are read one after another. */
+enum { STRETCH = 64 };
+
+/* Both ways between flat values and panels: with `delta`, what stands in the panels less the Snapshot goes there;
+ * without, the Snapshot goes into the panels. */
 static void between_panels(const struct tacit_visit *visit, float *delta)
 {
     const float *flat = visit->snapshot;
@@ -211,14 +214,20 @@ static void between_panels(const struct tacit_visit *visit, float *delta)
                 const uint32_t left = place->outputs - first, lanes = left < PANEL ? left : PANEL;
                 const size_t begin = ((size_t)group * place->outputs + first) * inner;
                 for (size_t pixel = 0; pixel < pixels; pixel++)
-                    for (size_t channel = 0; channel < channels; channel++, panel += PANEL)
+                    for (size_t from = 0; from < channels; from += STRETCH) {
+                        const size_t some = channels - from < STRETCH ? channels - from : STRETCH;
                         for (uint32_t lane = 0; lane < lanes; lane++) {
-                            const size_t at = begin + lane * inner + channel * pixels + pixel;
-                            if (delta)
-                                delta[at] = panel[lane] - flat[at];
-                            else
-                                panel[lane] = flat[at];
+                            const size_t at = begin + lane * inner + from * pixels + pixel;
+                            for (size_t channel = 0; channel < some; channel++) {
+                                float *value = &panel[channel * PANEL + lane];
+                                if (delta)
+                                    delta[at + channel * pixels] = *value - flat[at + channel * pixels];
+                                else
+                                    *value = flat[at + channel * pixels];
+                            }
                         }
+                        panel += some * PANEL;
+                    }
             }
         flat += values_of(place);
         if (delta)
@@ -240,11 +249,13 @@ static void load_snapshot(const struct tacit_visit *visit)
 static int take_delta(const struct tacit_visit *visit)
 {
     between_panels(visit, visit->delta);
+    bool finite = true; /* no branch, so that many are looked at at once */
     for (size_t i = 0; i < visit->values; i++)
-        if (!__builtin_isfinite(visit->delta[i])) {
-            memset(visit->delta, 0, visit->values * sizeof(float)); /* so that nobody sends it */
-            return TACIT_DELTA_NOT_FINITE;
-        }
+        finite &= __builtin_isfinite(visit->delta[i]) != 0;
+    if (!finite) {
+        memset(visit->delta, 0, visit->values * sizeof(float)); /* so that nobody sends it */
+        return TACIT_DELTA_NOT_FINITE;
+    }
     return TACIT_PLAYED;
 }
 

@@ -4,8 +4,11 @@ A thing stands somewhere, turned and sized by chance, in colours of its own, bef
 texture, under a light from one side; something else may stand in front of it. `studio` photos are what a developer
 can show to anybody: bright and upright. `home` photos are what is on devices: evening light, lamps, noise, odd angles,
 and every home sees some things far more often than others. The same seed draws the same photos on every machine.
+
+python examples/photos/data.py photos.npz       home photos of no home in particular, for a fleet to be dealt
 """
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,3 +238,17 @@ def homes(count: int, each: int = 60, skew: float = 0.5, seed: int = 100) -> lis
     """What is on so many devices; each sees its own mixture of things."""
     shares = np.random.default_rng(seed).dirichlet(np.full(len(CLASSES), skew), count)
     return [photos(each, seed + 1 + i, HOME, share) for i, share in enumerate(shares)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw home photos, to be dealt to devices in a simulation.")
+    parser.add_argument("file", type=Path, help="an .npz with x and y")
+    parser.add_argument("--count", type=int, default=20_000, help="about a minute for 20,000 (the default)")
+    parser.add_argument("--seed", type=int, default=7)
+    given = parser.parse_args()
+    photos(given.count, given.seed, HOME).save(given.file)
+    print(f"wrote {given.file}: {given.count:,} photos of {', '.join(CLASSES)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ import pytest
 from tacit.cli import main
 from tacit.fleet import report
 from tacit.fleet.report import compared
+from tacit.fleet.report.charts import Lines
 from tests.fleet.runs import made_run
 from tests.fleet.test_report import Read
 
@@ -33,7 +34,7 @@ def test_costs_are_those_to_what_all_reached_and_changes_are_against_the_first(t
     assert "27.8 h" in fedavg
     assert "30 ± 21 min" in tacit
     assert tacit.startswith("tacit (2 seeds)")
-    assert changes.splitlines()[1].split() == ["tacit", "−98.2", "%", "−98.2", "%", "−98.2", "%", "−98.2", "%"]
+    assert changes.splitlines()[1].split() == ["tacit", "+10.0", "points", *["−98.2", "%"] * 4]
     assert told.startswith("Time, bytes of all devices and their energy are what it took to 80.0 % (the best that all")
 
 
@@ -69,12 +70,22 @@ def test_the_target_that_all_runs_were_given_is_the_one_they_are_compared_at(tmp
     assert report.compare(runs[1:]).target == 0.654
 
 
+def test_devices_by_themselves_neither_set_the_target_nor_are_what_others_are_held_against(tmp_path):
+    alone = made_run(tmp_path / "alone", strategy="alone", best=0.4, sends=False)
+    found = report.compare([alone, *(made_run(tmp_path / name, strategy=name, best=0.8) for name in "ab")])
+
+    assert (found.target, found.why, found.first) == (0.8, "the best that all of them reached that send", "a")
+    assert report.compare([alone]).target == 0.4
+
+
 def test_runs_are_called_by_what_they_were_told_otherwise(tmp_path):
     told = [{"split": "iid", "devices": "50", "seed": "1"}, {"split": "dirichlet:0.1", "devices": "50", "seed": "2"}]
     runs = [made_run(tmp_path / f"{k}", told=one) for k, one in enumerate(told)]
     twin = made_run(tmp_path / "twin", told=told[0])
 
     assert report.compare(runs).kinds == ("tacit, split iid", "tacit, split dirichlet:0.1")
+    other = made_run(tmp_path / "other", told=told[0], seed=9, dropout=0.1)
+    assert report.compare([runs[0], other]).kinds == ("tacit, dropout 0", "tacit, dropout 0.1")
     assert report.compare([runs[0], twin]).kinds == (f"tacit ({runs[0].path})", f"tacit ({twin.path})")
 
 
@@ -91,7 +102,7 @@ def test_the_page_asks_nothing_of_a_network_and_gives_a_strategy_one_colour_ever
             [made_run(tmp_path / "x" / Path(f).name, strategy=s) for f, s in zip(folders[:2], "ab", strict=True)]
         )
     )
-    lines = [line for chart in drawn["How good each became"] for line in chart.lines]
+    lines = [line for chart in drawn["How good each became"] if isinstance(chart, Lines) for line in chart.lines]
     assert {(line.name, line.colour) for line in lines} == {("a", 0), ("b", 1)}
     assert '<td data-value="100000">27.8 h</td>' in text
     assert '<td data-value="1800">30 ± 21 min<small>−98.2 %</small></td>' in text

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from tacit.cli import main
+from tacit.cli.measured import Point, Trade
 from tacit.plan.bundle import build_plan, read_plan
 from tacit.plan.manifest import OnDevice
 from tacit.plan.program import Stretch
@@ -57,6 +58,65 @@ def test_noise_that_drowns_the_signal_is_warned_of_with_numbers_that_help(capsys
     assert "of its own for every sum" in said and "correlated noise wants" in said
 
 
+def test_several_epsilons_stand_side_by_side_and_each_row_is_what_a_plan_of_that_epsilon_has(capsys):
+    words = "privacy --devices 1e6 --participations 3 --snapshots 2000 --values 5000".split()
+    rows = json.loads(said_by(capsys, *words, "--epsilon", "8,1,12", "--json"))
+
+    assert [row["epsilon"] for row in rows] == pytest.approx([1, 8, 12], rel=1e-6)
+    for row in rows:
+        alone = json.loads(said_by(capsys, *words, "--epsilon", f"{row['epsilon']:.9g}", "--json"))
+        for name in ("noise_of_a_mean", "noise_to_signal", "sigma"):
+            assert row["correlated"][name] == pytest.approx(alone[name], rel=1e-6)
+        plain = json.loads(said_by(capsys, *words, "--epsilon", f"{row['epsilon']:.9g}", "--plain", "--json"))
+        assert row["plain"]["noise_to_signal"] == pytest.approx(plain["noise_to_signal"], rel=1e-6)
+        assert row["plain"]["noise_to_signal"] > 5 * row["correlated"]["noise_to_signal"]
+        assert (row["unit"], row["relation"], row["delta"]) == ("device", "zero-out", 1e-7)
+    assert rows[0]["plain"]["noise_of_a_mean"] == pytest.approx(5000**0.5 * 4.679 * 3**0.5 / 50, rel=1e-3)
+
+
+def test_what_is_printed_of_several_says_unit_delta_relation_and_trust(capsys):
+    said = said_by(capsys, *"privacy --devices 2e4 --batch 100 --snapshots 500 --epsilon 1,8,12".split())
+
+    for part in ("ε for each device at δ = 1e-07", "replaced by zeros", "Trust: single-operator", "† no ε to speak of"):
+        assert part in said
+    assert [line.split()[0] for line in said.splitlines() if "*" in line and line[:11].isspace()][:3] == [
+        "1.00",
+        "8.00",
+        "12.0†",
+    ]
+
+
+def test_a_measured_trade_says_what_to_expect_at_the_same_noise(tmp_path, capsys):
+    words = "privacy --devices 1e6 --values 5000".split()
+    noises = [
+        row["correlated"]["noise_to_signal"]
+        for row in json.loads(said_by(capsys, *words, "--epsilon", "2,8", "--json"))
+    ]
+    halfway = sum(noises) / 2
+    points = (Point(None, 0.0, 0.9, 1), Point(8.0, noises[1], 0.8, 1), Point(8.0, noises[1], 0.84, 2))
+    trade = Trade(1, "digits", "accuracy", 500, 10, 100, 5000, "", None, (*points, Point(2.0, halfway, 0.5, 1)))
+    (tmp_path / "trade.json").write_bytes(msgspec.json.encode(trade))
+
+    rows = json.loads(said_by(capsys, *words, "--epsilon", "2,8", "--curve", str(tmp_path), "--json"))
+    assert [row["correlated"]["expected"]["at_best"] for row in rows] == [True, False]
+    assert [row["correlated"]["expected"]["value"] for row in rows] == pytest.approx([0.5, 0.82])
+    said = said_by(capsys, *words, "--epsilon", "2,8", "--curve", str(tmp_path))
+    assert "≤ 0.5" in said and "0.82" in said and "4 runs of 500 devices" in said
+    assert "expect     accuracy 0.82" in said_by(capsys, *words, "--curve", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("{", "is no measured trade"), ('{"format": 1}', "is no measured trade"), (None, "holds no measured trade")],
+)
+def test_a_file_that_is_no_trade_is_named(text, sentence, tmp_path, capsys):
+    if text is not None:
+        (tmp_path / "trade.json").write_text(text)
+
+    assert main(["privacy", "--curve", str(tmp_path)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
 def test_a_plan_says_the_same_as_its_numbers(tmp_path, capsys):
     blt = Blt((0.5, 0.9), (0.3, 0.2))
     world = make_world(tmp_path, mechanism=blt, snapshots=40, landings=3, separation=10, sigma=1.25)
@@ -105,7 +165,16 @@ def test_a_picture_is_drawn_in_the_form_that_its_name_asks_for(ending, begins, t
         (["--devices", "inf"], "--devices inf: write a whole number"),
         (["--devices", "10"], "privacy batch = 1000: there are 10 devices"),
         (["--snapshots", "0"], "privacy snapshots = 0"),
-        (["--epsilon", "-1"], "privacy epsilon = -1.0"),
+        (["--epsilon=-1"], "--epsilon -1: write numbers above 0, such as 8 or 1,2,4,8"),
+        (["--epsilon", "1,two"], "--epsilon 1,two: write numbers above 0"),
+        (["--epsilon", "1,2", "--noise", "1"], "--noise goes with one ε"),
+        (["--epsilon", "1,2", "--picture", "bought.svg"], "--picture goes with one ε"),
+        (["--threshold", "2000"], "privacy threshold = 2000: a batch holds 1000"),
+        (["--devices", "100", "--batch", "50", "--threshold", "101"], "privacy threshold = 101: a batch holds 50"),
+        (["--devices", "2e4", "--batch", "100"], "20,000 devices that send at most 4 each send 80,000"),
+        (["--devices", "2e4", "--batch", "100"], "snapshots of at most 800, participations of at least 10"),
+        (["--snapshots", "3"], "participations = 4: a device lands in a batch once, and there are 3"),
+        (["--curve", "nowhere"], "nowhere holds no measured trade (trade.json cannot be read: No such file"),
         (["--epsilon", "1", "--noise", "1"], "epsilon is given too"),
         (["--delta", "0.5"], "privacy delta = 0.5"),
         (["--trust", "nobody"], "it is one of single-operator, two-party, three-party"),

@@ -39,10 +39,11 @@ def made_run(
     average: bool = True,
     told: dict[str, str] | None = None,
     over: bool = True,
+    sends: bool = True,
     **scenario: Any,
 ) -> Folder:
     """A run's folder: accuracy climbs to `best` in even steps; the last point cost `dear` times 1,000 s, 3,000,000
-    bytes up, 2,000,000 down, 500 J. With `sigma` its Plan claims the ε of that noise."""
+    bytes up (none where it does not send), 2,000,000 down, 500 J. With `sigma` its Plan claims the ε of that noise."""
     plan = make_world(path.parent / f"{path.name}-keys", sigma=1e-6 if sigma is None else sigma).plan
     folder = Folder(path)
     asked = Scenario(strategy=strategy, seed=seed, **scenario)
@@ -61,8 +62,8 @@ def made_run(
                 version=10 * k, time=1000 * dear * part, loss=2.3 - 2 * part,
                 accuracy=accuracy - (0.02 if average and k else 0), average_loss=2.2 - 2 * part if average else None,
                 average_accuracy=accuracy if average else None, updates=int(part * count), visits=int(part * count),
-                up=int(3_000_000 * dear * part), down=int(2_000_000 * dear * part), joules=500 * dear * part,
-                most_landings=round(3 * part), mu2=plan.manifest.spent(round(3 * part)) if sigma else 0.0, clip=1.0,
+                up=int(3_000_000 * dear * part * sends), down=int(2_000_000 * dear * part), joules=500 * dear * part,
+                most_landings=round(3 * part), mu2=plan.manifest.spent(round(3 * part)), clip=1.0,
             )
         )  # fmt: skip
         records.point(made[-1])
@@ -97,6 +98,11 @@ def add_devices(folder: Folder) -> None:
     (folder.path / "devices.json").write_bytes(msgspec.json.encode(kinds))
     draw = np.random.default_rng(3)
     examples = draw.integers(0, 30, 50)
-    np.savez(folder.path / "fairness.npz", device=np.arange(50), examples=examples, right=draw.binomial(examples, 0.8))
+    np.savez(
+        folder.path / "fairness.npz",
+        device=np.arange(50),
+        examples=examples,
+        right=draw.binomial(examples, 0.8) / np.maximum(1, examples),
+    )
     picture = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 10"><circle cx="5" cy="5" r="4"/></svg>'
     (folder.path / "split.svg").write_text(picture)

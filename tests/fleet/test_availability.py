@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tacit.fleet.availability import (
@@ -49,10 +49,13 @@ kinds = st.one_of(st.just(Always()), generated, st.builds(Traced, traces(), seed
 
 
 def one(availability: Availability, device: int, after: float) -> tuple[float, float]:
+    found = availability.window(device, after)
     opens, closes = availability.windows(np.array([device]), np.array([after]))
-    return float(opens[0]), float(closes[0])
+    assert found == (opens[0], closes[0])
+    return found
 
 
+@settings(max_examples=40)
 @given(kinds, st.integers(0, 10**6), moments)
 def test_each_window_closes_after_the_moment_and_begins_where_the_one_before_has_ended(
     availability: Availability, device: int, after: float
@@ -114,19 +117,19 @@ def test_a_device_that_is_there_over_the_end_of_its_period_has_one_window_there(
     assert one(Traced(whole, 1), 5, 3.5 * DAY) == (0, np.inf)
 
 
-@pytest.mark.parametrize("settings", [DayNight(3), DayNight(4, zones=24), DayNight(5, missed=0.9, by_day=0.1)])
-def test_day_and_night_devices_are_there_for_the_share_of_time_that_is_told(settings: DayNight):
+@pytest.mark.parametrize("fleet", [DayNight(3), DayNight(4, zones=24), DayNight(5, missed=0.9, by_day=0.1)])
+def test_day_and_night_devices_are_there_for_the_share_of_time_that_is_told(fleet: DayNight):
     devices, days = np.arange(3000), 10
     total, now = np.zeros(len(devices)), np.full(len(devices), 100.0 * DAY)
     end = now + days * DAY
     while (now < end).any():
-        opens, closes = settings.windows(devices, now)
+        opens, closes = fleet.windows(devices, now)
         total += np.maximum(0, np.minimum(closes, end) - np.maximum(opens, now))
         now = np.minimum(closes, end)
 
     shares = total / (days * DAY)
     # Six standard errors of the mean over devices: for a wrong seed, one failure in 500 million.
-    assert abs(shares.mean() - settings.share) < 6 * shares.std() / np.sqrt(len(devices))
+    assert abs(shares.mean() - fleet.share) < 6 * shares.std() / np.sqrt(len(devices))
 
 
 def test_nights_are_busier_than_days_and_no_two_nights_of_a_device_are_alike():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from tacit.fleet.availability import Always, DayNight, Traced
 from tacit.fleet.population import (
@@ -21,6 +22,7 @@ from tacit.fleet.population import (
     populate,
 )
 from tacit.fleet.traces import DAY, Intervals, Rates, Traces
+from tacit.plan.profile import encode_profile, read_profile
 
 MIX = {"phone-mid": 0.6, "pi-4b": 0.3, "micro-server": 0.1}
 
@@ -69,6 +71,20 @@ def test_stragglers_are_as_common_among_phones_as_elsewhere():
     slow = (fleet.slowdown > 1)[fleet.profile == 0].mean()
 
     assert abs(slow - 0.5) < 6 * 0.5 / np.sqrt(10_000)  # six standard errors
+
+
+def test_a_device_with_one_radio_uses_that_whatever_others_do(tmp_path: Path):
+    phone = read_profile("phone-mid")
+    lone = structs.replace(
+        phone,
+        radios={"lte": phone.radios["lte"]},
+        sources={path: source for path, source in phone.sources.items() if not path.startswith("radios.wifi")},
+    )
+    (tmp_path / "lone.json").write_bytes(encode_profile(lone))
+
+    fleet = populate(10, 1, mix={str(tmp_path / "lone.json"): 0.5, "pi-4b": 0.5}, links=Links(lte=0.5))
+
+    assert [RADIOS[index] for index in fleet.radio] == [("lte", "wifi")[number] for number in fleet.profile]
 
 
 def test_a_traced_device_has_speed_link_and_windows_of_the_same_row():
@@ -134,16 +150,14 @@ def test_a_fleet_of_nobody_and_a_profile_that_is_not_are_refused():
         populate(1, 1, mix={"toaster": 1.0})
 
 
-def test_the_picture_of_a_fleet_is_drawn_twice_alike(tmp_path: Path):
+def test_the_picture_of_a_fleet_shows_who_is_in_it(tmp_path: Path):
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'tacit[simulate]'")
     fleet = populate(50, 1, mix=MIX, stragglers=Stragglers())
 
-    for name in ("a.svg", "b.svg"):
-        drawn_population(fleet, DayNight(1), tmp_path / name)
+    drawn_population(fleet, DayNight(1), tmp_path / "fleet.svg")
 
-    text = (tmp_path / "a.svg").read_text()
-    assert text == (tmp_path / "b.svg").read_text()
-    assert "phone-mid" in text and "profiles of 50 devices" in text
+    text = (tmp_path / "fleet.svg").read_text()
+    assert "phone-mid" in text and "profiles of 50 devices" in text and "% of devices that are there" in text
 
 
 def test_a_picture_of_another_kind_is_refused(tmp_path: Path):

@@ -4,7 +4,6 @@ import html
 import io
 import math
 import re
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from hypothesis import strategies as st
 from tacit.errors import InputError
 from tacit.fleet import report
 from tacit.fleet.folder import Fate, RunBroken
-from tacit.fleet.report import figures, page, progress, words
-from tacit.fleet.report.charts import Axis, Lines, histogram, line, measured, shares, ticks
+from tacit.fleet.report import figures, page, png, progress, words
+from tacit.fleet.report.charts import Axis, Bars, Lines, histogram, line, measured, shares, ticks
 from tacit.fleet.report.svg import figure
+from tacit.fleet.run import Progress
 from tacit.fleet.settings import Scenario
 from tacit.privacy.account import epsilon_of_mu
 from tests.fleet.runs import add_devices, made_run, made_visits
@@ -128,6 +128,7 @@ def test_what_is_counted_is_what_the_visits_say(tmp_path: Path):
     }
     count = [sum(visit[0] == device for visit in applied) for device in range(40)]
     assert figures.landings(run).tolist() == count
+    assert isinstance(heard, Bars)
     assert sum(heard.values) == 40
     assert isinstance(even, Lines)
     half = sum(sorted(count)[20:]) / sum(count)
@@ -148,7 +149,7 @@ def test_how_good_the_model_is_on_each_devices_own_examples_is_shown_where_it_is
     assert figures.fairness(figures.read(folder)) is None
     np.savez(
         folder.path / "fairness.npz",
-        device=np.arange(5), examples=np.array([10, 0, 10, 4, 2]), right=np.array([10, 0, 5, 1, 0]),
+        device=np.arange(5), examples=np.array([10, 0, 10, 4, 2]), right=np.array([1, 0, 0.5, 0.25, 0]),
     )  # fmt: skip
 
     drawn = figures.fairness(figures.read(folder))
@@ -182,21 +183,29 @@ def test_a_run_without_visits_points_or_plan_has_a_report_too(tmp_path: Path):
     assert read.ids == ["memory"]
 
 
+def test_a_run_that_trains_nothing_says_that_nothing_was_judged(tmp_path: Path):
+    run = figures.read(made_run(tmp_path / "none", training="none", target=0.5))
+
+    assert figures.quality(run) == []
+    assert run.accuracy is None
+    assert "not judged" in page.page(run)
+
+
 def test_the_same_run_gives_the_same_bytes_and_its_charts_are_pictures_too(tmp_path: Path):
     pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install 'tacit[simulate]'")
     folder = made_run(tmp_path / "run", points=5)
 
-    def written() -> dict[str, bytes]:
-        report.write(folder)
-        return {file.name: file.read_bytes() for file in folder.path.iterdir() if file.suffix in (".png", ".html")}
+    text = report.write(folder).read_bytes()
+    first = {file.name: file.read_bytes() for file in folder.path.glob("*.png")}
 
-    first = written()
-    assert written() == first
+    assert report.write(folder, pictures=False).read_bytes() == text
     assert first.keys() == {
-        "report.html", "accuracy-time.png", "accuracy-bytes.png", "accuracy-joules.png", "fates.png", "staleness.png",
+        "accuracy-time.png", "accuracy-bytes.png", "accuracy-joules.png", "fates.png", "staleness.png",
         "participation.png", "evenness.png", "memory.png",
     }  # fmt: skip
-    assert all(data.startswith(b"\x89PNG") for name, data in first.items() if name.endswith("png"))
+    png.save(figures.quality(figures.read(folder))[0], folder.path / "accuracy-time.png")
+    assert (folder.path / "accuracy-time.png").read_bytes() == first["accuracy-time.png"]
+    assert all(data.startswith(b"\x89PNG") for data in first.values())
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1), st.integers(1, 40))
@@ -258,29 +267,20 @@ def test_whatever_is_drawn_stays_within_the_drawing(points, logarithmic):
     assert all(0 <= x <= 440 and 0 <= y <= 270 for x, y in pairs)
 
 
-@dataclass(frozen=True)
-class Now:
-    """As `tacit.fleet.run.Progress`."""
-
-    done: float
-    time: float = 7200.0
-    version: int = 12
-    versions: int = 100
-    visits: int = 0
-    accuracy: float | None = 0.625
-    events: int = 0
+def now(done: float, visits: int = 0, events: int = 0) -> Progress:
+    return Progress(7200.0, 12, 100, visits, 0.625, done, events)
 
 
 def says(stream: io.StringIO, times: list[float], *, width: int | None = None) -> progress.Line:
     clock = iter(times)
     told = progress.Line("tacit", stream, lambda: next(clock), width=width)
     for k in range(len(times)):
-        told(Now(done=0.2 + 0.05 * k, visits=100 * k, events=900 * k))
+        told(now(0.2 + 0.05 * k, visits=100 * k, events=900 * k))
     return told
 
 
 def test_progress_says_rates_and_what_is_left():
-    text = progress.told(Now(0.25), Now(0.5, visits=100, events=900), 10.0)
+    text = progress.told(now(0.25), now(0.5, visits=100, events=900), 10.0)
 
     assert text == (" 50 %, Snapshot 12, accuracy 62.5 %, 2 h of virtual time, 90 events/s, 10 visits/s, 20 s left")
 
@@ -314,9 +314,21 @@ def test_elsewhere_it_is_a_plain_line_now_and_then():
 
 
 def test_a_picture_without_matplotlib_is_refused_with_what_to_install(tmp_path, monkeypatch):
-    from tacit.fleet.report import png
-
     monkeypatch.setattr(png, "can_draw", lambda: False)
 
     with pytest.raises(InputError, match=r"pip install 'tacit\[simulate\]'"):
         png.save(Lines("one", "One", Axis("x"), Axis("y"), (line("a", [0], [1]),)), tmp_path / "one.png")
+
+
+def test_the_python_of_the_how_to_reads_a_run(tmp_path: Path):
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "runs.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    folder = made_run(tmp_path / "run", count=0)
+    visits = made_visits(5, 2, 1)
+    visits["device"], visits["up"] = [0, 1, 1, 0, 1], [1, 10, 100, 1000, 10_000]
+    (folder.path / "visits.bin").write_bytes(visits.tobytes())
+    names: dict = {}
+
+    exec(code, names)
+
+    assert names["bytes_up_of"](folder.path, 1) == 10_110

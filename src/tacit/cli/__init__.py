@@ -14,6 +14,7 @@ COMMANDS = {
     "calibrate": "measure this machine and write its profile, for `tacit estimate`",
     "privacy": "say what noise is worth and what it leaves of a run: tables and a picture",
     "compare": "runs of `tacit simulate` side by side: accuracy, time, bytes, energy, memory, ε",
+    "sweep": "play a grid of simulations, each into a folder of its own, in any number of sittings",
     "serve": "start a coordinator for a Plan, with an embedded keyholder if it names one",
     "admin": "operate a coordinator: status, pause, drain, tokens",
     "keyholder": "hold a key for others: init, run, approve, status, card, rekey",

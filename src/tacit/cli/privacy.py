@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tacit.cli.measured import Trade
     from tacit.plan.numbers import Numbers
     from tacit.privacy.account import Statement
     from tacit.privacy.trust import Trust
+    from tacit.task import Privacy
 
 EXAMPLE = """\
 example:
   tacit privacy --devices 1e6 --batch 1000 --snapshots 2000 --participations 4 --separation 400 --epsilon 4
-  tacit privacy --devices 2e4 --batch 100 --epsilon 8 --values 5000 --picture bought.html
+  tacit privacy --devices 1e6 --participations 3 --snapshots 2000 --epsilon 1,2,4,8 --values 5000
+  tacit privacy --devices 2e4 --batch 100 --snapshots 500 --epsilon 8 --values 5000 --picture bought.html
   tacit privacy --plan mine.tacit
 """
 POLICY = {
     "devices": "how many the fleet has",
     "batch": "Updates in a sum",
+    "threshold": "Updates that are opened together at least",
     "snapshots": "batches in the Plan's life",
     "participations": "Updates a device sends at most",
     "separation": "batches from a landing of a device to its next",
@@ -34,7 +38,16 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     for name, meaning in POLICY.items():
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="N", help=f"{meaning}, such as 1000 or 1e3")
-    parser.add_argument("--epsilon", type=float, help="asked for over the Plan's whole life (default 8)")
+    parser.add_argument(
+        "--epsilon", metavar="E[,E…]", help="asked for over the Plan's whole life (default 8); several side by side"
+    )
+    parser.add_argument(
+        "--curve",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="also what to expect of the model: folders that `tacit simulate --epsilon` has measured",
+    )
     parser.add_argument(
         "--noise", type=float, help="instead: what is drawn for one sum, in units of one device's bound"
     )
@@ -67,7 +80,14 @@ class Bought:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    bought = _of_plan(arguments) if arguments.plan else _of_policy(arguments)
+    from tacit.cli.epsilons import parse_epsilons, read_curve
+
+    asked = parse_epsilons(arguments.epsilon) if arguments.epsilon else ()
+    curve = read_curve(arguments.curve or ())
+    if len(asked) > 1:
+        _side_by_side(arguments, asked, curve)
+        return
+    bought = _of_plan(arguments) if arguments.plan else _of_policy(arguments, asked[0] if asked else None)
     if arguments.picture:
         from tacit.cli.bought import draw
         from tacit.errors import InputError
@@ -76,9 +96,9 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError("what keyholders' noise leaves of a run is drawn of a Plan that trains under it")
         draw(bought, lines(bought), arguments.picture)
     if arguments.json:
-        print(json.dumps(figures(bought)))
+        print(json.dumps(figures(bought) | _expected_figure(bought, curve)))
         return
-    print("\n".join(lines(bought)))
+    print("\n".join([*lines(bought), *_expected_line(bought, curve)]))
     if arguments.picture:
         print(f"picture    {arguments.picture}")
 
@@ -113,35 +133,107 @@ def _of_plan(arguments: argparse.Namespace) -> Bought:
     )
 
 
-def _of_policy(arguments: argparse.Namespace) -> Bought:
+def _side_by_side(arguments: argparse.Namespace, asked: Sequence[float], curve: "Sequence[Trade]") -> None:
+    """Several ε, each with plain noise and, where the fleet allows it, with correlated noise."""
+    from tacit.cli.epsilons import Offer, offer_figures, offer_lines
     from tacit.errors import InputError
-    from tacit.plan.manifest import gate_cost, squares, whole_delta
-    from tacit.privacy.account import statement
+
+    for name, given in (("--plan", arguments.plan), ("--picture", arguments.picture), ("--noise", arguments.noise)):
+        if given is not None:
+            raise InputError(f"{name} goes with one ε; leave it out, or the other ε")
+    offers: list[Offer] = []
+    for epsilon in asked:
+        bought = _of_policy(arguments, epsilon)
+        correlated = None if type(bought.numbers.noise.mechanism).__struct_config__.tag == "plain/1" else bought
+        plain = _of_policy(arguments, epsilon, plain=True) if correlated else bought
+        offers.append(Offer(epsilon, plain, correlated))
+    if arguments.json:
+        print(json.dumps(offer_figures(offers, curve)))
+        return
+    found = figures(offers[0].taken)
+    print("\n".join(offer_lines(offers, curve, _policy_line(found), _why_plain(found))))
+
+
+def _expected_figure(bought: Bought, curve: "Sequence[Trade]") -> dict[str, Any]:
+    from tacit.cli.epsilons import expectation
+
+    wanted = expectation(bought, curve)
+    return {} if wanted is None else {"expected": {"value": wanted.value, "at_best": wanted.bound}}
+
+
+def _expected_line(bought: Bought, curve: "Sequence[Trade]") -> list[str]:
+    from tacit.cli.epsilons import expectation, said_of
+
+    wanted = expectation(bought, curve)
+    return [] if wanted is None else [f"expect     {curve[0].metric} {wanted}, {said_of(curve)}"]
+
+
+def _of_policy(arguments: argparse.Namespace, epsilon: float | None, *, plain: bool = False) -> Bought:
+    from tacit.errors import InputError
     from tacit.task import Privacy
 
     given: dict[str, Any] = {
         name: counted(f"--{name.replace('_', '-')}", text) for name in POLICY if (text := getattr(arguments, name))
     }
     given |= {
-        name: value
-        for name in ("epsilon", "noise", "delta", "trust", "robust")
-        if (value := getattr(arguments, name)) is not None
+        name: value for name in ("noise", "delta", "trust", "robust") if (value := getattr(arguments, name)) is not None
     }
-    privacy = Privacy(**given, correlated=False if arguments.plain else None)
+    privacy = Privacy(**given, epsilon=epsilon, correlated=False if plain or arguments.plain else None)
+    if reason := starves(privacy):
+        raise InputError(reason)
     trust = privacy.claimed
     d = counted("--values", arguments.values or "10000", least=1)
     keyholders = counted("--keyholders", arguments.keyholders or str(_keyholders(trust)), least=1)
     if keyholders < _keyholders(trust):
         raise InputError(f"--keyholders {keyholders}: {trust} needs {_keyholders(trust)} at least")
+    return bought_by(privacy, d, keyholders)
+
+
+def bought_by(privacy: "Privacy", d: int, keyholders: int = 1) -> Bought:
+    """What a policy comes to for a Plan of `d` values.
+
+    >>> from tacit.task import Privacy
+    >>> round(bought_by(Privacy(epsilon=4), 1000).numbers.noise.sigma, 2)
+    1.3
+    """
+    from tacit.plan.manifest import gate_cost, squares, whole_delta
+    from tacit.privacy.account import statement
+
     numbers = privacy.numbers(d, keyholders)
     noise = numbers.noise
     drawn = (noise.sigma * noise.sensitivity) ** 2
     by_landings = enumerate(squares(noise, numbers.participation))
     spent = tuple(square / drawn + gate_cost(noise, landings) for landings, square in by_landings)
     said = statement(
-        math.sqrt(noise.mu2_total), whole_delta(noise, numbers.participation), unit=noise.unit, trust=trust
+        math.sqrt(noise.mu2_total), whole_delta(noise, numbers.participation), unit=noise.unit, trust=privacy.claimed
     )
     return Bought(numbers, True, d, keyholders, spent, said)
+
+
+def starves(privacy: "Privacy") -> str | None:
+    """Why a fleet cannot fill a Plan's batches, in words; None where it can.
+
+    >>> from tacit.task import Privacy
+    >>> starves(Privacy(epsilon=8, devices=5000))
+    '1,000 Updates in each of 2,000 batches are 2,000,000, and 5,000 devices that send at most 4 each send 20,000: \
+the Plan would wait for ever after batch 20. Ask for snapshots of at most 20, participations of at least 400, \
+smaller batches or a larger fleet'
+    """
+    devices, most, batch, batches = privacy.devices, privacy.participations, privacy.batch, privacy.snapshots
+    if most > batches:
+        return (
+            f"participations = {most:,}: a device lands in a batch once, and there are {batches:,}; ask for "
+            f"participations of at most {batches:,}"
+        )
+    if batch * batches <= devices * most:
+        return None
+    filled = devices * most // batch
+    return (
+        f"{batch:,} Updates in each of {batches:,} batches are {batch * batches:,}, and {devices:,} devices that send "
+        f"at most {most:,} each send {devices * most:,}: the Plan would wait for ever after batch {filled:,}. Ask for "
+        f"snapshots of at most {filled:,}, participations of at least {-(-batch * batches // devices):,}, smaller "
+        "batches or a larger fleet"
+    )
 
 
 def counted(name: str, text: str, least: int = 0) -> int:
@@ -170,7 +262,7 @@ def _keyholders(trust: "Trust") -> int:
 
 def figures(bought: Bought) -> dict[str, Any]:
     """Everything that is printed, for machines."""
-    from tacit.plan.numbers import drift, noise_to_signal
+    from tacit.plan.numbers import drift, noise_of_a_mean, noise_to_signal
     from tacit.plan.price import price
     from tacit.privacy.account import epsilon_of_mu
     from tacit.privacy.blt import Blt, spread
@@ -213,6 +305,7 @@ def figures(bought: Bought) -> dict[str, Any]:
         "noise_of_one_sum_plain": root * noise.sigma * math.sqrt(part.landings),
         "noise_of_the_run": root * noise.sigma * drift(noise),
         "noise_of_the_run_plain": root * noise.sigma * plain,
+        "noise_of_a_mean": noise_of_a_mean(numbers, bought.d, bought.keyholders) if bought.trains else None,
         "noise_to_signal": noise_to_signal(numbers, bought.d, bought.keyholders) if bought.trains else None,
     }
 
@@ -226,12 +319,10 @@ def lines(bought: Bought) -> list[str]:
 
     found = figures(bought)
     correlated = found["mechanism"] == "blt/1"
-    apart = f", {found['separation']:,} batches apart" if found["landings"] > 1 and found["separation"] > 1 else ""
     how = f"correlated (blt/1, {found['buffers']} buffers)" if correlated else "of its own for every sum (plain/1)"
     shown = sorted({1, 2, 3, found["landings"] // 2, found["landings"]} & set(range(1, found["landings"] + 1)))
     text = [
-        f"policy     {found['devices']:,} devices, batches of {found['batch']:,}, {found['snapshots']:,} Snapshots, at "
-        f"most {found['landings']} Updates a device{apart}; an Update may be {found['max_age']} Snapshots old",
+        _policy_line(found),
         f"noise      {how}: σ = {found['sigma']:.4g}, S_C = {found['sensitivity']:.4g}, A = {found['spread']:.3g}; μ = "
         f"{found['mu']:.4g}",
         f"privacy    over the whole life, at most: {bought.said.sentence}",
@@ -256,11 +347,21 @@ def lines(bought: Bought) -> list[str]:
     text += [
         f"buys       noise is {ratio:.3g} of the run's signal for {bought.d:,} values, where devices agree as a mean "
         f"cosine of {ALIGNMENT} says",
+        f"one mean   noise is {found['noise_of_a_mean']:.3g} of one step's signal"
+        + (", and later steps take most of it back" if correlated else ""),
         *_table(bought, found),
     ]
     if ratio > NOISY:
         text.append(f"warning    {less_noise(bought.numbers, bought.d, bought.keyholders)}")
     return text
+
+
+def _policy_line(found: dict[str, Any]) -> str:
+    apart = f", {found['separation']:,} batches apart" if found["landings"] > 1 and found["separation"] > 1 else ""
+    return (
+        f"policy     {found['devices']:,} devices, batches of {found['batch']:,}, {found['snapshots']:,} Snapshots, at "
+        f"most {found['landings']} Updates a device{apart}; an Update may be {found['max_age']} Snapshots old"
+    )
 
 
 def _why_plain(found: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tacit.fleet.settings import Scenario
     from tacit.fleet.split import Shares
     from tacit.fleet.strategy import Sizes, Strategy
-    from tacit.plan.profile import RadioName
+    from tacit.plan.profile import Profile, RadioName
     from tacit.task import Task
 
 EXAMPLE = """\
@@ -71,13 +71,17 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--ablation", action="store_true", help="also tacit without each of its ingredients")
     how.add_argument("--batch", help=f"Updates in a Snapshot: {BY_STRATEGY}")
     how.add_argument("--at-work", help=f"devices at work at once, at most: {BY_STRATEGY}")
-    how.add_argument("--rate", help=f"the learning rate: {BY_STRATEGY}")
+    how.add_argument(
+        "--rate", help=f"the learning rate (default: the Task's; of baselines, the best in a trial): {BY_STRATEGY}"
+    )
     how.add_argument("--epochs", help=f"passes over a device's examples in a visit: {BY_STRATEGY}")
     how.add_argument("--clip", help=f"the Plan's clip: {BY_STRATEGY}")
     how.add_argument("--trigger", type=float, metavar="SHARE", help="send a delta when it is SHARE of the clip long")
     how.add_argument("--carried", type=int, default=8, help="visits after which it is sent all the same (default: 8)")
     how.add_argument("--masking", choices=["counted", "real"], default="counted", help="(default: counted)")
     how.add_argument("--training", choices=["engine", "none"], default="engine", help="none: deltas are drawn")
+    how.add_argument("--epsilon", metavar="E[,E…]", help="instead of the Task's own; several: each, and without noise")
+    how.add_argument("--as-if-devices", metavar="N", help="with the noise that ε takes in a fleet of so many")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
         "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
@@ -96,10 +100,12 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, help=f"Snapshots between points (default: about {POINTS} points a run)")
     parser.add_argument("--seed", type=int, default=0, help="what is random comes from it (default: 0)")
     parser.add_argument("--workers", type=int, default=0, help="threads that train (default: one a core)")
+    parser.add_argument("--no-pictures", action="store_true", help="reports without .png and pictures of the fleet")
     parser.add_argument("--out", type=Path, help="where it goes (default: build/simulate/ and what is simulated)")
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from tacit.cli import trade
     from tacit.fleet.strategy import parse_many
 
     strategies = parse_many(arguments.strategy, ablation=arguments.ablation)
@@ -110,11 +116,20 @@ def run(arguments: argparse.Namespace) -> None:
     _say(f"loading {arguments.task} …")
     from tacit.compiler.load import load_task
 
-    stage = stage_of(load_task(arguments.task), devices, arguments)
+    stage = stage_of(trade.under(load_task(arguments.task), arguments), devices, arguments)
     folders: list[Folder] = []
+    pictures: dict[str, bytes] | None = None if arguments.no_pictures else {}
+
+    def play(task: "Task", strategy: "Strategy", sizes: "Sizes", path: Path) -> "Folder":
+        common = scenario_of(strategy, sizes, arguments)
+        return _played(strategy, sizes, common, replace(stage, task=task), arguments, path, pictures)
+
     try:
+        if trade.is_trade(arguments):
+            print("\n".join(trade.trade(stage.task, strategies, sizes[strategies[0]], arguments, out, play)))
+            return
         for one in strategies:
-            folders.append(_played(one, sizes[one], scenarios[one], stage, arguments, out))
+            folders.append(_played(one, sizes[one], scenarios[one], stage, arguments, out, pictures))
     except KeyboardInterrupt:
         _say(f"stopped; the same command goes on, in {out}")
         raise
@@ -128,6 +143,7 @@ def _played(
     stage: "Stage",
     arguments: argparse.Namespace,
     out: Path,
+    pictures: dict[str, bytes] | None,
 ) -> "Folder":
     """One strategy's run, whether it begins, goes on or is over."""
     from tacit.cli.simulating import prepared
@@ -147,7 +163,7 @@ def _played(
         (alone if strategy.who == "alone" else play)(world, scenario, folder, told, workers=arguments.workers, say=line)
     finally:
         line.close()
-    beside(folder, world, scenario, stage)
+    beside(folder, world, scenario, stage, pictures)
     return folder
 
 
@@ -335,16 +351,22 @@ def told_of(strategy: "Strategy", stage: "Stage", arguments: argparse.Namespace)
         said = by_strategy(name, getattr(arguments, name), positive).get(strategy.name)
         if said is not None:
             told[name.replace("_", " ")] = f"{said:g}"
+    if arguments.epsilon is not None:
+        noise = {name: getattr(stage.task.privacy, name) for name in ("epsilon", "noise")}
+        told |= {name: f"{value:g}" for name, value in noise.items() if value is not None}
     return told
 
 
-def beside(folder: "Folder", world: "World", scenario: "Scenario", stage: "Stage") -> None:
-    """The pictures of a run, and its report."""
+def beside(
+    folder: "Folder", world: "World", scenario: "Scenario", stage: "Stage", pictures: dict[str, bytes] | None
+) -> None:
+    """The report of a run, with its pictures; without, where `pictures` is None. It holds what was drawn already."""
     from tacit.fleet.report.page import write
 
     _write_costs(folder, world, scenario)
-    _draw(folder, world, stage)
-    write(folder)
+    if pictures is not None and world.population is stage.population:
+        _draw(folder, world, stage, pictures)
+    write(folder, pictures=pictures is not None)
 
 
 def _write_costs(folder: "Folder", world: "World", scenario: "Scenario") -> None:
@@ -352,17 +374,14 @@ def _write_costs(folder: "Folder", world: "World", scenario: "Scenario") -> None
     import msgspec
 
     from tacit.durable import write_file
-    from tacit.fleet.population import RADIOS
     from tacit.plan.estimate import estimate, visit_of
 
     sizes = world.shares.sizes
     examples = int(np.median(sizes[sizes > 0])) if (sizes > 0).any() else world.per_device
     visit, counts = visit_of(world.plan, examples), np.bincount(world.population.profile)
     lines: list[dict[str, Any]] = []
-    no_radio: RadioName = "none"
     for profile, count in zip(world.population.profiles, counts.tolist(), strict=False):
-        radio = next((one for one in RADIOS if one in profile.radios), no_radio)
-        cost = estimate(visit, profile, radio, (1 << 62) if scenario.keep else 0)
+        cost = estimate(visit, profile, _radio_of(profile), (1 << 62) if scenario.keep else 0)
         lines.append(
             {
                 "profile": profile.name,
@@ -377,21 +396,32 @@ def _write_costs(folder: "Folder", world: "World", scenario: "Scenario") -> None
     write_file(folder.path / "devices.json", msgspec.json.format(msgspec.json.encode(lines)), 0o644)
 
 
-def _draw(folder: "Folder", world: "World", stage: "Stage") -> None:
-    """Who has what, and who the devices are; nothing where matplotlib is not installed."""
+def _radio_of(profile: "Profile") -> "RadioName":
+    return "wifi" if "wifi" in profile.radios else "lte" if "lte" in profile.radios else "none"
+
+
+def _draw(folder: "Folder", world: "World", stage: "Stage", drawn_already: dict[str, bytes]) -> None:
+    """Who has what, and who the devices are: the same for all strategies. Nothing where matplotlib is not installed."""
+    from tacit.durable import write_file
     from tacit.fleet.population import drawn_population
     from tacit.fleet.report.png import can_draw
     from tacit.fleet.split import drawn
     from tacit.task import Label
 
+    split, population = folder.path / "split.svg", folder.path / "population.svg"
+    for name, picture in drawn_already.items():
+        write_file(folder.path / name, picture, 0o644)
+    if drawn_already:
+        return
     if not can_draw():
         _say("no pictures: they need matplotlib (the extra `simulate`)")
         return
     if world.examples is not None:
         label = stage.task.label[1]
         classes = label.classes if isinstance(label, Label) else 0
-        drawn(world.shares, world.examples.labels, classes, folder.path / "split.svg")
-    drawn_population(world.population, world.availability, folder.path / "population.svg")
+        drawn(world.shares, world.examples.labels, classes, split)
+    drawn_population(world.population, world.availability, population)
+    drawn_already |= {one.name: one.read_bytes() for one in (split, population) if one.exists()}
 
 
 def finished(folders: "Sequence[Folder]", out: Path) -> str:
@@ -402,7 +432,8 @@ def finished(folders: "Sequence[Folder]", out: Path) -> str:
     page = out / "compare.html" if len(folders) > 1 else folders[0].path / "report.html"
     if len(folders) > 1:
         write(compared, page)
-    return f"{table_text(compared)}\n\nreport     {page}"
+    drawn = f"\n\nreport     {page}" if page.exists() else ""
+    return f"{table_text(compared)}{drawn}"
 
 
 def _say(line: str) -> None:

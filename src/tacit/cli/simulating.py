@@ -31,6 +31,7 @@ from tacit.fleet.settings import Scenario, Spent
 from tacit.fleet.split import Shares
 from tacit.fleet.strategy import (
     ABOVE_MEDIAN,
+    ABOVE_USUAL,
     Sizes,
     Strategy,
     asking_privacy,
@@ -39,8 +40,8 @@ from tacit.fleet.strategy import (
     starts_by_sums,
     task_for,
 )
-from tacit.fleet.training import Asked, Pool
-from tacit.plan.bundle import Plan, build_plan, parse_plan
+from tacit.fleet.training import Asked, Made, Pool
+from tacit.plan.bundle import Plan, build_plan, decode_snapshot, encode_snapshot, parse_plan
 from tacit.plan.manifest import Manifest, Quantisation, Rotation
 from tacit.plan.numbers import chosen_ring, upload_size
 from tacit.plan.program import Field
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 DAYS = 36_500  # of a simulated Plan's life, which begins in 1970
 CENTRAL = "laptop-entry"  # the machine that has all examples
 PROBED = 8  # devices whose first visits say how long deltas are
+RATES = (1.0, 0.3, 0.1, 0.03)  # of the Task's learning rate, that baselines try
+MOST_SHOWN = 500  # examples that a trial is judged on
 FINEST = 1 << 19  # Q of Updates whose rounding is not to matter
 
 Say = Callable[[str], None]
@@ -137,8 +140,10 @@ def prepared(
     world = world_of(plan, stage, scenario)
     if world.public is None:
         scenario = msgspec.structs.replace(scenario, replay=0)
-    if scenario.clip == "median" and sizes.clip is None and stage.examples is not None:
-        world = replace(world, plan=_clipped_far_above(world, stage, scenario))
+    if strategy.plain and sizes.rate is None and stage.examples is not None:
+        world = replace(world, plan=_tuned(world, stage, scenario, say))
+    if sizes.clip is None and stage.examples is not None and (scenario.clip == "median" or strategy.by_variance):
+        world = replace(world, plan=_clipped_by_trial(world, stage, scenario, exact=strategy.plain))
     if strategy.who == "central":
         world = in_one_place(world)
     elif strategy.who == "alone":
@@ -259,18 +264,68 @@ def _sums(
     return lambda head, features: begin(head, features, found), spent
 
 
-def _clipped_far_above(world: World, stage: Stage, scenario: Scenario) -> Plan:
-    """The Plan with a clip far above how long deltas are at first, so that their running median is what binds."""
-    plan, count = world.plan, len(world.population)
-    devices = np.unique(np.linspace(0, count - 1, PROBED).astype(np.int64)).tolist()
+def _tuned(world: World, stage: Stage, scenario: Scenario, say: Say) -> Plan:
+    """The Plan at the learning rate that is best in a trial: some visits' mean, judged on others' examples.
+
+    A Task's rate was chosen for what the Task trains, under its clip. Whoever trains another part of the model, and
+    clips nothing, is not to be held against others at a rate that was never meant for it.
+    """
+    plan, examples = world.plan, world.examples
+    assert examples is not None, "whoever is tried has examples"
+    devices = _spread(len(world.population), 2 * PROBED)
+    others = np.concatenate([world.shares.of(device) for device in devices[1::2]] or [world.shares.of(0)])
+    shown = examples.take(np.sort(others[:MOST_SHOWN]))
+    best, least = plan, math.inf
+    for share in RATES:
+        optimizer = plan.manifest.program.optimizer
+        slower = msgspec.structs.replace(optimizer, rate=optimizer.rate * share, floor=optimizer.floor * share)
+        program = msgspec.structs.replace(plan.manifest.program, optimizer=slower)
+        tried = _signed_anew(plan, msgspec.structs.replace(plan.manifest, program=program), stage)
+        # Whoever may carry a delta on keeps it as it is.
+        pool = Pool(tried, examples, msgspec.structs.replace(scenario, masking="counted", trigger=0.0))
+        try:
+            deltas = [made.delta for made in _visits(pool, tried, world, devices[::2]) if made.delta is not None]
+            if not deltas:
+                continue
+            values = decode_snapshot(tried.initial_snapshot, program.d) + np.mean(deltas, axis=0, dtype=np.float32)
+            loss, _ = pool.judge(encode_snapshot(values), shown, MOST_SHOWN)
+        finally:
+            pool.close()
+        if loss < least:
+            best, least = tried, loss
+    say(f"a trial prefers a learning rate of {best.manifest.program.optimizer.rate:.3g}")
+    return best
+
+
+def _visits(pool: Pool, plan: Plan, world: World, devices: Sequence[int]) -> list[Made]:
+    """The first visits of these devices."""
+    snapshot, bound = plan.initial_snapshot, plan.manifest.quantisation.clip
+    begun = [
+        pool.visit(Asked(device, number, 0, world.shares.of(device), snapshot, bound))
+        for number, device in enumerate(devices)
+    ]
+    return [visit.result() for visit in begun]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to so many devices, from all over the fleet.
+
+    >>> _spread(100, 3), _spread(2, 8)
+    ([0, 49, 99], [0, 1])
+    """
+    return [int(device) for device in np.unique(np.linspace(0, count - 1, most).astype(np.int64))]
+
+
+def _clipped_by_trial(world: World, stage: Stage, scenario: Scenario, *, exact: bool) -> Plan:
+    """The Plan with a clip that lies above how long deltas are at first, so that it hardly binds by itself.
+
+    Far above where their running median is to bind. A weight by variance sets the scatter of steps against the clip, so
+    for it the clip is not far from what is usual.
+    """
+    plan, devices = world.plan, _spread(len(world.population), PROBED)
     pool = Pool(plan, world.examples, msgspec.structs.replace(scenario, masking="counted", trigger=None))
     try:
-        snapshot, bound = plan.initial_snapshot, plan.manifest.quantisation.clip
-        visits = [
-            pool.visit(Asked(device, number, 0, world.shares.of(device), snapshot, bound))
-            for number, device in enumerate(devices)
-        ]
-        lengths = [length for visit in visits if math.isfinite(length := visit.result().norm)]
+        lengths = [made.norm for made in _visits(pool, plan, world, devices) if math.isfinite(made.norm)]
     finally:
         pool.close()
     if not lengths:
@@ -278,12 +333,20 @@ def _clipped_far_above(world: World, stage: Stage, scenario: Scenario) -> Plan:
             f"the first visits of {len(devices)} devices all left the numbers; say a smaller learning rate with --rate"
         )
     manifest = plan.manifest
-    clip = float(f"{ABOVE_MEDIAN * max(float(np.median(lengths)), 1e-6):.3g}")
-    # A rounding error that is small against what is usual, which is so many times shorter than the clip.
-    needed = math.ceil(ABOVE_MEDIAN * 10 * math.sqrt(manifest.program.d / manifest.batch.target))
-    quantisation = _ring(manifest, clip, max(manifest.quantisation.q, needed))
+    above = ABOVE_MEDIAN if scenario.clip == "median" else ABOVE_USUAL
+    clip = float(f"{above * max(float(np.median(lengths)), 1e-6):.3g}")
+    if exact:
+        quantisation = msgspec.structs.replace(manifest.quantisation, clip=clip)
+    else:
+        # A rounding error that is small against what is usual, which is so many times shorter than the clip.
+        needed = math.ceil(above * 10 * math.sqrt(manifest.program.d / manifest.batch.target))
+        quantisation = _ring(manifest, clip, max(manifest.quantisation.q, needed))
+    return _signed_anew(plan, _rounded_to(manifest, quantisation), stage)
+
+
+def _signed_anew(plan: Plan, manifest: Manifest, stage: Stage) -> Plan:
     blobs = {name: blob.tobytes() for name, blob in plan.blobs.items()}
-    return parse_plan(build_plan(_rounded_to(manifest, quantisation), plan.charter, blobs, stage.keys.author))
+    return parse_plan(build_plan(manifest, plan.charter, blobs, stage.keys.author))
 
 
 def _finest(manifest: Manifest) -> Quantisation:

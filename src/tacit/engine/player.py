@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tacit.engine.memory import aligned, allocate, is_aligned, largest
 from tacit.engine.tape import MOST, Playing, VerifiedTape
-from tacit.engine.visit import NotFinite, Visiting, Work, WrongExamples, begin
+from tacit.engine.visit import NotFinite, Stage, Visiting, Work, WrongExamples
 from tacit.errors import InputError
 from tacit.plan.layout import padded_size, sides
 from tacit.plan.program import Field, Playable, Program, example_bytes
@@ -53,6 +53,7 @@ class Player:
                 raise InputError(f"a Plan without a {kind.name.lower()} tape cannot be trained")
         self._memory = self._allocate(playable.frozen, most_memory)
         self._playing: dict[Kind, Playing] = {k: tape.on(self._memory) for k, tape in self._tapes.items()}
+        self._stages: dict[bool, Stage] = {}  # for examples, and for what the prefix left
         self._seed = 0
         self._state = self._memory[Region.STATE].view(np.float32)
         self._x = [self._view(Region.X, field) for field in self._program.inputs]
@@ -259,10 +260,10 @@ class Player:
             raise WrongExamples(f"there are {n} labels and {len(weights)} weights, and a rate for every minibatch")
         if snapshot.shape != (program.d,):
             raise InputError(f"this Snapshot has {snapshot.size} values and the Plan has {program.d}")
-        for minibatch in minibatches:
-            if ((minibatch < 0) | (minibatch >= n)).any():
-                raise WrongExamples(f"a minibatch names an example outside 0 to {n - 1}")
-        tapes, kept = dict(self._tapes), not isinstance(examples, Mapping)
+        order = np.concatenate([np.zeros(0, np.int64), *minibatches], dtype=np.int64, casting="unsafe")
+        if ((order < 0) | (order >= n)).any():
+            raise WrongExamples(f"a minibatch names an example outside 0 to {n - 1}")
+        kept = not isinstance(examples, Mapping)
         if isinstance(examples, Mapping):
             if self._count(examples) != n:
                 raise WrongExamples(f"there are {n} labels and {self._count(examples)} examples")
@@ -270,9 +271,10 @@ class Player:
         else:
             self._check_kept(examples, n)
             rows = [np.ascontiguousarray(row) for row in examples]
-            tapes.pop(Kind.PREFIX, None)
-        work = Work(rows, kept, labels, weights, minibatches, rates, seed)
-        return begin(program, tapes, self._memory, snapshot, work)
+        if kept not in self._stages:
+            self._stages[kept] = Stage(program, self._tapes, self._memory, kept)
+        work = Work(rows, labels, weights, order, [len(part) for part in minibatches], rates, seed)
+        return self._stages[kept].begin(snapshot, work)
 
     def train_minibatch(
         self,

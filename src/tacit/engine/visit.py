@@ -141,16 +141,16 @@ class VisitOf(ctypes.Structure):
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What a visit trains on: rows for each field (`kept`: what the prefix left), and a rate for every minibatch.
+    """What a visit trains on: rows for each field, or for what the prefix left, and a rate for every minibatch.
 
     The first micro-batch draws its masks from `seed`, the next one from `seed + 1`, and so on.
     """
 
     rows: Sequence[NDArray[Any]]
-    kept: bool
     labels: NDArray[Any]
     weights: NDArray[np.float32]
-    minibatches: Sequence[NDArray[np.integer]]  # indices of examples
+    order: NDArray[np.integer]  # of the examples, minibatch after minibatch
+    sizes: Sequence[int]  # of the minibatches
     rates: Sequence[float]
     seed: int
 
@@ -215,57 +215,58 @@ class Visiting:
         return self._delta
 
 
-def begin(
-    program: Program,
-    tapes: Mapping[Kind, VerifiedTape],
-    memory: Mapping[Region, NDArray[np.uint8]],
-    snapshot: NDArray[np.float32],
-    work: Work,
-) -> Visiting:
-    """A visit of these tapes on this memory, of which nothing is played yet. What does not fit is said by `play`."""
-    tensors = [(place.offset, *panels_of(place)) for place in program.places if place.place == "state"]
-    kept = [FieldOf(tensor.offset, tensor.example_bytes) for tensor in program.kept]
-    fields = kept if work.kept else [_field_of(field) for field in program.inputs]
-    rows = [_rows_of(row) for row in work.rows]
-    tables = (PlaceOf * len(tensors))(*tensors), (FieldOf * len(fields))(*fields), (RowsOf * len(rows))(*rows)
-    start, delta = np.ascontiguousarray(snapshot, np.float32), np.zeros(program.d, np.float32)
-    labels = np.ascontiguousarray(work.labels, program.label.dtype)
-    weights = np.ascontiguousarray(work.weights, np.float32)
-    order = np.concatenate([np.zeros(0, np.uint32), *work.minibatches], dtype=np.uint32, casting="unsafe")
-    minibatches = np.array([len(part) for part in work.minibatches], np.uint32)
-    rates = np.array(work.rates, np.float32)
-    visit = VisitOf(
-        train=tapes[Kind.TRAIN].handle,
-        apply=tapes[Kind.APPLY].handle,
-        places=ctypes.addressof(tables[0]),
-        place_count=len(tensors),
-        snapshot=start.ctypes.data,
-        delta=delta.ctypes.data,
-        values=program.d,
-        examples=len(work.labels),
-        fields=ctypes.addressof(tables[1]),
-        rows=ctypes.addressof(tables[2]),
-        field_count=len(fields),
-        label=_field_of(program.label),
-        labels=_rows_of(labels),
-        weights=weights.ctypes.data,
-        order=order.ctypes.data,
-        order_count=len(order),
-        minibatches=minibatches.ctypes.data,
-        rates=rates.ctypes.data,
-        step_count=len(minibatches),
-        seed=work.seed & (1 << 64) - 1,
-        microbatch=program.microbatch,
-        kept=work.kept,
-        whole=program.whole,
-    )
-    if Kind.PREFIX in tapes:
-        visit.prefix = tapes[Kind.PREFIX].handle
-    for region, block in memory.items():
-        visit.memory[region], visit.size[region] = block.ctypes.data, block.nbytes
-    arrays = start, delta, labels, weights, order, minibatches, rates, *work.rows
-    engine = tapes[Kind.TRAIN].engine
-    return Visiting(engine, visit, delta, [*tables, *arrays, *memory.values(), *tapes.values()])
+class Stage:
+    """Tapes on memory, ready for visits: what is the same for every visit is worked out once."""
+
+    def __init__(
+        self,
+        program: Program,
+        tapes: Mapping[Kind, VerifiedTape],
+        memory: Mapping[Region, NDArray[np.uint8]],
+        kept: bool,
+    ):
+        tensors = [(place.offset, *panels_of(place)) for place in program.places if place.place == "state"]
+        given = [FieldOf(tensor.offset, tensor.example_bytes) for tensor in program.kept]
+        fields = given if kept else [_field_of(field) for field in program.inputs]
+        tables = (PlaceOf * len(tensors))(*tensors), (FieldOf * len(fields))(*fields)
+        visit = VisitOf(
+            train=tapes[Kind.TRAIN].handle,
+            apply=tapes[Kind.APPLY].handle,
+            places=ctypes.addressof(tables[0]),
+            place_count=len(tensors),
+            values=program.d,
+            fields=ctypes.addressof(tables[1]),
+            field_count=len(fields),
+            label=_field_of(program.label),
+            microbatch=program.microbatch,
+            kept=kept,
+            whole=program.whole,
+        )
+        if Kind.PREFIX in tapes and not kept:
+            visit.prefix = tapes[Kind.PREFIX].handle
+        for region, block in memory.items():
+            visit.memory[region], visit.size[region] = block.ctypes.data, block.nbytes
+        self._visit, self._program, self._engine = visit, program, tapes[Kind.TRAIN].engine
+        self._alive = [*tables, *memory.values(), *tapes.values()]
+
+    def begin(self, snapshot: NDArray[np.float32], work: Work) -> Visiting:
+        """A visit of which nothing is played yet. What does not fit is said by `play`."""
+        start = np.ascontiguousarray(snapshot, np.float32)
+        delta = np.zeros(self._program.d, np.float32)
+        labels = np.ascontiguousarray(work.labels, self._program.label.dtype)
+        weights = np.ascontiguousarray(work.weights, np.float32)
+        order = np.ascontiguousarray(work.order, np.uint32)
+        minibatches, rates = np.array(work.sizes, np.uint32), np.array(work.rates, np.float32)
+        rows = (RowsOf * len(work.rows))(*map(_rows_of, work.rows))
+        visit = VisitOf.from_buffer_copy(self._visit)
+        visit.rows = ctypes.addressof(rows)
+        visit.snapshot, visit.delta = start.ctypes.data, delta.ctypes.data
+        visit.examples, visit.labels, visit.weights = len(labels), _rows_of(labels), weights.ctypes.data
+        visit.order, visit.order_count = order.ctypes.data, len(order)
+        visit.minibatches, visit.rates, visit.step_count = minibatches.ctypes.data, rates.ctypes.data, len(minibatches)
+        visit.seed = work.seed & (1 << 64) - 1
+        arrays = start, delta, labels, weights, order, minibatches, rates, rows, *work.rows
+        return Visiting(self._engine, visit, delta, [*arrays, self])
 
 
 def _field_of(field: Field) -> FieldOf:

@@ -7,7 +7,9 @@ asks at a close gets the next window, never the same again. A window that was op
 before time 0.
 """
 
+import math
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.errors import InputError
-from tacit.fleet.chance import bits, placed, third
+from tacit.fleet.chance import bits, part, placed, third, word
 from tacit.fleet.traces import DAY, Intervals, dealt_traces, read_intervals
 
 Devices = NDArray[np.integer[Any]]
@@ -46,6 +48,10 @@ class Availability(Protocol):
         """
         ...
 
+    def window(self, device: int, after: float) -> tuple[float, float]:
+        """`windows` of one device: the same, sooner."""
+        ...
+
 
 @dataclass(frozen=True)
 class Always:
@@ -60,6 +66,9 @@ class Always:
     def windows(self, devices: Devices, after: Seconds) -> tuple[Seconds, Seconds]:
         gone = np.isinf(after)
         return np.where(gone, np.inf, 0.0), np.full(len(devices), np.inf)
+
+    def window(self, device: int, after: float) -> tuple[float, float]:
+        return (math.inf, math.inf) if math.isinf(after) else (0.0, math.inf)
 
 
 # Seconds. What a device's habit, and what one night, adds or takes away at most; how long windows by day are.
@@ -152,6 +161,33 @@ class DayNight:
                 dawn, lasts, day = dawn[left], lasts[left], day[left]
             day = day + 1
 
+    def window(self, device: int, after: float) -> tuple[float, float]:
+        if math.isinf(after):
+            return math.inf, math.inf
+        now = math.floor(after)
+        habit, moods = word(self.seed, _HABIT, device), word(self.seed, _WINDOW, device)
+        zone = int(part(habit, 0) * self.zones) * HOUR
+        dawn = int(_BEGIN - _NIGHT_BEGIN + (part(habit, 1) + part(habit, 2) - 1) * _HABIT_BEGIN) - zone
+        again = word(habit, 0)
+        lasts = _LENGTH + (part(again, 1) + part(again, 2) - 1) * _HABIT_LENGTH
+        night = 2 * _NIGHT_BEGIN + lasts + _NIGHT_LENGTH
+        room = (DAY - night) / _CHANCES
+        day = (now - dawn) // DAY
+        while True:
+            for number in range(1 + _CHANCES):
+                drawn = word(moods, day * (1 + _CHANCES) + number)
+                comes, early, late = part(drawn, 0), part(drawn, 1), part(drawn, 2)
+                if number == 0:
+                    come, start = comes >= self.missed, early * (2 * _NIGHT_BEGIN)
+                    length = lasts + (late * 2 - 1) * _NIGHT_LENGTH
+                else:
+                    come, length = comes < self.by_day, _SHORT[0] + late * (_SHORT[1] - _SHORT[0])
+                    start = night + (number - 1) * room + early * (room - length)
+                opens = int(start) + day * DAY + dawn
+                if come and opens + int(length) > now:
+                    return float(opens), float(opens + int(length))
+            day += 1
+
 
 def _bell(drawn: NDArray[np.uint64], most: int) -> NDArray[np.float64]:
     """From -most to most, more often near 0: the sum of two."""
@@ -186,7 +222,11 @@ class Traced:
 
     def row(self, devices: Devices) -> Whole:
         """Which device of the trace each is."""
-        return dealt_traces(devices, len(self.intervals), self.seed)
+        return self._deck[devices % len(self._deck)]
+
+    @cached_property
+    def _deck(self) -> Whole:
+        return dealt_traces(np.arange(len(self.intervals)), len(self.intervals), self.seed)
 
     def shift(self, devices: Devices) -> Whole:
         """How many seconds of its trace each device has behind it at time 0."""
@@ -215,6 +255,37 @@ class Traced:
         whole = over & (first == last)
         opens, closes = np.where(whole, 0.0, opens), np.where(whole, np.inf, closes)
         return np.where(empty, np.inf, opens), np.where(empty, np.inf, closes)
+
+    @cached_property
+    def _lists(self) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+        """Starts, ends, offsets, periods and the deck as Python's numbers, which `window` is quick with."""
+        trace = self.intervals
+        return (
+            trace.starts.tolist(),
+            trace.ends.tolist(),
+            trace.offsets.tolist(),
+            trace.periods.tolist(),
+            self._deck.tolist(),
+        )
+
+    def window(self, device: int, after: float) -> tuple[float, float]:
+        starts, ends, offsets, periods, deck = self._lists
+        row = deck[device % len(deck)]
+        period, first, end = periods[row], offsets[row], offsets[row + 1]
+        if first == end or math.isinf(after):
+            return math.inf, math.inf
+        over = starts[first] == 0 and ends[end - 1] == period
+        if over and end - first == 1:
+            return 0.0, math.inf
+        shift = int(part(word(self.seed, _SHIFT, device), 0) * -(-period // DAY)) * DAY
+        cycle, within = divmod(math.floor(after) + shift, period)
+        at = bisect_right(ends, within, first, end)
+        if at == end:
+            at, cycle = first, cycle + 1
+        opens, closes = starts[at] + cycle * period - shift, ends[at] + cycle * period - shift
+        opens -= period - starts[end - 1] if over and at == first else 0
+        closes += ends[first] if over and at == end - 1 else 0
+        return float(opens), float(closes)
 
 
 def parse_availability(text: str, seed: int) -> Availability:

@@ -47,6 +47,25 @@ def third(numbers: Bits, which: int) -> NDArray[np.float64]:
     return part.astype(np.float64) / (1 << 21)
 
 
+def word(state: int, *what: int) -> int:
+    """`bits` or `placed` of one thing alone, twenty times as fast as an array of one.
+
+    >>> word(7, 5, 3) == int(bits(7, 5, 3)[0]) == int(placed(bits(7, 5), 3)[0])
+    True
+    """
+    for at in what:
+        z = ((at + 1) * int(_GOLDEN) + state) & _MASK
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        state = z ^ (z >> 31)
+    return state & _MASK
+
+
+def part(number: int, which: int) -> float:
+    """`third` of one number."""
+    return ((number >> (21 * which)) & ((1 << 21) - 1)) / (1 << 21)
+
+
 def dealt(devices: NDArray[np.integer[Any]], rows: int, seed: int, stream: int) -> NDArray[np.int64]:
     """Which row of a table each device is given: a shuffled deck, dealt again when it is through.
 

@@ -56,7 +56,9 @@ class Kept(msgspec.Struct):
 class Coordinator:
     """One Plan's. `landings` and `last` say of each device how often it landed, and in which batch last."""
 
-    def __init__(self, plan: Plan, deadline: float, opening: float, landings: NDArray[np.uint16], last: NDArray[np.int32]):
+    def __init__(
+        self, plan: Plan, deadline: float, opening: float, landings: NDArray[np.uint16], last: NDArray[np.int32]
+    ):
         self.plan, self.manifest = plan, plan.manifest
         self._deadline, self._opening = deadline, opening
         self._landings, self._last = landings, last

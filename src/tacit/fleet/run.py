@@ -15,7 +15,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -34,14 +34,14 @@ from tacit.errors import InputError
 from tacit.fleet.availability import Availability
 from tacit.fleet.coordinating import Coordinator, Kept, root
 from tacit.fleet.costs import Costs, bytes_of
-from tacit.fleet.draws import device_key, device_of, secret, update_id
+from tacit.fleet.draws import device_key, update_id
 from tacit.fleet.folder import FORMAT, Fate, Folder, Point, Records, RunBroken, Settings, Summary
 from tacit.fleet.opening import Part, open_batch, open_masked
 from tacit.fleet.population import Population
 from tacit.fleet.queue import Event, Queue, Times
 from tacit.fleet.settings import Scenario
 from tacit.fleet.split import Shares
-from tacit.fleet.training import Asked, Made, Pool
+from tacit.fleet.training import Asked, Made, Pool, drawn
 from tacit.plan.bundle import Plan, encode_snapshot
 from tacit.plan.claim import claim
 from tacit.plan.manifest import Alike
@@ -316,9 +316,9 @@ class _Run:
         say(self._progress(end))
         return self._finish(ended)
 
-    def _some(self, end: float) -> str:
+    def _some(self, end: float, count: int = 256) -> str:
         """A few hundred events; why the run is over, if it is."""
-        for _ in range(256):
+        for _ in range(count):
             event = self._queue.pop()
             if event is None:
                 return "nothing happens any more: no device may train"
@@ -365,6 +365,9 @@ class _Run:
             return
         _, closes = self._world.availability.windows(devices, opens)
         self._windows.update(zip(devices.tolist(), closes.tolist(), strict=True))
+        # Who has nothing left to do need not come again.
+        coming = (self._flags[devices] & OVER) == 0
+        devices, closes = devices[coming], closes[coming]
         again, _ = self._world.availability.windows(devices, closes)
         self._queue.put_many(again, Kind.OPENS, devices)
 
@@ -381,8 +384,7 @@ class _Run:
         self._fill()
 
     def _window(self, device: int, after: float) -> tuple[float, float]:
-        opens, closes = self._world.availability.windows(np.array([device]), np.array([after]))
-        return float(opens[0]), float(closes[0])
+        return self._world.availability.window(device, after)
 
     def _welcome(self, device: int) -> None:
         if not self._flags[device] & (READY | BUSY | OVER):
@@ -531,7 +533,6 @@ class _Run:
             flight.ends, flight.up = self._now, 0
             self._leaves(flight)
             self._over(flight, Fate.CARRIED, -1, made)
-            self._next[flight.device] = self._coordinator.newest + 1
             self._free(flight.device)
             self._fill()
             return
@@ -575,7 +576,8 @@ class _Run:
             self._free(flight.device)
             return
         self._names[name] = flight.number
-        self._submit(flight)
+        if self._scenario.training == "engine":
+            self._submit(flight)
         self._close()
 
     def _leaves(self, flight: Flight) -> None:
@@ -609,6 +611,8 @@ class _Run:
 
     def _result(self, flight: Flight) -> Made:
         """Waits; meanwhile the other workers train what comes next."""
+        if self._scenario.training == "none":
+            return drawn(self._plan, self._scenario, flight.device, flight.number, flight.version)
         future = self._submit(flight)
         if not future.done():
             self._prefetch()
@@ -623,7 +627,9 @@ class _Run:
         coming = [
             one
             for one in self._flights.values()
-            if one.working and one.end == End.ARRIVES and one.number not in self._made
+            if one.working
+            and one.end == End.ARRIVES
+            and one.number not in self._made
             and one.version + self._manifest.batch.max_age > self._coordinator.newest
         ]
         for flight in sorted(coming, key=lambda one: one.ends)[:room]:
@@ -635,13 +641,12 @@ class _Run:
         """Closes the batch if it is full, or due; what left the numbers was never sent."""
         while chosen := self._coordinator.chosen(self._now):
             flights = [self._flights[self._names[member.update_id]] for member in chosen]
-            for flight in flights:
-                self._submit(flight)
-            broken = [
-                (member, flight)
-                for member, flight in zip(chosen, flights, strict=True)
-                if self._result(flight).said is None
-            ]
+            broken: list[tuple[Member, Flight]] = []
+            if self._scenario.training == "engine":
+                for flight in flights:
+                    self._submit(flight)
+                both = zip(chosen, flights, strict=True)
+                broken = [(member, flight) for member, flight in both if self._result(flight).said is None]
             if not broken:
                 self._coordinator.close(chosen, self._now)
                 self._queue.put(self._now + self._scenario.opening, Kind.PUBLISH, 0)
@@ -916,7 +921,9 @@ class _Run:
         self._totals, self._fates, self._reached = saved.totals, saved.fates, saved.reached
         self._records = Records(self._folder, *saved.written)
         batch = self._coordinator.batch
-        waiting = {one.update_id for one in (*self._coordinator.queued, *(batch.members if isinstance(batch, Opened) else ()))}
+        waiting = {
+            one.update_id for one in (*self._coordinator.queued, *(batch.members if isinstance(batch, Opened) else ()))
+        }
         for flight in saved.flights:
             name = update_id(self._scenario.seed, flight.number)
             if name in waiting:

@@ -12,9 +12,9 @@ No example is dealt twice. All are dealt, but by a file, which may leave some ou
 Dirichlet is by device, as Acar and others (2021) deal: each device draws the shares of its classes around those of
 the whole, and takes its examples without putting back; a class that has run out is left out of the shares of later
 devices. Where classes are as large as one another, A is the concentration of each; Hsu, Qi and Brown (2019) give the
-sum over classes instead. The other common form draws for each class how it is shared among devices (Yurochkin and others
-2019), which makes sizes uneven at the same time and leaves devices with nothing: here, which and how many are two
-settings (docs/decisions/0049).
+sum over classes instead. The other common form draws for each class how it is shared among devices (Yurochkin and
+others 2019), which makes sizes uneven at the same time and leaves devices with nothing: here, which and how many are
+two settings (docs/decisions/0049).
 """
 
 import math

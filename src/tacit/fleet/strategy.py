@@ -33,6 +33,7 @@ from tacit.task import (
 NEVER_BINDS = 100.0  # a clip longer than any delta that trains
 NO_NOISE = 1e-7  # in units of one device's bound: a tenth of a step of the finest ring
 ABOVE_MEDIAN = 4.0  # how far the Plan's clip lies above the median, where that is what binds
+ABOVE_USUAL = 2.0  # the same where nothing is to bind and variance is weighed against the clip
 MOST_LANDINGS = 4096
 WAITS_FOR, BATCH, SUMMED = 50, 10, 2  # Updates that FedAvg waits for; a batch; batches that make class sums
 PASSES = 20  # where all examples are in one place, or every device is alone

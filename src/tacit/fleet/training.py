@@ -73,11 +73,7 @@ class Pool:
             self._kept = self._keep(examples)
 
     def visit(self, asked: Asked) -> "Future[Made]":
-        """Begins as soon as a worker is free; what is only drawn is there at once."""
-        if self._scenario.training == "none":
-            made: Future[Made] = Future()
-            made.set_result(self._visit(asked))
-            return made
+        """Begins as soon as a worker is free."""
         return self._threads.submit(self._visit, asked)
 
     def judge(self, snapshot: bytes, test: Examples, most: int) -> tuple[float, float]:
@@ -124,8 +120,6 @@ class Pool:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _visit(self, asked: Asked) -> Made:
-        if self._scenario.training == "none":
-            return self._made(asked, _drawn(self._manifest, self._scenario.seed, asked), math.nan, math.nan)
         examples, manifest = self._examples, self._manifest
         assert examples is not None, "who trains has examples"
         rows: Rows
@@ -194,15 +188,17 @@ class Pool:
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _drawn(manifest: Manifest, seed: int, asked: Asked) -> Floats:
-    """A delta of the clip's length in a random direction."""
-    draw = np.random.Generator(np.random.SFC64([seed, 2, asked.number]))
-    values = draw.standard_normal(manifest.program.d, np.float32)
-    values *= np.float32(manifest.quantisation.clip / max(float(np.linalg.norm(values)), 1e-30))
-    return values
+def drawn(plan: Plan, scenario: Scenario, device: int, number: int, version: int) -> Made:
+    """Instead of training: as long a delta as may be, in a random direction."""
+    manifest, seed = plan.manifest, scenario.seed
+    quantisation, d = manifest.quantisation, manifest.program.d
+    bits = np.random.Generator(np.random.Philox(key=[seed, number])).bytes(-(-d // 8))
+    signs = np.unpackbits(np.frombuffer(bits, np.uint8), count=d).astype(np.int32) * 2 - 1
+    if scenario.masking == "counted":
+        return Made(signs * max(1, math.isqrt(quantisation.q_in**2 // d)), quantisation.clip, math.nan, math.nan)
+    delta = signs * np.float32(quantisation.clip / math.sqrt(d))
+    return Made(upload_of(delta, plan, seed, device, number, version), quantisation.clip, math.nan, math.nan)
 
 
 def _never() -> bool:
     return False
-
-

@@ -194,6 +194,25 @@ def noise_to_signal(numbers: Numbers, d: int, keyholders: int) -> float:
     return less * math.sqrt(d * keyholders) * drift(noise) * noise.sigma / reached
 
 
+def noise_of_a_mean(numbers: Numbers, d: int, keyholders: int) -> float:
+    """What the noise of one step is of the step's signal, in norm: deltas as long as the clip, mean cosine `ALIGNMENT`.
+
+    Of a round where batches form rounds. It says less of a run than `noise_to_signal` does: correlated noise is larger
+    in a step, and later steps take most of it back.
+
+    >>> plain = choose_numbers(d=10_000, keyholders=1, epsilon=4, noise=None, batch=1000, threshold=500, snapshots=2000,
+    ...                        participations=4, max_age=16, clip=1.0, delta=1e-7)
+    >>> round(noise_of_a_mean(plain, 10_000, 1), 2)  # 100 * 1.298 * 2 / (1000 * 0.05)
+    5.19
+    """
+    noise, batch = numbers.noise, numbers.batch
+    amplified = spread(noise.mechanism, noise.snapshots) if isinstance(noise.mechanism, Blt) else 1.0
+    drawn = 0.0 if isinstance(noise.mechanism, OnDevice) else noise.sigma * noise.sensitivity * amplified
+    reached = batch.target * sum(batch.weights) / len(batch.weights) / batch.weight_most * ALIGNMENT
+    less = inefficiency(batch.robust, batch.groups, d) / math.sqrt(batch.groups)
+    return less * math.sqrt(d * keyholders) * drawn / reached
+
+
 def less_noise(numbers: Numbers, d: int, keyholders: int) -> str:
     """What would bring the run's noise down to what nobody is warned of, in words."""
     times = noise_to_signal(numbers, d, keyholders) / NOISY

@@ -1,161 +1,25 @@
-"""Runs side by side: what each came to, and what each took to become as good as all of them became.
+"""Runs side by side, for people and for machines: a table in a terminal, JSON, a page with a line for each."""
 
-Runs that differ in their seed alone are one *kind*, and their numbers are a mean and a spread.
-"""
-
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from tacit.durable import write_file
-from tacit.errors import InputError
-from tacit.fleet.folder import Folder, Point, RunBroken
+from tacit.fleet.folder import Point
 from tacit.fleet.report import png, sheet, words
 from tacit.fleet.report.charts import Axis, Bars, Chart, Line, Lines, line, measured, shares
-from tacit.fleet.report.figures import Run, read, spent
+from tacit.fleet.report.figures import Run, spent
+from tacit.fleet.report.kinds import MEASURES, Compared, Measure, Told, compare, told
 from tacit.fleet.report.svg import figure
 from tacit.fleet.report.words import BYTES, JOULES, SECONDS, Ladder
 from tacit.privacy.account import epsilon_text
 
-# What a run is told that does not make it another kind of run.
-_NO_KIND = {"seed", "out", "workers", "strategy", "data", "task", "json"}
+__all__ = ["charts", "compare", "page", "records", "table_text", "write"]
+
 FAR_APART = 20.0  # costs that differ by more are drawn over a logarithm
-
-
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """Runs, each of a kind, and the accuracy that all of them are asked to reach."""
-
-    runs: tuple[Run, ...]
-    names: tuple[str, ...]  # of each run its kind
-    target: float
-    why: str  # this target
-    first: str  # the kind that others are held against
-
-    @cached_property
-    def kinds(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.names))
-
-    def of(self, kind: str) -> list[Run]:
-        return [run for run, name in zip(self.runs, self.names, strict=True) if name == kind]
-
-    def reached(self, run: Run) -> Point | None:
-        """The first point at which what people get is as good as the target."""
-        return next((point for point in run.points if point.best >= self.target), None)
-
-
-class Measure(NamedTuple):
-    """One number of a run, None where it has none, and how it is read."""
-
-    key: str
-    name: str
-    of: Callable[[Compared, Run], float | None]
-    ladder: Ladder | None  # None: a share
-    against_first: bool  # whether it is also told as a share of the first kind's
-
-
-def _at_target(of: Callable[[Point], float]) -> Callable[[Compared, Run], float | None]:
-    def found(compared: Compared, run: Run) -> float | None:
-        return None if (point := compared.reached(run)) is None else of(point)
-
-    return found
-
-
-def _always(of: Callable[[Run], float | None]) -> Callable[[Compared, Run], float | None]:
-    def found(_compared: Compared, run: Run) -> float | None:
-        return of(run)
-
-    return found
-
-
-MEASURES = (
-    Measure("accuracy", "accuracy", _always(lambda run: run.accuracy), None, False),
-    Measure("best_accuracy", "best", _always(lambda run: run.summary.best_accuracy), None, False),
-    Measure("time_to_target", "time", _at_target(lambda point: point.time), SECONDS, True),
-    Measure("up_to_target", "bytes up", _at_target(lambda point: point.up), BYTES, True),
-    Measure("down_to_target", "bytes down", _at_target(lambda point: point.down), BYTES, True),
-    Measure("joules_to_target", "energy", _at_target(lambda point: point.joules), JOULES, True),
-    Measure("training_bytes", "memory", _always(lambda run: run.summary.training_bytes or None), BYTES, True),
-)
-
-
-def compare(folders: Sequence[Folder], target: float | None = None, against: str | None = None) -> Compared:
-    """Finished runs side by side.
-
-    Without a target it is the one that all were given, else the best that all reached; without `against`, a strategy
-    or what the table calls it, others are held against the first.
-    """
-    if not folders:
-        raise RunBroken("there is no run to compare")
-    runs = tuple(read(folder) for folder in folders)
-    kinds = kinds_of(runs)
-    first = kinds[0]
-    if against is not None:
-        found = [kind for kind, run in zip(kinds, runs, strict=True) if against in (kind, run.strategy)]
-        if not found:
-            raise InputError(f"no run is called {against}: there are {', '.join(dict.fromkeys(kinds))}")
-        first = found[0]
-    return Compared(runs, tuple(kinds), *_target(runs, target), first)
-
-
-def _target(runs: Sequence[Run], target: float | None) -> tuple[float, str]:
-    if target is not None:
-        return target, "as asked"
-    asked = {run.settings.scenario.target for run in runs}
-    if len(asked) == 1 and (one := next(iter(asked))) is not None:
-        return one, "the target that all runs were given"
-    best = {index: max((point.best for point in run.points), default=0.0) for index, run in enumerate(runs)}
-    # A thousandth below, so that what is shown is what was reached.
-    return math.floor(1000 * min(best.values())) / 1000, "the best that all of them reached"
-
-
-def kinds_of(runs: Sequence[Run]) -> list[str]:
-    """Of each run its strategy, and what else it was told that others were told otherwise."""
-    told = [run.settings.told for run in runs]
-    keys = dict.fromkeys(key for one in told for key in one if key not in _NO_KIND)
-    differing = [key for key in keys if len({one.get(key) for one in told}) > 1]
-    names = [
-        ", ".join([run.strategy, *(f"{key} {one[key]}" for key in differing if key in one)])
-        for run, one in zip(runs, told, strict=True)
-    ]
-    seen = [(name, run.settings.scenario.seed) for name, run in zip(names, runs, strict=True)]
-    # Two runs that were asked the same are told apart by where they are.
-    return [name if seen.count(seen[k]) == 1 else f"{name} ({runs[k].path})" for k, name in enumerate(names)]
-
-
-@dataclass(frozen=True)
-class Told:
-    """A measure of a kind over its seeds."""
-
-    mean: float | None
-    spread: float | None  # over seeds, where there are several
-    have: int
-    of: int
-
-    def text(self, ladder: Ladder | None) -> str:
-        """As it stands in a table."""
-        if self.mean is None:
-            return "never"
-        name, per = ("%", 0.01) if ladder is None else words.unit(self.mean, ladder)
-        value = f"{100 * self.mean:.1f}" if ladder is None else words.number(self.mean / per)
-        more = f" ± {self.spread / per:.2g}" if self.spread else ""
-        return f"{value}{more} {name}{'' if self.have == self.of else f' ({self.have} of {self.of})'}"
-
-
-def told(compared: Compared, kind: str, measure: Measure) -> Told:
-    """Mean and spread over the seeds that have it."""
-    runs = compared.of(kind)
-    found = [value for run in runs if (value := measure.of(compared, run)) is not None]
-    if not found:
-        return Told(None, None, 0, len(runs))
-    return Told(fmean(found), stdev(found) if len(found) > 1 else None, len(found), len(runs))
 
 
 def records(compared: Compared) -> dict[str, Any]:
@@ -201,7 +65,9 @@ def changes(compared: Compared) -> list[list[str]]:
 
 def _change(compared: Compared, kind: str, measure: Measure) -> str:
     value, before = told(compared, kind, measure).mean, told(compared, compared.first, measure).mean
-    return "" if value is None or before is None else words.change(value, before)
+    if value is None or before is None:
+        return ""
+    return words.points(value, before) if measure.ladder is None else words.change(value, before)
 
 
 def table_text(compared: Compared) -> str:
@@ -262,7 +128,7 @@ def charts(compared: Compared) -> dict[str, list[Chart]]:
     level = (compared.target, f"target {words.share(compared.target)}")
     found: list[Chart] = []
     for key, name, ladder, of in axes:
-        most = [max(map(of, run.points)) for run in compared.runs if run.points]
+        most = [max(map(of, run.points)) for run in compared.runs if run.points and run.is_judged]
         some = [value for value in most if value > 0]
         if not some:
             continue
@@ -287,7 +153,7 @@ def _over(compared: Compared, of: Callable[[Point], float]) -> tuple[Line, ...]:
             kind, [of(point) for point in run.points], [point.best for point in run.points],
             compared.kinds.index(kind), thin=len(compared.of(kind)) > 1,
         )
-        for run, kind in zip(compared.runs, compared.names, strict=True)
+        for run, kind in zip(compared.runs, compared.names, strict=True) if run.is_judged
     )  # fmt: skip
 
 

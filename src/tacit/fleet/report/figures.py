@@ -13,7 +13,7 @@ from tacit.fleet.folder import Fate, Folder, Point, RunBroken, Settings, Summary
 from tacit.fleet.report import words
 from tacit.fleet.report.charts import Axis, Bars, Chart, Line, Lines, histogram, line, measured, shares
 from tacit.plan.bundle import Plan, parse_plan
-from tacit.privacy.account import MEANINGLESS_ABOVE, epsilon_of_mu
+from tacit.privacy.account import epsilon_of_mu
 
 FATES = {
     Fate.APPLIED: "in a Snapshot",
@@ -42,17 +42,16 @@ class DeviceKind(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Fairness:
-    """`fairness.npz`: how many of its own examples the last model has right, for each device."""
+    """`fairness.npz`: how good the last Snapshot is on each device's own examples."""
 
     device: NDArray[np.integer]
     examples: NDArray[np.integer]
-    right: NDArray[np.integer]
+    right: NDArray[np.floating]  # the share of them
 
     @property
     def accuracies(self) -> NDArray[np.float64]:
         """Of the devices that have examples."""
-        there = self.examples > 0
-        return self.right[there] / self.examples[there]
+        return self.right[self.examples > 0].astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +72,27 @@ class Run:
         return self.settings.scenario.strategy
 
     @property
-    def accuracy(self) -> float:
+    def is_judged(self) -> bool:
+        """Whether anything was trained, and looked at."""
+        return self.settings.scenario.training != "none" and self.settings.test_examples > 0
+
+    @property
+    def accuracy(self) -> float | None:
         """Of what people get at the end: the average of Snapshots, where there is one."""
+        if not self.is_judged:
+            return None
         average = self.summary.average_accuracy
         return self.summary.accuracy if average is None else average
+
+    @property
+    def sends(self) -> bool:
+        """Whether anything leaves its devices; where all is in one place, or each is alone, nothing does."""
+        return self.summary.up > 0
+
+    @property
+    def best(self) -> float | None:
+        """Of what people got at any time."""
+        return self.summary.best_accuracy if self.is_judged else None
 
 
 def read(folder: Folder) -> Run:
@@ -98,7 +114,7 @@ def read(folder: Folder) -> Run:
 def quality(run: Run) -> list[Chart]:
     """Accuracy against everything that it costs."""
     points = run.points
-    if not points:
+    if not points or not run.is_judged:
         return []
     last = points[-1]
     axes = [
@@ -133,7 +149,7 @@ def accuracies(points: Sequence[Point], values: Sequence[float]) -> tuple[Line, 
 
 def spent(run: Run) -> list[float] | None:
     """ε at every point, where the run's claim means something."""
-    if run.summary.epsilon is None or run.summary.epsilon > MEANINGLESS_ABOVE or run.plan is None:
+    if run.summary.epsilon is None or run.plan is None or not run.is_judged:
         return None
     delta = run.plan.manifest.delta
     return [epsilon_of_mu(sqrt(point.mu2), delta) for point in run.points]
@@ -147,7 +163,7 @@ def staleness(run: Run) -> Bars | None:
     ages = applied["batch"].astype(np.int64) - applied["base"].astype(np.int64)
     names, counts = histogram(ages)
     return Bars(
-        "staleness", "How old Updates were when they were added", "Snapshots since theirs", Axis("Updates"),
+        "staleness", "How old Updates were when added", "Snapshots since theirs", Axis("Updates"),
         names, counts, upright=True, note=f"In the mean {words.number(float(ages.mean()))}, at most {int(ages.max())}.",
     )  # fmt: skip
 
@@ -179,14 +195,14 @@ def participation(run: Run) -> list[Chart]:
             "evenness", "How evenly devices were heard", shares("devices, those least heard first"),
             shares("of all Updates"),
             (line("this run", behind, grown), line("all alike", [0, 1], [0, 1], colour=7, thin=True)),
-            note=f"The half that was heard most sent {words.share(half)} of all Updates. Jain's index {jain:.2f}: as "
-            f"even as if {words.share(jain)} of the devices had sent all of them, alike.",
+            note=f"The half that was heard most sent {words.share(half)} of all Updates. Jain's index {jain:.2f}"
+            + (f": as if {words.share(jain)} of the devices had sent all of them, alike." if jain < 0.995 else "."),
         ),
     ]  # fmt: skip
 
 
 def fairness(run: Run) -> Bars | None:
-    """How good the last model is on each device's own examples."""
+    """How many devices the last Snapshot is how good for, on their own examples."""
     if run.fairness is None or not len(run.fairness.accuracies):
         return None
     each = run.fairness.accuracies
@@ -196,8 +212,8 @@ def fairness(run: Run) -> Bars | None:
     return Bars(
         "fairness", "Accuracy on devices' own examples", "accuracy, %", Axis("devices"), names,
         tuple(float(count) for count in counts), upright=True,
-        note=f"A tenth of the devices have {words.share(float(low))} or less, half have {words.share(float(middle))} "
-        f"or less; the spread over devices is {words.share(float(each.std()))}.",
+        note=f"Over {len(each):,} devices the median is {words.share(float(middle))} and the spread "
+        f"{words.share(float(each.std()))}; a tenth of them have {words.share(float(low))} or less.",
     )  # fmt: skip
 
 
@@ -217,7 +233,7 @@ def memory(run: Run) -> Bars | None:
     rows = [(f"{kind.profile}: the whole process", float(kind.process_bytes), 1) for kind in run.kinds]
     rows.append(("training, on every device", float(summary.training_bytes), 0))
     if summary.full_training_bytes:
-        rows.append(("training the whole model, 32 examples at a time", float(summary.full_training_bytes), 7))
+        rows.append(("the whole model, 32 examples at a time", float(summary.full_training_bytes), 7))
     rows.sort(key=lambda row: row[1])
     if not summary.training_bytes:
         return None

@@ -82,7 +82,9 @@ def _numbers(run: Run) -> list[tuple[str, str, str]]:
     summary = run.summary
     each = max(1, run.settings.devices)
     saved = words.change(summary.training_bytes, summary.full_training_bytes)
-    found = [("accuracy", words.share(run.accuracy), f"best {words.share(summary.best_accuracy)}")]
+    found = [("accuracy", "not judged", "")]
+    if run.accuracy is not None:
+        found = [("accuracy", words.share(run.accuracy), f"best {words.share(summary.best_accuracy)}")]
     if (target := run.settings.scenario.target) is not None:
         reached = summary.reached
         to = "never" if reached is None else words.text(reached.time, SECONDS)
@@ -100,13 +102,13 @@ def _numbers(run: Run) -> list[tuple[str, str, str]]:
             f"{saved} against all of it" if saved else "",
         ),
         ("Update", words.text(summary.update_bytes, BYTES), f"Snapshot {words.text(summary.snapshot_bytes, BYTES)}"),
-        ("Plan", words.text(summary.plan_bytes, BYTES), "fetched once a device"),
+        ("Plan", words.text(summary.plan_bytes, BYTES), f"fetched by {int(run.visits['first'].sum()):,} devices"),
     ]
 
 
 def _privacy(run: Run) -> str:
     said = f"<blockquote>{escape(run.summary.statement)}</blockquote>"
-    if run.summary.epsilon is None:
+    if run.summary.epsilon is None and run.is_judged:
         said += sheet.paragraph("This run claims no ε, so accuracy is drawn against none.")
     return said + sheet.paragraph(
         "Noise and masks of a simulation come from its seed and protect nobody: the statement is what the same Plan "

@@ -79,7 +79,8 @@ def told(before: "Progress", now: "Progress", seconds: float) -> str:
         parts.append(f"{words.number(events)} events/s, {words.number(visits)} visits/s")
         if now.done > before.done:
             left = seconds * (1 - now.done) / (now.done - before.done)
-            parts.append(f"{words.text(max(1.0, left), SECONDS)} left")
+            unit, per = words.unit(max(1.0, left), SECONDS)
+            parts.append(f"{words.rounded(max(1.0, left) / per)} {unit} left")
     return ", ".join(parts)
 
 

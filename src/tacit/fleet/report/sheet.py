@@ -32,8 +32,10 @@ p {{ margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere; }}
 .numbers dd {{ margin: 0; font-size: 1.3rem; line-height: 1.3; font-variant-numeric: tabular-nums; }}
 .numbers dd small {{ display: block; font-size: .8rem; color: var(--quiet); }}
 blockquote {{ margin: .5rem 0; padding: .5rem .9rem; border-left: .3rem solid var(--c0); background: var(--sheet); }}
-.charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23rem), 1fr)); gap: 1rem; }}
+.charts {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 23rem), 1fr)); gap: 1rem;
+  margin-bottom: 1rem; }}
 figure {{ margin: 0; padding: .75rem; border: 1px solid var(--soft); border-radius: .4rem; min-width: 0; }}
+section > figure {{ margin-top: 1rem; max-width: 60rem; }}
 figure img {{ width: 100%; max-height: 44rem; object-fit: contain; background: #fff; }}
 svg.chart {{ width: 100%; height: auto; display: block; font-size: 13px; fill: var(--ink); }}
 svg.chart .grid {{ stroke: var(--soft); stroke-width: 1; fill: none; }}

@@ -1,8 +1,10 @@
 """A chart for a page: drawn in SVG, said in a sentence, and written out as a table behind it."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
-from math import log10
+from math import ceil, log10
+
+import numpy as np
 
 from tacit.fleet.report import words
 from tacit.fleet.report.charts import MOST_ROWS, Axis, Bars, Chart, Line, Lines, drawn, ends, some, ticks
@@ -33,65 +35,91 @@ def _lines(chart: Lines) -> str:
     lines = drawn(chart)
     if not lines:
         return ""
+    parts, x, y = _frame(chart, lines)
+    if chart.level is not None:
+        height, meant = y(chart.level[0]), escape(chart.level[1])
+        parts.append(
+            f'<path class="level" d="M{x.begins:.0f} {height:.1f}H{x.ends}"/>'
+            f'<text class="quiet paper" x="{x.begins + 5:.0f}" y="{height - 4:.1f}">{meant}</text>'
+        )
+    for one in sorted(lines, key=lambda line: not line.thin):
+        points = [(x(a), y(b)) for a, b in zip(one.xs.tolist(), one.ys.tolist(), strict=True)]
+        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
+        kind = f"line c{one.colour % COLOURS}{' thin' if one.thin else ''}"
+        parts.append(f'<path class="{kind}"{_dash(one.colour)} d="{path}"><title>{escape(one.name)}</title></path>')
+        if len(points) <= MARKED and not one.thin:
+            parts += [
+                f'<circle class="f{one.colour % COLOURS}" cx="{a:.1f}" cy="{b:.1f}" r="2.6">'
+                f"<title>{escape(_point(chart, one, k))}</title></circle>"
+                for k, (a, b) in enumerate(points)
+            ]
+    told = _drawing(f"{chart.title}. {'; '.join(_ends(chart, line) for line in _named(lines)[:8])}.", HIGH, parts)
+    return told + _legend(lines) + behind("As a table", _line_table(chart, lines))
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Where values are drawn: `least` at `begins`, `most` at `ends`."""
+
+    least: float
+    most: float
+    begins: float
+    ends: float
+    logarithmic: bool = False
+
+    def __call__(self, value: float) -> float:
+        if self.logarithmic:
+            part = (log10(value) - log10(self.least)) / (log10(self.most) - log10(self.least))
+        else:
+            part = (value - self.least) / (self.most - self.least)
+        return self.begins + part * (self.ends - self.begins)
+
+
+def _frame(chart: Lines, lines: list[Line]) -> tuple[list[str], _Scale, _Scale]:
+    """Both axes with their marks, and where values stand between them."""
     x_low, x_high = ends([line.xs for line in lines], chart.across, zero=True)
     heights = [line.ys for line in lines]
     if chart.level is not None:
-        heights.append(lines[0].ys[:1] * 0 + chart.level[0])
+        heights.append(np.array([chart.level[0]]))
     y_low, y_high = ends(heights, chart.up)
     if not chart.up.logarithmic:
         room = 0.04 * (y_high - y_low)
         y_low, y_high = (0.0 if 0 <= y_low < room else y_low - room), y_high + room
     up_ticks = ticks(y_low, y_high, chart.up)
-    left = 12 + LETTER * max(len(_short(value, chart.up)) for value in up_ticks) + 14
-    across, upwards = _scale(chart.across, x_low, x_high), _scale(chart.up, y_low, y_high)
-
-    def x(value: float) -> float:
-        return left + across(value) * (WIDE - left - RIGHT)
-
-    def y(value: float) -> float:
-        return HIGH - BELOW - upwards(value) * (HIGH - BELOW - TOP)
-
-    parts: list[str] = []
-    for value in up_ticks:
-        parts.append(f'<path class="grid" d="M{left:.0f} {y(value):.1f}H{WIDE - RIGHT}"/>')
-        parts.append(
-            f'<text x="{left - 6:.0f}" y="{y(value) + 4:.1f}" text-anchor="end">{_short(value, chart.up)}</text>'
-        )
+    left, floor, right = _left(up_ticks, chart.up), HIGH - BELOW, WIDE - RIGHT
+    x = _Scale(x_low, x_high, left, right, chart.across.logarithmic)
+    y = _Scale(y_low, y_high, floor, TOP, chart.up.logarithmic)
+    parts = [_up_mark(value, y(value), left, chart.up) for value in up_ticks]
     for value in ticks(x_low, x_high, chart.across):
-        at = x(value)
-        side = "end" if at > WIDE - RIGHT - 8 else "middle"
-        parts.append(f'<path class="frame" d="M{at:.1f} {HIGH - BELOW}v4"/>')
+        at, side = x(value), "end" if x(value) > right - 8 else "middle"
         parts.append(
-            f'<text x="{at:.1f}" y="{HIGH - BELOW + 17}" text-anchor="{side}">{_short(value, chart.across)}</text>'
+            f'<path class="frame" d="M{at:.1f} {floor}v4"/>'
+            f'<text x="{at:.1f}" y="{floor + 17}" text-anchor="{side}">{_short(value, chart.across)}</text>'
         )
-    parts.append(f'<path class="frame" d="M{left:.0f} {TOP}V{HIGH - BELOW}H{WIDE - RIGHT}"/>')
-    middle = (TOP + HIGH - BELOW) / 2
-    parts.append(
-        f'<text class="quiet" x="{WIDE - RIGHT}" y="{HIGH - 8}" text-anchor="end">{escape(chart.across.label)}</text>'
-        f'<text class="quiet" transform="translate(11 {middle:.0f}) rotate(-90)" text-anchor="middle">'
-        f"{escape(chart.up.label)}</text>"
+    parts.append(_axes(left, chart.across.label, chart.up.label))
+    return parts, x, y
+
+
+def _left(marks: list[float], axis: Axis) -> float:
+    """Where a chart begins, right of what stands at these marks."""
+    return 26 + LETTER * max(len(_short(value, axis)) for value in marks)
+
+
+def _up_mark(value: float, height: float, left: float, axis: Axis) -> str:
+    return (
+        f'<path class="grid" d="M{left:.0f} {height:.1f}H{WIDE - RIGHT}"/>'
+        f'<text x="{left - 6:.0f}" y="{height + 4:.1f}" text-anchor="end">{_short(value, axis)}</text>'
     )
-    if chart.level is not None:
-        height = y(chart.level[0])
-        parts.append(
-            f'<path class="level" d="M{left:.0f} {height:.1f}H{WIDE - RIGHT}"/>'
-            f'<text class="quiet paper" x="{left + 5:.0f}" y="{height - 4:.1f}">'
-            f"{escape(chart.level[1])}</text>"
-        )
-    for one in sorted(lines, key=lambda line: not line.thin):
-        points = [(x(a), y(b)) for a, b in zip(one.xs.tolist(), one.ys.tolist(), strict=True)]
-        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
-        colour, dash = one.colour % COLOURS, _dash(one.colour)
-        kind = f"line c{colour}{' thin' if one.thin else ''}"
-        parts.append(f'<path class="{kind}"{dash} d="{path}"><title>{escape(one.name)}</title></path>')
-        if len(points) <= MARKED and not one.thin:
-            parts += [
-                f'<circle class="f{colour}" cx="{a:.1f}" cy="{b:.1f}" r="2.6"><title>{escape(_point(chart, one, k))}'
-                "</title></circle>"
-                for k, (a, b) in enumerate(points)
-            ]
-    told = _drawing(f"{chart.title}. {'; '.join(_ends(chart, line) for line in _named(lines)[:8])}.", HIGH, parts)
-    return told + _legend(lines) + behind("As a table", _line_table(chart, lines))
+
+
+def _axes(left: float, across: str, up: str) -> str:
+    floor = HIGH - BELOW
+    return (
+        f'<path class="frame" d="M{left:.0f} {TOP}V{floor}H{WIDE - RIGHT}"/>'
+        f'<text class="quiet" x="{WIDE - RIGHT}" y="{HIGH - 8}" text-anchor="end">{escape(across)}</text>'
+        f'<text class="quiet" transform="translate(11 {(TOP + floor) / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{escape(up)}</text>"
+    )
 
 
 def _bars(chart: Bars) -> str:
@@ -115,35 +143,22 @@ def _bars(chart: Bars) -> str:
 
 def _upright(chart: Bars, most: float) -> list[str]:
     up_ticks = ticks(0.0, most, chart.axis)
-    left = 12 + LETTER * max(len(_short(value, chart.axis)) for value in up_ticks) + 14
-    each = (WIDE - left - RIGHT) / len(chart.names)
-    floor = HIGH - BELOW
-    parts: list[str] = []
-    for value in up_ticks:
-        y = floor - value / most * (floor - TOP)
-        parts.append(f'<path class="grid" d="M{left:.0f} {y:.1f}H{WIDE - RIGHT}"/>')
-        parts.append(f'<text x="{left - 6:.0f}" y="{y + 4:.1f}" text-anchor="end">{_short(value, chart.axis)}</text>')
-    letters = max(map(len, chart.names)) + 1.5
-    every = max(1, -(-int(letters * LETTER * len(chart.names)) // int(WIDE - left - RIGHT)))
+    left, floor = _left(up_ticks, chart.axis), HIGH - BELOW
+    y = _Scale(0.0, most, floor, TOP)
+    parts = [_up_mark(value, y(value), left, chart.axis) for value in up_ticks]
+    room = WIDE - left - RIGHT
+    each = room / len(chart.names)
+    every = ceil((max(map(len, chart.names)) + 1.5) * LETTER * len(chart.names) / room)
     for k, (name, value) in enumerate(zip(chart.names, chart.values, strict=True)):
-        x, tall = left + k * each, value / most * (floor - TOP)
-        # What is there at all is seen.
-        tall = max(tall, 1.0) if value > 0 else 0.0
-        colour = (chart.colours[k] if chart.colours else 0) % COLOURS
+        x, colour = left + k * each, (chart.colours[k] if chart.colours else 0) % COLOURS
+        tall = max(floor - y(value), 1.0) if value > 0 else 0.0  # what is there at all is seen
         parts.append(
             f'<rect class="f{colour}" x="{x + 0.08 * each:.1f}" y="{floor - tall:.1f}" width="{0.84 * each:.1f}" '
             f'height="{tall:.1f}"><title>{escape(name)}: {escape(chart.axis.text(value))}</title></rect>'
         )
         if k % every == 0:
             parts.append(f'<text x="{x + each / 2:.1f}" y="{floor + 16}" text-anchor="middle">{escape(name)}</text>')
-    middle = (TOP + floor) / 2
-    parts.append(
-        f'<path class="frame" d="M{left:.0f} {TOP}V{floor}H{WIDE - RIGHT}"/>'
-        f'<text class="quiet" x="{WIDE - RIGHT}" y="{HIGH - 8}" text-anchor="end">{escape(chart.of)}</text>'
-        f'<text class="quiet" transform="translate(11 {middle:.0f}) rotate(-90)" text-anchor="middle">'
-        f"{escape(chart.axis.label)}</text>"
-    )
-    return parts
+    return [*parts, _axes(left, chart.of, chart.axis.label)]
 
 
 def _flat(chart: Bars, most: float) -> list[str]:
@@ -159,17 +174,6 @@ def _flat(chart: Bars, most: float) -> list[str]:
             f'<rect class="f{colour}" x="0" y="{y + 19}" width="{long:.1f}" height="9"/>'
         )
     return parts
-
-
-def _scale(axis: Axis, low: float, high: float) -> Callable[[float], float]:
-    """Where on its axis a value is, from 0 to 1."""
-
-    def place(value: float) -> float:
-        if axis.logarithmic:
-            return (log10(value) - log10(low)) / (log10(high) - log10(low))
-        return (value - low) / (high - low)
-
-    return place
 
 
 def _drawing(told: str, high: float, parts: list[str]) -> str:

@@ -46,6 +46,15 @@ def number(value: float) -> str:
     return digits if "e" not in digits else f"{value:.12f}".rstrip("0").rstrip(".")
 
 
+def rounded(value: float) -> str:
+    """Two digits, for what is not known better.
+
+    >>> rounded(153.4), rounded(0.0784), rounded(2.27)
+    ('150', '0.078', '2.3')
+    """
+    return number(float(f"{value:.2g}"))
+
+
 def share(value: float) -> str:
     """A share of one.
 
@@ -58,20 +67,29 @@ def share(value: float) -> str:
 def change(value: float, before: float) -> str:
     """How much less or more than before: what is less by percent, what is more by how many times.
 
-    >>> change(5, 100), change(300, 100), change(104, 100), change(1, 0), change(0.1, 1000)
-    ('−95 %', '3 ×', '+4 %', '', '−99.99 %')
+    >>> change(5, 100), change(300, 100), change(104, 100), change(1, 0), change(0.1, 1000), change(0, 7)
+    ('−95 %', '3 ×', '+4 %', '', '−99.99 %', '−100 %')
     """
-    if before <= 0:
+    if before <= 0 or value == before:
         return ""
     ratio = value / before
-    if ratio == 1:
-        return ""
     if ratio >= 2:
         return f"{number(ratio)} ×"
-    if ratio >= 1:
+    if ratio > 1:
         return f"+{100 * (ratio - 1):.0f} %"
     # Among savings of 99 % and more the digits behind it are what differs.
-    return f"−{100 * (1 - ratio):.{0 if ratio >= 0.02 else 1 if ratio >= 0.002 else 2}f} %"
+    digits = 0 if ratio >= 0.02 or not ratio else 1 if ratio >= 0.002 else 2
+    return f"−{100 * (1 - ratio):.{digits}f} %"
+
+
+def points(value: float, before: float) -> str:
+    """How many points a share is above or below another.
+
+    >>> points(0.861, 0.87), points(0.9, 0.87), points(0.87, 0.87)
+    ('−0.9 points', '+3.0 points', '')
+    """
+    text = f"{100 * (value - before):+.1f}"
+    return "" if float(text) == 0 else f"{text.replace('-', '−')} points"
 
 
 def setting(value: object) -> str:
