@@ -23,7 +23,7 @@ from tacit.fleet.population import Links, parse_stragglers, populate
 from tacit.fleet.run import play
 from tacit.fleet.settings import Scenario
 from tacit.fleet.split import deal, parse_split
-from tacit.fleet.strategy import Sizes, parse
+from tacit.fleet.strategy import Sizes, parse, snapshots_of
 from tacit.fleet.traces import Rates, read_rates
 from tacit.plan.bundle import parse_plan
 
@@ -106,7 +106,8 @@ def played(run: Run, say: Callable[[str], None], until: float = math.inf, worker
         if run.extra is not None:
             strategy = replace(strategy, extra=run.extra)
         sizes = Sizes(run.setting.devices, run.visits, batch=run.batch, rate=run.rate, epochs=run.epochs)
-        common = Scenario("", seed=run.seed, judged=JUDGED)
+        every = max(1, snapshots_of(strategy, sizes) // LOOKS)
+        common = Scenario("", seed=run.seed, judged=JUDGED, every=every)
         starts = run.folder.with_name(run.folder.name + "-class-sums")
         world, scenario = prepared(strategy, here, sizes, common, starts)
         play(world, scenario, folder, told(run), workers=workers)

@@ -48,8 +48,8 @@ class Setting:
         return f"{self.data}, {self.model} {STARTS[self.start]}, {self.devices} devices, {slow}, {self.split}"
 
 
-CENTRE = Setting("ResNet-8", HALF, 100, "0.9", "dirichlet:0.5", visits=2_000)
-SMALL = Setting("small CNN", HALF, 500, "0.9", "dirichlet:0.5", visits=5_000)
+CENTRE = Setting("ResNet-8", HALF, 100, "0.9", "dirichlet:0.5", visits=1_500)
+SMALL = Setting("small CNN", HALF, 500, "0.9", "dirichlet:0.5", visits=3_000)
 
 
 def settings() -> Iterator[Setting]:

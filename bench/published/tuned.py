@@ -1,8 +1,8 @@
 """Learning rates and over-selection, for every strategy on the holdout and by the same rule.
 
 A rate is the best of a ladder by the accuracy on the holdout at the end of a quarter of the visits, with the first
-seed: two neighbouring rates are tried, and further ones while the best stands at an edge. Strategies whose devices do the
-same share a rate. How many more devices begin than are waited for is chosen after that, by the time to a target.
+seed: two neighbouring rates are tried, and further ones while the best stands at an edge. Strategies whose devices do
+the same share a rate. How many more devices begin than are waited for is chosen after that, by the time to a target.
 Found once for a model, a start and a split, and used for any share of stragglers. What was found is kept in a file.
 """
 
@@ -20,8 +20,8 @@ from published.outcome import BELOW, Played
 from published.plays import HOLDOUT, Run
 from published.settings import Setting
 
-RATES = (0.0032, 0.01, 0.032, 0.1, 0.32, 1.0, 3.2)
-FIRST = {"tacit": (4, 5), "central": (1, 2)}  # the neighbours that are tried first; of the others:
+RATES = (0.0032, 0.01, 0.032, 0.1, 0.32, 1.0, 3.2, 10.0)
+FIRST = {"tacit": (5, 6), "central": (1, 2)}  # the neighbours that are tried first; of the others:
 OTHERS = (2, 3)
 SHARED = {"fedavg-drop": "fedavg"}  # the same local training, from the same Snapshots
 EXTRAS = (1.15, 1.3, 1.6, 2.0)
