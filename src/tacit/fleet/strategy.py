@@ -36,7 +36,7 @@ ABOVE_MEDIAN = 4.0  # how far the Plan's clip lies above the median, where that 
 ABOVE_USUAL = 2.0  # the same where nothing is to bind and variance is weighed against the clip
 MOST_LANDINGS = 4096
 WAITS_FOR, BATCH = 50, 10  # Updates that FedAvg waits for; a batch
-# Batches that make class sums: a head starts at 76 % of Fashion-MNIST from two of ten devices, at 83 % from ten.
+# Batches that make class sums: of Fashion-MNIST a head knows 76 % from twenty devices, and 83 % from a hundred.
 SUMMED = 10
 PASSES = 20  # where all examples are in one place, or every device is alone
 PATIENCE_S = 6 * 3600  # how long FedAvg waits for a device that does not answer
