@@ -81,7 +81,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--masking", choices=["counted", "real"], default="counted", help="(default: counted)")
     how.add_argument("--training", choices=["engine", "none"], default="engine", help="none: deltas are drawn")
     how.add_argument("--epsilon", metavar="E[,E…]", help="instead of the Task's own; several: each, and without noise")
-    how.add_argument("--as-if-devices", metavar="N", help="with the noise that ε takes in a fleet of so many")
+    how.add_argument("--as-if-devices", metavar="N[/BATCH]", help="with the noise of so large a fleet")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
         "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
@@ -196,9 +196,9 @@ def stage_of(task: "Task", devices: int, arguments: argparse.Namespace) -> "Stag
 def _examples(
     task: "Task", devices: int, arguments: argparse.Namespace
 ) -> "tuple[Examples | None, Examples | None, Shares]":
-    from tacit.cli.simulating import fields_of, held_out
+    from tacit.cli.simulating import fields_of
     from tacit.device.examples import read_examples
-    from tacit.fleet.split import Natural, Shares, deal, parse_split
+    from tacit.fleet.split import Natural, Shares, deal, held_out, parse_split
 
     if arguments.training == "none":
         if arguments.data is not None or arguments.target is not None:
@@ -240,10 +240,15 @@ def sizes_of(strategy: "Strategy", devices: int, arguments: argparse.Namespace) 
     def of(option: str, kind: Callable[[str, str], _Number]) -> _Number | None:
         return by_strategy(f"--{option.replace('_', '-')}", getattr(arguments, option), kind).get(strategy.name)
 
-    passes = PASSES if strategy.who in ("central", "alone") else UPDATES
+    if strategy.who in ("central", "alone"):
+        # An Update is a pass there: a number for all is not meant for them.
+        updates = of("updates", count_of) if "=" in (arguments.updates or "") else None
+        updates = updates or PASSES
+    else:
+        updates = of("updates", count_of) or UPDATES
     return Sizes(
         devices,
-        of("updates", count_of) or passes,
+        updates,
         of("batch", count_of),
         of("at_work", count_of),
         of("rate", positive),
@@ -432,8 +437,7 @@ def finished(folders: "Sequence[Folder]", out: Path) -> str:
     page = out / "compare.html" if len(folders) > 1 else folders[0].path / "report.html"
     if len(folders) > 1:
         write(compared, page)
-    drawn = f"\n\nreport     {page}" if page.exists() else ""
-    return f"{table_text(compared)}{drawn}"
+    return f"{table_text(compared)}\n\nreport     {page}"
 
 
 def _say(line: str) -> None:
