@@ -196,9 +196,9 @@ def stage_of(task: "Task", devices: int, arguments: argparse.Namespace) -> "Stag
 def _examples(
     task: "Task", devices: int, arguments: argparse.Namespace
 ) -> "tuple[Examples | None, Examples | None, Shares]":
-    from tacit.cli.simulating import fields_of, held_out
+    from tacit.cli.simulating import fields_of
     from tacit.device.examples import read_examples
-    from tacit.fleet.split import Natural, Shares, deal, parse_split
+    from tacit.fleet.split import Natural, Shares, deal, held_out, parse_split
 
     if arguments.training == "none":
         if arguments.data is not None or arguments.target is not None:
@@ -240,10 +240,15 @@ def sizes_of(strategy: "Strategy", devices: int, arguments: argparse.Namespace) 
     def of(option: str, kind: Callable[[str, str], _Number]) -> _Number | None:
         return by_strategy(f"--{option.replace('_', '-')}", getattr(arguments, option), kind).get(strategy.name)
 
-    passes = PASSES if strategy.who in ("central", "alone") else UPDATES
+    if strategy.who in ("central", "alone"):
+        # An Update is a pass there: a number for all is not meant for them.
+        updates = of("updates", count_of) if "=" in (arguments.updates or "") else None
+        updates = updates or PASSES
+    else:
+        updates = of("updates", count_of) or UPDATES
     return Sizes(
         devices,
-        of("updates", count_of) or passes,
+        updates,
         of("batch", count_of),
         of("at_work", count_of),
         of("rate", positive),

@@ -35,7 +35,9 @@ NO_NOISE = 1e-7  # in units of one device's bound: a tenth of a step of the fine
 ABOVE_MEDIAN = 4.0  # how far the Plan's clip lies above the median, where that is what binds
 ABOVE_USUAL = 2.0  # the same where nothing is to bind and variance is weighed against the clip
 MOST_LANDINGS = 4096
-WAITS_FOR, BATCH, SUMMED = 50, 10, 2  # Updates that FedAvg waits for; a batch; batches that make class sums
+WAITS_FOR, BATCH = 50, 10  # Updates that FedAvg waits for; a batch
+# Batches that make class sums: of Fashion-MNIST a head knows 76 % from twenty devices, and 83 % from a hundred.
+SUMMED = 10
 PASSES = 20  # where all examples are in one place, or every device is alone
 PATIENCE_S = 6 * 3600  # how long FedAvg waits for a device that does not answer
 
@@ -160,8 +162,8 @@ INGREDIENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "async": ("a batch waits for all who began", {"who": "wait"}),
         "class-sums": ("a head starts from zero, or from what the Task says", {"class_sums": False}),
         "kept": ("the frozen prefix is computed anew at every visit", {"keep": False}),
-        "balance": ("the local loss is not balanced, unless the Task says so", {"balance": False}),
-        "decay": ("the learning rate does not fall, unless the Task says so", {"decay": False}),
+        "balance": ("the local loss is not balanced", {"balance": False}),
+        "decay": ("the learning rate does not fall", {"decay": False}),
         "clip": ("deltas are clipped to the Plan's own clip alone", {"median": False}),
         "age": ("an old Update counts as much as a new one", {"who": "buffer"}),
         "replay": ("the server trains on nothing", {"replay": 0}),
@@ -330,6 +332,8 @@ def local_for(strategy: Strategy, task: Task, sizes: Sizes) -> Local:
         optimizer = replace(optimizer, rate=sizes.rate, schedule=None)
     if strategy.decay and optimizer.decay == 1 and optimizer.schedule is None:
         optimizer = replace(optimizer, schedule=inverse(max(1, snapshots_of(strategy, sizes) // 2)))
+    elif "decay" in strategy.without:
+        optimizer = replace(optimizer, decay=1.0, schedule=None)
     if strategy.who == "central":
         epochs = 1  # an Update is a pass
     else:
@@ -337,7 +341,7 @@ def local_for(strategy: Strategy, task: Task, sizes: Sizes) -> Local:
     return replace(
         local,
         epochs=epochs,
-        balance=(strategy.balance and balances(task)) or (local.balance and not strategy.plain),
+        balance=strategy.balance and balances(task),
         optimizer=optimizer,
         proximal=max(strategy.proximal, local.proximal) if strategy.proximal else 0.0,
         variance_weight=strategy.by_variance or (local.variance_weight and not strategy.plain),
@@ -468,8 +472,9 @@ def starts_by_sums(strategy: Strategy, task: Task) -> bool:
 
 
 def asking_privacy(strategy: Strategy, task: Task, sizes: Sizes) -> Privacy:
-    """One batch of class sums."""
-    batch = min(sizes.devices, SUMMED * batch_of(strategy, sizes))
+    """One batch of class sums, of half of the devices at most: nobody waits for the last of all."""
+    usual = batch_of(strategy, sizes)
+    batch = min(max(usual, sizes.devices // 2), SUMMED * usual)
     return Privacy(
         noise=policy_of(task).noise or NO_NOISE,
         devices=sizes.devices,
