@@ -7,9 +7,11 @@ where it was; so the steps that it writes down say how often each was taken.
 import csv
 import importlib.util
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
 
 import msgspec
 import numpy as np
@@ -331,6 +333,17 @@ def test_on_a_ray_of_ones_own_the_runs_are_the_same_and_stop_the_same(place):
         sweep.begin()
         assert played(sweep, submit, at_once) == []
     assert set(map(tuple, steps(place).values())) == {("0", "1", "2")} and len(steps(place)) == 4
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "127.0.0.1:99999"])
+def test_a_cluster_that_does_not_answer_is_named(address, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))  # it is not come to
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and nobody listens
+        named = address.format(port=bound.getsockname()[1])
+
+        with pytest.raises(InputError, match=f"no Ray cluster answers at {named}"), on_ray(named, 1):
+            pass
 
 
 def test_without_ray_the_sentence_says_how_to_get_it(monkeypatch):
