@@ -84,7 +84,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--as-if-devices", metavar="N[/BATCH]", help="with the noise of so large a fleet")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
-        "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
+        "--updates",
+        help=f"in Snapshots; passes, for central and alone (default: {UPDATES}, with --days 3 a device): {BY_STRATEGY}",
     )
     ends.add_argument("--days", type=float, help="of virtual time")
     ends.add_argument("--target", type=float, help="when so large a share of answers is right, such as 0.8")
@@ -245,7 +246,8 @@ def sizes_of(strategy: "Strategy", devices: int, arguments: argparse.Namespace) 
         updates = of("updates", count_of) if "=" in (arguments.updates or "") else None
         updates = updates or PASSES
     else:
-        updates = of("updates", count_of) or UPDATES
+        # Where days end a run, Updates do not: as many as a Task lets its devices make by default.
+        updates = of("updates", count_of) or (UPDATES if arguments.days is None else max(UPDATES, 3 * devices))
     return Sizes(
         devices,
         updates,
