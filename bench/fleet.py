@@ -36,10 +36,16 @@ import torch
 from harness import Row, run, say
 from limits import one_thread
 from memory import saved
-from peers.work import CASES, TEST, Case, drawn, net, prepare, split
+from peers.work import CASES, TEST, Case, drawn, net, prepare, put
 
+import tacit
+from tacit.compiler.assemble import Parties, assemble
 from tacit.compiler.compile import compile_program
+from tacit.fleet.parties import keys_of
+from tacit.plan.bundle import build_plan
+from tacit.plan.checks import MOST_LANDINGS
 from tacit.plan.program import Optimizer
+from tacit.privacy.trust import Trust
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "bench" / "peers"
@@ -65,6 +71,8 @@ GOALS = {
     "cnn": {"peak": 0.5, "loop": 3.0},
 }
 MICROBATCH = {"mlp": 16, "cnn": 10}
+MANY = 1 << 15  # Snapshots, which no benchmark comes to
+CLIP = 10.0  # above every delta's length, so that nobody learns less
 CHECKED = 3  # rounds after which all must have learnt the same
 ALIKE = 0.01  # of the loss
 SAMPLED_S = 0.2
@@ -256,6 +264,9 @@ def speeds(case: str, quick: bool, names: Sequence[str]) -> Iterator[Speed | str
         start = initial(case, model)
         prepare(about, folder, start)
         compiled_for(case, model, folder / "ours")
+        if "whole" in names:
+            for name, snapshots in (("short", CHECKED), ("plan", MANY)):
+                (folder / f"{name}.tacit").write_bytes(plan_for(case, start, snapshots))
         there: list[Contestant] = []
         for name in names:
             one = stack.enter_context(contestant(name, case, folder))
@@ -333,12 +344,44 @@ def compiled_for(case: str, model: Any, folder: Path) -> None:
     saved(made.playable, folder, *drawn(about, 1, 0))
 
 
+def plan_for(case: str, start: Any, snapshots: int) -> bytes:
+    """The same as a Plan whose batches are a cohort that is waited for, with hardly any noise."""
+    about = CASES[case]
+
+    def model() -> Any:
+        made = net(case)
+        put(made, start)
+        return made
+
+    task = tacit.Task(
+        name=case,
+        model=model,
+        example={"x": tacit.array(about.shape), "y": tacit.label(about.classes)},
+        subset=[name for name, _ in net(case).named_parameters()],
+        local=tacit.Local(minibatch=about.minibatch, microbatch=MICROBATCH[case], optimizer=tacit.sgd(about.rate)),
+        server=tacit.Server(),
+        budget=tacit.Budget(memory="256 MiB", upload="16 MiB", storage="256 MiB", seconds=3600),
+        privacy=tacit.Privacy(
+            noise=1e-3,
+            clip=CLIP,
+            devices=about.devices,
+            snapshots=snapshots,
+            participations=min(snapshots, MOST_LANDINGS),
+            separation=1,
+            **tacit.fedavg(about.cohort),
+        ),
+    )
+    keys = keys_of(0, Trust.SINGLE_OPERATOR)
+    parties = Parties(keys.author.public, keys.coordinator.public, keys.enrolment.public, keys.cards)
+    made = assemble(task, parties, days=36_500, now=0)
+    return build_plan(made.manifest, made.charter, made.blobs, keys.author)
+
+
 def loss_of(model: Any, case: Case, values: Any) -> float:
     """Of a Snapshot, on examples that no device has."""
     x, y = drawn(case, TEST, 10**6)
+    put(model, values)
     with torch.no_grad():
-        for parameter, own in zip(model.parameters(), split(values, [tuple(p.shape) for p in model.parameters()])):
-            parameter.copy_(torch.from_numpy(own.copy()))
         return float(torch.nn.functional.cross_entropy(model(torch.from_numpy(x)), torch.from_numpy(y)))
 
 
@@ -359,7 +402,8 @@ def rows_of(found: Sequence[Speed]) -> Iterator[Row]:
     learnt = [speed for speed in found if speed.contestant != "peak"]
     apart = max(abs(speed.loss / ours.loss - 1) for speed in learnt)
     furthest = max(learnt, key=lambda speed: abs(speed.loss / ours.loss - 1))
-    said = f"{title}: loss after {CHECKED} rounds away from ours ({ours.loss:.4f}; furthest {TITLES[furthest.contestant]})"
+    where = f"{ours.loss:.4f}; furthest {TITLES[furthest.contestant]}"
+    said = f"{title}: loss after {CHECKED} rounds away from ours ({where})"
     yield Row(said, 100 * apart, "%", f"at most {100 * ALIKE:g}", apart <= ALIKE)
     for speed in learnt:
         yield Row(f"{title}: {TITLES[speed.contestant]}, memory at most", speed.most_bytes / 2**20, "MiB", "", None)

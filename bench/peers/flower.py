@@ -4,6 +4,7 @@ Its FedAvg draws nodes; which device a node is in a round is told with the messa
 same. Examples are read once an actor.
 """
 
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
 from __future__ import annotations
 
 import os

@@ -1,4 +1,4 @@
-"""The engine on two threads, each with a player of its own: what `fleet/training.py` does for a visit, and nothing else.
+"""The engine on two threads, each with a player of its own: what `fleet/training.py` does for a visit, and no more.
 
 Beside what the others do, nothing is done here either: no clipping, no codec. `whole.py` has all of that.
 """

@@ -1,5 +1,6 @@
 """pfl-research's simulated backend with PyTorch: FederatedAveraging in two processes of one thread each, or in one."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from peers.work import given, net, serve, split
+from peers.work import given, net, put, serve
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
@@ -48,9 +49,7 @@ def main() -> None:
     other = None if RANK in os.environ else second()
     torch.set_num_threads(1)
     case, inner = work.case, net(work.name)
-    with torch.no_grad():
-        for parameter, values in zip(inner.parameters(), split(work.start, shapes(inner)), strict=True):
-            parameter.copy_(torch.from_numpy(values.copy()))
+    put(inner, work.start)
     module = WithLoss(inner)
     model = PyTorchModel(module, torch.optim.SGD, torch.optim.SGD(module.parameters(), lr=1.0))
     users = iter(user for number in range(NEVER) for user in case.chosen(number))
@@ -77,10 +76,6 @@ def main() -> None:
         return np.concatenate([parameter.detach().numpy().ravel() for parameter in inner.parameters()])
 
     serve(work, "pfl_research" if other else "second", play, {name: version(name) for name in ("pfl", "torch")})
-
-
-def shapes(model: Any) -> list[tuple[int, ...]]:
-    return [tuple(parameter.shape) for parameter in model.parameters()]
 
 
 def second() -> Any:

@@ -1,4 +1,4 @@
-"""`fleet/run.py` as `tacit simulate` plays it: whole rounds, with batches, codec, noise and the checks of the coordinator.
+"""`fleet/run.py` as `tacit simulate` plays it: whole rounds, with batches, codec, noise and the coordinator's checks.
 
 A turn is over when so many visits are: a run tells how far it is, and waits there for the next turn.
 """

@@ -1,9 +1,9 @@
 """What every contestant of `bench/fleet.py` does: the same models, examples, cohorts and steps. numpy alone.
 
 A contestant is a program `NAME.py CASE FOLDER` that runs in a Python environment of its own. It reads a line for every
-turn, `{"rounds": R}`, plays so many rounds on, and answers `{"devices": D, "seconds": S}`; the Snapshot that it has come to is then
-in FOLDER/NAME.npy. A round: the cohort's devices train from the Snapshot, on their own examples, in their own order,
-one epoch of plain SGD; the mean of what they changed is added.
+turn, `{"rounds": R}`, plays so many rounds on, and answers `{"devices": D, "seconds": S}`; the Snapshot that it has
+come to is then in FOLDER/NAME.npy. A round: the cohort's devices train from the Snapshot, each on its own examples in
+their own order, one epoch of plain SGD; the mean of what they changed is added.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def drawn(case: Case, count: int, seed: int) -> tuple[Any, Any]:
 
 def prepare(case: Case, folder: Path, start: Values) -> None:
     """Writes what all contestants read."""
-    x = np.lib.format.open_memmap(
-        folder / "x.npy", "w+", np.float32, (case.devices, case.examples, *case.shape)
-    )
+    x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (case.devices, case.examples, *case.shape))
     y = np.empty((case.devices, case.examples), np.int64)
     for device in range(case.devices):
         x[device], y[device] = drawn(case, case.examples, device)
@@ -130,6 +128,16 @@ def split(values: Values, shapes: list[tuple[int, ...]]) -> Iterator[Values]:
         size = int(np.prod(shape))
         yield values[at : at + size].reshape(shape)
         at += size
+
+
+def put(model: Any, values: Values) -> None:
+    """A Snapshot becomes the parameters of a PyTorch model."""
+    import torch
+
+    parameters = list(model.parameters())
+    with torch.no_grad():
+        for parameter, own in zip(parameters, split(values, [tuple(p.shape) for p in parameters]), strict=True):
+            parameter.copy_(torch.from_numpy(own.copy()))
 
 
 def serve(work: Work, contestant: str, play: Callable[[range], Values], told: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peers.vectorised import by_hand, by_vmap
-from peers.work import CASES, Case, net, prepare, split
+from peers.work import CASES, Case, net, prepare, put, split
 
 from bench.fleet import GOALS, PROGRAMS, ROOT, TITLES, Speed, compiled_for, initial, memory_of, rows_of
 
@@ -72,10 +72,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Path]:
 
 def plain(case: Case, folder: Path, device: int) -> list[torch.Tensor]:
     """What a visit from the first Snapshot leads to, by autograd."""
-    model, start = net("mlp"), np.load(folder / "start.npy")
-    with torch.no_grad():
-        for parameter, values in zip(model.parameters(), split(start, [tuple(p.shape) for p in model.parameters()])):
-            parameter.copy_(torch.from_numpy(values.copy()))
+    model = net("mlp")
+    put(model, np.load(folder / "start.npy"))
     optimizer = torch.optim.SGD(model.parameters(), lr=case.rate)
     x = torch.from_numpy(np.load(folder / "x.npy")[device])
     y = torch.from_numpy(np.load(folder / "y.npy")[device])
@@ -89,7 +87,8 @@ def plain(case: Case, folder: Path, device: int) -> list[torch.Tensor]:
 def test_vectorised_devices_train_as_one_after_another(small: tuple[Case, Path]):
     case, folder = small
     devices = [3, 1, 7]
-    wanted = [sum(parts) for parts in zip(*(plain(case, folder, device) for device in devices), strict=True)]
+    each = [plain(case, folder, device) for device in devices]
+    wanted = [torch.stack(parts).sum(0) for parts in zip(*each, strict=True)]
     shapes = [tuple(values.shape) for values in wanted]
     start = [torch.from_numpy(values.copy()) for values in split(np.load(folder / "start.npy"), shapes)]
     x = torch.from_numpy(np.load(folder / "x.npy")[devices])

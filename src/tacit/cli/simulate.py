@@ -82,10 +82,11 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--masking", choices=["counted", "real"], default="counted", help="(default: counted)")
     how.add_argument("--training", choices=["engine", "none"], default="engine", help="none: deltas are drawn")
     how.add_argument("--epsilon", metavar="E[,E…]", help="instead of the Task's own; several: each, and without noise")
-    how.add_argument("--as-if-devices", metavar="N", help="with the noise that ε takes in a fleet of so many")
+    how.add_argument("--as-if-devices", metavar="N[/BATCH]", help="with the noise of so large a fleet")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
-        "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
+        "--updates",
+        help=f"in Snapshots; passes, for central and alone (default: {UPDATES}, with --days 3 a device): {BY_STRATEGY}",
     )
     ends.add_argument("--days", type=float, help="of virtual time")
     ends.add_argument("--target", type=float, help="when so large a share of answers is right, such as 0.8")
@@ -244,8 +245,8 @@ def sizes_of(strategy: "Strategy", devices: int, arguments: argparse.Namespace) 
         updates = of("updates", count_of) if "=" in (arguments.updates or "") else None
         updates = updates or PASSES
     else:
-        # Where nothing is trained, every device is heard once on average.
-        updates = of("updates", count_of) or (UPDATES if arguments.training == "engine" else devices)
+        # Where days end a run, Updates do not: as many as a Task lets its devices make by default.
+        updates = of("updates", count_of) or (UPDATES if arguments.days is None else max(UPDATES, 3 * devices))
     return Sizes(
         devices,
         updates,
@@ -443,8 +444,7 @@ def finished(folders: "Sequence[Folder]", out: Path) -> str:
     page = out / "compare.html" if len(folders) > 1 else folders[0].path / "report.html"
     if len(folders) > 1:
         write(compared, page)
-    drawn = f"\n\nreport     {page}" if page.exists() else ""
-    return f"{table_text(compared)}{drawn}"
+    return f"{table_text(compared)}\n\nreport     {page}"
 
 
 def _say(line: str) -> None:

@@ -14,6 +14,7 @@ Additions are done in one fixed order, without fused operations, so every platfo
 """
 
 import hashlib
+from functools import lru_cache
 from math import sqrt
 from typing import TypeVar
 
@@ -45,7 +46,7 @@ def rotate(values: NDArray[F], name: bytes) -> NDArray[F]:
     spread = values.copy()
     first, last = _signs(name, spread.size)
     for part, negated in ((spread[: first.size], first), (spread[spread.size - last.size :], last)):
-        np.negative(part, where=negated, out=part)
+        _negate(part, negated)
         _transform(part)
     return spread
 
@@ -60,7 +61,7 @@ def rotate_back(values: NDArray[F], name: bytes) -> NDArray[F]:
     first, last = _signs(name, whole.size)
     for part, negated in ((whole[whole.size - last.size :], last), (whole[: first.size], first)):
         _transform(part)
-        np.negative(part, where=negated, out=part)
+        _negate(part, negated)
     return whole
 
 
@@ -74,14 +75,26 @@ def _signs(name: bytes, d: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which values are negated before each transform: the second is empty where one block is all."""
     block = _block(d)
     count = block if block == d else 2 * block
+    bits = np.unpackbits(np.frombuffer(_stream(name, d, count), np.uint8), count=count, bitorder="little")
+    negated = bits.view(np.bool_)
+    return negated[:block], negated[block:]
+
+
+@lru_cache(maxsize=4)  # whoever simulates a fleet asks for every Update; a bit a value is kept
+def _stream(name: bytes, d: int, count: int) -> bytes:
+    """So many bits that `name` stands for."""
     stem = hashlib.sha256(b"TACIT1/rotation\0" + d.to_bytes(8, "big") + name)
     stream = bytearray()
     for number in range((count + 255) // 256):
         piece = stem.copy()
         piece.update(number.to_bytes(4, "big"))
         stream += piece.digest()
-    bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=count, bitorder="little").view(np.bool_)
-    return bits[:block], bits[block:]
+    return bytes(stream)
+
+
+def _negate(part: NDArray[F], negated: NDArray[np.bool_]) -> None:
+    """Those values, in place. A product with 1 or -1 is exact, and quicker than leaving values out."""
+    part *= 1 - 2 * negated.view(np.int8)
 
 
 def _transform(block: NDArray[F]) -> None:

@@ -35,7 +35,9 @@ NO_NOISE = 1e-7  # in units of one device's bound: a tenth of a step of the fine
 ABOVE_MEDIAN = 4.0  # how far the Plan's clip lies above the median, where that is what binds
 ABOVE_USUAL = 2.0  # the same where nothing is to bind and variance is weighed against the clip
 MOST_LANDINGS = 4096
-WAITS_FOR, BATCH, SUMMED = 50, 10, 2  # Updates that FedAvg waits for; a batch; batches that make class sums
+WAITS_FOR, BATCH = 50, 10  # Updates that FedAvg waits for; a batch
+# Batches that make class sums: of Fashion-MNIST a head knows 76 % from twenty devices, and 83 % from a hundred.
+SUMMED = 10
 PASSES = 20  # where all examples are in one place, or every device is alone
 PATIENCE_S = 6 * 3600  # how long FedAvg waits for a device that does not answer
 
@@ -471,8 +473,9 @@ def starts_by_sums(strategy: Strategy, task: Task) -> bool:
 
 
 def asking_privacy(strategy: Strategy, task: Task, sizes: Sizes) -> Privacy:
-    """One batch of class sums."""
-    batch = min(sizes.devices, SUMMED * batch_of(strategy, sizes))
+    """One batch of class sums, of half of the devices at most: nobody waits for the last of all."""
+    usual = batch_of(strategy, sizes)
+    batch = min(max(usual, sizes.devices // 2), SUMMED * usual)
     return Privacy(
         noise=policy_of(task).noise or NO_NOISE,
         devices=sizes.devices,

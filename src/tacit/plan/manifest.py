@@ -8,6 +8,7 @@ instead of writing the bytes again.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -237,6 +238,7 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 2 + self.right + 2 * self.bins + len(self.groups) * (2 + self.right) + self.counts
 
 
+@lru_cache(maxsize=64)  # whoever simulates a fleet asks for every device
 def squares(noise: Noise, part: Participation) -> tuple[float, ...]:
     """S_C² after 0, 1, ... landings of one device, worst case.
 
