@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import venv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -41,6 +42,7 @@ from peers.work import CASES, TEST, Case, drawn, net, prepare, put
 import tacit
 from tacit.compiler.assemble import Parties, assemble
 from tacit.compiler.compile import compile_program
+from tacit.fleet.folder import Folder
 from tacit.fleet.parties import keys_of
 from tacit.plan.bundle import build_plan
 from tacit.plan.checks import MOST_LANDINGS
@@ -76,6 +78,8 @@ CLIP = 10.0  # above every delta's length, so that nobody learns less
 CHECKED = 3  # rounds after which all must have learnt the same
 ALIKE = 0.01  # of the loss
 SAMPLED_S = 0.2
+SNAPSHOTS = 1000  # of a fleet's three days
+MOST_GIB, A_DEVICE, NEAR_LINEAR = 4.0, 100, 1.5
 
 
 @dataclass(frozen=True)
@@ -409,6 +413,91 @@ def rows_of(found: Sequence[Speed]) -> Iterator[Row]:
         yield Row(f"{title}: {TITLES[speed.contestant]}, memory at most", speed.most_bytes / 2**20, "MiB", "", None)
 
 
+# -- scale
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What `tacit simulate` took for three days of so many devices."""
+
+    devices: int
+    training: str
+    seconds: float
+    events: int
+    visits: int
+    most_bytes: int
+
+    @property
+    def title(self) -> str:
+        trained = "trained" if self.training == "engine" else "not trained"
+        return f"{self.devices:,} devices, three days, {trained}"
+
+
+def scale(devices: int, training: str, folder: Path) -> Scale:
+    """One run: each device trains once on average, in a thousand batches."""
+    command = [sys.executable, "-m", "tacit.cli", "simulate", str(ROOT / "bench" / "fleet_task.py")]
+    command += ["--devices", str(devices), "--training", training, "--availability", "daynight", "--days", "3"]
+    command += ["--updates", str(devices), "--batch", str(devices // SNAPSHOTS), "--opening", "258"]
+    command += ["--deadline", "3600", "--no-pictures", "--out", str(folder)]
+    if training == "engine":
+        command += ["--data", str(examples_for(devices, folder.with_suffix(".npz"))), "--test", "0.001"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    started, most = time.perf_counter(), 0
+    with (folder.with_suffix(".log")).open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    while process.poll() is None:
+        most = max(most, memory_of(process.pid))
+        time.sleep(SAMPLED_S)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise RuntimeError(f"tacit simulate failed: {folder.with_suffix('.log').read_text()[-2000:]}")
+    summary = Folder(folder / "tacit").summary()
+    return Scale(devices, training, seconds, summary.events, summary.visits, most)
+
+
+def examples_for(devices: int, path: Path) -> Path:
+    """Two for each device, and a thousandth more to be judged on."""
+    draw = np.random.default_rng(3)
+    count = 2 * devices + 2 * devices // 900
+    y = draw.integers(0, 4, count)
+    x = draw.standard_normal((count, 20), np.float32)
+    x[np.arange(count), y] += 1
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def scales(quick: bool) -> Iterator[Scale]:
+    """Fleets of growing size that do not train, and the largest that does."""
+    sizes = (10**3, 10**4) if quick else (10**4, 10**5, 10**6)
+    with tempfile.TemporaryDirectory(dir=BUILD) as name:
+        for training, devices in [*(("none", size) for size in sizes), ("engine", sizes[-1])]:
+            one = scale(devices, training, Path(name) / f"{training}-{devices}")
+            say(f"{one.title}: {one.seconds:.0f} s")
+            yield one
+
+
+def scale_rows(found: Sequence[Scale]) -> Iterator[Row]:
+    """What it took, and how that grows from the smallest fleet over the next to the largest."""
+    for one in found:
+        gib = one.most_bytes / 2**30
+        yield Row(f"{one.title}: wall time", one.seconds, "s", "", None)
+        yield Row(f"{one.title}: events", one.events / one.seconds, "a second", "", None)
+        limit = f"below {MOST_GIB:g}" if one.devices >= 10**6 else ""
+        yield Row(f"{one.title}: memory at most", gib, "GiB", limit, gib < MOST_GIB if limit else None)
+    bare = sorted((one for one in found if one.training == "none"), key=lambda one: one.devices)
+    if len(bare) > 1:
+        first, last = bare[0], bare[-1]
+        each = (last.most_bytes - first.most_bytes) / (last.devices - first.devices)
+        told = f"memory for each device more, {first.devices:,} to {last.devices:,}"
+        yield Row(told, each, "bytes", f"at most {A_DEVICE}", each <= A_DEVICE)
+    if len(bare) > 2:
+        first, middle, last = bare[0], bare[-2], bare[-1]
+        slow = (last.seconds - first.seconds) / (last.devices - first.devices)
+        quick = (middle.seconds - first.seconds) / (middle.devices - first.devices)
+        told = f"seconds for each device more, {last.devices:,} against {middle.devices:,}"
+        yield Row(told, slow / quick, "x", f"at most {NEAR_LINEAR:g}", slow / quick <= NEAR_LINEAR)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--only", choices=("speed", "scale"), help="one part")
@@ -432,6 +521,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         here.append(one)
                 found.extend(here)
                 rows += rows_of(here)
+        if asked.only != "speed":
+            rows += scale_rows(list(scales(quick)))
         return rows
 
     bench.__doc__ = __doc__
