@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import Row, run, say
-from limits import one_thread
+from limits import ONE_THREAD, one_thread
 from memory import saved
 from peers.work import CASES, TEST, Case, drawn, net, prepare, put
 
@@ -78,6 +78,7 @@ CLIP = 10.0  # above every delta's length, so that nobody learns less
 CHECKED = 3  # rounds after which all must have learnt the same
 ALIKE = 0.01  # of the loss
 SAMPLED_S = 0.2
+SLOW_S = 5.0  # first rounds that took so long say how long others take
 SNAPSHOTS = 1000  # of a fleet's three days
 MOST_GIB, A_DEVICE, NEAR_LINEAR = 4.0, 100, 1.5
 
@@ -121,12 +122,16 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Speed:
-    """One contestant in one case. `ratio` is training alone of ours over it: the median over turns, least and most."""
+    """One contestant in one case. `ratio` and `whole` are ours over it, training alone and in whole rounds.
+
+    Each is the median over turns, the least, and the most.
+    """
 
     case: str
     contestant: str
     rate: float  # devices a second, the median over turns
     ratio: tuple[float, float, float]
+    whole: tuple[float, float, float]
     busy_ms: float  # a device, of the processors' work
     loss: float
     most_bytes: int
@@ -179,6 +184,8 @@ def contestant(name: str, case: str, folder: Path) -> Iterator[Contestant | str]
     environment |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
     places = (ROOT / "bench", ROOT, ROOT / "src") if name in OURS else (ROOT / "bench",)
     environment["PYTHONPATH"] = os.pathsep.join(map(str, places))
+    if name in OURS:
+        environment |= ONE_THREAD  # numpy's own threads would wait for each other, where two workers train already
     command = [str(python), str(PROGRAMS / f"{name}.py"), case, str(folder)]
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -284,18 +291,19 @@ def speeds(case: str, quick: bool, names: Sequence[str]) -> Iterator[Speed | str
                 first = one.turn(CHECKED)
                 say(f"{about.title}: {TITLES[one.name]}, first rounds {first.rate:,.1f} devices a second")
                 one.loss = loss_of(model, about, np.load(folder / f"{one.name}.npy"))
-                again = one.turn(rounds_a_turn(first, about.cohort, 0.5))
+                again = first if first.seconds > SLOW_S else one.turn(rounds_a_turn(first, about.cohort, 0.5))
                 one.rounds = rounds_a_turn(again, about.cohort, 1.5 if quick else 5.0)
             for number in range(3 if quick else 7):
                 for one in there if number % 2 == 0 else reversed(there):
                     one.turns.append(one.turn(one.rounds))
-        ours = next(one for one in there if one.name == "ours")
+        turns = {one.name: one.turns for one in there}
         for one in there:
             yield Speed(
                 case,
                 one.name,
                 statistics.median(turn.rate for turn in one.turns),
-                ratio(ours.turns, one.turns),
+                ratio(turns["ours"], one.turns),
+                ratio(turns.get("whole", []), one.turns),
                 statistics.median(1e3 * turn.busy_s / turn.devices for turn in one.turns),
                 one.loss,
                 one.most_bytes,
@@ -318,6 +326,8 @@ def ratio(ours: Sequence[Turn], other: Sequence[Turn]) -> tuple[float, float, fl
     >>> ratio([Turn(8, 1.0), Turn(9, 1.0), Turn(4, 1.0)], [Turn(4, 1.0), Turn(3, 1.0), Turn(4, 1.0)])
     (2.0, 1.0, 3.0)
     """
+    if not ours:
+        return float("nan"), float("nan"), float("nan")
     found = [mine.rate / its.rate for mine, its in zip(ours, other, strict=True)]
     return statistics.median(found), min(found), max(found)
 
@@ -400,9 +410,11 @@ def rows_of(found: Sequence[Speed]) -> Iterator[Row]:
         if speed is ours or speed.contestant == "whole":
             continue
         goal = GOALS[case].get(speed.contestant)
-        middle, least, most = speed.ratio
-        told = f"{title}: tacit, training alone, against {name} ({least:.3g} to {most:.3g})"
-        yield Row(told, middle, "x its rate", f"at least {goal:g}" if goal else "", middle >= goal if goal else None)
+        for who, (middle, least, most) in (("training alone", speed.ratio), ("whole rounds", speed.whole)):
+            if np.isfinite(middle):
+                told = f"{title}: tacit, {who}, against {name} ({least:.3g} to {most:.3g})"
+                words = f"at least {goal:g}" if goal else ""
+                yield Row(told, middle, "x its rate", words, middle >= goal if goal else None)
     learnt = [speed for speed in found if speed.contestant != "peak"]
     apart = max(abs(speed.loss / ours.loss - 1) for speed in learnt)
     furthest = max(learnt, key=lambda speed: abs(speed.loss / ours.loss - 1))
@@ -435,7 +447,7 @@ class Scale:
 
 def scale(devices: int, training: str, folder: Path) -> Scale:
     """One run: each device trains once on average, in a thousand batches."""
-    command = [sys.executable, "-m", "tacit.cli", "simulate", str(ROOT / "bench" / "fleet_task.py")]
+    command = [sys.executable, "-m", "tacit.cli", "simulate", str(PROGRAMS / "task.py")]
     command += ["--devices", str(devices), "--training", training, "--availability", "daynight", "--days", "3"]
     command += ["--updates", str(devices), "--batch", str(devices // SNAPSHOTS), "--opening", "258"]
     command += ["--deadline", "3600", "--no-pictures", "--out", str(folder)]
