@@ -47,6 +47,7 @@ try:
         while pathlib.Path("gate").exists() and len(taken.read_text().split()) == 2:
             time.sleep(0.02)
 except KeyboardInterrupt:
+    (folder / "asked").touch()
     sys.exit(130)
 summary = json.loads((here / "summary.json").read_text())
 (folder / "summary.json").write_text(json.dumps(summary | {"accuracy": 0.5 + seed / 10}))
@@ -202,9 +203,23 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(how, place):
     assert process.returncode == 130
     assert "0 of 4 runs are done, and the same command goes on with the others" in said
     assert len(steps(place)) == 2  # nothing was begun any more
+    assert len(list((place / "grid/runs").glob("*/asked"))) == 2  # and what was at work was not killed
     (place / "gate").unlink()
     assert play_all(place)[1] == []
     assert set(map(tuple, steps(place).values())) == {("0", "1", "2")} and len(steps(place)) == 4
+
+
+def test_a_run_that_does_not_stop_when_it_is_asked_can_be_killed(place):
+    (place / "stand_in.py").write_text("import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(600)")
+    sweep = sweep_in(place)
+    with alone(sweep.folder), here(1) as submit:
+        sweep.begin()
+        future = submit(command.job_of(sweep, sweep.grid.points[0]))
+        wait_until(sweep.log(sweep.grid.points[0]).exists, "a run at work")
+        (place / "grid/stop").write_text("now")
+        ended = future.result(60)
+
+    assert ended.stopped and ended.code == -signal.SIGKILL
 
 
 def test_after_a_kill_the_next_sweep_waits_for_runs_that_are_left_and_goes_on(place):

@@ -9,7 +9,7 @@ import pytest
 import tacit
 from tacit.cli import main
 from tacit.cli.measured import read_trade
-from tacit.cli.trade import cases, noise_as_if
+from tacit.cli.trade import cases, drawn_for_a_sum, elsewhere
 from tacit.errors import InputError
 from tacit.fleet.folder import Folder
 from tacit.fleet.strategy import Sizes, parse, policy_of
@@ -92,31 +92,31 @@ def task(**privacy):
 
 def test_as_if_a_mean_has_the_noise_of_a_larger_fleets_mean_and_differs_from_the_run_without_in_noise_alone():
     sizes = Sizes(60, 100, batch=10)
-    without, low, high = cases(task(), parse("tacit"), sizes, (1.0, 8.0), as_if=10**6)
+    there = elsewhere(policy_of(task()), "1e6/500")
+    without, low, high = cases(task(), parse("tacit"), sizes, (1.0, 8.0), there)
 
     for case in (low, high):
         assert case.epsilon is not None and case.privacy.noise is not None
-        there = tacit.Privacy(epsilon=case.epsilon, batch=500, participations=3, snapshots=200, correlated=False)
-        numbers = there.numbers(100, 1).noise
+        whole = tacit.Privacy(epsilon=case.epsilon, batch=500, participations=3, snapshots=200, correlated=False)
+        numbers = whole.numbers(100, 1).noise
         assert case.privacy.noise / 10 == pytest.approx(numbers.sigma * numbers.sensitivity / 500)
         assert (case.privacy.epsilon, case.sizes, case.strategy) == (None, without.sizes, without.strategy)
         assert replace(case.privacy, noise=1) == replace(without.privacy, noise=1)
-    assert noise_as_if(policy_of(task()), 1.0, 10**6) > 5 * noise_as_if(policy_of(task()), 8.0, 10**6)
+    assert drawn_for_a_sum(there, 1.0) > 5 * drawn_for_a_sum(there, 8.0)
     assert set(without.strategy.without) == {"class-sums", "clip"} and without.sizes.batch == 10
 
 
 @pytest.mark.parametrize(
-    ("strategy", "epsilons", "as_if", "sentence"),
+    ("strategy", "epsilons", "sentence"),
     [
-        ("fedavg", (1.0,), None, "fedavg adds no noise"),
-        ("tacit:without=noise", (1.0,), None, "adds no noise"),
-        ("tacit", (1.0, 20.0), None, "--epsilon 20 is not called privacy by anybody"),
-        ("tacit", (1.0,), 1000, "1,000 devices that send at most 3 each send 3,000"),
+        ("fedavg", (1.0,), "fedavg adds no noise"),
+        ("tacit:without=noise", (1.0,), "adds no noise"),
+        ("tacit", (1.0, 20.0), "--epsilon 20 is not called privacy by anybody"),
     ],
 )
-def test_what_cannot_be_traded_is_said_before_anything_is_played(strategy, epsilons, as_if, sentence):
+def test_what_cannot_be_traded_is_said_before_anything_is_played(strategy, epsilons, sentence):
     with pytest.raises(InputError) as raised:
-        list(cases(task(), parse(strategy), Sizes(60, 100, batch=10), epsilons, as_if))
+        list(cases(task(), parse(strategy), Sizes(60, 100, batch=10), epsilons, None))
 
     assert sentence in str(raised.value)
 
@@ -125,6 +125,8 @@ def test_what_cannot_be_traded_is_said_before_anything_is_played(strategy, epsil
     ("words", "sentence"),
     [
         (["--as-if-devices", "1e6"], "name an ε, or several, with --epsilon"),
+        (["--epsilon", "4", "--as-if-devices", "1e3"], "1,000 devices that send at most 3 each send 3,000"),
+        (["--epsilon", "4", "--as-if-devices", "1e6/many"], "--as-if-devices many: write a whole number"),
         (["--epsilon", "1,x"], "--epsilon 1,x: write numbers above 0"),
         (["--epsilon", "1,2", "--strategy", "tacit,fedavg"], "draws one strategy"),
     ],
@@ -136,8 +138,10 @@ def test_wrong_words_end_with_2_and_one_sentence(words, sentence, place, capsys)
     assert sentence in capsys.readouterr().err
 
 
-def test_the_noise_of_a_larger_fleet_does_not_depend_on_how_large():
-    privacy = tacit.Privacy(participations=1, batch=100)
+def test_the_noise_of_a_larger_fleet_depends_on_its_batches_and_not_on_how_many_devices_there_are():
+    privacy = tacit.Privacy(participations=1, batch=100, snapshots=100)
+    small, large = elsewhere(privacy, "1e6"), elsewhere(privacy, "1e8")
 
-    assert noise_as_if(privacy, 4.0, 10**6) == pytest.approx(noise_as_if(privacy, 4.0, 10**8))
-    assert noise_as_if(privacy, 1.0, 10**6) == pytest.approx(4.679, rel=1e-3)
+    assert drawn_for_a_sum(small, 4.0) == pytest.approx(drawn_for_a_sum(large, 4.0))
+    assert drawn_for_a_sum(small, 1.0) == pytest.approx(4.679, rel=1e-3)
+    assert (small.batch, elsewhere(privacy, "1e6/2000").batch) == (1000, 2000)

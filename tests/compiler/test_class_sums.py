@@ -11,6 +11,7 @@ import tacit
 from tacit.compiler.assemble import Assembled, Parties, assemble
 from tacit.compiler.assemble_scouting import spending
 from tacit.compiler.class_sums import ClassSums, asking, begin, discriminant, read_class_sums
+from tacit.compiler.projected import ProjectedHead, project
 from tacit.engine.player import Player
 from tacit.errors import InputError
 from tacit.plan.bundle import build_plan, encode_snapshot, parse_plan
@@ -113,6 +114,37 @@ def test_the_head_starts_as_the_discriminant_of_the_sums():
             one.evaluate({"x": new_x[at : at + size]}, new_y[at : at + size])[1] for at in range(0, 512, size)
         )
     assert right["started"] / 512 > 0.8 > right["plain"] / 512
+
+
+def test_a_head_from_few_public_examples_and_noisy_sums_is_not_sure_of_what_is_wrong():
+    few, (x, y), (new_x, new_y) = examples(32, 6)[0], examples(20, 7), examples(512, 8)
+    torch.manual_seed(0)
+    net, part = TASK.model(), TASK.subset[0]
+    shown: list[torch.Tensor] = []
+    plain = project(net, part, [few])
+    plain.head.register_forward_hook(lambda module, given, out: shown.append(given[0]))
+    losses: dict[str, list[float]] = {"begun": [], "believing": []}
+    with torch.no_grad():
+        plain(torch.from_numpy(x))
+        for seed in range(4):
+            noise = np.random.default_rng(seed).normal(0, 2.0, (CLASSES, FEATURES))
+            sums = np.eye(CLASSES)[y].T @ shown[0].double().numpy() + noise
+            found = ClassSums(sums, np.bincount(y).astype(np.float64), 2.0)
+
+            def believing(head: ProjectedHead, seen: torch.Tensor, found: ClassSums = found) -> None:
+                spread = seen.double().numpy()
+                weight, bias = discriminant(found.means, found.shares, spread.T @ spread / len(spread))
+                head.head.weight.copy_(torch.from_numpy(weight))
+                head.head.bias.copy_(torch.from_numpy(bias))
+
+            def begun(head: ProjectedHead, seen: torch.Tensor, found: ClassSums = found) -> None:
+                begin(head, seen, found)
+
+            for how in (begun, believing):
+                said = project(net, part, [few], start=how)(torch.from_numpy(new_x))
+                losses[how.__name__].append(float(nn.functional.cross_entropy(said, torch.from_numpy(new_y).long())))
+
+    assert np.mean(losses["begun"]) < 0.8 * np.mean(losses["believing"])
 
 
 def plain_initial(_player: Player) -> np.ndarray:

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.errors import InputError
-from tacit.fleet import report
-from tacit.fleet.folder import Fate, RunBroken
+from tacit.fleet import report, run
+from tacit.fleet.folder import Fate, Folder, RunBroken
 from tacit.fleet.report import figures, page, png, progress, words
 from tacit.fleet.report.charts import Axis, Bars, Lines, histogram, line, measured, shares, ticks
 from tacit.fleet.report.svg import figure
-from tacit.fleet.run import Progress
 from tacit.fleet.settings import Scenario
 from tacit.privacy.account import epsilon_of_mu
+from tests.fleet import playing
 from tests.fleet.runs import add_devices, made_run, made_visits
 
 
@@ -77,7 +77,7 @@ def test_a_report_asks_nothing_of_a_network_and_every_drawing_has_words_and_a_ta
     assert len(read.asked) == 1
     assert read.asked[0].startswith("data:image/svg+xml;base64,")
     assert not re.search(r"url\(|@import|\bfetch\b|XMLHttp", text)
-    assert len(read.ids) == len(set(read.ids)) == 10
+    assert len(read.ids) == len(set(read.ids)) == 11
     assert all(one["role"] == "img" and len(one["aria-label"] or "") > 20 for one in read.drawings)
     assert sum({"svg", "details", "table"} <= one for one in read.figures) == len(read.ids)
 
@@ -111,12 +111,12 @@ def test_accuracy_is_drawn_against_epsilon_only_where_the_run_claims_one(tmp_pat
 
 
 def test_what_is_counted_is_what_the_visits_say(tmp_path: Path):
-    run = figures.read(made_run(tmp_path / "run", count=3000, devices=40))
+    read = figures.read(made_run(tmp_path / "run", count=3000, devices=40))
     visits = [visit.item() for visit in made_visits(3000, 40, 1)]
     applied = [visit for visit in visits if visit[3] == Fate.APPLIED]
 
-    ages, fates = figures.staleness(run), figures.fates(run)
-    heard, even = figures.participation(run)
+    ages, fates = figures.staleness(read), figures.fates(read)
+    heard, even = figures.participation(read)
 
     assert ages is not None
     assert dict(zip(ages.names, ages.values, strict=True)) == {
@@ -127,7 +127,7 @@ def test_what_is_counted_is_what_the_visits_say(tmp_path: Path):
         figures.FATES[fate]: sum(visit[3] == fate for visit in visits) for fate in Fate
     }
     count = [sum(visit[0] == device for visit in applied) for device in range(40)]
-    assert figures.landings(run).tolist() == count
+    assert figures.landings(read).tolist() == count
     assert isinstance(heard, Bars)
     assert sum(heard.values) == 40
     assert isinstance(even, Lines)
@@ -184,11 +184,33 @@ def test_a_run_without_visits_points_or_plan_has_a_report_too(tmp_path: Path):
 
 
 def test_a_run_that_trains_nothing_says_that_nothing_was_judged(tmp_path: Path):
-    run = figures.read(made_run(tmp_path / "none", training="none", target=0.5))
+    read = figures.read(made_run(tmp_path / "none", training="none", target=0.5))
 
-    assert figures.quality(run) == []
-    assert run.accuracy is None
-    assert "not judged" in page.page(run)
+    assert figures.quality(read) == []
+    assert read.accuracy is None
+    assert "not judged" in page.page(read)
+
+
+def test_the_report_of_a_played_run_counts_what_the_run_counted(tmp_path: Path):
+    summary = run.play(playing.world(playing.plan()), Scenario("tacit", at_work=12), Folder(tmp_path / "run"), {})
+
+    played = figures.read(Folder(tmp_path / "run"))
+    drawn = {chart.name: chart for charts in figures.charts(played).values() for chart in charts}
+
+    assert drawn.keys() == {
+        "accuracy-time", "accuracy-bytes", "accuracy-joules", "fates", "staleness", "participation", "evenness",
+        "fairness", "memory",
+    }  # fmt: skip
+    fates, own = drawn["fates"], drawn["fairness"]
+    assert isinstance(fates, Bars)
+    assert isinstance(own, Bars)
+    told = {figures.FATES[fate]: summary.fates.get(fate.name.lower(), 0) for fate in Fate}
+    assert dict(zip(fates.names, fates.values, strict=True)) == {name: n for name, n in told.items() if n}
+    assert figures.landings(played).max() == summary.most_landings
+    assert figures.landings(played).sum() == summary.updates
+    assert sum(own.values) == len(playing.world(playing.plan()).population)
+    assert 0.5 < float(figures.read(Folder(tmp_path / "run")).fairness.accuracies.mean()) <= 1
+    assert f"<blockquote>{html.escape(summary.statement)}</blockquote>" in page.page(played)
 
 
 def test_the_same_run_gives_the_same_bytes_and_its_charts_are_pictures_too(tmp_path: Path):
@@ -267,8 +289,8 @@ def test_whatever_is_drawn_stays_within_the_drawing(points, logarithmic):
     assert all(0 <= x <= 440 and 0 <= y <= 270 for x, y in pairs)
 
 
-def now(done: float, visits: int = 0, events: int = 0) -> Progress:
-    return Progress(7200.0, 12, 100, visits, 0.625, done, events)
+def now(done: float, visits: int = 0, events: int = 0) -> run.Progress:
+    return run.Progress(7200.0, 12, 100, visits, 0.625, done, events)
 
 
 def says(stream: io.StringIO, times: list[float], *, width: int | None = None) -> progress.Line:
@@ -303,6 +325,15 @@ def test_on_a_terminal_one_line_is_written_over_and_taken_away():
     assert all(len(part) < 60 for part in parts)
     assert parts[-2].strip() == parts[-1] == ""
     assert parts[1].startswith("tacit:  25 %, Snapshot 12")
+
+
+def test_where_several_runs_are_played_one_after_the_other_rates_are_those_of_the_newest():
+    stream, clock = io.StringIO(), iter([0.0, 20.0, 40.0, 60.0])
+    line = progress.Line("alone", stream, lambda: next(clock))
+    for done, events in ((0.1, 1000), (0.2, 5000), (0.3, 100), (0.4, 500)):
+        line(now(done, events=events))
+
+    assert re.findall(r"[-0-9.]+ events/s", stream.getvalue()) == ["200 events/s", "20 events/s"]
 
 
 def test_elsewhere_it_is_a_plain_line_now_and_then():

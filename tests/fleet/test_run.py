@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from tacit.fleet.availability import DayNight
+from tacit.fleet.coordinating import NOTHING
 from tacit.fleet.folder import Fate, Folder, RunBroken, Summary
 from tacit.fleet.run import ScenarioWrong, World, play
 from tacit.fleet.settings import Scenario
+from tacit.wire.messages import OpenedMark
 from tests.fleet.playing import DEVICES, plan, world
 
 SAME = ("visits.bin", "points.jsonl", "final.snapshot", "summary.json")
@@ -125,6 +127,9 @@ class TestAKill:
         assert kills > 1
         assert {name: (killed / name).read_bytes() for name in SAME} == whole
         assert not (killed / "checkpoint.bin").exists()
+
+    def test_what_stands_for_a_keyholders_mark_is_read_again_from_a_checkpoint(self) -> None:
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(NOTHING), type=OpenedMark) == NOTHING
 
     def test_ctrl_c_leaves_a_run_that_goes_on(self, tmp_path: Path) -> None:
         _, whole = played(world(plan(snapshots=40, participations=32)), scenario(), tmp_path / "whole")

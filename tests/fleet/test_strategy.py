@@ -106,7 +106,9 @@ def test_each_ingredient_changes_what_is_played_and_nothing_that_it_does_not_nam
     assert changed == {"without", *INGREDIENTS[ingredient][1]} and less.name == "tacit"
     if ingredient in ("class-sums", "backbone"):
         return  # seen in what is prepared: below
-    tasks = [task_for(one, TASK, SIZES, NAMES) for one in (whole, less)]
+    # Also where the Task itself has some of them.
+    rich = replace(TASK, local=replace(TASK.local, balance=True, optimizer=tacit.sgd(0.1, decay=0.9)))
+    tasks = [task_for(one, rich, SIZES, NAMES) for one in (whole, less)]
     scenarios = [scenario_for(one, t, SIZES, Scenario("")) for one, t in zip((whole, less), tasks, strict=True)]
     assert tasks[0] != tasks[1] or scenarios[0] != msgspec.structs.replace(scenarios[1], strategy="tacit")
 

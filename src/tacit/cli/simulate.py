@@ -41,6 +41,7 @@ Each strategy is played in a folder of its own within --out. The same command go
 alone what is done. What comes from --seed comes again with the same seed, byte for byte.
 """
 DEVICES, UPDATES, POINTS = "100", 1000, 100
+OPENING, DAY = 0.1, 86_400.0
 BY_STRATEGY = "a number for all strategies, or fedavg=50,tacit=10"
 
 _Number = TypeVar("_Number", int, float)
@@ -81,10 +82,11 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--masking", choices=["counted", "real"], default="counted", help="(default: counted)")
     how.add_argument("--training", choices=["engine", "none"], default="engine", help="none: deltas are drawn")
     how.add_argument("--epsilon", metavar="E[,E…]", help="instead of the Task's own; several: each, and without noise")
-    how.add_argument("--as-if-devices", metavar="N", help="with the noise that ε takes in a fleet of so many")
+    how.add_argument("--as-if-devices", metavar="N[/BATCH]", help="with the noise of so large a fleet")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
-        "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
+        "--updates",
+        help=f"in Snapshots; passes, for central and alone (default: {UPDATES}, with --days 3 a device): {BY_STRATEGY}",
     )
     ends.add_argument("--days", type=float, help="of virtual time")
     ends.add_argument("--target", type=float, help="when so large a share of answers is right, such as 0.8")
@@ -92,9 +94,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     clock.add_argument(
         "--deadline", type=float, default=600.0, metavar="SECONDS", help="a batch closes with fewer (600)"
     )
-    clock.add_argument(
-        "--opening", type=float, default=0.1, metavar="SECONDS", help="from a full batch to a Snapshot (0.1)"
-    )
+    clock.add_argument("--opening", type=float, metavar="SECONDS", help="from a full batch to a Snapshot (0.1)")
     clock.add_argument("--poll", type=float, default=0.0, metavar="S", help="between looks (default: 0)")
     parser.add_argument("--judged", type=int, default=1000, help="test examples at every point (default: 1000)")
     parser.add_argument("--every", type=int, help=f"Snapshots between points (default: about {POINTS} points a run)")
@@ -196,9 +196,9 @@ def stage_of(task: "Task", devices: int, arguments: argparse.Namespace) -> "Stag
 def _examples(
     task: "Task", devices: int, arguments: argparse.Namespace
 ) -> "tuple[Examples | None, Examples | None, Shares]":
-    from tacit.cli.simulating import fields_of, held_out
+    from tacit.cli.simulating import fields_of
     from tacit.device.examples import read_examples
-    from tacit.fleet.split import Natural, Shares, deal, parse_split
+    from tacit.fleet.split import Natural, Shares, deal, held_out, parse_split
 
     if arguments.training == "none":
         if arguments.data is not None or arguments.target is not None:
@@ -240,10 +240,16 @@ def sizes_of(strategy: "Strategy", devices: int, arguments: argparse.Namespace) 
     def of(option: str, kind: Callable[[str, str], _Number]) -> _Number | None:
         return by_strategy(f"--{option.replace('_', '-')}", getattr(arguments, option), kind).get(strategy.name)
 
-    passes = PASSES if strategy.who in ("central", "alone") else UPDATES
+    if strategy.who in ("central", "alone"):
+        # An Update is a pass there: a number for all is not meant for them.
+        updates = of("updates", count_of) if "=" in (arguments.updates or "") else None
+        updates = updates or PASSES
+    else:
+        # Where days end a run, Updates do not: as many as a Task lets its devices make by default.
+        updates = of("updates", count_of) or (UPDATES if arguments.days is None else max(UPDATES, 3 * devices))
     return Sizes(
         devices,
-        of("updates", count_of) or passes,
+        updates,
         of("batch", count_of),
         of("at_work", count_of),
         of("rate", positive),
@@ -259,11 +265,17 @@ def scenario_of(strategy: "Strategy", sizes: "Sizes", arguments: argparse.Namesp
     from tacit.fleet.settings import Scenario
     from tacit.fleet.strategy import snapshots_of
 
-    names = ("seed", "days", "target", "deadline", "opening", "poll", "dropout", "loss", "masking", "training")
+    snapshots = snapshots_of(strategy, sizes)
+    names = ("seed", "days", "target", "deadline", "poll", "dropout", "loss", "masking", "training")
     asked = {name: getattr(arguments, name) for name in (*names, "judged", "trigger", "carried")}
-    every = arguments.every or max(1, snapshots_of(strategy, sizes) // POINTS)
+    every, opening = arguments.every or max(1, snapshots // POINTS), arguments.opening
+    if opening is None:
+        # Without training a run is about when devices come: its Snapshots are spread over the days that are asked for.
+        opening = (
+            OPENING if arguments.training == "engine" or arguments.days is None else arguments.days * DAY / snapshots
+        )
     try:
-        return msgspec.convert({"strategy": strategy.label, "every": every, **asked}, Scenario)
+        return msgspec.convert({"strategy": strategy.label, "every": every, "opening": opening, **asked}, Scenario)
     except msgspec.ValidationError as error:
         raise InputError(f"this cannot be asked of a run: {error}") from error
 
@@ -432,8 +444,7 @@ def finished(folders: "Sequence[Folder]", out: Path) -> str:
     page = out / "compare.html" if len(folders) > 1 else folders[0].path / "report.html"
     if len(folders) > 1:
         write(compared, page)
-    drawn = f"\n\nreport     {page}" if page.exists() else ""
-    return f"{table_text(compared)}{drawn}"
+    return f"{table_text(compared)}\n\nreport     {page}"
 
 
 def _say(line: str) -> None:

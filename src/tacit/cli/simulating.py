@@ -23,7 +23,6 @@ from tacit.compiler.public import public_examples
 from tacit.device.examples import Examples, check_examples
 from tacit.errors import InputError
 from tacit.fleet.availability import Always, Availability
-from tacit.fleet.draws import shuffled
 from tacit.fleet.folder import Folder
 from tacit.fleet.parties import PURPOSE, TITLE, Keys, keys_of
 from tacit.fleet.population import Population, populate
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
 DAYS = 36_500  # of a simulated Plan's life, which begins in 1970
 CENTRAL = "laptop-entry"  # the machine that has all examples
 PROBED = 8  # devices whose first visits say how long deltas are
-RATES = (1.0, 0.3, 0.1, 0.03)  # of the Task's learning rate, that baselines try
+RATES = (1.0, 0.3, 0.1, 0.03, 0.01)  # of the Task's learning rate, that baselines try
 MOST_SHOWN = 500  # examples that a trial is judged on
 FINEST = 1 << 19  # Q of Updates whose rounding is not to matter
 
@@ -232,19 +231,6 @@ def rows_of(task: Task, arrays: Mapping[str, NDArray[Any]], source: str) -> Exam
     """
     inputs, label, weight = fields_of(task)
     return check_examples(arrays, inputs, label, source, weight=weight)
-
-
-def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of so many examples devices get, and which the published model is judged on.
-
-    >>> kept, held = held_out(10, 0.2, seed=1)
-    >>> len(kept), len(held), sorted([*kept, *held]) == list(range(10))
-    (8, 2, True)
-    """
-    order, test = shuffled(seed, 31, count), max(1, round(share * count))
-    if test >= count:
-        raise InputError(f"of {count} examples {test} are for testing, and none is left; give more data")
-    return np.sort(order[test:]), np.sort(order[:test])
 
 
 def _sums(

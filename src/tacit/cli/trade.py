@@ -6,6 +6,7 @@ fleet of a million: an extrapolation, since what those devices would know is not
 """
 
 import argparse
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,13 +63,11 @@ def trade(
     task: "Task", strategies: Sequence[Strategy], sizes: Sizes, arguments: argparse.Namespace, out: Path, play: Play
 ) -> list[str]:
     """Plays every case, writes the trade with its pictures into `out`, and says what people read."""
-    from tacit.cli.privacy import counted
     from tacit.durable import write_file
 
     if len(strategies) > 1:
         raise InputError("--epsilon with several ε draws one strategy; name one with --strategy")
-    asked = arguments.as_if_devices
-    as_if = None if asked is None else counted("--as-if-devices", asked, least=1)
+    as_if = None if arguments.as_if_devices is None else elsewhere(policy_of(task), arguments.as_if_devices)
     found = list(cases(task, strategies[0], sizes, parse_epsilons(arguments.epsilon), as_if))
     folders = [play(replace(task, privacy=case.privacy), case.strategy, case.sizes, out / case.name) for case in found]
     manifest = parse_plan(folders[-1].plan()).manifest
@@ -81,7 +80,7 @@ def trade(
         manifest.noise.snapshots,
         manifest.program.d,
         claim_text(policy_of(task), as_if),
-        as_if,
+        None if as_if is None else as_if.devices,
         tuple(point_of(case, folder) for case, folder in zip(found, folders, strict=True)),
     )
     write_file(out / FILE, msgspec.json.format(msgspec.json.encode(measured)), 0o644)
@@ -94,7 +93,7 @@ def trade(
 
 
 def cases(
-    task: "Task", strategy: Strategy, sizes: Sizes, epsilons: Sequence[float], as_if: int | None
+    task: "Task", strategy: Strategy, sizes: Sizes, epsilons: Sequence[float], as_if: "Privacy | None"
 ) -> Iterator[Case]:
     """What is played: without noise first, then from the smallest ε to the largest."""
     privacy = policy_of(task)
@@ -111,24 +110,40 @@ def cases(
         if as_if is None:
             yield Case(epsilon, replace(privacy, epsilon=epsilon, noise=None), strategy, same, f"epsilon-{epsilon:g}")
         else:
-            noise = noise_as_if(privacy, epsilon, as_if) * fitted.batch / privacy.batch
+            noise = drawn_for_a_sum(as_if, epsilon) * fitted.batch / as_if.batch
             injected = replace(privacy, epsilon=None, noise=noise, correlated=None)
-            yield Case(epsilon, injected, bare, same, f"epsilon-{epsilon:g}-as-if-{as_if}")
+            yield Case(epsilon, injected, bare, same, f"epsilon-{epsilon:g}-as-if-{as_if.devices}-{as_if.batch}")
 
 
-def noise_as_if(privacy: "Privacy", epsilon: float, devices: int) -> float:
-    """What one keyholder of a fleet of so many draws for a sum, in units of one device's bound, as plain noise.
+def elsewhere(privacy: "Privacy", text: str) -> "Privacy":
+    """The Task's policy in a larger fleet: `1e6`, or `1e6/5000` for batches of 5,000.
+
+    If nothing is said, batches are the Task's own, or 1,000 where those are smaller, as in a Task for simulations.
 
     >>> from tacit.task import Privacy
-    >>> round(noise_as_if(Privacy(), 4.0, 1_000_000), 2)  # 1.3 times the root of four landings
+    >>> [elsewhere(Privacy(batch=10, threshold=5, snapshots=200), text).batch for text in ("1e6", "1e6/5000")]
+    [1000, 5000]
+    """
+    from tacit.cli.privacy import counted, starves
+    from tacit.task import Privacy
+
+    devices, _, batch = text.partition("/")
+    count = counted("--as-if-devices", devices, least=1)
+    size = counted("--as-if-devices", batch, least=1) if batch else max(privacy.batch, Privacy.batch)
+    there = replace(privacy, epsilon=None, noise=None, correlated=False, devices=count, batch=size, selected=None)
+    if reason := starves(there):
+        raise InputError(f"--as-if-devices {text}: {reason}")
+    return there
+
+
+def drawn_for_a_sum(privacy: "Privacy", epsilon: float) -> float:
+    """What one keyholder draws for a sum, in units of one device's bound.
+
+    >>> from tacit.task import Privacy
+    >>> round(drawn_for_a_sum(Privacy(correlated=False), 4.0), 2)  # 1.3 times the root of four landings
     2.6
     """
-    from tacit.cli.privacy import starves
-
-    there = replace(privacy, epsilon=epsilon, noise=None, devices=devices, correlated=False)
-    if reason := starves(there):
-        raise InputError(f"--as-if-devices {devices:,}: {reason}")
-    noise = there.numbers(1, 1).noise
+    noise = replace(privacy, epsilon=epsilon, noise=None).numbers(1, 1).noise
     return noise.sigma * noise.sensitivity
 
 
@@ -146,7 +161,7 @@ def _numbers(plan: Plan) -> tuple[Numbers, int, int]:
     return numbers, manifest.program.d, len(manifest.keyholders)
 
 
-def claim_text(privacy: "Privacy", as_if: int | None) -> str:
+def claim_text(privacy: "Privacy", as_if: "Privacy | None") -> str:
     """What each ε is said for.
 
     >>> from tacit.task import Privacy
@@ -163,7 +178,7 @@ def claim_text(privacy: "Privacy", as_if: int | None) -> str:
         return text
     return (
         f"Extrapolation, not what this fleet is promised: each mean has the noise that this takes in a fleet of "
-        f"{as_if:,} devices with batches of {privacy.batch:,}, as noise of its own for every sum. There, {text}"
+        f"{as_if.devices:,} devices with batches of {as_if.batch:,}, as noise of its own for every sum. There, {text}"
     )
 
 
@@ -204,7 +219,10 @@ def draw(measured: Trade, lines: Sequence[str], out: Path) -> list[Path]:
         axes.axhline(sum(without) / len(without), color="0.4", ls="--", lw=1, label="without noise")
     axes.set_xscale("log", base=2)
     axes.set_xticks([epsilon for epsilon, _ in noisy], [f"{epsilon:g}" for epsilon, _ in noisy])
-    axes.set(xlabel="ε of each device over the Plan's life", ylabel=measured.metric)
+    low, high = axes.get_ylim()
+    room = max(0.0, 0.1 - (high - low)) / 2  # a point more or less is no cliff
+    axes.set(xlabel="ε", ylabel=measured.metric, ylim=(low - room, high + room))
+    figure.supxlabel(textwrap.fill(measured.claim, 115), fontsize=7)
     kind = "as simulated" if measured.as_if_devices is None else f"extrapolation: noise of {measured.as_if_devices:,}"
     axes.set_title(f"{measured.task}, {measured.devices:,} devices, {kind}", fontsize=9)
     axes.legend(fontsize=8)

@@ -53,6 +53,11 @@ class ClassSums:
         found = self.sums / np.where(self.known, self.counts, 1.0)[:, None]
         return np.where(self.known[:, None], found, 0.0)
 
+    @property
+    def blur(self) -> float:
+        """The variance of the noise in a mean, over the classes that are known."""
+        return float(np.mean((self.error / self.counts[self.known]) ** 2))
+
 
 def asking(task: Task, privacy: Privacy) -> Task:
     """A Task whose Plan asks for the class sums of the features that this Task's projected head looks at."""
@@ -142,6 +147,10 @@ def begin(head: ProjectedHead, features: Tensor, found: ClassSums) -> None:
             f"{tuple(head.head.weight.shape)}; ask again with this Task"
         )
     spread = features.double().numpy()
-    weight, bias = discriminant(found.means, found.shares, spread.T @ spread / len(spread))
+    within = spread.T @ spread / len(spread)
+    # Few public examples show some directions as narrower than they are, and the means carry noise: a head that
+    # believed both would be sure of what is wrong, and training is slow to undo that. So the spread is taken as wider.
+    wider = within.diagonal().mean() * within.shape[0] / len(spread) + found.blur
+    weight, bias = discriminant(found.means, found.shares, within + wider * np.eye(len(within)))
     head.head.weight.copy_(torch.from_numpy(weight))
     head.head.bias.copy_(torch.from_numpy(bias))

@@ -38,7 +38,7 @@ from tacit.plan.bundle import Plan, decode_snapshot
 from tacit.wire.ids import DeviceKey, Digest, KeyId, PlanId, sha256
 from tacit.wire.messages import OpenedMark
 
-NOTHING = OpenedMark(key_id=KeyId(bytes(8)), masks_hash=Digest(bytes(32)), signature=bytes(64))
+NOTHING = OpenedMark(key_id=KeyId(bytes(16)), masks_hash=Digest(bytes(32)), signature=bytes(64))
 
 
 class Kept(msgspec.Struct):

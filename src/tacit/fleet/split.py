@@ -29,11 +29,12 @@ from numpy.typing import NDArray
 
 from tacit.errors import InputError
 from tacit.fleet.drawing import panels, save
+from tacit.fleet.draws import shuffled
 from tacit.fleet.population import counted
 from tacit.fleet.tables import read_bytes, table
 
 Labels = NDArray[Any]
-_STREAM = 21
+_STREAM, _HELD = 21, 31
 _LARGEST = 1 << 40
 
 
@@ -203,6 +204,19 @@ def deal(
         )
     order = dealt[np.argsort(owner[dealt], kind="stable")]
     return Shares(order, np.concatenate([[0], np.cumsum(sizes)]), note)
+
+
+def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of so many examples devices get, and which the published model is judged on.
+
+    >>> kept, held = held_out(10, 0.2, seed=1)
+    >>> len(kept), len(held), sorted([*kept, *held]) == list(range(10))
+    (8, 2, True)
+    """
+    order, test = shuffled(seed, _HELD, count), max(1, round(share * count))
+    if test >= count:
+        raise SplitWrong(f"of {count} examples {test} are for testing, and none is left; give more data")
+    return np.sort(order[test:]), np.sort(order[:test])
 
 
 def _even(count: int, parts: int) -> NDArray[np.int64]:

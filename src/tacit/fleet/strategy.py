@@ -35,7 +35,9 @@ NO_NOISE = 1e-7  # in units of one device's bound: a tenth of a step of the fine
 ABOVE_MEDIAN = 4.0  # how far the Plan's clip lies above the median, where that is what binds
 ABOVE_USUAL = 2.0  # the same where nothing is to bind and variance is weighed against the clip
 MOST_LANDINGS = 4096
-WAITS_FOR, BATCH, SUMMED = 50, 10, 2  # Updates that FedAvg waits for; a batch; batches that make class sums
+WAITS_FOR, BATCH = 50, 10  # Updates that FedAvg waits for; a batch
+# Batches that make class sums: of Fashion-MNIST a head knows 76 % from twenty devices, and 83 % from a hundred.
+SUMMED = 10
 PASSES = 20  # where all examples are in one place, or every device is alone
 PATIENCE_S = 6 * 3600  # how long FedAvg waits for a device that does not answer
 
@@ -78,7 +80,7 @@ class Strategy:
     passes: int = 1
     noise: bool = False
     extra: float = 1.3  # how many times a batch begin, where the last are dropped
-    at_work: float = 5.0  # times a batch, where nobody waits
+    at_work: float = 2.0  # times a batch, where nobody waits: with more of them Updates are older
     without: tuple[str, ...] = ()
 
     @property
@@ -122,7 +124,6 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
                 replay=2,
                 passes=2,
                 noise=True,
-                at_work=2.0,
             ),
             _FEDAVG,
             replace(
@@ -160,8 +161,8 @@ INGREDIENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "async": ("a batch waits for all who began", {"who": "wait"}),
         "class-sums": ("a head starts from zero, or from what the Task says", {"class_sums": False}),
         "kept": ("the frozen prefix is computed anew at every visit", {"keep": False}),
-        "balance": ("the local loss is not balanced, unless the Task says so", {"balance": False}),
-        "decay": ("the learning rate does not fall, unless the Task says so", {"decay": False}),
+        "balance": ("the local loss is not balanced", {"balance": False}),
+        "decay": ("the learning rate does not fall", {"decay": False}),
         "clip": ("deltas are clipped to the Plan's own clip alone", {"median": False}),
         "age": ("an old Update counts as much as a new one", {"who": "buffer"}),
         "replay": ("the server trains on nothing", {"replay": 0}),
@@ -247,14 +248,16 @@ class Sizes:
 
 
 def batch_of(strategy: Strategy, sizes: Sizes) -> int:
-    """Updates in a Snapshot, for a fleet of this size.
+    """Updates in a Snapshot, for a fleet of this size: a thousandth of a very large one, a tenth of a small one.
 
     >>> [batch_of(STRATEGIES[name], Sizes(devices, 100)) for name in ("fedavg", "tacit") for devices in (500, 60, 4)]
     [50, 6, 2, 10, 6, 2]
+    >>> batch_of(STRATEGIES["tacit"], Sizes(1_000_000, 100))
+    1000
     """
     if strategy.who in ("central", "alone"):
         return 1
-    usual = WAITS_FOR if strategy.who in ("wait", "drop") else BATCH
+    usual = max(WAITS_FOR if strategy.who in ("wait", "drop") else BATCH, sizes.devices // 1000)
     batch = sizes.batch if sizes.batch is not None else min(usual, max(2, sizes.devices // 10))
     if not 1 <= batch <= sizes.devices:
         raise InputError(
@@ -330,6 +333,8 @@ def local_for(strategy: Strategy, task: Task, sizes: Sizes) -> Local:
         optimizer = replace(optimizer, rate=sizes.rate, schedule=None)
     if strategy.decay and optimizer.decay == 1 and optimizer.schedule is None:
         optimizer = replace(optimizer, schedule=inverse(max(1, snapshots_of(strategy, sizes) // 2)))
+    elif "decay" in strategy.without:
+        optimizer = replace(optimizer, decay=1.0, schedule=None)
     if strategy.who == "central":
         epochs = 1  # an Update is a pass
     else:
@@ -337,7 +342,7 @@ def local_for(strategy: Strategy, task: Task, sizes: Sizes) -> Local:
     return replace(
         local,
         epochs=epochs,
-        balance=(strategy.balance and balances(task)) or (local.balance and not strategy.plain),
+        balance=strategy.balance and balances(task),
         optimizer=optimizer,
         proximal=max(strategy.proximal, local.proximal) if strategy.proximal else 0.0,
         variance_weight=strategy.by_variance or (local.variance_weight and not strategy.plain),
@@ -445,7 +450,7 @@ def scenario_for(strategy: Strategy, task: Task, sizes: Sizes, common: Scenario)
         counted=_counted(strategy),
         keep=strategy.keep,
         clip="median" if strategy.median and claim is None else "plan",
-        replay=strategy.replay if task.public is not None else 0,
+        replay=strategy.replay if task.public is not None and common.training == "engine" else 0,
         masking="counted" if strategy.plain else common.masking,
     )
 
@@ -468,8 +473,9 @@ def starts_by_sums(strategy: Strategy, task: Task) -> bool:
 
 
 def asking_privacy(strategy: Strategy, task: Task, sizes: Sizes) -> Privacy:
-    """One batch of class sums."""
-    batch = min(sizes.devices, SUMMED * batch_of(strategy, sizes))
+    """One batch of class sums, of half of the devices at most: nobody waits for the last of all."""
+    usual = batch_of(strategy, sizes)
+    batch = min(max(usual, sizes.devices // 2), SUMMED * usual)
     return Privacy(
         noise=policy_of(task).noise or NO_NOISE,
         devices=sizes.devices,

@@ -18,12 +18,13 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Axis:
-    """What is counted, and in which unit: `per` of what is given."""
+    """What is counted, and in which unit: `per` of what is given. A value by itself has the unit that fits it."""
 
     words: str
     unit: str = ""
     per: float = 1.0
     logarithmic: bool = False
+    ladder: Ladder | None = None
 
     @property
     def label(self) -> str:
@@ -32,16 +33,18 @@ class Axis:
     def text(self, value: float) -> str:
         """A value with its unit.
 
-        >>> Axis("time", "h", 3600).text(5400), Axis("devices").text(12_000)
-        ('1.5 h', '12,000')
+        >>> shares("accuracy").text(0.5), measured("time", 1e5, words.SECONDS).text(12), Axis("devices").text(12_000)
+        ('50 %', '12 s', '12,000')
         """
+        if self.ladder is not None:
+            return words.text(value, self.ladder)
         return " ".join(filter(None, (words.number(value / self.per), self.unit)))
 
 
 def measured(name: str, most: float, ladder: Ladder, logarithmic: bool = False) -> Axis:
     """An axis in the unit that fits its largest value."""
     unit, per = words.unit(most, ladder)
-    return Axis(name, unit, per, logarithmic)
+    return Axis(name, unit, per, logarithmic, ladder)
 
 
 def shares(name: str) -> Axis:

@@ -42,7 +42,7 @@ class DeviceKind(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Fairness:
-    """`fairness.npz`: how good the last Snapshot is on each device's own examples."""
+    """`fairness.npz`: how good the published model is on each device's own examples."""
 
     device: NDArray[np.integer]
     examples: NDArray[np.integer]
@@ -202,7 +202,7 @@ def participation(run: Run) -> list[Chart]:
 
 
 def fairness(run: Run) -> Bars | None:
-    """How many devices the last Snapshot is how good for, on their own examples."""
+    """How many devices the published model is how good for, on their own examples."""
     if run.fairness is None or not len(run.fairness.accuracies):
         return None
     each = run.fairness.accuracies
@@ -210,7 +210,7 @@ def fairness(run: Run) -> Bars | None:
     names = tuple(f"{5 * k}–{5 * k + 5}" for k in range(20))
     low, middle = np.quantile(each, (0.1, 0.5))
     return Bars(
-        "fairness", "Accuracy on devices' own examples", "accuracy, %", Axis("devices"), names,
+        "fairness", "The published model on devices' own examples", "accuracy, %", Axis("devices"), names,
         tuple(float(count) for count in counts), upright=True,
         note=f"Over {len(each):,} devices the median is {words.share(float(middle))} and the spread "
         f"{words.share(float(each.std()))}; a tenth of them have {words.share(float(low))} or less.",
@@ -227,24 +227,33 @@ def fates(run: Run) -> Bars | None:
     ) if there else None  # fmt: skip
 
 
-def memory(run: Run) -> Bars | None:
-    """What training takes on a device, against training the whole model."""
+def memory(run: Run) -> list[Chart]:
+    """What training takes on a device, against training the whole model; and each kind's whole process."""
     summary = run.summary
-    rows = [(f"{kind.profile}: the whole process", float(kind.process_bytes), 1) for kind in run.kinds]
-    rows.append(("training, on every device", float(summary.training_bytes), 0))
-    if summary.full_training_bytes:
-        rows.append(("the whole model, 32 examples at a time", float(summary.full_training_bytes), 7))
-    rows.sort(key=lambda row: row[1])
-    if not summary.training_bytes:
-        return None
-    unit = measured("memory", rows[-1][1], words.BYTES)
-    saved = words.change(summary.training_bytes, summary.full_training_bytes)
-    return Bars(
-        "memory", "Memory of a device", "what", unit, tuple(name for name, _, _ in rows),
-        tuple(value for _, value, _ in rows), colours=tuple(colour for _, _, colour in rows),
-        note=f"Training takes {words.text(summary.training_bytes, words.BYTES)}"
-        + (f", {saved} against training the whole model." if saved else "."),
-    )  # fmt: skip
+    found: list[Chart] = []
+    if summary.training_bytes:
+        rows = [("the subset, as the Plan trains it", summary.training_bytes)]
+        if summary.full_training_bytes:
+            rows.append(("the whole model, 32 examples at a time", summary.full_training_bytes))
+        saved = words.change(summary.training_bytes, summary.full_training_bytes)
+        found.append(
+            _sizes(
+                "memory", "Memory of training", "what is trained", rows, f"{saved} against all of it." if saved else ""
+            )
+        )
+    if run.kinds:
+        rows = [(kind.profile, kind.process_bytes) for kind in run.kinds]
+        found.append(
+            _sizes("process", "Memory of a device's whole process", "profile", rows, "Estimated by the planner.")
+        )
+    return found
+
+
+def _sizes(name: str, title: str, of: str, rows: Sequence[tuple[str, int]], note: str) -> Bars:
+    axis = measured("memory", max(size for _, size in rows), words.BYTES)
+    colours = tuple(7 * (k > 0) for k in range(len(rows))) if name == "memory" else ()
+    names, sizes = tuple(row[0] for row in rows), tuple(float(row[1]) for row in rows)
+    return Bars(name, title, of, axis, names, sizes, colours=colours, note=note)
 
 
 def charts(run: Run) -> dict[str, list[Chart]]:
@@ -252,7 +261,7 @@ def charts(run: Run) -> dict[str, list[Chart]]:
     found: dict[str, list[Chart | None]] = {
         "How good it became": [*quality(run)],
         "Visits": [fates(run), staleness(run)],
-        "Devices": [*participation(run), fairness(run), memory(run)],
+        "Devices": [*participation(run), fairness(run), *memory(run)],
     }
     return {name: [chart for chart in some if chart is not None] for name, some in found.items()}
 

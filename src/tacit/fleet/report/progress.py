@@ -44,6 +44,8 @@ class Line:
         now = self._clock()
         if self._began is None:
             self._began = self._said = now
+        if self._seen and progress.events < self._seen[-1][1].events:
+            self._seen.clear()  # another run of several has begun
         self._seen.append((now, progress))
         while len(self._seen) > 2 and self._seen[1][0] < now - WINDOW_S:
             self._seen.popleft()

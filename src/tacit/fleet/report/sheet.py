@@ -58,7 +58,8 @@ th, td {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(
 td small {{ display: block; color: var(--quiet); }}
 thead th {{ position: sticky; top: 0; background: var(--paper); }}
 th:first-child, td:first-child, .words td, .words th {{ text-align: left; }}
-.words td {{ overflow-wrap: anywhere; min-width: 6rem; }}
+td {{ white-space: nowrap; }}
+.words td {{ white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }}
 th button {{ all: unset; cursor: pointer; text-decoration: underline dotted; }}
 th button:focus-visible, summary:focus-visible, .wide:focus-visible {{ outline: 2px solid var(--c0);
   outline-offset: 2px; }}

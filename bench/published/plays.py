@@ -1,0 +1,137 @@
+"""Runs: a setting, a strategy, a seed, played by the production fleet into a folder of its own, once."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from choice.data import NoData
+from published.images import HERE, parts
+from published.outcome import Moment, Played
+from published.recipe import task_of
+from published.settings import Setting
+
+from tacit.cli.simulating import Stage, prepared, rows_of
+from tacit.fleet.availability import Always
+from tacit.fleet.folder import Folder
+from tacit.fleet.population import Links, parse_stragglers, populate
+from tacit.fleet.run import play
+from tacit.fleet.settings import Scenario
+from tacit.fleet.split import deal, parse_split
+from tacit.fleet.strategy import Sizes, parse, snapshots_of
+from tacit.fleet.traces import Rates, read_rates
+from tacit.plan.bundle import parse_plan
+
+MIX = {"phone-mid": 1.0}  # how fast devices compute differs by stragglers alone
+PHONES = "device-traces/fedscale_100_devices.npz"
+TEST, HOLDOUT = "test", "holdout"
+LOOKS = 60  # at the test images, about
+JUDGED = 1_000  # images at each look; all of them at the end
+
+
+@dataclass(frozen=True)
+class Run:
+    """Who plays what. `judge` says on which images the published model is judged; `visits` is how long."""
+
+    setting: Setting
+    strategy: str
+    seed: int
+    rate: float
+    judge: str
+    visits: int
+    batch: int | None = None
+    epochs: int | None = None
+    extra: float | None = None  # where the last are dropped: how many times a batch begin
+
+    @property
+    def microbatch(self) -> int:
+        """What is learnt is the same with any: the least memory for a small part, the least time for all of a model."""
+        return 1 if self.strategy.startswith("tacit") and "subset" not in self.strategy else 8
+
+    @property
+    def folder(self) -> Path:
+        words = [self.strategy.replace(":", "-"), f"rate-{self.rate:g}", self.judge, self.visits]
+        words += [f"batch-{self.batch}"] if self.batch else []
+        words += [f"epochs-{self.epochs}"] if self.epochs else []
+        words += [f"extra-{self.extra:g}"] if self.extra else []
+        return HERE / "runs" / self.setting.slug / f"seed-{self.seed}" / "-".join(map(str, words))
+
+
+@functools.cache
+def rates() -> Rates:
+    """Bytes a second of a hundred real phones."""
+    folder = os.environ.get("TACIT_DATA")
+    path = Path(folder or "") / PHONES
+    if folder is None or not path.is_file():
+        raise NoData(f"how fast phones send is not at hand; set TACIT_DATA to the folder that holds {PHONES}")
+    return read_rates(path)
+
+
+@functools.lru_cache(maxsize=2)
+def stage(setting: Setting, seed: int, judge: str, microbatch: int, say: Callable[[str], None]) -> Stage:
+    """The devices, and who has what."""
+    task, own = task_of(setting.model, setting.start, microbatch, say), parts(setting.data)
+    judged = own.test if judge == TEST else own.holdout
+    return Stage(
+        task,
+        seed,
+        populate(
+            setting.devices, seed, mix=MIX, stragglers=parse_stragglers(setting.stragglers), links=Links(rates=rates())
+        ),
+        Always(),
+        deal(own.own.y, setting.devices, parse_split(setting.split), seed),
+        rows_of(task, {"x": own.own.x, "y": own.own.y}, f"the devices' images of {setting.data}"),
+        rows_of(task, {"x": judged.x, "y": judged.y}, f"the {judge} images of {setting.data}"),
+    )
+
+
+class Later(Exception):
+    """A run that is not over and is not to be begun now."""
+
+
+def played(run: Run, say: Callable[[str], None], until: float = math.inf, workers: int = 0) -> Played:
+    """Plays it, goes on with it, or reads what it came to; `Later` where it would begin after `until`."""
+    folder = Folder(run.folder)
+    if not folder.is_over:
+        if time.monotonic() > until:
+            raise Later
+        say(f"{run.setting.slug}: {run.strategy}, seed {run.seed}, rate {run.rate:g}, {run.judge}")
+        here = stage(run.setting, run.seed, run.judge, run.microbatch, say)
+        strategy = parse(run.strategy)
+        if run.extra is not None:
+            strategy = replace(strategy, extra=run.extra)
+        sizes = Sizes(run.setting.devices, run.visits, batch=run.batch, rate=run.rate, epochs=run.epochs)
+        every = max(1, snapshots_of(strategy, sizes) // LOOKS)
+        common = Scenario("", seed=run.seed, judged=JUDGED, every=every)
+        starts = run.folder.with_name(run.folder.name + "-class-sums")
+        world, scenario = prepared(strategy, here, sizes, common, starts)
+        play(world, scenario, folder, told(run), workers=workers)
+    return read(run, folder)
+
+
+def told(run: Run) -> Mapping[str, str]:
+    """The words of the command line by name."""
+    return {"setting": run.setting.title, "strategy": run.strategy, "rate": f"{run.rate:g}", "judge": run.judge}
+
+
+def read(run: Run, folder: Folder) -> Played:
+    """What a run that is over came to."""
+    summary = folder.summary()
+    moments = [
+        Moment(point.best, point.time, point.visits, point.up, point.down, point.joules) for point in folder.points()
+    ]
+    return Played(
+        run.strategy,
+        run.seed,
+        run.setting.devices,
+        moments,
+        summary.training_bytes,
+        summary.full_training_bytes,
+        summary.plan_bytes,
+        parse_plan(folder.plan()).manifest.program.d,
+    )
