@@ -77,7 +77,7 @@ MANY = 1 << 15  # Snapshots, which no benchmark comes to
 CLIP = 10.0  # above every delta's length, so that nobody learns less
 CHECKED = 3  # rounds after which all must have learnt the same
 ALIKE = 0.01  # of the loss
-SAMPLED_S = 0.2
+SAMPLED_S = 0.5
 SLOW_S = 5.0  # first rounds that took so long say how long others take
 SNAPSHOTS = 1000  # of a fleet's three days
 MOST_GIB, A_DEVICE, NEAR_LINEAR = 4.0, 100, 1.5
@@ -114,7 +114,8 @@ class Contestant:
         before = busy(self.process.pid)
         self.process.stdin.write(json.dumps({"rounds": rounds}) + "\n")
         self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        with watched(self):
+            line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} ended in the middle of a turn; its log says why")
         return Turn(**json.loads(line), busy_s=busy(self.process.pid) - before)
@@ -215,14 +216,15 @@ def contestant(name: str, case: str, folder: Path) -> Iterator[Contestant | str]
 
 
 @contextmanager
-def watched(contestants: Sequence[Contestant]) -> Iterator[None]:
-    """Notes meanwhile how much memory each has at most."""
+def watched(one: Contestant) -> Iterator[None]:
+    """Notes meanwhile how much memory it has at most."""
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(SAMPLED_S):
-            for one in contestants:
-                one.most_bytes = max(one.most_bytes, memory_of(one.process.pid))
+        while True:
+            one.most_bytes = max(one.most_bytes, memory_of(one.process.pid))
+            if over.wait(SAMPLED_S):
+                return
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -286,16 +288,15 @@ def speeds(case: str, quick: bool, names: Sequence[str]) -> Iterator[Speed | str
             else:
                 say(f"{about.title}: {TITLES[name]} is ready")
                 there.append(one)
-        with watched(there):
-            for one in there:
-                first = one.turn(CHECKED)
-                say(f"{about.title}: {TITLES[one.name]}, first rounds {first.rate:,.1f} devices a second")
-                one.loss = loss_of(model, about, np.load(folder / f"{one.name}.npy"))
-                again = first if first.seconds > SLOW_S else one.turn(rounds_a_turn(first, about.cohort, 0.5))
-                one.rounds = rounds_a_turn(again, about.cohort, 1.5 if quick else 5.0)
-            for number in range(3 if quick else 7):
-                for one in there if number % 2 == 0 else reversed(there):
-                    one.turns.append(one.turn(one.rounds))
+        for one in there:
+            first = one.turn(CHECKED)
+            say(f"{about.title}: {TITLES[one.name]}, first rounds {first.rate:,.1f} devices a second")
+            one.loss = loss_of(model, about, np.load(folder / f"{one.name}.npy"))
+            again = first if first.seconds > SLOW_S else one.turn(rounds_a_turn(first, about.cohort, 0.5))
+            one.rounds = rounds_a_turn(again, about.cohort, 1.5 if quick else 5.0)
+        for number in range(3 if quick else 7):
+            for one in there if number % 2 == 0 else reversed(there):
+                one.turns.append(one.turn(one.rounds))
         turns = {one.name: one.turns for one in there}
         for one in there:
             yield Speed(
