@@ -43,7 +43,7 @@ Play = Callable[[Run], Played]
 
 FULL_ASYNC = "tacit:without=subset"
 BASELINES = ("fedavg", "fedavg-drop", "fedbuff", "ftte")
-STRATEGIES = ("tacit", *BASELINES, FULL_ASYNC, "central")
+STRATEGIES = ("tacit", "fedavg", "fedavg-drop", FULL_ASYNC, "central", "fedbuff", "ftte")
 SAID = {
     "fedavg": "FedAvg, waits for all",
     "fedavg-drop": "FedAvg, drops the last",
