@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import tacit
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "photos"))
-from net import PhotoNet
+from net import PhotoNet  # pyright: ignore[reportMissingImports]  # the line above says where it is
 
 PLACES = 4  # a depth is seen in so many places each way
 
