@@ -11,7 +11,7 @@ A target is a point below the lowest plateau of the baselines, so that every one
 folder under build/ftte, and what is over is not played again: stop it at any time, and the same command goes on.
 
   --only WORDS     settings and strategies whose names hold one of these words (several with commas)
-  --hours H        begins no run after so many hours
+  --hours H        begins no run after so many hours (12)
   --seeds N        the first so many of three
   --text FILE      also writes the tables here
   --svg FILE       and the picture
@@ -22,7 +22,6 @@ Data are taken from TACIT_DATA.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from pathlib import Path
 import torch
 from choice.data import NoData
 from harness import Row, run, say
+from memory import eager
 from published import tuned
 from published.outcome import Played, Spread, by_strategy, cost, plateaus, saved, spread, target_of
 from published.picture import drawn
@@ -43,7 +43,7 @@ Play = Callable[[Run], Played]
 
 FULL_ASYNC = "tacit:without=subset"
 BASELINES = ("fedavg", "fedavg-drop", "fedbuff", "ftte")
-STRATEGIES = ("tacit", *BASELINES, FULL_ASYNC, "central")
+STRATEGIES = ("tacit", "fedavg", "fedavg-drop", FULL_ASYNC, "central", "fedbuff", "ftte")
 SAID = {
     "fedavg": "FedAvg, waits for all",
     "fedavg-drop": "FedAvg, drops the last",
@@ -54,6 +54,7 @@ SAID = {
     "central": "central",
 }
 PASSES = 16  # of central training
+HOURS = 12.0
 QUICK = ("tacit", "fedavg", "fedavg-drop", FULL_ASYNC)
 QUICK_VISITS = 1_000
 QUICK_RATES = {"tacit": 1.0, "fedavg": 0.1, "fedavg-drop": 0.1, FULL_ASYNC: 0.1}
@@ -102,6 +103,17 @@ def runs(
 def full_memory(found: Sequence[Played]) -> int:
     """training_bytes of the whole model at batch 32."""
     return max(one.full_training_bytes for one in found)
+
+
+def beside() -> list[Row]:
+    """PyTorch trains the whole of ResNet-8 at batch 32, in a process of its own."""
+    with eager() as pytorch:
+        base, peak = pytorch.peak("ResNet-8", "full", 32)
+    return [
+        Row(
+            "ResNet-8, the whole model at batch 32, in PyTorch: process grows by", (peak - base) / 1024, "KiB", "", None
+        )
+    ]
 
 
 def goals(setting: Setting, found: Sequence[Played]) -> list[Row]:
@@ -200,7 +212,7 @@ def text(found: Mapping[Setting, Sequence[Played]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--only", default="")
-    own.add_argument("--hours", type=float, default=math.inf)
+    own.add_argument("--hours", type=float, default=HOURS)
     own.add_argument("--seeds", type=int, default=len(SEEDS))
     own.add_argument("--text", type=Path)
     own.add_argument("--svg", type=Path)
@@ -218,7 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text(found))
         if asked.svg and found:
             drawn(found, asked.svg, STRATEGIES, SAID)
-        return [row for setting, of in found.items() for row in goals(setting, of)]
+        rows = [row for setting, of in found.items() for row in goals(setting, of)]
+        return rows if quick or not any(setting.model == "ResNet-8" for setting in found) else [*rows, *beside()]
 
     bench.__doc__ = __doc__
     try:

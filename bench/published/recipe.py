@@ -1,8 +1,10 @@
 """What is trained where: the models, and the Task of each, as a developer would write it.
 
-ResNet-8 has a layer that nothing but a projected head looks at: what its last two blocks show, side by side, in 4 x 4
-places. Frozen features of one depth know about a point less (on the holdout, of CIFAR-10, 256 features: 64.0 % behind
-the last block, 64.8 % behind both; 60.3 % behind the second). Who trains the whole model does not play that layer.
+ResNet-8 has a layer that nothing but a projected head looks at: what its blocks show, side by side, in 4 x 4 places.
+Frozen features of one depth know less: of the holdout of CIFAR-10, where the backbone has seen half of the classes, a
+ridge regression on 512 features of all devices' images is right in 51.5 % behind the first block, 57.1 behind the
+second, 56.1 behind the third, 57.9 behind the last two, 58.8 behind all three. Who trains the whole model does not play
+that layer.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 import tacit
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "photos"))
-from net import PhotoNet
+from net import PhotoNet  # pyright: ignore[reportMissingImports]  # the line above says where it is
 
 PLACES = 4  # a depth is seen in so many places each way
 
@@ -45,24 +47,28 @@ class Depths(nn.Module):
 
 
 class SeveralDepths(ResNet8):
-    """ResNet-8, of which the last two blocks can be seen together."""
+    """ResNet-8, of which all blocks can be seen together."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.depths = Depths(2)
+        self.depths = Depths(3)
 
     def forward(self, x: Tensor) -> Tensor:
-        second = self.front(x)
-        third = self.block3(second)
-        self.depths(second, third)
-        return self.head(third.mean((2, 3)))
+        blocks = self.blocks(x)
+        self.depths(*blocks)
+        return self.head(blocks[-1].mean((2, 3)))
+
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        """What each of them makes of what the one before makes."""
+        found = [self.block1(F.relu(self.norm(self.stem(x))))]
+        for block in (self.block2, self.block3):
+            found.append(block(found[-1]))
+        return found
 
     def even(self, x: Tensor) -> None:
-        """Makes both depths as loud on these images."""
+        """Makes all depths as loud on these images."""
         with torch.no_grad():
-            second = self.front(x)
-            third = self.block3(second)
-            self.depths.gains.copy_(torch.stack([second.std(), third.std()]) ** -1)
+            self.depths.gains.copy_(torch.stack([block.std() for block in self.blocks(x)]) ** -1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Model:
 
 MODELS: Mapping[str, Model] = {
     "small CNN": Model(FASHION.name, strided_cnn, "relu3", 256, "233 KiB"),
-    "ResNet-8": Model(CIFAR.name, SeveralDepths, "depths", 256, "1105 KiB"),
+    "ResNet-8": Model(CIFAR.name, SeveralDepths, "depths", 512, "1105 KiB"),
     "MobileNetV2": Model(CIFAR.name, PhotoNet, "blocks", 256, "3510 KiB"),
 }
 

@@ -48,7 +48,7 @@ class Setting:
         return f"{self.data}, {self.model} {STARTS[self.start]}, {self.devices} devices, {slow}, {self.split}"
 
 
-CENTRE = Setting("ResNet-8", HALF, 100, "0.9", "dirichlet:0.5", visits=1_500)
+CENTRE = Setting("ResNet-8", HALF, 100, "0.9", "dirichlet:0.5", visits=1_000)
 SMALL = Setting("small CNN", HALF, 500, "0.9", "dirichlet:0.5", visits=3_000)
 
 

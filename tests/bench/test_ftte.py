@@ -128,19 +128,17 @@ def test_rates_are_chosen_among_stragglers_and_for_every_share_of_them_at_once()
     }
 
 
-def test_depths_show_both_blocks_as_loud_as_each_other_and_change_nothing_of_the_answer():
+def test_depths_show_all_blocks_as_loud_as_each_other_and_change_nothing_of_the_answer():
     torch.manual_seed(0)
     net, x = SeveralDepths().eval(), torch.from_numpy(np.random.default_rng(0).normal(size=(8, 3, 32, 32))).float()
     before = net(x)
     net.even(x)
 
     with torch.no_grad():
-        second = net.front(x)
-        third = net.block3(second)
-        seen = net.depths(second, third)
-        scaled = [second * net.depths.gains[0], third * net.depths.gains[1]]
+        blocks = net.blocks(x)
+        scaled = [block * gain for block, gain in zip(blocks, net.depths.gains, strict=True)]
 
-    assert seen.shape == (8, 32 + 64, PLACES, PLACES)
-    assert [float(part.std()) for part in scaled] == pytest.approx([1.0, 1.0], rel=1e-4)
+    assert net.depths(*blocks).shape == (8, 16 + 32 + 64, PLACES, PLACES)
+    assert [float(part.std()) for part in scaled] == pytest.approx([1.0] * 3, rel=1e-4)
     assert torch.equal(net(x), before)
     assert isinstance(net.depths, Depths)

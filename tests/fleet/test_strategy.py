@@ -248,6 +248,14 @@ def test_the_clip_lies_above_the_median_that_binds(tmp_path: Path):
     assert clips[0] > 1.5 * np.nanmedian(lengths) and clips[-1] < clips[0] / 1.5
 
 
+def test_a_claim_is_kept_by_what_is_played(tmp_path: Path):
+    world, how = prepared(parse("tacit"), stage(60, task=claiming()), Sizes(60, 48), Scenario("", seed=5), tmp_path)
+    summary = play(world, msgspec.structs.replace(how, masking="real"), Folder(tmp_path / "run"), {}, workers=1)
+
+    assert summary.updates == 48 and summary.most_landings == 2
+    assert summary.epsilon == pytest.approx(8, rel=1e-3) and "ε = 8.00" in summary.statement
+
+
 @pytest.mark.parametrize("name", ["fedavg", "fedbuff", "central", "alone"])
 def test_what_is_played_learns(name: str, tmp_path: Path):
     updates = {"central": 3, "alone": 3}.get(name, 60)

@@ -38,6 +38,7 @@ MOST_LANDINGS = 4096
 WAITS_FOR, BATCH = 50, 10  # Updates that FedAvg waits for; a batch
 # Batches that make class sums: of Fashion-MNIST a head knows 76 % from twenty devices, and 83 % from a hundred.
 SUMMED = 10
+ASKED = 1.3  # times as many devices are asked for class sums as make up the batch
 PASSES = 20  # where all examples are in one place, or every device is alone
 PATIENCE_S = 6 * 3600  # how long FedAvg waits for a device that does not answer
 
@@ -482,5 +483,7 @@ def asking_privacy(strategy: Strategy, task: Task, sizes: Sizes) -> Privacy:
         snapshots=1,
         participations=1,
         delta=policy_of(task).delta,
-        **fedbuff(batch, max_age=0),
+        # Each that begins fetches a Plan: no more of them than make up for those who never answer.
+        place_seconds=PATIENCE_S,
+        **fedavg(batch, selected=min(sizes.devices, round(ASKED * batch))),
     )
