@@ -2,8 +2,9 @@
 
 A rate is the best of a ladder by the accuracy on the holdout at the end of a quarter of the visits, with the first
 seed: two neighbouring rates are tried, and further ones while the best stands at an edge. Strategies whose devices do
-the same share a rate. How many more devices begin than are waited for is chosen after that, by the time to a target.
-Found once for a model, a start and a split, and used for any share of stragglers. What was found is kept in a file.
+the same share a rate. How many more devices begin than are waited for is chosen after that, on a ladder too, by the
+time to a target. Found once for a model, a start and a split, and used for any share of stragglers. What was found is kept
+in a file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ RATES = (0.0032, 0.01, 0.032, 0.1, 0.32, 1.0, 3.2, 10.0)
 FIRST = {"tacit": (5, 6), "central": (1, 2)}  # the neighbours that are tried first; of the others:
 OTHERS = (2, 3)
 SHARED = {"fedavg-drop": "fedavg"}  # the same local training, from the same Snapshots
-EXTRAS = (1.15, 1.3, 1.6, 2.0)
+EXTRAS = (1.15, 1.3, 1.6, 2.0, 3.0, 4.0)
 SHARE = 4  # a rate is tried for one in so many visits
 
 
@@ -52,11 +53,11 @@ def begun(setting: Setting, visits: int, play: Callable[[Run], Played]) -> float
     def best() -> float:
         target = play(run).plateau - BELOW
 
-        def seconds(times: float) -> float:
-            at = play(replace(run, strategy="fedavg-drop", extra=times)).at(target)
-            return math.inf if at is None else at.time
+        def sooner(rung: int) -> float:
+            at = play(replace(run, strategy="fedavg-drop", extra=EXTRAS[rung])).at(target)
+            return -math.inf if at is None else -at.time
 
-        return min(EXTRAS, key=seconds)
+        return EXTRAS[climbed(functools.cache(sooner), *OTHERS, len(EXTRAS))]
 
     return _kept(f"extra {here.slug} {visits}", best)
 
