@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.coordinator.batch import Collecting, Ended, Member, Opened
+from tacit.coordinator.batch import Collecting, Ended, Member, Opened, earliest
 from tacit.device.backoff import backoff_seconds
 from tacit.device.decision import Clock, Conditions, Go, Never, next_ok_version, train_now, worth_sending
 from tacit.device.examples import Examples
@@ -403,6 +403,8 @@ class _Run:
 
     def _has_room(self) -> bool:
         places, version = self._coordinator.places, self._coordinator.newest
+        if earliest(self._coordinator.batch) >= self._manifest.noise.snapshots:
+            return False  # the last batch is being opened: what is made now comes too late
         if places is not None:
             return isinstance(self._coordinator.batch, Collecting) and places.is_free(version, self._now)
         busy = self._working + len(self._coordinator.queued)
