@@ -7,7 +7,8 @@ same weights, with the same devices and images; learning rates and over-selectio
 compute 5 to 20 times slower, with the bytes a second of a hundred real phones. What tacit sends are parts of secret
 sums, with whole messages counted and the Plan's delivery too; the others send plain float32 values and nothing else.
 
-A target is a point below the lower plateau of the two FedAvgs, so that both get there. Each run is a folder under build/ftte, and what is over is not played again: stop it at any time, and the same command goes on.
+A target is a point below the lower plateau of the two FedAvgs, so that both get there. Each run is a folder under
+build/ftte, and what is over is not played again: stop it at any time, and the same command goes on.
 
   --only WORDS     settings and strategies whose names hold one of these words (several with commas)
   --hours H        begins no run after so many hours (12)
