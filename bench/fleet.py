@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import venv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,13 +35,14 @@ from typing import Any
 import numpy as np
 import torch
 from harness import Row, run, say
-from limits import one_thread
+from limits import ONE_THREAD, one_thread
 from memory import saved
 from peers.work import CASES, TEST, Case, drawn, net, prepare, put
 
 import tacit
 from tacit.compiler.assemble import Parties, assemble
 from tacit.compiler.compile import compile_program
+from tacit.fleet.folder import Folder
 from tacit.fleet.parties import keys_of
 from tacit.plan.bundle import build_plan
 from tacit.plan.checks import MOST_LANDINGS
@@ -75,7 +77,10 @@ MANY = 1 << 15  # Snapshots, which no benchmark comes to
 CLIP = 10.0  # above every delta's length, so that nobody learns less
 CHECKED = 3  # rounds after which all must have learnt the same
 ALIKE = 0.01  # of the loss
-SAMPLED_S = 0.2
+SAMPLED_S = 0.5
+SLOW_S = 5.0  # first rounds that took so long say how long others take
+SNAPSHOTS = 1000  # of a fleet's three days
+MOST_GIB, A_DEVICE, NEAR_LINEAR = 4.0, 100, 1.5
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ class Contestant:
         before = busy(self.process.pid)
         self.process.stdin.write(json.dumps({"rounds": rounds}) + "\n")
         self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        with watched(self):
+            line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} ended in the middle of a turn; its log says why")
         return Turn(**json.loads(line), busy_s=busy(self.process.pid) - before)
@@ -117,12 +123,16 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Speed:
-    """One contestant in one case. `ratio` is training alone of ours over it: the median over turns, least and most."""
+    """One contestant in one case. `ratio` and `whole` are ours over it, training alone and in whole rounds.
+
+    Each is the median over turns, the least, and the most.
+    """
 
     case: str
     contestant: str
     rate: float  # devices a second, the median over turns
     ratio: tuple[float, float, float]
+    whole: tuple[float, float, float]
     busy_ms: float  # a device, of the processors' work
     loss: float
     most_bytes: int
@@ -175,6 +185,8 @@ def contestant(name: str, case: str, folder: Path) -> Iterator[Contestant | str]
     environment |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
     places = (ROOT / "bench", ROOT, ROOT / "src") if name in OURS else (ROOT / "bench",)
     environment["PYTHONPATH"] = os.pathsep.join(map(str, places))
+    if name in OURS:
+        environment |= ONE_THREAD  # numpy's own threads would wait for each other, where two workers train already
     command = [str(python), str(PROGRAMS / f"{name}.py"), case, str(folder)]
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -204,14 +216,15 @@ def contestant(name: str, case: str, folder: Path) -> Iterator[Contestant | str]
 
 
 @contextmanager
-def watched(contestants: Sequence[Contestant]) -> Iterator[None]:
-    """Notes meanwhile how much memory each has at most."""
+def watched(one: Contestant) -> Iterator[None]:
+    """Notes meanwhile how much memory it has at most."""
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(SAMPLED_S):
-            for one in contestants:
-                one.most_bytes = max(one.most_bytes, memory_of(one.process.pid))
+        while True:
+            one.most_bytes = max(one.most_bytes, memory_of(one.process.pid))
+            if over.wait(SAMPLED_S):
+                return
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -275,23 +288,23 @@ def speeds(case: str, quick: bool, names: Sequence[str]) -> Iterator[Speed | str
             else:
                 say(f"{about.title}: {TITLES[name]} is ready")
                 there.append(one)
-        with watched(there):
-            for one in there:
-                first = one.turn(CHECKED)
-                say(f"{about.title}: {TITLES[one.name]}, first rounds {first.rate:,.1f} devices a second")
-                one.loss = loss_of(model, about, np.load(folder / f"{one.name}.npy"))
-                again = one.turn(rounds_a_turn(first, about.cohort, 0.5))
-                one.rounds = rounds_a_turn(again, about.cohort, 1.5 if quick else 5.0)
-            for number in range(3 if quick else 7):
-                for one in there if number % 2 == 0 else reversed(there):
-                    one.turns.append(one.turn(one.rounds))
-        ours = next(one for one in there if one.name == "ours")
+        for one in there:
+            first = one.turn(CHECKED)
+            say(f"{about.title}: {TITLES[one.name]}, first rounds {first.rate:,.1f} devices a second")
+            one.loss = loss_of(model, about, np.load(folder / f"{one.name}.npy"))
+            again = first if first.seconds > SLOW_S else one.turn(rounds_a_turn(first, about.cohort, 0.5))
+            one.rounds = rounds_a_turn(again, about.cohort, 1.5 if quick else 5.0)
+        for number in range(3 if quick else 7):
+            for one in there if number % 2 == 0 else reversed(there):
+                one.turns.append(one.turn(one.rounds))
+        turns = {one.name: one.turns for one in there}
         for one in there:
             yield Speed(
                 case,
                 one.name,
                 statistics.median(turn.rate for turn in one.turns),
-                ratio(ours.turns, one.turns),
+                ratio(turns["ours"], one.turns),
+                ratio(turns.get("whole", []), one.turns),
                 statistics.median(1e3 * turn.busy_s / turn.devices for turn in one.turns),
                 one.loss,
                 one.most_bytes,
@@ -314,6 +327,8 @@ def ratio(ours: Sequence[Turn], other: Sequence[Turn]) -> tuple[float, float, fl
     >>> ratio([Turn(8, 1.0), Turn(9, 1.0), Turn(4, 1.0)], [Turn(4, 1.0), Turn(3, 1.0), Turn(4, 1.0)])
     (2.0, 1.0, 3.0)
     """
+    if not ours:
+        return float("nan"), float("nan"), float("nan")
     found = [mine.rate / its.rate for mine, its in zip(ours, other, strict=True)]
     return statistics.median(found), min(found), max(found)
 
@@ -396,9 +411,11 @@ def rows_of(found: Sequence[Speed]) -> Iterator[Row]:
         if speed is ours or speed.contestant == "whole":
             continue
         goal = GOALS[case].get(speed.contestant)
-        middle, least, most = speed.ratio
-        told = f"{title}: tacit, training alone, against {name} ({least:.3g} to {most:.3g})"
-        yield Row(told, middle, "x its rate", f"at least {goal:g}" if goal else "", middle >= goal if goal else None)
+        for who, (middle, least, most) in (("training alone", speed.ratio), ("whole rounds", speed.whole)):
+            if np.isfinite(middle):
+                told = f"{title}: tacit, {who}, against {name} ({least:.3g} to {most:.3g})"
+                words = f"at least {goal:g}" if goal else ""
+                yield Row(told, middle, "x its rate", words, middle >= goal if goal else None)
     learnt = [speed for speed in found if speed.contestant != "peak"]
     apart = max(abs(speed.loss / ours.loss - 1) for speed in learnt)
     furthest = max(learnt, key=lambda speed: abs(speed.loss / ours.loss - 1))
@@ -407,6 +424,91 @@ def rows_of(found: Sequence[Speed]) -> Iterator[Row]:
     yield Row(said, 100 * apart, "%", f"at most {100 * ALIKE:g}", apart <= ALIKE)
     for speed in learnt:
         yield Row(f"{title}: {TITLES[speed.contestant]}, memory at most", speed.most_bytes / 2**20, "MiB", "", None)
+
+
+# -- scale
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What `tacit simulate` took for three days of so many devices."""
+
+    devices: int
+    training: str
+    seconds: float
+    events: int
+    visits: int
+    most_bytes: int
+
+    @property
+    def title(self) -> str:
+        trained = "trained" if self.training == "engine" else "not trained"
+        return f"{self.devices:,} devices, three days, {trained}"
+
+
+def scale(devices: int, training: str, folder: Path) -> Scale:
+    """One run: each device trains once on average, in a thousand batches."""
+    command = [sys.executable, "-m", "tacit.cli", "simulate", str(PROGRAMS / "task.py")]
+    command += ["--devices", str(devices), "--training", training, "--availability", "daynight", "--days", "3"]
+    command += ["--updates", str(devices), "--batch", str(devices // SNAPSHOTS), "--opening", "258"]
+    command += ["--deadline", "3600", "--no-pictures", "--out", str(folder)]
+    if training == "engine":
+        command += ["--data", str(examples_for(devices, folder.with_suffix(".npz"))), "--test", "0.001"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    started, most = time.perf_counter(), 0
+    with (folder.with_suffix(".log")).open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    while process.poll() is None:
+        most = max(most, memory_of(process.pid))
+        time.sleep(SAMPLED_S)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise RuntimeError(f"tacit simulate failed: {folder.with_suffix('.log').read_text()[-2000:]}")
+    summary = Folder(folder / "tacit").summary()
+    return Scale(devices, training, seconds, summary.events, summary.visits, most)
+
+
+def examples_for(devices: int, path: Path) -> Path:
+    """Two for each device, and a thousandth more to be judged on."""
+    draw = np.random.default_rng(3)
+    count = 2 * devices + 2 * devices // 900
+    y = draw.integers(0, 4, count)
+    x = draw.standard_normal((count, 20), np.float32)
+    x[np.arange(count), y] += 1
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def scales(quick: bool) -> Iterator[Scale]:
+    """Fleets of growing size that do not train, and the largest that does."""
+    sizes = (10**3, 10**4) if quick else (10**4, 10**5, 10**6)
+    with tempfile.TemporaryDirectory(dir=BUILD) as name:
+        for training, devices in [*(("none", size) for size in sizes), ("engine", sizes[-1])]:
+            one = scale(devices, training, Path(name) / f"{training}-{devices}")
+            say(f"{one.title}: {one.seconds:.0f} s")
+            yield one
+
+
+def scale_rows(found: Sequence[Scale]) -> Iterator[Row]:
+    """What it took, and how that grows from the smallest fleet over the next to the largest."""
+    for one in found:
+        gib = one.most_bytes / 2**30
+        yield Row(f"{one.title}: wall time", one.seconds, "s", "", None)
+        yield Row(f"{one.title}: events", one.events / one.seconds, "a second", "", None)
+        limit = f"below {MOST_GIB:g}" if one.devices >= 10**6 else ""
+        yield Row(f"{one.title}: memory at most", gib, "GiB", limit, gib < MOST_GIB if limit else None)
+    bare = sorted((one for one in found if one.training == "none"), key=lambda one: one.devices)
+    if len(bare) > 1:
+        first, last = bare[0], bare[-1]
+        each = (last.most_bytes - first.most_bytes) / (last.devices - first.devices)
+        told = f"memory for each device more, {first.devices:,} to {last.devices:,}"
+        yield Row(told, each, "bytes", f"at most {A_DEVICE}", each <= A_DEVICE)
+    if len(bare) > 2:
+        first, middle, last = bare[0], bare[-2], bare[-1]
+        slow = (last.seconds - first.seconds) / (last.devices - first.devices)
+        quick = (middle.seconds - first.seconds) / (middle.devices - first.devices)
+        told = f"seconds for each device more, {last.devices:,} against {middle.devices:,}"
+        yield Row(told, slow / quick, "x", f"at most {NEAR_LINEAR:g}", slow / quick <= NEAR_LINEAR)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -432,6 +534,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         here.append(one)
                 found.extend(here)
                 rows += rows_of(here)
+        if asked.only != "speed":
+            rows += scale_rows(list(scales(quick)))
         return rows
 
     bench.__doc__ = __doc__

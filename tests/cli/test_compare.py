@@ -78,6 +78,21 @@ def test_devices_by_themselves_neither_set_the_target_nor_are_what_others_are_he
     assert report.compare([alone]).target == 0.4
 
 
+def test_where_nothing_is_judged_costs_are_those_of_whole_runs(tmp_path, capsys):
+    runs = [made_run(tmp_path / name, strategy=name, dear=dear, training="none") for name, dear in (("a", 1), ("b", 3))]
+
+    main(["compare", *(str(run.path) for run in runs), "-o", str(tmp_path / "compare.html")])
+
+    table, changes, told = capsys.readouterr().out.split("\n\n")
+    assert "never" not in table
+    assert "16.7 min" in table.splitlines()[1]
+    assert changes.splitlines()[1].split() == ["b", *["3", "×"] * 4]
+    assert "those of whole runs: nothing was trained or judged" in told
+    assert Read((tmp_path / "compare.html").read_text(encoding="utf-8")).ids == [
+        "time-to-target", "up-to-target", "down-to-target", "joules-to-target", "training-bytes",
+    ]  # fmt: skip
+
+
 def test_runs_are_called_by_what_they_were_told_otherwise(tmp_path):
     told = [{"split": "iid", "devices": "50", "seed": "1"}, {"split": "dirichlet:0.1", "devices": "50", "seed": "2"}]
     runs = [made_run(tmp_path / f"{k}", told=one) for k, one in enumerate(told)]

@@ -56,6 +56,13 @@ def test_a_point_replaces_what_is_the_same_elsewhere_and_a_run_that_is_named_twi
     assert [point.words for point in read_grid(written(tmp_path, text)).points] == [["a.py", "--seed=2"]]
 
 
+def test_values_that_read_the_same_as_a_name_are_told_apart(tmp_path):
+    text = '[run]\ntask = "a.py"\n[grid]\nsplit = ["a:b", "a,b", "a-b"]\n'
+    names = [point.name for point in read_grid(written(tmp_path, text)).points]
+
+    assert names[0] == "split-a-b" and len(set(names)) == 3 and all(name.startswith("split-a-b") for name in names)
+
+
 def test_without_a_grid_there_is_the_one_run(tmp_path):
     assert [point.name for point in read_grid(written(tmp_path, '[run]\ntask = "a.py"\n')).points] == ["run"]
 

@@ -74,6 +74,12 @@ def test_several_epsilons_stand_side_by_side_and_each_row_is_what_a_plan_of_that
     assert rows[0]["plain"]["noise_of_a_mean"] == pytest.approx(5000**0.5 * 4.679 * 3**0.5 / 50, rel=1e-3)
 
 
+def test_a_fleet_that_just_fills_the_batches_is_not_refused(capsys):
+    words = "privacy --devices 50000 --batch 100 --snapshots 2000 --participations 4 --json"
+
+    assert json.loads(said_by(capsys, *words.split()))["snapshots"] == 2000
+
+
 def test_what_is_printed_of_several_says_unit_delta_relation_and_trust(capsys):
     said = said_by(capsys, *"privacy --devices 2e4 --batch 100 --snapshots 500 --epsilon 1,8,12".split())
 
@@ -173,6 +179,7 @@ def test_a_picture_is_drawn_in_the_form_that_its_name_asks_for(ending, begins, t
         (["--devices", "100", "--batch", "50", "--threshold", "101"], "privacy threshold = 101: a batch holds 50"),
         (["--devices", "2e4", "--batch", "100"], "20,000 devices that send at most 4 each send 80,000"),
         (["--devices", "2e4", "--batch", "100"], "snapshots of at most 800, participations of at least 10"),
+        (["--devices", "49999", "--batch", "100"], "49,999 devices that send at most 4 each send 199,996"),
         (["--snapshots", "3"], "participations = 4: a device lands in a batch once, and there are 3"),
         (["--curve", "nowhere"], "nowhere holds no measured trade (trade.json cannot be read: No such file"),
         (["--epsilon", "1", "--noise", "1"], "epsilon is given too"),

@@ -100,7 +100,9 @@ def test_a_large_fleet_needs_no_examples(task: Path, capsys: pytest.CaptureFixtu
     assert main([*words, "--availability=daynight", "--no-pictures", f"--out={out}"]) == 0
 
     summary = Folder(out / "tacit").summary()
-    assert summary.updates >= 1000 and Folder(out / "tacit").settings().devices == 2000
+    assert summary.updates > 1500 and Folder(out / "tacit").settings().devices == 2000
+    # The Snapshots are spread over the time that was asked for.
+    assert 0.8 * 8640 < summary.time <= 8640
     assert "tacit" in capsys.readouterr().out
 
 

@@ -7,9 +7,11 @@ where it was; so the steps that it writes down say how often each was taken.
 import csv
 import importlib.util
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
 
 import msgspec
 import numpy as np
@@ -47,6 +49,7 @@ try:
         while pathlib.Path("gate").exists() and len(taken.read_text().split()) == 2:
             time.sleep(0.02)
 except KeyboardInterrupt:
+    (folder / "asked").touch()
     sys.exit(130)
 summary = json.loads((here / "summary.json").read_text())
 (folder / "summary.json").write_text(json.dumps(summary | {"accuracy": 0.5 + seed / 10}))
@@ -202,9 +205,23 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(how, place):
     assert process.returncode == 130
     assert "0 of 4 runs are done, and the same command goes on with the others" in said
     assert len(steps(place)) == 2  # nothing was begun any more
+    assert len(list((place / "grid/runs").glob("*/asked"))) == 2  # and what was at work was not killed
     (place / "gate").unlink()
     assert play_all(place)[1] == []
     assert set(map(tuple, steps(place).values())) == {("0", "1", "2")} and len(steps(place)) == 4
+
+
+def test_a_run_that_does_not_stop_when_it_is_asked_can_be_killed(place):
+    (place / "stand_in.py").write_text("import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(600)")
+    sweep = sweep_in(place)
+    with alone(sweep.folder), here(1) as submit:
+        sweep.begin()
+        future = submit(command.job_of(sweep, sweep.grid.points[0]))
+        wait_until(sweep.log(sweep.grid.points[0]).exists, "a run at work")
+        (place / "grid/stop").write_text("now")
+        ended = future.result(60)
+
+    assert ended.stopped and ended.code == -signal.SIGKILL
 
 
 def test_after_a_kill_the_next_sweep_waits_for_runs_that_are_left_and_goes_on(place):
@@ -316,6 +333,17 @@ def test_on_a_ray_of_ones_own_the_runs_are_the_same_and_stop_the_same(place):
         sweep.begin()
         assert played(sweep, submit, at_once) == []
     assert set(map(tuple, steps(place).values())) == {("0", "1", "2")} and len(steps(place)) == 4
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "127.0.0.1:99999"])
+def test_a_cluster_that_does_not_answer_is_named(address, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))  # it is not come to
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and nobody listens
+        named = address.format(port=bound.getsockname()[1])
+
+        with pytest.raises(InputError, match=f"no Ray cluster answers at {named}"), on_ray(named, 1):
+            pass
 
 
 def test_without_ray_the_sentence_says_how_to_get_it(monkeypatch):

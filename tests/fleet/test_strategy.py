@@ -183,14 +183,14 @@ def test_without_a_backbone_every_layer_draws_its_weights():
 
     brought = replace(TASK, model=flat, subset=["0"])
 
-    assert not build_module(brought)[0].weight.any() and build_module(bare(brought))[0].weight.all()
+    assert not next(build_module(brought).parameters()).any() and next(build_module(bare(brought)).parameters()).all()
 
 
 def test_ftte_trains_whole_parameters_that_the_planner_found_and_a_second_search_is_saved():
-    here, said = stage(), []
+    here, said = stage(), list[str]()
     for name in ("ftte", "ftte", "tacit"):
         found = with_subset(parse(name), replace(TASK, subset=None), here, said.append)
-        assert name == "tacit" or all(isinstance(part, str) for part in found.subset)
+        assert name == "tacit" or all(isinstance(part, str) for part in found.subset or ())
 
     assert sum("looking for what" in line for line in said) == 1
 
@@ -246,6 +246,14 @@ def test_the_clip_lies_above_the_median_that_binds(tmp_path: Path):
 
     clips = [point.clip for point in run.points()]
     assert clips[0] > 1.5 * np.nanmedian(lengths) and clips[-1] < clips[0] / 1.5
+
+
+def test_a_claim_is_kept_by_what_is_played(tmp_path: Path):
+    world, how = prepared(parse("tacit"), stage(60, task=claiming()), Sizes(60, 48), Scenario("", seed=5), tmp_path)
+    summary = play(world, msgspec.structs.replace(how, masking="real"), Folder(tmp_path / "run"), {}, workers=1)
+
+    assert summary.updates == 48 and summary.most_landings == 2
+    assert summary.epsilon == pytest.approx(8, rel=1e-3) and "ε = 8.00" in summary.statement
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedbuff", "central", "alone"])

@@ -30,6 +30,8 @@ COMMANDS = {
     "demo": "train handwritten digits on twelve device processes, here and now",
 }
 
+ONE_THREAD = ("simulate", "sweep")
+
 EXAMPLES = """\
 example:
   tacit compile mine.py -o mine.tacit
@@ -79,6 +81,9 @@ def _parser(only: str | None) -> argparse.ArgumentParser:
             name, help=purpose, description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name == only:
+            if name in ONE_THREAD:
+                # A worker for each core trains already; what numpy's own threads spin for is these cores.
+                os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             module = importlib.import_module(f"tacit.cli.{name}")
             module.describe(command)
             command.set_defaults(run=module.run)

@@ -7,7 +7,9 @@ predecessor was killed waits for what that left behind instead of playing into t
 
 import fcntl
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from tacit.errors import InputError
 STOP, AT_WORK = "stop", "at-work"
 NOW = "now"  # in the file: do not ask, kill
 LOOK_SECONDS = 0.2
+REACHED_SECONDS = 10
 # SIGINT is ignored where we were started in the background, and blocked on a Ray worker; and so for all started there.
 INTERRUPTIBLE = """\
 import os, signal, sys
@@ -125,11 +128,12 @@ def on_ray(address: str | None, cores: int) -> Generator[tuple[Submit, int]]:
     except ImportError as error:
         raise InputError("--ray needs Ray: pip install 'tacit[ray]', or leave --ray out") from error
     ray: Any = untyped
+    own = {"include_dashboard": False} if address is None else {}
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False) if address is None else ray.init(
-            address=address, log_to_driver=False
-        )
-    except (ConnectionError, ValueError) as error:
+        if address is not None and (named := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)):
+            socket.create_connection((named[1], int(named[2])), REACHED_SECONDS).close()  # Ray itself asks for minutes
+        ray.init(address=address, log_to_driver=False, **own)
+    except (OSError, OverflowError, ValueError) as error:
         raise InputError(f"no Ray cluster answers at {address or 'this machine'}: {error}") from error
     try:
         # A run that a lost machine took with it is begun again elsewhere, where its folder lets it go on.

@@ -41,6 +41,7 @@ Each strategy is played in a folder of its own within --out. The same command go
 alone what is done. What comes from --seed comes again with the same seed, byte for byte.
 """
 DEVICES, UPDATES, POINTS = "100", 1000, 100
+OPENING, DAY = 0.1, 86_400.0
 BY_STRATEGY = "a number for all strategies, or fedavg=50,tacit=10"
 
 _Number = TypeVar("_Number", int, float)
@@ -84,7 +85,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--as-if-devices", metavar="N[/BATCH]", help="with the noise of so large a fleet")
     ends = parser.add_argument_group("when it ends")
     ends.add_argument(
-        "--updates", help=f"in Snapshots; passes, for central and alone (default: {UPDATES}): {BY_STRATEGY}"
+        "--updates",
+        help=f"in Snapshots; passes, for central and alone (default: {UPDATES}, with --days 3 a device): {BY_STRATEGY}",
     )
     ends.add_argument("--days", type=float, help="of virtual time")
     ends.add_argument("--target", type=float, help="when so large a share of answers is right, such as 0.8")
@@ -92,9 +94,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     clock.add_argument(
         "--deadline", type=float, default=600.0, metavar="SECONDS", help="a batch closes with fewer (600)"
     )
-    clock.add_argument(
-        "--opening", type=float, default=0.1, metavar="SECONDS", help="from a full batch to a Snapshot (0.1)"
-    )
+    clock.add_argument("--opening", type=float, metavar="SECONDS", help="from a full batch to a Snapshot (0.1)")
     clock.add_argument("--poll", type=float, default=0.0, metavar="S", help="between looks (default: 0)")
     parser.add_argument("--judged", type=int, default=1000, help="test examples at every point (default: 1000)")
     parser.add_argument("--every", type=int, help=f"Snapshots between points (default: about {POINTS} points a run)")
@@ -245,7 +245,8 @@ def sizes_of(strategy: "Strategy", devices: int, arguments: argparse.Namespace) 
         updates = of("updates", count_of) if "=" in (arguments.updates or "") else None
         updates = updates or PASSES
     else:
-        updates = of("updates", count_of) or UPDATES
+        # Where days end a run, Updates do not: as many as a Task lets its devices make by default.
+        updates = of("updates", count_of) or (UPDATES if arguments.days is None else max(UPDATES, 3 * devices))
     return Sizes(
         devices,
         updates,
@@ -264,11 +265,17 @@ def scenario_of(strategy: "Strategy", sizes: "Sizes", arguments: argparse.Namesp
     from tacit.fleet.settings import Scenario
     from tacit.fleet.strategy import snapshots_of
 
-    names = ("seed", "days", "target", "deadline", "opening", "poll", "dropout", "loss", "masking", "training")
+    snapshots = snapshots_of(strategy, sizes)
+    names = ("seed", "days", "target", "deadline", "poll", "dropout", "loss", "masking", "training")
     asked = {name: getattr(arguments, name) for name in (*names, "judged", "trigger", "carried")}
-    every = arguments.every or max(1, snapshots_of(strategy, sizes) // POINTS)
+    every, opening = arguments.every or max(1, snapshots // POINTS), arguments.opening
+    if opening is None:
+        # Without training a run is about when devices come: its Snapshots are spread over the days that are asked for.
+        opening = (
+            OPENING if arguments.training == "engine" or arguments.days is None else arguments.days * DAY / snapshots
+        )
     try:
-        return msgspec.convert({"strategy": strategy.label, "every": every, **asked}, Scenario)
+        return msgspec.convert({"strategy": strategy.label, "every": every, "opening": opening, **asked}, Scenario)
     except msgspec.ValidationError as error:
         raise InputError(f"this cannot be asked of a run: {error}") from error
 

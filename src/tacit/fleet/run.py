@@ -841,20 +841,20 @@ class _Run:
             totals.events,
         )
         self._records.written()
-        self._fairness(version)
         average = coordinator.average
         final = coordinator.snapshots[version] if average is None else encode_snapshot(average)
+        self._fairness(final)
         self._folder.finish(summary, final)
         return summary
 
-    def _fairness(self, version: int) -> None:
-        """How good the last Snapshot is on devices' own examples; a file of its own."""
+    def _fairness(self, published: bytes) -> None:
+        """How good what is published is on devices' own examples; a file of its own."""
         if self._world.examples is None or self._scenario.training == "none":
             return
         count = len(self._world.population)
         devices = np.unique(np.linspace(0, count - 1, min(FAIR, count)).astype(np.int64))
         rows = [self._world.shares.of(int(device))[:100] for device in devices]
-        right = self._workers.right(self._coordinator.snapshots[version], rows)
+        right = self._workers.right(published, rows)
         examples = np.array([len(one) for one in rows])
         with (self._folder.path / "fairness.npz").open("wb") as file:
             np.savez(file, device=devices, examples=examples, right=np.array(right))

@@ -81,7 +81,7 @@ class Strategy:
     passes: int = 1
     noise: bool = False
     extra: float = 1.3  # how many times a batch begin, where the last are dropped
-    at_work: float = 5.0  # times a batch, where nobody waits
+    at_work: float = 2.0  # times a batch, where nobody waits: with more of them Updates are older
     without: tuple[str, ...] = ()
 
     @property
@@ -125,7 +125,6 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
                 replay=2,
                 passes=2,
                 noise=True,
-                at_work=2.0,
             ),
             _FEDAVG,
             replace(
@@ -250,14 +249,16 @@ class Sizes:
 
 
 def batch_of(strategy: Strategy, sizes: Sizes) -> int:
-    """Updates in a Snapshot, for a fleet of this size.
+    """Updates in a Snapshot, for a fleet of this size: a thousandth of a very large one, a tenth of a small one.
 
     >>> [batch_of(STRATEGIES[name], Sizes(devices, 100)) for name in ("fedavg", "tacit") for devices in (500, 60, 4)]
     [50, 6, 2, 10, 6, 2]
+    >>> batch_of(STRATEGIES["tacit"], Sizes(1_000_000, 100))
+    1000
     """
     if strategy.who in ("central", "alone"):
         return 1
-    usual = WAITS_FOR if strategy.who in ("wait", "drop") else BATCH
+    usual = max(WAITS_FOR if strategy.who in ("wait", "drop") else BATCH, sizes.devices // 1000)
     batch = sizes.batch if sizes.batch is not None else min(usual, max(2, sizes.devices // 10))
     if not 1 <= batch <= sizes.devices:
         raise InputError(
@@ -450,7 +451,7 @@ def scenario_for(strategy: Strategy, task: Task, sizes: Sizes, common: Scenario)
         counted=_counted(strategy),
         keep=strategy.keep,
         clip="median" if strategy.median and claim is None else "plan",
-        replay=strategy.replay if task.public is not None else 0,
+        replay=strategy.replay if task.public is not None and common.training == "engine" else 0,
         masking="counted" if strategy.plain else common.masking,
     )
 

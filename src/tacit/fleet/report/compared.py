@@ -125,7 +125,9 @@ def charts(compared: Compared) -> dict[str, list[Chart]]:
         ("bytes", "bytes, up and down", BYTES, lambda point: point.up + point.down),
         ("joules", "energy", JOULES, lambda point: point.joules),
     ]
-    level = (compared.target, f"target {words.share(compared.target)}")
+    target = compared.target
+    level = None if target is None else (target, f"target {words.share(target)}")
+    costs = "What each took" if target is None else f"To {words.share(target)}"
     found: list[Chart] = []
     for key, name, ladder, of in axes:
         most = [max(map(of, run.points)) for run in compared.runs if run.points and run.is_judged]
@@ -144,7 +146,7 @@ def charts(compared: Compared) -> dict[str, list[Chart]]:
         )
         axis = Axis("ε of the device that landed most")
         found.append(Lines("accuracy-epsilon", "Accuracy against ε", axis, shares("accuracy"), lines, level=level))
-    return {"How good each became": found, f"To {words.share(compared.target)}": _costs(compared)}
+    return {"How good each became": found, costs: _costs(compared)}
 
 
 def _over(compared: Compared, of: Callable[[Point], float]) -> tuple[Line, ...]:
@@ -190,6 +192,8 @@ def _cell(value: Told, measure: Measure) -> str:
 
 
 def _below(compared: Compared) -> str:
+    if compared.target is None:
+        return f"Time, bytes of all devices and their energy are those of whole runs: {compared.why}."
     return (
         f"Time, bytes of all devices and their energy are what it took to {words.share(compared.target)} "
         f"({compared.why})."

@@ -42,7 +42,7 @@ class DeviceKind(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Fairness:
-    """`fairness.npz`: how good the last Snapshot is on each device's own examples."""
+    """`fairness.npz`: how good the published model is on each device's own examples."""
 
     device: NDArray[np.integer]
     examples: NDArray[np.integer]
@@ -202,7 +202,7 @@ def participation(run: Run) -> list[Chart]:
 
 
 def fairness(run: Run) -> Bars | None:
-    """How many devices the last Snapshot is how good for, on their own examples."""
+    """How many devices the published model is how good for, on their own examples."""
     if run.fairness is None or not len(run.fairness.accuracies):
         return None
     each = run.fairness.accuracies
@@ -210,7 +210,7 @@ def fairness(run: Run) -> Bars | None:
     names = tuple(f"{5 * k}–{5 * k + 5}" for k in range(20))
     low, middle = np.quantile(each, (0.1, 0.5))
     return Bars(
-        "fairness", "The last Snapshot on devices' own examples", "accuracy, %", Axis("devices"), names,
+        "fairness", "The published model on devices' own examples", "accuracy, %", Axis("devices"), names,
         tuple(float(count) for count in counts), upright=True,
         note=f"Over {len(each):,} devices the median is {words.share(float(middle))} and the spread "
         f"{words.share(float(each.std()))}; a tenth of them have {words.share(float(low))} or less.",

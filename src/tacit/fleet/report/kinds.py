@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from tacit.errors import InputError
-from tacit.fleet.folder import Folder, Point, RunBroken
+from tacit.fleet.folder import Folder, Point, RunBroken, Summary
 from tacit.fleet.report import words
 from tacit.fleet.report.figures import Run, read
 from tacit.fleet.report.words import BYTES, JOULES, SECONDS, Ladder
@@ -28,7 +28,7 @@ class Compared:
 
     runs: tuple[Run, ...]
     names: tuple[str, ...]  # of each run its kind
-    target: float
+    target: float | None  # None where nothing was judged: costs are those of whole runs then
     why: str  # this target
     first: str  # the kind that others are held against
 
@@ -39,8 +39,10 @@ class Compared:
     def of(self, kind: str) -> list[Run]:
         return [run for run, name in zip(self.runs, self.names, strict=True) if name == kind]
 
-    def reached(self, run: Run) -> Point | None:
+    def reached(self, run: Run) -> Point | Summary | None:
         """The first point at which what people get is as good as the target."""
+        if self.target is None:
+            return run.summary
         return next((point for point in run.points if point.best >= self.target), None) if run.is_judged else None
 
 
@@ -54,7 +56,7 @@ class Measure(NamedTuple):
     against_first: bool  # whether it is also told as a change from the first kind's
 
 
-def _at_target(of: Callable[[Point], float]) -> Callable[[Compared, Run], float | None]:
+def _at_target(of: Callable[[Point | Summary], float]) -> Callable[[Compared, Run], float | None]:
     def found(compared: Compared, run: Run) -> float | None:
         return None if (point := compared.reached(run)) is None else of(point)
 
@@ -98,7 +100,9 @@ def compare(folders: Sequence[Folder], target: float | None = None, against: str
     return Compared(runs, tuple(kinds), *_target(runs, target), first)
 
 
-def _target(runs: Sequence[Run], target: float | None) -> tuple[float, str]:
+def _target(runs: Sequence[Run], target: float | None) -> tuple[float | None, str]:
+    if not any(run.is_judged for run in runs):
+        return None, "nothing was trained or judged"
     if target is not None:
         return target, "as asked"
     asked = {run.settings.scenario.target for run in runs}
@@ -107,8 +111,6 @@ def _target(runs: Sequence[Run], target: float | None) -> tuple[float, str]:
     # Devices by themselves would drag it down, and costs to what they reach are of no interest.
     sending = [run for run in runs if run.is_judged and run.sends]
     judged = sending or [run for run in runs if run.is_judged]
-    if not judged:
-        return 0.0, "nothing was trained or judged"
     # A thousandth below, so that what is shown is what was reached.
     best = math.floor(1000 * min(max((point.best for point in run.points), default=0.0) for run in judged)) / 1000
     return best, "the best that all of them reached" + (" that send" if 0 < len(sending) < len(runs) else "")
