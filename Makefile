@@ -99,7 +99,7 @@ format: setup  ## rewrite the sources in the house's format
 bench-quick: QUICK := --quick
 bench-quick: bench  ## every benchmark, small sizes
 
-bench: setup  ## every benchmark; rows go to build/bench/*.json
+bench: setup  ## every benchmark; rows go to build/bench/*.json; bench/ftte.py alone may take half a day
 	@mkdir -p build/bench
 	@failed=; for script in bench/*.py; do \
 	  case "$$script" in */harness.py|*/models.py|*/limits.py|*/tapes.py|*/where.py) continue;; esac; \

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tacit.fleet import run as running
 from tacit.fleet.availability import DayNight
 from tacit.fleet.coordinating import NOTHING
 from tacit.fleet.folder import Fate, Folder, RunBroken, Summary
@@ -142,6 +143,24 @@ class TestAKill:
         _, again = played(world(plan(snapshots=40, participations=32)), scenario(), path)
         assert again == whole
 
+    def test_devices_that_come_and_go_do_so_after_it_as_well(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run: Any = running._Run
+        some = run._some
+        monkeypatch.setattr(run, "_some", lambda self, end: some(self, end, 25))
+        here = world(plan(snapshots=40, participations=32), availability=DayNight(3))
+        asked = scenario(days=6, opening=2000.0)
+        _, whole = played(here, asked, tmp_path / "whole")
+        stopped, stops = tmp_path / "stopped", 0
+        while not Folder(stopped).is_over:
+            try:
+                play(here, asked, Folder(stopped), {}, stop=_after(1))
+            except KeyboardInterrupt:
+                stops += 1
+        assert stops > 2
+        assert {name: (stopped / name).read_bytes() for name in SAME} == whole
+
     def test_a_damaged_checkpoint_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             play(world(plan(snapshots=40, participations=32)), scenario(), Folder(tmp_path), {}, stop=_after(1))
@@ -158,13 +177,14 @@ class TestWhatCannotHold:
         ("asked", "why"),
         [
             ({"trigger": 0.5}, None),
+            ({"clip": "median"}, None),
             ({"replay": 2}, "replay needs public examples"),
             ({"training": "none", "target": 0.9}, "a target needs training"),
         ],
     )
     def test_settings(self, asked: dict[str, Any], why: str | None, tmp_path: Path) -> None:
         here = world(plan()) if why else world(plan(noise=3.0))
-        with pytest.raises(ScenarioWrong, match=why or "may not depend on its data"):
+        with pytest.raises(ScenarioWrong, match=why or "this Plan claims an ε"):
             play(here, scenario(**asked), Folder(tmp_path / "run"), {})
         assert not (tmp_path / "run").exists()
 

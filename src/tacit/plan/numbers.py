@@ -176,7 +176,7 @@ def chosen_ring(
 
         if fits(least):
             q = _largest_bound(least, fits)
-            return Quantisation(bits, q, inner_bound(q, d), clip, rotation=rotation)
+            return Quantisation(bits, q, inner_bound(q, d), float(clip), rotation=rotation)
     raise CodecError(
         f"sums of {batch} Updates of length {least} with noise {noise * least:.4g} do not fit into {RING_BITS[-1]} "
         "bits; a smaller batch, fewer values or less noise would"
