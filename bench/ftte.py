@@ -152,6 +152,21 @@ def goals(setting: Setting, found: Sequence[Played]) -> list[Row]:
     return rows
 
 
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The first cell of a row to the left and the others to the right, each column as wide as it must be.
+
+    >>> list(columns([("", "KB"), ("tacit", "1,234")]))
+    ['            KB', '  tacit  1,234']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        yield (
+            "  "
+            + first.ljust(widths[0])
+            + "".join(f"  {cell:>{wide}}" for cell, wide in zip(others, widths[1:], strict=True))
+        )
+
+
 def text(found: Mapping[Setting, Sequence[Played]]) -> str:
     """The tables, one a setting."""
     lines: list[str] = []
@@ -174,11 +189,7 @@ def text(found: Mapping[Setting, Sequence[Played]]) -> str:
             "values",
             "Plan KB",
         )
-        lines.append(
-            "  "
-            + "".ljust(27)
-            + "".join(word.rjust(18 if 1 < i < 8 else 16 if i == 1 else 11) for i, word in enumerate(head))
-        )
+        rows = [("", *head)]
         for name in STRATEGIES:
             if name not in of:
                 continue
@@ -199,11 +210,8 @@ def text(found: Mapping[Setting, Sequence[Played]]) -> str:
                 f"{runs[0].values:,}",
                 f"{runs[0].plan_bytes / 1000:,.0f}",
             )
-            lines.append(
-                "  "
-                + SAID[name].ljust(27)
-                + "".join(cell.rjust(18 if 1 < i < 8 else 16 if i == 1 else 11) for i, cell in enumerate(cells))
-            )
+            rows.append((SAID[name], *cells))
+        lines += columns(rows)
         lines.append("")
     if any(one.rises for each in found.values() for one in each):
         lines.append("* still more than a point better in its last quarter than in the one before")

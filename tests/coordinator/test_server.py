@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,26 @@ def test_the_plan_is_served_whole_in_ranges_and_for_ever(site: Site):
     assert whole[1]["cache-control"] == "public, max-age=31536000, immutable"
     assert (part[0], part[2]) == (206, whole[2][8:16])
     assert again[0] == 304
+
+
+def test_the_plan_is_served_packed_to_who_takes_it(site: Site):
+    takes = {"Accept-Encoding": "br, gzip;q=0.5"}
+    plain = site.coordinator.request("GET", site.path)
+    status, headers, data = site.coordinator.request("GET", site.path, headers=takes)
+    again = site.coordinator.request("GET", site.path, headers={**takes, "If-None-Match": headers["etag"]})
+    part = site.coordinator.request("GET", site.path, headers={**takes, "Range": "bytes=8-15"})
+    never = site.coordinator.request("GET", site.path, headers={"Accept-Encoding": "gzip;q=0"})
+
+    raw = bytes(site.world.plan.raw)
+    assert (status, headers["content-encoding"]) == (200, "gzip")
+    assert zlib.decompress(data, 31) == raw
+    assert len(data) == site.world.plan.delivered_bytes < len(raw)
+    assert headers["vary"] == plain[1]["vary"] == "Accept-Encoding"
+    assert headers["etag"] != plain[1]["etag"]  # two bodies, two tags
+    assert again[0] == 304
+    assert (part[0], part[2]) == (206, raw[8:16])
+    assert "content-encoding" not in part[1]
+    assert never[2] == plain[2] == raw
 
 
 def test_a_head_carries_a_tag_and_the_signatures_of_all_keyholders(site: Site):

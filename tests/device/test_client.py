@@ -9,6 +9,7 @@ import pytest
 from tacit.codec.difference import difference
 from tacit.device.client import AnswerBroken, Client, PlanNotKept, Refused, Unreachable
 from tacit.device.link import JoinLink
+from tacit.plan.packing import packed
 from tacit.wire.codes import Code
 from tacit.wire.ids import DeviceKey, Digest, Lineage, PlanId, UpdateId, sha256
 from tacit.wire.keys import SigningKey
@@ -59,6 +60,41 @@ def test_a_plan_is_streamed_into_a_file_of_its_owner(server: Script, tmp_path: P
 
     assert into.read_bytes() == data
     assert into.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_plan_that_comes_packed_is_unpacked_on_its_way(server: Script, tmp_path: Path):
+    data = bytes(range(256)) * 4000
+    server.on(f"GET {PLAN.hex()}", Answer(body=packed(data), headers={"Content-Encoding": "gzip"}))
+
+    client(server).fetch_plan(tmp_path / "plan", most_bytes=len(data))
+
+    assert (tmp_path / "plan").read_bytes() == data
+    assert server.asked[0].headers["Accept-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "words"),
+    [
+        (packed(b"plan")[:-5], "gzip", "cut short"),
+        (packed(b"plan") + b"more", "gzip", "follows"),
+        (b"plan", "gzip", "cannot be unpacked"),
+        (b"plan", "br", "nobody asked for"),
+    ],
+)
+def test_a_plan_that_cannot_be_unpacked_is_named(
+    server: Script, tmp_path: Path, body: bytes, encoding: str, words: str
+):
+    server.on(f"GET {PLAN.hex()}", Answer(body=body, headers={"Content-Encoding": encoding}))
+
+    with pytest.raises(AnswerBroken, match=words):
+        client(server).fetch_plan(tmp_path / "plan")
+
+
+def test_a_plan_that_unpacks_to_more_than_this_device_takes_is_given_up(server: Script, tmp_path: Path):
+    server.on(f"GET {PLAN.hex()}", Answer(body=packed(bytes(1 << 22)), headers={"Content-Encoding": "gzip"}))
+
+    with pytest.raises(Refused, match="takes"):
+        client(server).fetch_plan(tmp_path / "plan", most_bytes=1 << 20)
 
 
 def test_a_plan_that_cannot_be_written_is_not_the_network_s_fault(server: Script, tmp_path: Path):

@@ -123,7 +123,7 @@ def summary(name: str, visit: "Visit", found: Sequence["Estimate"], profiles: Se
         "",
         *(f"does not fit   {one.profile}: {one.fits}" for one in found if one.fits),
         f"bytes      a visit {bytes_text(visit.upload)} up and {bytes_text(visit.download)} down, the Plan once "
-        f"{bytes_text(visit.plan_bytes)}; headers of HTTP and TLS come on top",
+        f"{bytes_text(visit.delivered_bytes)}; headers of HTTP and TLS come on top",
         f"memory     the whole process; training takes {bytes_text(resources.training_bytes)} of it, its peak is at "
         f"{resources.peak}; {bytes_text(max((one.kept_bytes for one in found), default=0))} kept",
         "energy     " + _metered(metered, len(profiles)),

@@ -8,17 +8,21 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
 from typing import Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tacit.durable import write_file
+from tacit.plan.packing import packed
 from tacit.wire.ids import Digest
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 MEMORY = 128 * 2**20  # of one process
 LONGEST_KEPT = MEMORY // 4  # what is longer is read anew each time
+SMALLER = 0.95  # of a file; what packs less well goes as it is
 FRESH_S = 0.001  # a device that is shown an old HEAD trains from it
 
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
@@ -83,6 +87,44 @@ class Fresh(Generic[T]):
         if self._found is None or now > self._found[0] + FRESH_S:
             self._found = now, self._find_out()
         return self._found[1]
+
+
+def takes(accepted: str, encoding: str) -> bool:
+    """Whether who sends this `Accept-Encoding` takes an encoding.
+
+    >>> takes("br, gzip;q=0.5", "gzip"), takes("", "gzip"), takes("gzip;q=0, *", "gzip"), takes("*", "gzip")
+    (True, False, False, True)
+    """
+    weights: dict[str, bool] = {}
+    for one in accepted.lower().split(","):
+        name, _, rest = one.partition(";")
+        weights[name.strip()] = re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", rest) is None
+    return weights.get(encoding, weights.get("*", False))
+
+
+async def packed_file(path: Path) -> Path | None:
+    """A file that never changes, packed, beside it: made when it is first asked for. None where that gains nothing."""
+    beside = path.with_name(path.name + ".gz")
+    if beside not in _packing:
+        _packing[beside] = asyncio.ensure_future(asyncio.to_thread(_pack, path, beside))
+    return await asyncio.shield(_packing[beside])
+
+
+_packing: dict[Path, "asyncio.Future[Path | None]"] = {}
+
+
+def _pack(path: Path, beside: Path) -> Path | None:
+    if beside.exists():
+        return beside
+    with path.open("rb") as file:
+        data = packed(file.read())
+    if len(data) > SMALLER * path.stat().st_size:
+        return None
+    try:
+        write_file(beside, data)
+    except OSError:
+        return None  # no room for it: it goes as it is
+    return beside
 
 
 def unchanged(request: Request, tag: str, cache: str) -> Response | None:

@@ -1,6 +1,6 @@
 """The coordinator's routes. Devices read immutable files and one small HEAD, and write one thing: an Update.
 
-GET  /v1/plans/ID                    the Plan's bytes; ranges, immutable
+GET  /v1/plans/ID                    the Plan's bytes; ranges, immutable; packed for who takes gzip
 GET  /v1/plans/ID/head               the newest HEAD; ETag; `Tacit-Successor` names the Plan that continues this one,
                                      `Tacit-Evaluation` the one by which the evaluation cohort judges it
 GET  /v1/plans/ID/heads/V            an older one; immutable
@@ -63,13 +63,14 @@ from tacit.coordinator.page import CONTENT_SECURITY_POLICY, join_page
 from tacit.coordinator.publishing import checks_of, published_head
 from tacit.coordinator.records import Records
 from tacit.coordinator.roll import Roll
-from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, unchanged
+from tacit.coordinator.served import IMMUTABLE, LONGEST_KEPT, Fresh, Snapshots, for_ever, packed_file, takes, unchanged
 from tacit.coordinator.status import Status, status_of
 from tacit.coordinator.store import Store
 from tacit.coordinator.upgrading import take_in
 from tacit.coordinator.watching import Timed, WhoReads
 from tacit.plan.bundle import Plan
 from tacit.plan.cards import key_ids_at
+from tacit.plan.packing import ENCODING
 from tacit.rates import Rates, Share
 from tacit.serving import MESSAGE_TYPE, ON_ERROR, AddressRate, SecurityHeaders, natural, read_body, refused
 from tacit.wire import preimage
@@ -440,10 +441,20 @@ def make_app(
             raise Refusal(Code.E_PLAN, "this Plan is not served here")
         return found
 
-    @says("the Plan's bytes; ranges, immutable", gives=BYTES, codes=(Code.E_PLAN,), tagged=True)
+    @says(
+        "the Plan's bytes; ranges, immutable; packed for who takes gzip", gives=BYTES, codes=(Code.E_PLAN,), tagged=True
+    )
     async def plan(request: Request) -> Response:
         coordinator = asked(request)
-        return _file(request, coordinator.plan_file, coordinator.plan_id)
+        answer: Response | None = None
+        # A range is one of the Plan itself.
+        if "range" not in request.headers and takes(request.headers.get("accept-encoding", ""), ENCODING):
+            beside = await packed_file(coordinator.plan_file)
+            if beside is not None:
+                answer = _file(request, beside, coordinator.plan_id, ENCODING)
+        answer = answer or _file(request, coordinator.plan_file, coordinator.plan_id)
+        answer.headers["Vary"] = "Accept-Encoding"
+        return answer
 
     @says("the newest HEAD", gives=Head, codes=(Code.E_PLAN, Code.E_VERSION_FUTURE), tagged=True)
     async def head(request: Request) -> Response:
@@ -607,10 +618,12 @@ def _head(head: bytes, tag: str, cache: str) -> Response:
     return Response(head, media_type=MESSAGE_TYPE, headers={"ETag": tag, "Cache-Control": cache})
 
 
-def _file(request: Request, path: Path, name: bytes) -> Response:
-    """A file that never changes, named by its own digest."""
-    tag = f'"{name.hex()}"'
+def _file(request: Request, path: Path, name: bytes, encoding: str = "") -> Response:
+    """A file that never changes, named by the digest of what it holds."""
+    tag = f'"{name.hex()}-{encoding}"' if encoding else f'"{name.hex()}"'
     headers = {"ETag": tag, "Cache-Control": IMMUTABLE}
+    if encoding:
+        headers["Content-Encoding"] = encoding
     return unchanged(request, tag, IMMUTABLE) or FileResponse(
         path, headers=headers, media_type="application/octet-stream"
     )

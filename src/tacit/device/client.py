@@ -23,6 +23,7 @@ from tacit.codec.difference import made_of
 from tacit.codec.errors import CodecError
 from tacit.device.link import JoinLink
 from tacit.errors import InputError, TacitError
+from tacit.plan.packing import ENCODING, PackingBroken, unpacked
 from tacit.wire.calls import WINDOW_MS, Call, sign_call
 from tacit.wire.codes import Code, Refusal
 from tacit.wire.ids import Digest, PlanId, UpdateId, sha256
@@ -148,7 +149,7 @@ class Client:
 
     def fetch_plan(self, into: Path, most_bytes: int = MOST_PLAN_BYTES) -> None:
         """The Plan's bundle, streamed into a new file that only this user may read. The caller verifies it."""
-        with self._answer("GET", self.path()) as answer:
+        with self._answer("GET", self.path(), headers={"Accept-Encoding": ENCODING}) as answer:
             length = answer.length
             if length is not None and length > most_bytes:
                 raise Refused(
@@ -329,7 +330,7 @@ class Client:
         descriptor = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             taken = 0
-            for piece in self._pieces(answer):
+            for piece in self._plain(answer, most_bytes):
                 taken += len(piece)
                 if taken > most_bytes:
                     raise Refused(
@@ -340,6 +341,21 @@ class Client:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
+
+    def _plain(self, answer: http.client.HTTPResponse, most_bytes: int) -> Generator[bytes]:
+        """The pieces of an answer, unpacked if it is packed."""
+        match answer.getheader("Content-Encoding", "identity").strip().lower():
+            case "identity":
+                yield from self._pieces(answer)
+            case encoding if encoding == ENCODING:
+                try:
+                    yield from unpacked(self._pieces(answer), most_bytes)
+                except PackingBroken as error:
+                    raise AnswerBroken(f"{self._link.server} sent a Plan that cannot be unpacked: {error}") from error
+            case encoding:
+                raise AnswerBroken(
+                    f"{self._link.server} sent a Plan in an encoding nobody asked for: {encoding[:40]!r}"
+                )
 
     def _refusal(self, answer: http.client.HTTPResponse) -> Exception:
         ahead_ms = _ahead(answer.getheader("Date"), self._now_ms())

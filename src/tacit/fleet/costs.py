@@ -52,14 +52,14 @@ class Costs:
         visit = visit_of(self._plan, examples)
         return estimate(visit, self._population.profiles[profile], "none", self._memory)
 
-    def trip(self, device: int, first: bool) -> Trip:
-        """A visit by this device; the first one fetches the Plan and plays the prefix."""
+    def trip(self, device: int, first: bool, version: int) -> Trip:
+        """A visit by this device from that Snapshot; the first one fetches the Plan and plays the prefix."""
         population = self._population
         number = int(population.profile[device])
         cost, profile = self._cost(number, int(self._counts[device])), population.profiles[number]
         slow = float(population.slowdown[device])
         line = profile.radios.get(RADIOS[int(population.radio[device])]) or next(iter(profile.radios.values()), None)
-        down = self._bytes.down + (self._bytes.plan if first else 0)
+        down = self._bytes.down + (self._bytes.snapshot if version else 0) + (self._bytes.plan if first else 0)
         computing = slow * (cost.each_s + (cost.once_s if first else 0.0))
         fetching = down / float(population.down[device]) + _begin(line)
         sending = self._bytes.up / float(population.up[device]) + _begin(line)
@@ -84,22 +84,27 @@ class Costs:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Of a visit: the Plan the first time, HEAD and Snapshot down, an Update up, a receipt down."""
+    """Of a visit: the Plan the first time, packed, with Snapshot 0 in it; HEAD, receipt and a later Snapshot down; an
+    Update up. Where the coordinator has what two Snapshots differ by, a Snapshot takes less; that is not counted.
+    """
 
     plan: int
+    snapshot: int
     down: int
     up: int
 
 
 def bytes_of(plan: Plan, scenario: Scenario) -> Bytes:
     """As tacit's messages, or as the plain values of the model up and down and nothing else; or nothing is sent."""
-    visit = visit_of(plan, 1)
-    if scenario.counted == "messages":
-        return Bytes(visit.plan_bytes, visit.download, visit.upload)
-    if scenario.counted == "nothing":
-        return Bytes(0, 0, 0)
     values = 4 * plan.manifest.program.d
-    return Bytes(0, values, values)
+    match scenario.counted:
+        case "messages":
+            visit = visit_of(plan, 1)
+            return Bytes(visit.delivered_bytes, values, visit.download - values, visit.upload)
+        case "nothing":
+            return Bytes(0, 0, 0, 0)
+        case "float32":
+            return Bytes(0, 0, values, values)
 
 
 def _begin(line: Radio | None) -> float:

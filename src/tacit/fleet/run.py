@@ -456,7 +456,7 @@ class _Run:
     def _begin(self, device: int) -> None:
         scenario, draws = self._scenario, self._draws
         first = not self._flags[device] & FETCHED
-        trip = self._costs.trip(device, first)
+        trip = self._costs.trip(device, first, self._coordinator.newest)
         began = self._now + (draws.random() * scenario.poll if scenario.poll else 0.0)
         trained = began + trip.fetching + trip.computing
         closes = float(self._closes[device])

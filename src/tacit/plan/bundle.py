@@ -13,6 +13,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from tacit.errors import InputError
 from tacit.plan import manifest as canonical
 from tacit.plan.checks import broken_numbers
 from tacit.plan.manifest import FORMAT, Blob, Charter, Manifest
+from tacit.plan.packing import delivered_bytes
 from tacit.plan.program import Playable
 from tacit.plan.tape import ALIGNMENT, Kind, up
 from tacit.wire import preimage
@@ -64,6 +66,11 @@ class Plan:
         """The first Plan of the chain; a Plan that continues none is its own."""
         continues = self.manifest.continues
         return Lineage(self.plan_id if continues is None else continues.lineage)
+
+    @cached_property
+    def delivered_bytes(self) -> int:
+        """What it takes on its way to a device."""
+        return delivered_bytes(self.raw)
 
     @property
     def initial_snapshot(self) -> bytes:

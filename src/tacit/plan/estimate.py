@@ -38,8 +38,8 @@ CODEC_BYTES_PER_VALUE = 20  # the clipped delta, its integers, and the random by
 class Visit:
     """What happens on a device, whichever it is.
 
-    `examples` train, `held_back` are evaluated. `upload`, `download` and `plan_bytes` are the bytes of messages,
-    without what HTTP, TLS and TCP put around them. `seconds` is what the Plan allows a visit.
+    `examples` train, `held_back` are evaluated. `upload`, `download` and `delivered_bytes` (the Plan, packed) are the
+    bytes of messages, without what HTTP, TLS and TCP put around them. `seconds` is what the Plan allows a visit.
     """
 
     tapes: Mapping[Kind, Tape]
@@ -50,6 +50,7 @@ class Visit:
     upload: int
     download: int
     plan_bytes: int
+    delivered_bytes: int
     example_bytes: int
     resources: Resources
     d: int
@@ -108,6 +109,7 @@ def visit_of(plan: Plan, examples: int, held_back: int = 0) -> Visit:
         upload=update_bytes(program.d, manifest.quantisation.bits, keyholders),
         download=head_bytes(keyholders) + 4 * program.d + RECEIPT_BYTES,
         plan_bytes=len(plan.raw),
+        delivered_bytes=plan.delivered_bytes,
         example_bytes=sum(map(example_bytes, fields)),
         resources=program.resources,
         d=program.d,
@@ -171,7 +173,7 @@ def estimate(visit: Visit, profile: Profile, radio: RadioName, memory: int) -> E
     """What a visit costs on a device whose owner lets training take so many bytes of memory."""
     kept, power, link = kept_bytes(visit, memory), profile.power, _link(profile, radio)
     once, computing = _compute_seconds(visit, profile.compute, kept > 0)
-    fetching = _transfer(link, 0, visit.plan_bytes, until_next=0.0)
+    fetching = _transfer(link, 0, visit.delivered_bytes, until_next=0.0)
     down, up = _transfer(link, 0, visit.download, until_next=computing), _transfer(link, visit.upload, 0)
     busy = power.awake_watts + power.busy_watts
     on_air = down.seconds + up.seconds
