@@ -25,7 +25,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,10 +37,8 @@ from memory import eager
 from published import tuned
 from published.outcome import Played, Spread, by_strategy, cost, plateaus, saved, spread, target_of
 from published.picture import drawn
-from published.plays import TEST, Later, Run, played
+from published.plays import TEST, Later, Play, Run, played
 from published.settings import SEEDS, SMALL, Setting, settings
-
-Play = Callable[[Run], Played]
 
 FULL_ASYNC = "tacit:without=subset"
 BASELINES = ("fedavg", "fedavg-drop")  # whose plateaus set the target

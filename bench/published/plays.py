@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from published.recipe import task_of
 from published.settings import Setting
 
 from tacit.cli.simulating import Stage, prepared, rows_of
+from tacit.cli.trade import cases, elsewhere
 from tacit.fleet.availability import Always
 from tacit.fleet.folder import Folder
 from tacit.fleet.population import Links, parse_stragglers, populate
@@ -26,6 +27,7 @@ from tacit.fleet.split import deal, parse_split
 from tacit.fleet.strategy import Sizes, parse, snapshots_of
 from tacit.fleet.traces import Rates, read_rates
 from tacit.plan.bundle import parse_plan
+from tacit.task import Privacy
 
 MIX = {"phone-mid": 1.0}  # how fast devices compute differs by stragglers alone
 PHONES = "device-traces/fedscale_100_devices.npz"
@@ -47,6 +49,7 @@ class Run:
     batch: int | None = None
     epochs: int | None = None
     extra: float | None = None  # where the last are dropped: how many times a batch begin
+    trigger: float | None = None  # a delta is sent when it is that share of the Plan's clip long
 
     @property
     def microbatch(self) -> int:
@@ -59,6 +62,7 @@ class Run:
         words += [f"batch-{self.batch}"] if self.batch else []
         words += [f"epochs-{self.epochs}"] if self.epochs else []
         words += [f"extra-{self.extra:g}"] if self.extra else []
+        words += [f"trigger-{self.trigger:g}"] if self.trigger is not None else []
         return HERE / "runs" / self.setting.slug / f"seed-{self.seed}" / "-".join(map(str, words))
 
 
@@ -90,6 +94,9 @@ def stage(setting: Setting, seed: int, judge: str, microbatch: int, say: Callabl
     )
 
 
+Play = Callable[[Run], Played]
+
+
 class Later(Exception):
     """A run that is not over and is not to be begun now."""
 
@@ -107,11 +114,46 @@ def played(run: Run, say: Callable[[str], None], until: float = math.inf, worker
             strategy = replace(strategy, extra=run.extra)
         sizes = Sizes(run.setting.devices, run.visits, batch=run.batch, rate=run.rate, epochs=run.epochs)
         every = max(1, snapshots_of(strategy, sizes) // LOOKS)
-        common = Scenario("", seed=run.seed, judged=JUDGED, every=every)
+        common = Scenario("", seed=run.seed, judged=JUDGED, every=every, trigger=run.trigger)
         starts = run.folder.with_name(run.folder.name + "-class-sums")
         world, scenario = prepared(strategy, here, sizes, common, starts)
         play(world, scenario, folder, told(run), workers=workers)
-    return read(run, folder)
+    return read(run.strategy, run.seed, run.setting, folder)
+
+
+def noised(
+    setting: Setting,
+    seed: int,
+    privacy: Privacy,
+    epsilons: Sequence[float],
+    as_if: str | None,
+    visits: int,
+    rate: float,
+    judge: str,
+    say: Callable[[str], None],
+    *,
+    bare: bool,
+) -> Iterator[tuple[float | None, Played]]:
+    """tacit under each ε, as this fleet adds the noise or as a larger one does; `bare`: first without noise.
+
+    As `tacit simulate --epsilon` plays them, so nothing in them looks at what nobody accounts for.
+    """
+    here = stage(setting, seed, judge, 1, say)
+    task = replace(here.task, privacy=privacy)
+    there = None if as_if is None else elsewhere(privacy, as_if)
+    for case in cases(task, parse("tacit"), Sizes(setting.devices, visits, rate=rate), epsilons, there):
+        if case.epsilon is None and not bare:
+            continue
+        words = [case.name, f"rate-{rate:g}", f"clip-{privacy.clip:g}", judge, visits]
+        folder = Folder(HERE / "runs" / setting.slug / f"seed-{seed}" / "-".join(map(str, words)))
+        if not folder.is_over:
+            say(f"{setting.slug}: {case.name}, seed {seed}, clip {privacy.clip:g}, {judge}")
+            every = max(1, snapshots_of(case.strategy, case.sizes) // LOOKS)
+            common = Scenario("", seed=seed, judged=JUDGED, every=every)
+            own = replace(here, task=replace(task, privacy=case.privacy))
+            world, scenario = prepared(case.strategy, own, case.sizes, common, folder.path.with_name("never"))
+            play(world, scenario, folder, {"setting": setting.title, "noise": case.name, "judge": judge})
+        yield case.epsilon, read(case.name, seed, setting, folder)
 
 
 def told(run: Run) -> Mapping[str, str]:
@@ -119,16 +161,16 @@ def told(run: Run) -> Mapping[str, str]:
     return {"setting": run.setting.title, "strategy": run.strategy, "rate": f"{run.rate:g}", "judge": run.judge}
 
 
-def read(run: Run, folder: Folder) -> Played:
+def read(strategy: str, seed: int, setting: Setting, folder: Folder) -> Played:
     """What a run that is over came to."""
     summary = folder.summary()
     moments = [
         Moment(point.best, point.time, point.visits, point.up, point.down, point.joules) for point in folder.points()
     ]
     return Played(
-        run.strategy,
-        run.seed,
-        run.setting.devices,
+        strategy,
+        seed,
+        setting.devices,
         moments,
         summary.training_bytes,
         summary.full_training_bytes,

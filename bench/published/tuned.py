@@ -41,7 +41,7 @@ def rate(setting: Setting, strategy: str, visits: int, play: Callable[[Run], Pla
     def best() -> float:
         return RATES[climbed(functools.cache(score), *FIRST.get(strategy, OTHERS), len(RATES))]
 
-    return _kept(f"rate {here.slug} {strategy} {visits}", best)
+    return kept(f"rate {here.slug} {strategy} {visits}", best)
 
 
 def begun(setting: Setting, visits: int, play: Callable[[Run], Played]) -> float:
@@ -59,7 +59,7 @@ def begun(setting: Setting, visits: int, play: Callable[[Run], Played]) -> float
 
         return EXTRAS[climbed(functools.cache(sooner), *OTHERS, len(EXTRAS))]
 
-    return _kept(f"extra {here.slug} {visits}", best)
+    return kept(f"extra {here.slug} {visits}", best)
 
 
 def tuned_as(setting: Setting) -> Setting:
@@ -72,7 +72,8 @@ def tuned_as(setting: Setting) -> Setting:
     return replace(setting, stragglers="0.9")
 
 
-def _kept(key: str, find: Callable[[], float]) -> float:
+def kept(key: str, find: Callable[[], float]) -> float:
+    """What was found under this name, or is found now and then kept."""
     path = HERE / "tuned.json"
     known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     if key not in known:

@@ -16,7 +16,8 @@ from tacit.fleet.availability import DayNight
 from tacit.fleet.coordinating import NOTHING
 from tacit.fleet.folder import Fate, Folder, RunBroken, Summary
 from tacit.fleet.run import ScenarioWrong, World, play
-from tacit.fleet.settings import Scenario
+from tacit.fleet.settings import Scenario, Spent
+from tacit.privacy.account import epsilon_text
 from tacit.wire.messages import OpenedMark
 from tests.fleet.playing import DEVICES, plan, world
 
@@ -58,6 +59,17 @@ def test_noise_moves_the_model_and_its_price_is_told(tmp_path: Path) -> None:
     assert quiet.epsilon is None and "No meaningful" in quiet.statement
     assert loud.loss > quiet.loss
     assert loud.mu2 == pytest.approx(plan(noise=0.8).manifest.spent(loud.most_landings))
+
+
+@pytest.mark.parametrize("more", [{"trigger": 0.5}, {"clip": "median"}, {"before": Spent(visits=3)}], ids=str)
+def test_what_nobody_accounts_for_claims_nothing_however_little_landed(more: dict[str, Any], tmp_path: Path) -> None:
+    here = world(plan(noise=1.2))  # which claims nothing for its whole life, and something for few landings
+    accounted, _ = played(here, scenario(target=0.15), tmp_path / "accounted")
+    summary, _ = played(here, scenario(target=0.15, **more), tmp_path / "told more")
+    assert 0 < accounted.most_landings < 8
+    assert accounted.epsilon is not None and f"ε = {epsilon_text(accounted.epsilon)} at" in accounted.statement
+    assert summary.epsilon is None
+    assert summary.statement.startswith("No claim: devices told more than their noised sums")
 
 
 def test_what_a_run_says_adds_up(tmp_path: Path) -> None:
