@@ -32,7 +32,9 @@ from tacit.task import Privacy
 MIX = {"phone-mid": 1.0}  # how fast devices compute differs by stragglers alone
 PHONES = "device-traces/fedscale_100_devices.npz"
 TEST, HOLDOUT = "test", "holdout"
-LOOKS = 60  # at the test images, about
+LOOKS = (
+    400  # at the test images at most: at each Snapshot, since bytes and seconds are read off the first that is there
+)
 JUDGED = 1_000  # images at each look; all of them at the end
 
 

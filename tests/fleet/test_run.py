@@ -11,12 +11,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from tacit.codec.difference import worth
 from tacit.fleet import run as running
 from tacit.fleet.availability import DayNight
 from tacit.fleet.coordinating import NOTHING
 from tacit.fleet.folder import Fate, Folder, RunBroken, Summary
 from tacit.fleet.run import ScenarioWrong, World, play
 from tacit.fleet.settings import Scenario, Spent
+from tacit.plan.estimate import visit_of
 from tacit.privacy.account import epsilon_text
 from tacit.wire.messages import OpenedMark
 from tests.fleet.playing import DEVICES, plan, world
@@ -225,3 +227,21 @@ class TestWhatCannotHold:
 def _after(looks: int) -> Any:
     seen = iter(range(looks))
     return lambda: next(seen, None) is None
+
+
+def test_a_first_visit_fetches_the_plan_packed_and_what_its_snapshot_differs_by(tmp_path: Path) -> None:
+    here = world(plan())
+    played(here, scenario(), tmp_path)
+    visits, manifest = Folder(tmp_path).visits(), here.plan.manifest
+    whole, talk = 4 * manifest.program.d, visit_of(here.plan, 1).download - 4 * manifest.program.d
+    delivered = here.plan.delivered_bytes
+    first, begins = visits["first"].astype(bool), visits["base"] == 0
+    # Snapshot 0 is in the Plan.
+    assert set(visits["down"][first & begins].tolist()) == {delivered + talk}
+    assert set(visits["down"][~first & begins].tolist()) <= {talk}
+    assert set(visits["down"][~first & ~begins].tolist()) == {whole + talk}
+    differs = visits["down"][first & ~begins].astype(int) - delivered - talk
+    assert len(differs) and (differs > 0).all() and (differs <= whole).all()
+    last = (tmp_path / "final.snapshot").read_bytes()
+    assert len(worth(bytes(here.plan.initial_snapshot), last)) < whole
+    assert delivered < len(here.plan.raw)

@@ -17,6 +17,7 @@ from tacit.codec.errors import CodecError
 
 FORMAT = 1
 LEVEL = 6
+SMALLER = 0.9  # of the Snapshot; what is longer is not worth a request
 _PLANES = 4
 
 
@@ -36,6 +37,16 @@ def difference(before: bytes, after: bytes) -> bytes:
         packed = zlib.compress(plane.tobytes(), LEVEL)
         parts += [len(packed).to_bytes(4, "big"), packed]
     return b"".join(parts)
+
+
+def worth(before: bytes, after: bytes) -> bytes:
+    """The difference, or nothing where it is hardly smaller than the Snapshot itself.
+
+    >>> worth(bytes(4), np.float32([1]).tobytes())
+    b''
+    """
+    made = difference(before, after)
+    return made if len(made) < SMALLER * len(after) else b""
 
 
 def made_of(before: bytes, made: bytes) -> bytes:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tacit.codec.difference import difference
+from tacit.codec.difference import worth
 from tacit.coordinator.description import says
 from tacit.coordinator.served import for_ever
 from tacit.wire.codes import Code, Refusal
@@ -23,7 +23,6 @@ from tacit.wire.ids import Digest, sha256
 if TYPE_CHECKING:  # the server puts this route among its own
     from tacit.coordinator.server import Coordinator
 
-SMALLER = 0.9  # of the Snapshot; what is longer is not worth a request
 MOST_WAITING = 8
 
 
@@ -56,7 +55,7 @@ def difference_route(asked: "Callable[[Request], Coordinator]") -> Route:
                 async with working:
                     one = await kept.get(before, partial(store.snapshot, before))
                     two = await kept.get(after, partial(store.snapshot, after))
-                    data = await kept.get(name, partial(_worth, one, two))
+                    data = await kept.get(name, partial(worth, one, two))
             finally:
                 waiting -= 1
         else:
@@ -66,11 +65,6 @@ def difference_route(asked: "Callable[[Request], Coordinator]") -> Route:
         return for_ever(request, data, f'"{name.hex()}"')
 
     return Route("/v1/plans/{plan_id}/deltas/{before}/{after}", answer)
-
-
-def _worth(before: bytes, after: bytes) -> bytes:
-    made = difference(before, after)
-    return made if len(made) < SMALLER * len(after) else b""
 
 
 def _name(text: str) -> Digest:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tacit.codec.difference import worth
 from tacit.fleet.population import RADIOS, Population
 from tacit.fleet.settings import Scenario
 from tacit.plan.bundle import Plan
@@ -46,20 +47,21 @@ class Costs:
         self._memory = (1 << 62) if scenario.keep else 0
         self._known: dict[tuple[int, int], Cost] = {}
         self._bytes = bytes_of(plan, scenario)
+        self._differs = 0, 0  # the newest Snapshot from the first: which, and by how many bytes
 
     def estimate(self, profile: int, examples: int) -> Estimate:
         """Without its radio, whose speed is each device's own."""
         visit = visit_of(self._plan, examples)
         return estimate(visit, self._population.profiles[profile], "none", self._memory)
 
-    def trip(self, device: int, first: bool, version: int) -> Trip:
+    def trip(self, device: int, first: bool, version: int, snapshot: bytes) -> Trip:
         """A visit by this device from that Snapshot; the first one fetches the Plan and plays the prefix."""
         population = self._population
         number = int(population.profile[device])
         cost, profile = self._cost(number, int(self._counts[device])), population.profiles[number]
         slow = float(population.slowdown[device])
         line = profile.radios.get(RADIOS[int(population.radio[device])]) or next(iter(profile.radios.values()), None)
-        down = self._bytes.down + (self._bytes.snapshot if version else 0) + (self._bytes.plan if first else 0)
+        down = self._bytes.down + (self._bytes.plan if first else 0) + self._fetched(first, version, snapshot)
         computing = slow * (cost.each_s + (cost.once_s if first else 0.0))
         fetching = down / float(population.down[device]) + _begin(line)
         sending = self._bytes.up / float(population.up[device]) + _begin(line)
@@ -67,6 +69,20 @@ class Costs:
         joules += (fetching + sending) * profile.power.awake_watts
         joules += 0.0 if line is None else _radio_joules(line, down, self._bytes.up, computing)
         return Trip(fetching, computing, sending, joules, down, self._bytes.up)
+
+    def _fetched(self, first: bool, version: int, snapshot: bytes) -> int:
+        """What a Snapshot takes. Who has just fetched the Plan has Snapshot 0, and asks for what differs from it.
+
+        Who comes again is counted as if it had none: how much differs from the one it has is not worked out.
+        """
+        if not version or not self._bytes.snapshot:
+            return 0
+        if not first:
+            return self._bytes.snapshot
+        if self._differs[0] != version:
+            made = worth(bytes(self._plan.initial_snapshot), snapshot)
+            self._differs = version, len(made) or self._bytes.snapshot
+        return self._differs[1]
 
     def _cost(self, profile: int, examples: int) -> Cost:
         found = self._known.get((profile, examples))
@@ -85,7 +101,7 @@ class Costs:
 @dataclass(frozen=True)
 class Bytes:
     """Of a visit: the Plan the first time, packed, with Snapshot 0 in it; HEAD, receipt and a later Snapshot down; an
-    Update up. Where the coordinator has what two Snapshots differ by, a Snapshot takes less; that is not counted.
+    Update up.
     """
 
     plan: int

@@ -456,7 +456,8 @@ class _Run:
     def _begin(self, device: int) -> None:
         scenario, draws = self._scenario, self._draws
         first = not self._flags[device] & FETCHED
-        trip = self._costs.trip(device, first, self._coordinator.newest)
+        version = self._coordinator.newest
+        trip = self._costs.trip(device, first, version, self._coordinator.snapshots[version])
         began = self._now + (draws.random() * scenario.poll if scenario.poll else 0.0)
         trained = began + trip.fetching + trip.computing
         closes = float(self._closes[device])
@@ -477,7 +478,7 @@ class _Run:
         flight = Flight(
             number,
             device,
-            self._coordinator.newest,
+            version,
             first,
             end,
             began,

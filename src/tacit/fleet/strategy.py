@@ -38,7 +38,7 @@ MOST_LANDINGS = 4096
 WAITS_FOR, BATCH = 50, 10  # Updates that FedAvg waits for; a batch
 # Batches that make class sums: of Fashion-MNIST a head knows 76 % from twenty devices, and 83 % from a hundred.
 SUMMED = 10
-ASKED = 1.3  # times as many devices are asked for class sums as make up the batch
+ASKED = 1.15  # times as many devices are asked for class sums as make up the batch
 PASSES = 20  # where all examples are in one place, or every device is alone
 PATIENCE_S = 6 * 3600  # how long FedAvg waits for a device that does not answer
 
