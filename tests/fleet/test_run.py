@@ -1,5 +1,6 @@
 """Runs in virtual time: the same bytes for the same seed, however they are played and however often they are killed."""
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -217,6 +218,17 @@ class TestWhatCannotHold:
         (tmp_path / "settings.json").write_bytes(msgspec.json.encode(settings | {"format": 99}))
         with pytest.raises(RunBroken, match="format 99 and this tacit reads format 1: it was made by a newer tacit"):
             play(world(plan(snapshots=2)), scenario(), Folder(tmp_path), {})
+
+    def test_a_folder_in_which_another_process_plays(self, tmp_path: Path) -> None:
+        _, alone = played(world(plan(snapshots=2)), scenario(), tmp_path / "alone")
+        (tmp_path / "run").mkdir()
+        with (tmp_path / "run" / "visits.bin").open("wb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            (tmp_path / "run" / "settings.json").write_bytes((tmp_path / "alone" / "settings.json").read_bytes())
+            with pytest.raises(RunBroken, match="another process plays the run in"):
+                play(world(plan(snapshots=2)), scenario(), Folder(tmp_path / "run"), {})
+        _, again = played(world(plan(snapshots=2)), scenario(), tmp_path / "run")
+        assert again == alone
 
     def test_files_that_are_no_run(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("mine")

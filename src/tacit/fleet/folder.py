@@ -13,7 +13,9 @@ Everything but the pictures is the same bytes for the same seed. Records that we
 cut off when a run goes on, and written again.
 """
 
+import fcntl
 import io
+import os
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
@@ -269,7 +271,14 @@ def runs_in(paths: list[Path]) -> Iterator[Folder]:
 def _opened(path: Path, size: int) -> IO[bytes]:
     if path.exists() and path.stat().st_size < size:
         raise RunBroken(f"{path} is shorter than when the run was left; to discard the run delete {path.parent}")
-    file = path.open("r+b" if path.exists() else "w+b")
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RunBroken(
+            f"another process plays the run in {path.parent}; wait for it, or name another folder with --out"
+        ) from None
     file.truncate(size)
     file.seek(0, io.SEEK_END)
     return file
