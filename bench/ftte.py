@@ -47,7 +47,7 @@ SAID = {
     "fedavg": "FedAvg, waits for all",
     "fedavg-drop": "FedAvg, drops the last",
     "fedbuff": "FedBuff",
-    "ftte": "FTTE, as published",
+    "ftte": "FTTE, as we read it",
     FULL_ASYNC: "whole model, asynchronous",
     "tacit": "tacit",
     "central": "central",
