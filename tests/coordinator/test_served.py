@@ -1,12 +1,15 @@
 """What is published is read once and served as it is, in any ranges."""
 
 import asyncio
+import os
+import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tacit.coordinator.served import Snapshots, range_in
+from tacit.coordinator.served import Snapshots, packed_file, range_in
 from tacit.wire.ids import Digest
 
 
@@ -66,3 +69,23 @@ def test_what_could_not_be_read_is_read_again_and_what_is_too_long_is_not_kept()
 
 def _gone() -> bytes:
     raise OSError("gone")
+
+
+def test_what_could_not_be_packed_once_is_packed_when_it_is_asked_for_again(tmp_path: Path):
+    plan = tmp_path / "plan.tacit"
+
+    async def asked() -> list[Path | None]:
+        with pytest.raises(FileNotFoundError):
+            await packed_file(plan)
+        plan.write_bytes(bytes(10_000))
+        return list(await asyncio.gather(packed_file(plan), packed_file(plan)))
+
+    assert asyncio.run(asked()) == [tmp_path / "plan.tacit.gz"] * 2
+    assert zlib.decompress((tmp_path / "plan.tacit.gz").read_bytes(), 31) == bytes(10_000)
+
+
+def test_what_packs_badly_goes_as_it_is(tmp_path: Path):
+    (tmp_path / "plan.tacit").write_bytes(os.urandom(10_000))
+
+    assert asyncio.run(packed_file(tmp_path / "plan.tacit")) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.tacit"]

@@ -5,6 +5,7 @@ and kept while there is room; what has not been asked for longest goes first.
 """
 
 import asyncio
+import mmap
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -105,9 +106,10 @@ def takes(accepted: str, encoding: str) -> bool:
 async def packed_file(path: Path) -> Path | None:
     """A file that never changes, packed, beside it: made when it is first asked for. None where that gains nothing."""
     beside = path.with_name(path.name + ".gz")
-    if beside not in _packing:
-        _packing[beside] = asyncio.ensure_future(asyncio.to_thread(_pack, path, beside))
-    return await asyncio.shield(_packing[beside])
+    packing = _packing.get(beside)
+    if packing is None or (packing.done() and (packing.cancelled() or packing.exception() is not None)):
+        packing = _packing[beside] = asyncio.ensure_future(asyncio.to_thread(_pack, path, beside))
+    return await asyncio.shield(packing)  # one who goes away must not take it from the others
 
 
 _packing: dict[Path, "asyncio.Future[Path | None]"] = {}
@@ -116,8 +118,8 @@ _packing: dict[Path, "asyncio.Future[Path | None]"] = {}
 def _pack(path: Path, beside: Path) -> Path | None:
     if beside.exists():
         return beside
-    with path.open("rb") as file:
-        data = packed(file.read())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        data = packed(mapped)
     if len(data) > SMALLER * path.stat().st_size:
         return None
     try:

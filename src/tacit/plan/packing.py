@@ -6,6 +6,7 @@ of alike numbers and shrink to a twentieth, frozen weights by a few per cent.
 
 import zlib
 from collections.abc import Generator, Iterable
+from mmap import mmap
 
 from tacit.errors import InputError
 
@@ -19,15 +20,15 @@ class PackingBroken(InputError):
     """These bytes are no whole gzip stream."""
 
 
-def packed(raw: bytes | memoryview) -> bytes:
+def packed(raw: bytes | memoryview | mmap) -> bytes:
     """The bytes as a gzip stream; the same ones each time.
 
     >>> b"".join(unpacked([packed(b"a Plan")], 6))
     b'a Plan'
     """
     packing = zlib.compressobj(LEVEL, zlib.DEFLATED, _GZIP)
-    whole = memoryview(raw)
-    parts = [packing.compress(whole[at : at + PIECE]) for at in range(0, len(whole), PIECE)]
+    with memoryview(raw) as whole:  # a file that is mapped cannot be closed while somebody looks at it
+        parts = [packing.compress(whole[at : at + PIECE]) for at in range(0, len(whole), PIECE)]
     return b"".join([*parts, packing.flush()])
 
 
