@@ -26,7 +26,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def asked_for(setting: Setting, strategies: Sequence[str], words: Sequence[str])
 
 def the_run(setting: Setting, strategy: str, seed: int, quick: bool, play: Play) -> Run:
     """With its rate, which may have to be found first."""
-    visits = PASSES if strategy == "central" else QUICK_VISITS if quick else setting.visits
+    visits = PASSES if strategy == "central" else setting.visits
     if quick:
         return Run(setting, strategy, seed, QUICK_RATES[strategy], TEST, visits)
     rate = tuned.rate(setting, strategy, visits, play)
@@ -91,7 +91,7 @@ def runs(
 ) -> Iterator[tuple[Setting, Played]]:
     """Every run that is asked for, as far as there is time."""
     for seed in SEEDS[:seeds]:
-        for setting in [SMALL] if quick else settings():
+        for setting in [replace(SMALL, visits=QUICK_VISITS)] if quick else settings():
             for strategy in asked_for(setting, strategies, words):
                 try:
                     yield setting, play(the_run(setting, strategy, seed, quick, play))
