@@ -30,7 +30,7 @@ from tacit.wire.messages import Upload
 Floats = NDArray[np.float32]
 
 # Of the devices' learning rate. A device's steps are averaged over a batch of devices, the server's are not: at the
-# full rate they cost 0.7 points of the holdout (three seeds), at a tenth they cost nothing (bench/RESULTS.md).
+# full rate they cost 0.7 points of the holdout (two seeds), at a tenth they cost nothing (bench/RESULTS.md).
 REPLAYED = 0.1
 
 
