@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tacit.coordinator import served
 from tacit.coordinator.served import Snapshots, packed_file, range_in
 from tacit.wire.ids import Digest
 
@@ -82,6 +83,18 @@ def test_what_could_not_be_packed_once_is_packed_when_it_is_asked_for_again(tmp_
 
     assert asyncio.run(asked()) == [tmp_path / "plan.tacit.gz"] * 2
     assert zlib.decompress((tmp_path / "plan.tacit.gz").read_bytes(), 31) == bytes(10_000)
+
+
+def test_what_is_not_packed_yet_goes_as_it_is_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "plan.tacit").write_bytes(bytes(10_000))
+    monkeypatch.setattr(served, "PATIENCE_S", 0.0)
+
+    async def asked() -> tuple[Path | None, Path | None]:
+        first = await packed_file(tmp_path / "plan.tacit")
+        monkeypatch.setattr(served, "PATIENCE_S", 60.0)
+        return first, await packed_file(tmp_path / "plan.tacit")
+
+    assert asyncio.run(asked()) == (None, tmp_path / "plan.tacit.gz")
 
 
 def test_what_packs_badly_goes_as_it_is(tmp_path: Path):

@@ -24,6 +24,7 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 MEMORY = 128 * 2**20  # of one process
 LONGEST_KEPT = MEMORY // 4  # what is longer is read anew each time
 SMALLER = 0.95  # of a file; what packs less well goes as it is
+PATIENCE_S = 3.0  # a device waits for no more than some seconds of silence
 FRESH_S = 0.001  # a device that is shown an old HEAD trains from it
 
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
@@ -104,12 +105,18 @@ def takes(accepted: str, encoding: str) -> bool:
 
 
 async def packed_file(path: Path) -> Path | None:
-    """A file that never changes, packed, beside it: made when it is first asked for. None where that gains nothing."""
+    """A file that never changes, packed, beside it: made when it is first asked for.
+
+    None where that gains nothing, and where it is so large that it is not packed yet: it goes as it is meanwhile.
+    """
     beside = path.with_name(path.name + ".gz")
     packing = _packing.get(beside)
     if packing is None or (packing.done() and (packing.cancelled() or packing.exception() is not None)):
         packing = _packing[beside] = asyncio.ensure_future(asyncio.to_thread(_pack, path, beside))
-    return await asyncio.shield(packing)  # one who goes away must not take it from the others
+    try:
+        return await asyncio.wait_for(asyncio.shield(packing), PATIENCE_S)  # who gives up leaves it to the others
+    except TimeoutError:
+        return None
 
 
 _packing: dict[Path, "asyncio.Future[Path | None]"] = {}
