@@ -14,6 +14,7 @@ build/ftte, and what is over is not played again: stop it at any time, and the s
   --hours H        begins no run after so many hours (12)
   --seeds N        the first so many of three
   --text FILE      also writes the tables here
+  --record FILE    what stands in there is not played; what is over is added (bench/results/ftte.jsonl is ours)
   --svg FILE       and the picture
 
 Data are taken from TACIT_DATA.
@@ -38,6 +39,7 @@ from published import tuned
 from published.outcome import Played, Spread, by_strategy, cost, plateaus, saved, spread, target_of
 from published.picture import drawn
 from published.plays import TEST, Later, Play, Run, played
+from published.record import Record
 from published.settings import SEEDS, SMALL, Setting, settings
 
 FULL_ASYNC = "tacit:without=subset"
@@ -222,13 +224,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     own.add_argument("--hours", type=float, default=HOURS)
     own.add_argument("--seeds", type=int, default=len(SEEDS))
     own.add_argument("--text", type=Path)
+    own.add_argument("--record", type=Path)
     own.add_argument("--svg", type=Path)
     asked, rest = own.parse_known_args(argv)
     words = [word for word in asked.only.split(",") if word]
     found: dict[Setting, list[Played]] = {}
 
     def bench(quick: bool) -> Sequence[Row]:
-        play = partial(played, say=say, until=time.monotonic() + 3600 * asked.hours)
+        until = time.monotonic() + 3600 * asked.hours
+        record = None if asked.record is None else Record(asked.record)
+        play = partial(played, say=say, until=until, record=record)
         strategies, seeds = (QUICK, 1) if quick else (STRATEGIES, asked.seeds)
         for setting, one in runs(strategies, words, seeds, quick, play):
             found.setdefault(setting, []).append(one)

@@ -17,6 +17,7 @@ Each run is a folder under build/ftte; stop it at any time, and the same command
   --hours H        begins no run after so many hours (3)
   --seeds N        the first so many of three
   --text FILE      also writes the tables here
+  --record FILE    what stands in there is not played; what is over is added (bench/results/ftte.jsonl is ours)
 
 Data are taken from TACIT_DATA.
 """
@@ -39,6 +40,7 @@ from harness import Row, run, say
 from published import tuned
 from published.outcome import Played, cost, spread, target_of
 from published.plays import HOLDOUT, TEST, Later, Play, Run, noised, played
+from published.record import Record
 from published.settings import SEEDS, SMALL
 
 import tacit
@@ -174,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own.add_argument("--hours", type=float, default=HOURS)
     own.add_argument("--seeds", type=int, default=len(SEEDS))
     own.add_argument("--text", type=Path)
+    own.add_argument("--record", type=Path)
     asked, rest = own.parse_known_args(argv)
     tables = [word for word in asked.only.split(",") if word]
     if wrong := [word for word in tables if word not in TABLES]:
@@ -182,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def bench(quick: bool) -> Sequence[Row]:
         until = time.monotonic() + 3600 * asked.hours
-        play = partial(played, say=say, until=until)
+        record = None if asked.record is None else Record(asked.record)
+        play = partial(played, say=say, until=until, record=record)
         target = math.inf
         seeds = 1 if quick else asked.seeds
         try:

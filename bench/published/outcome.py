@@ -25,7 +25,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class Played:
-    """One run: its strategy and seed, its moments in order, and what a device needs."""
+    """One run: its strategy and seed, the moments at which it was better than ever, and what a device needs.
+
+    `plateau` is the mean accuracy of the last quarter of its visits, `before` that of the quarter before, if any.
+    """
 
     strategy: str
     seed: int
@@ -35,23 +38,49 @@ class Played:
     full_training_bytes: int
     plan_bytes: int
     values: int
-
-    @property
-    def plateau(self) -> float:
-        """The mean accuracy of the last quarter of its visits."""
-        last = self.moments[-1].visits * 0.75
-        return statistics.mean(moment.accuracy for moment in self.moments if moment.visits >= last)
+    plateau: float
+    before: float | None
 
     @property
     def rises(self) -> bool:
         """Whether it was still a point better in its last quarter than in the quarter before."""
-        end = self.moments[-1].visits
-        third = [one.accuracy for one in self.moments if 0.5 * end <= one.visits < 0.75 * end]
-        return bool(third) and self.plateau > statistics.mean(third) + 0.01
+        return self.before is not None and self.plateau > self.before + 0.01
 
     def at(self, target: float) -> Moment | None:
         """The first moment at which it is as good as that."""
         return next((moment for moment in self.moments if moment.accuracy >= target), None)
+
+
+def came_to(
+    strategy: str,
+    seed: int,
+    devices: int,
+    moments: Sequence[Moment],
+    training_bytes: int,
+    full_training_bytes: int,
+    plan_bytes: int,
+    values: int,
+) -> Played:
+    """A run of these moments, in order. The last is kept too, however good: it says how long the run was."""
+    end = moments[-1].visits
+    third = [one.accuracy for one in moments if 0.5 * end <= one.visits < 0.75 * end]
+    best, better = -math.inf, list[Moment]()
+    for moment in moments:
+        if moment.accuracy > best or moment is moments[-1]:
+            better.append(moment)
+        best = max(best, moment.accuracy)
+    return Played(
+        strategy,
+        seed,
+        devices,
+        better,
+        training_bytes,
+        full_training_bytes,
+        plan_bytes,
+        values,
+        plateau=statistics.mean(one.accuracy for one in moments if one.visits >= 0.75 * end),
+        before=statistics.mean(third) if third else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from published.outcome import Played
@@ -16,7 +17,7 @@ OTHERS = ("#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e39a1e")
 def drawn(
     found: Mapping[Setting, Sequence[Played]], path: Path, strategies: Sequence[str], said: Mapping[str, str]
 ) -> None:
-    """A line a run; central training, which has no devices, as a level."""
+    """A line a run, as good as it has been by then; central training, which has no devices, as a level."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -31,7 +32,7 @@ def drawn(
             label = said[one.strategy] if one.strategy not in named else None
             named.add(one.strategy)
             colour = colours[one.strategy]
-            percent = [100 * moment.accuracy for moment in one.moments]
+            percent = list(accumulate((100 * moment.accuracy for moment in one.moments), max))
             if one.strategy == "central":
                 for axis in (by_time, by_bytes):
                     axis.axhline(100 * one.plateau, color=colour, linestyle="--", linewidth=1, label=label)

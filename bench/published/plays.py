@@ -12,8 +12,9 @@ from pathlib import Path
 
 from choice.data import NoData
 from published.images import HERE, parts
-from published.outcome import Moment, Played
+from published.outcome import Moment, Played, came_to
 from published.recipe import task_of
+from published.record import Record
 from published.settings import Setting
 
 from tacit.cli.simulating import Stage, prepared, rows_of
@@ -59,13 +60,18 @@ class Run:
         return 1 if self.strategy.startswith("tacit") and "subset" not in self.strategy else 8
 
     @property
-    def folder(self) -> Path:
+    def name(self) -> str:
+        """What no other run is called: setting, seed, and what distinguishes it there."""
         words = [self.strategy.replace(":", "-"), f"rate-{self.rate:g}", self.judge, self.visits]
         words += [f"batch-{self.batch}"] if self.batch else []
         words += [f"epochs-{self.epochs}"] if self.epochs else []
         words += [f"extra-{self.extra:g}"] if self.extra else []
         words += [f"trigger-{self.trigger:g}"] if self.trigger is not None else []
-        return HERE / "runs" / self.setting.slug / f"seed-{self.seed}" / "-".join(map(str, words))
+        return f"{self.setting.slug}/seed-{self.seed}/{'-'.join(map(str, words))}"
+
+    @property
+    def folder(self) -> Path:
+        return HERE / "runs" / self.name
 
 
 @functools.cache
@@ -103,8 +109,16 @@ class Later(Exception):
     """A run that is not over and is not to be begun now."""
 
 
-def played(run: Run, say: Callable[[str], None], until: float = math.inf, workers: int = 0) -> Played:
-    """Plays it, goes on with it, or reads what it came to; `Later` where it would begin after `until`."""
+def played(
+    run: Run, say: Callable[[str], None], until: float = math.inf, workers: int = 0, record: Record | None = None
+) -> Played:
+    """Plays it, goes on with it, or reads what it came to; `Later` where it would begin after `until`.
+
+    What is over is in the `record` after that, and what was there before is not played.
+    """
+    known = record.found(run.name) if record is not None else None
+    if known is not None:
+        return known
     folder = Folder(run.folder)
     if not folder.is_over:
         if time.monotonic() > until:
@@ -120,7 +134,10 @@ def played(run: Run, say: Callable[[str], None], until: float = math.inf, worker
         starts = run.folder.with_name(run.folder.name + "-class-sums")
         world, scenario = prepared(strategy, here, sizes, common, starts)
         play(world, scenario, folder, told(run), workers=workers)
-    return read(run.strategy, run.seed, run.setting, folder)
+    one = read(run.strategy, run.seed, run.setting, folder)
+    if record is not None:
+        record.add(run.name, one)
+    return one
 
 
 def noised(
@@ -167,9 +184,10 @@ def read(strategy: str, seed: int, setting: Setting, folder: Folder) -> Played:
     """What a run that is over came to."""
     summary = folder.summary()
     moments = [
-        Moment(point.best, point.time, point.visits, point.up, point.down, point.joules) for point in folder.points()
+        Moment(round(point.best, 6), round(point.time, 3), point.visits, point.up, point.down, round(point.joules, 2))
+        for point in folder.points()
     ]
-    return Played(
+    return came_to(
         strategy,
         seed,
         setting.devices,

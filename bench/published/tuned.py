@@ -25,7 +25,7 @@ RATES = (0.0032, 0.01, 0.032, 0.1, 0.32, 1.0, 3.2, 10.0)
 FIRST = {"tacit": (4, 5), "central": (1, 2)}  # the neighbours that are tried first; of the others:
 OTHERS = (2, 3)
 SHARED = {"fedavg-drop": "fedavg"}  # the same local training, from the same Snapshots
-EXTRAS = (1.15, 1.3, 1.6, 2.0, 3.0, 4.0)
+EXTRAS = (1.15, 1.3, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0)
 SHARE = 4  # a rate is tried for one in so many visits
 
 

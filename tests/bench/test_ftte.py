@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from published.outcome import STEP, Moment, Played, cost, plateaus, saved, spread, target_of
+from published.outcome import STEP, Moment, Played, came_to, cost, plateaus, saved, spread, target_of
 from published.recipe import PLACES, Depths, SeveralDepths
 from published.settings import CENTRE, SMALL, Setting, settings
 from published.tuned import tuned_as
@@ -21,7 +21,7 @@ def curve(strategy: str, end: float, seconds: float, seed: int = 0, up: int = 10
         Moment(end * min(1.0, 0.5 + look / 8), seconds * look / 8, 100 * look, up * look, up * look, 2.0 * look)
         for look in range(9)
     ]
-    return Played(strategy, seed, 10, moments, memory, 1_000_000, 5_000, 2_570)
+    return came_to(strategy, seed, 10, moments, memory, 1_000_000, 5_000, 2_570)
 
 
 @given(st.dictionaries(st.text(), st.floats(0.1, 1.0), min_size=1))
@@ -34,7 +34,7 @@ def test_a_target_is_at_least_a_point_below_everybodys_plateau_and_no_more_than_
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0, 1))
 def test_a_target_is_reached_at_the_first_moment_that_is_as_good(accuracies, target):
     moments = [Moment(value, float(at), at, at, at, float(at)) for at, value in enumerate(accuracies)]
-    found = Played("tacit", 0, 1, moments, 1, 1, 1, 1).at(target)
+    found = came_to("tacit", 0, 1, moments, 1, 1, 1, 1).at(target)
 
     if found is None:
         assert max(accuracies) < target
@@ -45,7 +45,7 @@ def test_a_target_is_reached_at_the_first_moment_that_is_as_good(accuracies, tar
 
 def test_a_plateau_is_of_the_last_quarter_and_a_curve_that_rises_there_is_said_to():
     level, rising = curve("tacit", 0.8, 10.0), curve("tacit", 0.8, 10.0)
-    rising = Played("tacit", 0, 10, [Moment(0.1 * n, n, 100 * n, 0, 0, 0.0) for n in range(9)], 1, 1, 1, 1)
+    rising = came_to("tacit", 0, 10, [Moment(0.1 * n, n, 100 * n, 0, 0, 0.0) for n in range(9)], 1, 1, 1, 1)
 
     assert level.plateau == pytest.approx(0.8)
     assert not level.rises

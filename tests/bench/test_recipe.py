@@ -1,7 +1,7 @@
 """The recipe's parts: everything that can be left out is played once, and what is printed is what was found."""
 
 import pytest
-from published.outcome import Moment, Played
+from published.outcome import Moment, Played, came_to
 from published.settings import SMALL
 
 import tacit
@@ -12,7 +12,7 @@ from tacit.fleet.strategy import ABOVE_MEDIAN, INGREDIENTS, Sizes, parse
 
 def curve(end: float, up: int) -> Played:
     moments = [Moment(end * look / 4, float(look), 10 * look, up * look, up * look, 1.0) for look in range(1, 5)]
-    return Played("tacit", 0, 10, moments, 1, 1, 1, 1)
+    return came_to("tacit", 0, 10, moments, 1, 1, 1, 1)
 
 
 def test_every_ingredient_is_left_out_once():
