@@ -184,7 +184,9 @@ def read(strategy: str, seed: int, setting: Setting, folder: Folder) -> Played:
     """What a run that is over came to."""
     summary = folder.summary()
     moments = [
-        Moment(round(point.best, 6), round(point.time, 3), point.visits, point.up, point.down, round(point.joules, 2))
+        Moment(
+            round(point.accuracy, 6), round(point.time, 3), point.visits, point.up, point.down, round(point.joules, 2)
+        )
         for point in folder.points()
     ]
     return came_to(

@@ -36,7 +36,6 @@ def made_run(
     count: int = 400,
     devices: int = 50,
     sigma: float | None = None,
-    average: bool = True,
     told: dict[str, str] | None = None,
     over: bool = True,
     sends: bool = True,
@@ -60,8 +59,8 @@ def made_run(
         made.append(
             Point(
                 version=10 * k, time=1000 * dear * part, loss=2.3 - 2 * part,
-                accuracy=accuracy - (0.02 if average and k else 0), average_loss=2.2 - 2 * part if average else None,
-                average_accuracy=accuracy if average else None, updates=int(part * count), visits=int(part * count),
+                accuracy=accuracy,
+                updates=int(part * count), visits=int(part * count),
                 up=int(3_000_000 * dear * part * sends), down=int(2_000_000 * dear * part), joules=500 * dear * part,
                 most_landings=round(3 * part), mu2=plan.manifest.spent(round(3 * part)), clip=1.0,
             )
@@ -75,9 +74,8 @@ def made_run(
     folder.finish(
         Summary(
             ended="the Plan's last batch is in", time=last.time, versions=last.version, accuracy=last.accuracy,
-            loss=last.loss, average_accuracy=last.average_accuracy, average_loss=last.average_loss,
-            best_accuracy=max(point.best for point in made),
-            reached=None if target is None else next((point for point in made if point.best >= target), None),
+            loss=last.loss, best_accuracy=max(point.accuracy for point in made),
+            reached=None if target is None else next((point for point in made if point.accuracy >= target), None),
             updates=count, visits=count, fates={f.name.lower(): int((visits["fate"] == f).sum()) for f in Fate},
             up=last.up, down=last.down, joules=last.joules, most_landings=3, mu2=last.mu2, epsilon=said,
             statement=f"ε = {said} <for> each device" if said else "No meaningful differential privacy & no claim.",

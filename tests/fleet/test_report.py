@@ -104,7 +104,7 @@ def test_accuracy_is_drawn_against_epsilon_only_where_the_run_claims_one(tmp_pat
     assert isinstance(drawn, Lines)
     assert claims.plan is not None
     assert drawn.lines[0].xs[-1] == epsilon_of_mu(math.sqrt(claims.points[-1].mu2), claims.plan.manifest.delta) > 1
-    assert drawn.lines[0].ys[-1] == claims.points[-1].best
+    assert drawn.lines[0].ys[-1] == claims.points[-1].accuracy
     assert [chart.name for chart in figures.quality(none)] == ["accuracy-time", "accuracy-bytes", "accuracy-joules"]
     assert "claims no ε" in page.page(none)
     assert "claims no ε" not in page.page(claims)

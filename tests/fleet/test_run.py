@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 
 from tacit.codec.difference import worth
+from tacit.engine.player import Player
 from tacit.fleet import run as running
 from tacit.fleet.availability import DayNight
 from tacit.fleet.coordinating import NOTHING
-from tacit.fleet.folder import Fate, Folder, RunBroken, Summary
+from tacit.fleet.folder import FORMAT, Fate, Folder, RunBroken, Summary
 from tacit.fleet.run import ScenarioWrong, World, play
 from tacit.fleet.settings import Scenario, Spent
+from tacit.plan.bundle import decode_snapshot
 from tacit.plan.estimate import visit_of
 from tacit.privacy.account import epsilon_text
 from tacit.wire.messages import OpenedMark
-from tests.fleet.playing import DEVICES, plan, world
+from tests.fleet.playing import DEVICES, examples, plan, world
 
 SAME = ("visits.bin", "points.jsonl", "final.snapshot", "summary.json")
 
@@ -97,6 +99,21 @@ def test_what_a_run_says_adds_up(tmp_path: Path) -> None:
     # A device fetches the Plan once, if it does not give up meanwhile.
     for device in range(DEVICES):
         assert visits["first"][(visits["device"] == device) & (visits["fate"] != Fate.DROPPED)].sum() <= 1
+
+
+def test_what_is_judged_is_what_people_get(tmp_path: Path) -> None:
+    """The average of Snapshots, where the Plan publishes one: not the newest of them."""
+    here = world(plan())
+    summary = play(here, Scenario("tacit", at_work=12, judged=100), Folder(tmp_path / "run"), {})
+    final = decode_snapshot((tmp_path / "run" / "final.snapshot").read_bytes(), here.plan.manifest.program.d)
+    player, test = Player(here.plan.playable()), examples()[1]
+    player.load(final)
+
+    loss, right, count = player.evaluate(test.inputs, test.labels)
+    assert (summary.accuracy, summary.loss) == (pytest.approx(right / count), pytest.approx(loss / count))
+    points = Folder(tmp_path / "run").points()
+    assert [point.version for point in points] == list(range(summary.versions + 1))
+    assert 0 < points[-1].accuracy <= summary.best_accuracy == max(point.accuracy for point in points)
 
 
 def test_devices_train_when_they_are_there(tmp_path: Path) -> None:
@@ -216,7 +233,7 @@ class TestWhatCannotHold:
         played(world(plan(snapshots=2)), scenario(), tmp_path)
         settings = msgspec.json.decode((tmp_path / "settings.json").read_bytes())
         (tmp_path / "settings.json").write_bytes(msgspec.json.encode(settings | {"format": 99}))
-        with pytest.raises(RunBroken, match="format 99 and this tacit reads format 1: it was made by a newer tacit"):
+        with pytest.raises(RunBroken, match=f"format 99 and this tacit reads format {FORMAT}: it was made by a newer tacit"):
             play(world(plan(snapshots=2)), scenario(), Folder(tmp_path), {})
 
     def test_a_folder_in_which_another_process_plays(self, tmp_path: Path) -> None:

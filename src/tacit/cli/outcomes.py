@@ -57,7 +57,7 @@ def figures(summary: Summary, wall_seconds: float) -> dict[str, Value]:
     """Of one run, by the names of `FIGURES`."""
     reached = summary.reached
     return {
-        "accuracy": summary.accuracy if summary.average_accuracy is None else summary.average_accuracy,
+        "accuracy": summary.accuracy,
         "best_accuracy": summary.best_accuracy,
         "hours": summary.time / 3600,
         "updates": summary.updates,

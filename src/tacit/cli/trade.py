@@ -150,7 +150,7 @@ def drawn_for_a_sum(privacy: "Privacy", epsilon: float) -> float:
 def point_of(case: Case, folder: Folder) -> Point:
     """What a run came to, by its noise."""
     summary, plan = folder.summary(), parse_plan(folder.plan())
-    value = summary.accuracy if summary.average_accuracy is None else summary.average_accuracy
+    value = summary.accuracy
     ratio = noise_to_signal(*_numbers(plan)) if case.epsilon is not None else 0.0
     return Point(case.epsilon, ratio, value, folder.settings().scenario.seed)
 

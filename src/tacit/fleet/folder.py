@@ -29,7 +29,7 @@ from tacit.durable import write_file
 from tacit.errors import InputError
 from tacit.fleet.settings import Scenario
 
-FORMAT = 1
+FORMAT = 2
 
 _Form = TypeVar("_Form")
 
@@ -69,14 +69,15 @@ VISIT = np.dtype(
 
 
 class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How good the published model is, and what it has cost so far. `accuracy` is a share, NaN-free."""
+    """How good the published model is, and what it has cost so far. `accuracy` is a share, NaN-free.
+
+    Published is the average of Snapshots where there is one, else the newest.
+    """
 
     version: int
     time: float
     loss: float
     accuracy: float
-    average_loss: float | None  # of the published average, where there is one
-    average_accuracy: float | None
     updates: int  # in Snapshots so far
     visits: int  # begun so far
     up: int  # bytes, of all visits begun so far
@@ -85,11 +86,6 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_landings: int  # of one device
     mu2: float  # that such a device has spent
     clip: float  # that the last batch was clipped to
-
-    @property
-    def best(self) -> float:
-        """Of the average, where there is one: it is what people get."""
-        return self.accuracy if self.average_accuracy is None else self.average_accuracy
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,8 +109,6 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: int
     accuracy: float
     loss: float
-    average_accuracy: float | None
-    average_loss: float | None
     best_accuracy: float  # of the points
     reached: Point | None  # the first point at the target
     updates: int

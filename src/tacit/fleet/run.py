@@ -341,7 +341,7 @@ class _Run:
             if isinstance(batch, Ended):
                 return batch.reason
             if self._reached is not None:
-                return f"the published model is right in {self._reached.best:.1%}"
+                return f"the published model is right in {self._reached.accuracy:.1%}"
         return ""
 
     def _happens(self, event: Event) -> None:
@@ -768,29 +768,24 @@ class _Run:
         if point is None:
             return
         self._records.point(point)
-        self._accuracy = point.best
-        self._totals.best = max(self._totals.best, point.best)
+        self._accuracy = point.accuracy
+        self._totals.best = max(self._totals.best, point.accuracy)
         target = self._scenario.target
-        if target is not None and point.best >= target and self._reached is None:
+        if target is not None and point.accuracy >= target and self._reached is None:
             self._reached = point
 
     def _point(self, version: int, judged: int) -> Point | None:
         test, totals = self._world.test, self._totals
         if test is None or self._scenario.training == "none":
             loss = accuracy = 0.0
-            average = None
         else:
-            loss, accuracy = self._workers.judge(self._coordinator.snapshots[version], test, judged)
-            values = self._coordinator.average
-            average = None if values is None else self._workers.judge(encode_snapshot(values), test, judged)
+            loss, accuracy = self._workers.judge(self._published(version), test, judged)
         most = int(self._landings.max())
         return Point(
             version,
             self._now,
             loss,
             accuracy,
-            None if average is None else average[0],
-            None if average is None else average[1],
             totals.updates,
             totals.visits,
             totals.up,
@@ -800,6 +795,11 @@ class _Run:
             self._mu2[most],
             self._bounds.get(version, self._manifest.quantisation.clip),
         )
+
+    def _published(self, version: int) -> bytes:
+        """What people get of this Snapshot."""
+        average = self._coordinator.average
+        return self._coordinator.snapshots[version] if average is None else encode_snapshot(average)
 
     def _progress(self, end: float) -> Progress:
         versions, version = self._manifest.noise.snapshots, self._coordinator.newest
@@ -833,8 +833,6 @@ class _Run:
             version,
             point.accuracy,
             point.loss,
-            point.average_accuracy,
-            point.average_loss,
             max(totals.best, 0.0),
             self._reached,
             totals.updates,
@@ -855,8 +853,7 @@ class _Run:
             totals.events,
         )
         self._records.written()
-        average = coordinator.average
-        final = coordinator.snapshots[version] if average is None else encode_snapshot(average)
+        final = self._published(version)
         self._fairness(final)
         self._folder.finish(summary, final)
         return summary

@@ -141,7 +141,7 @@ def charts(compared: Compared) -> dict[str, list[Chart]]:
     claiming = [(run, kind) for run, kind in zip(compared.runs, compared.names, strict=True) if spent(run)]
     if claiming:
         lines = tuple(
-            line(kind, spent(run) or [], [point.best for point in run.points], compared.kinds.index(kind))
+            line(kind, spent(run) or [], [point.accuracy for point in run.points], compared.kinds.index(kind))
             for run, kind in claiming
         )
         axis = Axis("ε of the device that landed most")
@@ -152,7 +152,7 @@ def charts(compared: Compared) -> dict[str, list[Chart]]:
 def _over(compared: Compared, of: Callable[[Point], float]) -> tuple[Line, ...]:
     return tuple(
         line(
-            kind, [of(point) for point in run.points], [point.best for point in run.points],
+            kind, [of(point) for point in run.points], [point.accuracy for point in run.points],
             compared.kinds.index(kind), thin=len(compared.of(kind)) > 1,
         )
         for run, kind in zip(compared.runs, compared.names, strict=True) if run.is_judged

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tacit.fleet.folder import Fate, Folder, Point, RunBroken, Settings, Summary
 from tacit.fleet.report import words
-from tacit.fleet.report.charts import Axis, Bars, Chart, Line, Lines, histogram, line, measured, shares
+from tacit.fleet.report.charts import Axis, Bars, Chart, Lines, histogram, line, measured, shares
 from tacit.plan.bundle import Plan, parse_plan
 from tacit.privacy.account import epsilon_of_mu
 
@@ -79,10 +79,7 @@ class Run:
     @property
     def accuracy(self) -> float | None:
         """Of what people get at the end: the average of Snapshots, where there is one."""
-        if not self.is_judged:
-            return None
-        average = self.summary.average_accuracy
-        return self.summary.accuracy if average is None else average
+        return self.summary.accuracy if self.is_judged else None
 
     @property
     def sends(self) -> bool:
@@ -130,21 +127,11 @@ def quality(run: Run) -> list[Chart]:
     return [
         Lines(
             f"accuracy-{name}", f"Accuracy against {_against(name)}", axis, shares("accuracy"),
-            accuracies(points, values), level=level,
+            (line("published", values, [point.accuracy for point in points]),), level=level,
         )
         for name, axis, values in axes
         if max(values) > 0
     ]  # fmt: skip
-
-
-def accuracies(points: Sequence[Point], values: Sequence[float]) -> tuple[Line, ...]:
-    """What people get, and behind it the Snapshots where their average is what people get."""
-    if points[-1].average_accuracy is None:
-        return (line("Snapshot", values, [point.accuracy for point in points]),)
-    return (
-        line("average of Snapshots", values, [point.best for point in points]),
-        line("Snapshot", values, [point.accuracy for point in points], colour=7, thin=True),
-    )
 
 
 def spent(run: Run) -> list[float] | None:

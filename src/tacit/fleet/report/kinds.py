@@ -43,7 +43,7 @@ class Compared:
         """The first point at which what people get is as good as the target."""
         if self.target is None:
             return run.summary
-        return next((point for point in run.points if point.best >= self.target), None) if run.is_judged else None
+        return next((point for point in run.points if point.accuracy >= self.target), None) if run.is_judged else None
 
 
 class Measure(NamedTuple):
@@ -112,7 +112,7 @@ def _target(runs: Sequence[Run], target: float | None) -> tuple[float | None, st
     sending = [run for run in runs if run.is_judged and run.sends]
     judged = sending or [run for run in runs if run.is_judged]
     # A thousandth below, so that what is shown is what was reached.
-    best = math.floor(1000 * min(max((point.best for point in run.points), default=0.0) for run in judged)) / 1000
+    best = math.floor(1000 * min(max((point.accuracy for point in run.points), default=0.0) for run in judged)) / 1000
     return best, "the best that all of them reached" + (" that send" if 0 < len(sending) < len(runs) else "")
 
 
