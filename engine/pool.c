@@ -5,8 +5,9 @@
 #include "kernels.h"
 #include "vector.h"
 
-#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(TACIT_LANES) && !defined(__clang__)
+#if defined(__AVX2__) && !defined(TACIT_LANES) && !defined(__clang__)
 #include <immintrin.h>
+#define TOLD
 #endif
 
 struct window {
@@ -56,7 +57,9 @@ typedef uint8_t octets __attribute__((vector_size(LANES)));
 /* Bytes as integers. gcc converts them lane by lane where it is not told. */
 static inline integers widened(const uint8_t *from)
 {
-#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(TACIT_LANES) && !defined(__clang__)
+#if defined(TOLD) && defined(__AVX512F__)
+    return (integers)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i_u *)from));
+#elif defined(TOLD)
     return (integers)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)from));
 #else
     octets narrow;

@@ -233,7 +233,8 @@ class TestWhatCannotHold:
         played(world(plan(snapshots=2)), scenario(), tmp_path)
         settings = msgspec.json.decode((tmp_path / "settings.json").read_bytes())
         (tmp_path / "settings.json").write_bytes(msgspec.json.encode(settings | {"format": 99}))
-        with pytest.raises(RunBroken, match=f"format 99 and this tacit reads format {FORMAT}: it was made by a newer tacit"):
+        said = f"format 99 and this tacit reads format {FORMAT}: it was made by a newer tacit"
+        with pytest.raises(RunBroken, match=said):
             play(world(plan(snapshots=2)), scenario(), Folder(tmp_path), {})
 
     def test_a_folder_in_which_another_process_plays(self, tmp_path: Path) -> None:

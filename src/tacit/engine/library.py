@@ -108,7 +108,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
 def instructions() -> str:
     """Which build of the kernels this processor gets.
 
-    >>> instructions() in {"avx2", "baseline"}
+    >>> instructions() in {"avx512", "avx2", "baseline"}
     True
     """
     return library().tacit_instructions().decode()

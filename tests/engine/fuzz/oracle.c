@@ -236,6 +236,10 @@ static void play_records(kernel *const *kernels, const struct header *header, co
 /* The kernels that tacit_play uses here. */
 static kernel *const *kernels_here(void)
 {
+#ifdef TACIT_WITH_AVX512
+    if (strcmp(tacit_instructions(), "avx512") == 0)
+        return tacit_kernels_avx512;
+#endif
 #ifdef TACIT_WITH_AVX2
     if (strcmp(tacit_instructions(), "baseline") != 0)
         return tacit_kernels_avx2;
