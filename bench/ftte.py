@@ -79,13 +79,14 @@ def asked_for(setting: Setting, strategies: Sequence[str], words: Sequence[str])
 
 
 def the_run(setting: Setting, strategy: str, seed: int, quick: bool, play: Play) -> Run:
-    """With its rate, which may have to be found first."""
+    """With its rate, which may have to be found first. Nobody straggles where all is in one place: that is one run."""
     visits = PASSES if strategy == "central" else setting.visits
     if quick:
         return Run(setting, strategy, seed, QUICK_RATES[strategy], TEST, visits)
     rate = tuned.rate(setting, strategy, visits, play)
     extra = tuned.begun(setting, visits, play) if strategy == "fedavg-drop" else None
-    return Run(setting, strategy, seed, rate, TEST, visits, extra=extra)
+    where = tuned.tuned_as(setting) if strategy == "central" else setting
+    return Run(where, strategy, seed, rate, TEST, visits, extra=extra)
 
 
 def runs(

@@ -7,11 +7,25 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from published.outcome import Played
+from published.outcome import Moment, Played
 from published.settings import Setting
 
+SEEN = 0.0025  # of the share of right answers
 COLOURS = {"tacit": "#c1272d", "central": "#777777"}
 OTHERS = ("#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e39a1e")
+
+
+def steps(moments: Sequence[Moment]) -> Sequence[Moment]:
+    """Those that can be told apart in a picture, and the last.
+
+    >>> [one.visits for one in steps([Moment(0.001 * n, 1.0, n, 0, 0, 0.0) for n in range(10)])]
+    [0, 3, 6, 9]
+    """
+    told = [moments[0]]
+    for moment in moments[1:-1]:
+        if moment.accuracy >= told[-1].accuracy + SEEN:
+            told.append(moment)
+    return [*told, moments[-1]]
 
 
 def drawn(
@@ -21,6 +35,7 @@ def drawn(
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"  # letters as letters: a fifth of the file
     from matplotlib import pyplot as plt
 
     others = iter(OTHERS)
@@ -32,14 +47,15 @@ def drawn(
             label = said[one.strategy] if one.strategy not in named else None
             named.add(one.strategy)
             colour = colours[one.strategy]
-            percent = list(accumulate((100 * moment.accuracy for moment in one.moments), max))
+            moments = steps(one.moments)
+            percent = list(accumulate((100 * moment.accuracy for moment in moments), max))
             if one.strategy == "central":
                 for axis in (by_time, by_bytes):
                     axis.axhline(100 * one.plateau, color=colour, linestyle="--", linewidth=1, label=label)
                 continue
             # What is there before anything was spent stands at the left edge of a scale that has no zero.
-            times = [max(moment.time, 0.1) for moment in one.moments]
-            spent = [max((moment.up + moment.down) / one.devices / 1000, 1.0) for moment in one.moments]
+            times = [max(moment.time, 0.1) for moment in moments]
+            spent = [max((moment.up + moment.down) / one.devices / 1000, 1.0) for moment in moments]
             by_time.plot(times, percent, color=colour, linewidth=1.2, label=label)
             by_bytes.plot(spent, percent, color=colour, linewidth=1.2)
         by_time.set_title(setting.title.replace(", ", ",\n", 1), fontsize=8, loc="left")

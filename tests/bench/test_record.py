@@ -1,6 +1,7 @@
 """Runs that were played elsewhere: what tables are made of is in their lines, and a line that is not one is named."""
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,9 @@ from published.plays import TEST, Run, played
 from published.record import FORM, Record
 from published.settings import SMALL
 
+from bench import ftte
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
 Accuracies = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 
 
@@ -61,3 +65,16 @@ def test_lines_of_another_form_are_as_good_as_not_there_and_a_damaged_one_is_nam
     path.write_text(good + good[:40] + "\n")
     with pytest.raises(SystemExit, match="line 2"):
         Record(path)
+
+
+def test_the_tables_that_are_published_are_made_of_the_runs_that_are_kept(tmp_path, monkeypatch):
+    """As anybody can print them, without playing anything."""
+    monkeypatch.setattr("published.tuned.HERE", tmp_path)
+    monkeypatch.setattr("published.plays.HERE", tmp_path)
+    record, text = RESULTS / "ftte.jsonl", tmp_path / "ftte.txt"
+    before = record.read_bytes()
+
+    ftte.main(["--record", str(record), "--hours", "0", "--text", str(text)])
+
+    assert text.read_text() == (RESULTS / "ftte.txt").read_text()
+    assert record.read_bytes() == before
