@@ -151,16 +151,18 @@ def link(
     *,
     sanitize: bool = False,
     portable: bool = False,
+    without: str = "",
     shared: bool = True,
     extra: Sequence[str] = (),
 ) -> pathlib.Path:
-    """Compiles `sources` for this machine, the kernels among them once for every variant, and links them."""
+    """Compiles `sources` for this machine, the kernels among them once for every variant (but one), and links them."""
     if not sources:
         raise BuildError(f"there is no C source in {SOURCES}; the checkout is incomplete")
     if is_current(output, sources):
         return output
     command = [*compiler(), *FLAGS, *(SANITIZE if sanitize else []), *extra]
-    variants = {} if portable else VARIANTS.get(machine(), {})
+    all_of_them = {} if portable else VARIANTS.get(machine(), {})
+    variants = {name: flags for name, flags in all_of_them.items() if name != without}
     return _link(output, sources, command, variants, ["-shared"] if shared else [])
 
 
