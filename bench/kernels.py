@@ -75,6 +75,8 @@ def rows(beside: Path, words: Sequence[str], quick: bool) -> Iterator[Row]:
                 what = f"{name}, {subset}, {microbatch} at once"
                 yield Row(f"{what}: of the other's time", timing.ratio, "x", "", None)
                 yield Row(f"{what}: the same gradients", float(same), "", "1", same)
+    if not found:
+        raise SystemExit(f"no model is called so; there are {', '.join(QUICK if quick else MODELS)}")
     yield Row("median of the other's time", statistics.median(found), "x", "below 1", statistics.median(found) < 1)
 
 

@@ -58,6 +58,10 @@ class Site:
     def status(self) -> dict:
         return fetch(f"{self.base}/status") or {}
 
+    def checks(self, name: str) -> int:
+        """What the coordinator's checks count under this name; 0 where there is nothing yet, or no answer."""
+        return (self.status().get("checks") or {}).get(name) or 0
+
     @property
     def version(self) -> int:
         version = self.status().get("version")

@@ -149,7 +149,7 @@ def test_a_snapshot_that_was_spoilt_raises_the_alarm(tmp_path, tacit):
             process.terminate()
             process.wait()
         fine = tacit(*judge, "--once")
-        before = here.status()["version"]
+        before = here.version
         wreck(here)
         fallen = tacit(*judge, "--once")
         again = tacit(*judge, "--once")
@@ -162,7 +162,7 @@ def test_a_snapshot_that_was_spoilt_raises_the_alarm(tmp_path, tacit):
     history = [json.loads(line) for line in (tmp_path / "judged.jsonl").read_text().splitlines()]
     assert fine.returncode == 0, fine.stderr
     assert [one["version"] for one in history] == list(range(len(history)))
-    assert fallen.returncode == again.returncode == 1
+    assert fallen.returncode == again.returncode == 1, [round(one["accuracy"], 2) for one in history]
     assert f"ALARM: Snapshot {history[-1]['version']} is right on" in fallen.stderr
     assert "ALARM" in again.stderr and len(history) > before
     top = max(history, key=lambda one: one["accuracy"])

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tacit.codec.rotate import rotate
 from tacit.coordinator.keys import load_or_make
@@ -20,15 +21,17 @@ def wreck(here: Site, batches: int = 2) -> None:
     coordinator = load_or_make(here.folder / "home" / "coordinator", os.urandom)
     world = World(here.folder, SigningKey.from_seed(bytes(32)), coordinator, here.plan)
     client, manifest = Client(parse_link(here.link)), here.plan.manifest
+    q: NDArray[np.int64] | None = None
     for _ in range(batches):
         offered = client.head()
         assert offered is not None
         head = offered.head
-        values = decode_snapshot(client.snapshot(head.snapshot_hash, manifest.snapshot_bytes), manifest.program.d)
-        wanted = -values.astype(np.float64)
-        if manifest.quantisation.rotation == "hadamard/1":
-            wanted = rotate(wanted, manifest.charter_id)
-        q = np.trunc(wanted / np.linalg.norm(wanted) * 0.99 * manifest.quantisation.q).astype(np.int64)
+        if q is None:  # once: what is said of a model that is wrecked already would bring it back
+            values = decode_snapshot(client.snapshot(head.snapshot_hash, manifest.snapshot_bytes), manifest.program.d)
+            wanted = -values.astype(np.float64)
+            if manifest.quantisation.rotation == "hadamard/1":
+                wanted = rotate(wanted, manifest.charter_id)
+            q = np.trunc(wanted / np.linalg.norm(wanted) * 0.99 * manifest.quantisation.q).astype(np.int64)
         for _ in range(manifest.batch.target):
             client.upload(encode(Device(world).update(head.version, world.hash_of(head), q=q)))
         here.wait_version(head.version + 1)
