@@ -96,6 +96,31 @@ def test_a_visit_ends_with_the_sums_and_counts_of_its_examples():
     assert np.allclose(found.sums, one_hot.T @ features_of(made, x), atol=1e-3)
 
 
+def test_sums_are_read_of_a_model_whose_convolutions_were_rounded_with_the_norms_behind_them():
+    folded = replace(
+        TASK,
+        model=lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 2, 3)),
+            nn.Conv2d(1, 4, 2, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(8, CLASSES),
+        ),
+        subset=[tacit.projected("4", features=FEATURES)],
+        precision=tacit.Precision(frozen="int8"),
+    )
+    made = assemble(asking(folded, spending(folded.privacy, None, 2)), PARTIES, now=0)
+    x, y = examples(7, 2)
+
+    delta = delta_of(made, x, y)
+
+    plan = parse_plan(build_plan(made.manifest, made.charter, made.blobs, AUTHOR))
+    assert any(" with " in place.name for place in plan.manifest.program.places)
+    found = read_class_sums(plan, encode_snapshot(delta.astype(np.float32)), [10**9])
+    assert np.allclose(found.counts, np.bincount(y, minlength=CLASSES), atol=1e-5)
+
+
 def test_the_head_starts_as_the_discriminant_of_the_sums():
     made = asked()
     x, y = examples(600, 4)

@@ -171,11 +171,13 @@ def test_nothing_is_lost_or_doubled_while_every_session_is_ended_again_and_again
     sent: list[Upload] = []
     expected, total = bench.world.plan.initial_snapshot, np.sum([device.integers() for device in devices], axis=0)
     try:
-        for _ in range(3):
+        for round_ in range(1, 4):
             head = insist(lambda: newest(bench))
             uploads = [device.update(head.version, bench.world.hash_of(head)) for device in devices]
             for upload in uploads:
                 insist(lambda upload=upload: bench.receive(upload))
+            while cut_off[0] < 2 * round_:  # on a fast machine a round may be over between two ends
+                insist(lambda again=uploads[0]: bench.receive(again))
             while insist(lambda: bench.opener.step(bench.store, int(bench.now[0]))):
                 pass
             sent += uploads
@@ -185,7 +187,6 @@ def test_nothing_is_lost_or_doubled_while_every_session_is_ended_again_and_again
         thread.join()
 
     assert ended[0] > 10
-    assert cut_off[0] > 3
     assert newest(bench).version == 3
     assert bench.store.snapshot(newest(bench).snapshot_hash) == expected
     assert bench.store.counts().fates == {Fate.APPLIED: 9}

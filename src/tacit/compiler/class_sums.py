@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tacit.compiler.developer import DeveloperPlan
+from tacit.compiler.developer import trained
 from tacit.compiler.projected import ProjectedHead
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot
@@ -109,9 +109,10 @@ def read_class_sums(plan: Plan, snapshot: bytes, opened: Sequence[int] | None = 
         raise InputError(
             f"Plan {plan.name} asks for no class sums; `tacit scout TASK --class-sums` makes one that does"
         )
-    if not decode_snapshot(snapshot, plan.manifest.program.d).any():
+    values = decode_snapshot(snapshot, plan.manifest.program.d)
+    if not values.any():
         raise InputError("no batch of this Plan has been opened yet: its Snapshot holds nothing but zeros")
-    tensors = DeveloperPlan(plan).state_dict(snapshot)
+    tensors = trained(plan, values)
     sums, counts = (tensors[name].double().numpy() for name in ("head.weight", "head.bias"))
     found = ClassSums(sums, counts, noise_of_sums(plan.manifest, opened))
     if not found.known.any():

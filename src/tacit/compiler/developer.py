@@ -14,7 +14,7 @@ from tacit.compiler.parts import merged
 from tacit.compiler.projected import restored as form_with
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot, read_plan
-from tacit.plan.layout import permutation, restored, stored_bytes
+from tacit.plan.layout import TensorPlace, permutation, restored, stored_bytes
 from tacit.plan.tape import Number
 
 FOLDED = " with "  # in the name of a place: two modules whose frozen tensors became one
@@ -51,17 +51,11 @@ class DeveloperPlan:
                 values = decode_snapshot(Path(snapshot).read_bytes(), program.d)
             case _:
                 values = decode_snapshot(np.asarray(snapshot, "<f4").tobytes(), program.d)
-        where = permutation(program.places)
-        state = np.zeros(max(where, default=-1) + 1 + 16, np.float32)
-        state[where] = values
-        frozen = self.plan.blobs["frozen"]
-        tensors: dict[str, torch.Tensor] = {}
-        for place in program.places:
-            region = state.view(np.uint8) if place.place == "state" else frozen
-            found = np.zeros(stored_bytes(place), np.uint8)
-            there = region[place.offset : place.offset + len(found)]
-            found[: len(there)] = there
-            tensors[place.name] = torch.from_numpy(restored(found, place).copy())
+        own, frozen = trained(self.plan, values), self.plan.blobs["frozen"]
+        tensors = {
+            place.name: own[place.name] if place.place == "state" else _tensor(frozen, place)
+            for place in program.places
+        }
         if like is None:
             return _completed(merged(tensors), None)
         form = self._form(like)
@@ -85,6 +79,23 @@ class DeveloperPlan:
         if program.cut is None:
             return made
         return form_with(made, program.cut, {place.name: place.shape for place in program.places})
+
+
+def trained(plan: Plan, values: NDArray[np.float32]) -> dict[str, torch.Tensor]:
+    """The subset's tensors, by the names of their places."""
+    places = [place for place in plan.manifest.program.places if place.place == "state"]
+    where = permutation(plan.manifest.program.places)
+    state = np.zeros(max(where, default=-1) + 1 + 16, np.float32)
+    state[where] = values
+    return {place.name: _tensor(state.view(np.uint8), place) for place in places}
+
+
+def _tensor(region: NDArray[np.uint8], place: TensorPlace) -> torch.Tensor:
+    """What stands there, also where the zeros at the end were not kept."""
+    found = np.zeros(stored_bytes(place), np.uint8)
+    there = region[place.offset : place.offset + len(found)]
+    found[: len(there)] = there
+    return torch.from_numpy(restored(found, place).copy())
 
 
 def _unfolded(
