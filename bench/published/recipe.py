@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from choice.data import CIFAR, CLASSES, FASHION, strided_cnn
 from models import ResNet8
-from published.backbones import SCRATCH, weights
+from published.backbones import PUBLIC, SCRATCH, weights
 from published.images import parts
 from torch import Tensor, nn
 
@@ -107,11 +107,14 @@ EPOCHS = 2  # of a visit, before a strategy changes it: eight steps for 60 image
 def task_of(model: str, start: str, microbatch: int, say: Callable[[str], None]) -> tacit.Task:
     """As the developer would write it: from a backbone a projected head, from nothing what the planner finds.
 
+    A backbone that has seen all classes knows the task, so the head is added to what it answers.
+
     The memory is a fifth of what training the whole model takes at a micro-batch of 8: what FTTE reports to need. The
     noise is next to none; runs with noise say so.
     """
     kind = MODELS[model]
     own, shown = parts(kind.data), parts(kind.data).shown
+    begins = "model" if start == PUBLIC else "zero"
     return tacit.Task(
         name=f"{kind.data} {model}",
         model=lambda: copy.deepcopy(started(model, start, say)),
@@ -120,6 +123,6 @@ def task_of(model: str, start: str, microbatch: int, say: Callable[[str], None])
         budget=tacit.Budget(memory=kind.memory, upload="1 MiB", storage="64 MiB"),
         privacy=tacit.Privacy(noise=0.001, devices=100, batch=10, threshold=10),
         precision=tacit.Precision(frozen="int8"),
-        subset=None if start == SCRATCH else [tacit.projected(kind.cut, kind.features)],
+        subset=None if start == SCRATCH else [tacit.projected(kind.cut, kind.features, begins)],
         public=lambda: {"x": shown.x, "y": shown.y},
     )

@@ -363,6 +363,9 @@ def lowrank(layer: str, rank: int = 4) -> LowRank:
     return LowRank(layer, _whole("lowrank rank", rank, 1))
 
 
+MODEL = "model"  # where a projected head starts: what the model answers stays, and the head is added to it
+
+
 @dataclass(frozen=True)
 class Projected:
     """A linear head on features of a middle layer. See `projected`."""
@@ -375,14 +378,15 @@ class Projected:
 def projected(layer: str, features: int = 256, start: str = "zero") -> Projected:
     """Cut the model behind a layer and train a linear head on principal directions of the layer's output.
 
-    The Task's public examples show the directions, so it needs some. The head starts from zero, or with
-    `start="public"` from the discriminant of their labels.
+    The Task's public examples show the directions, so it needs some. The head starts from zero, with
+    `start="public"` from the discriminant of their labels, and with `start="model"` from what the model answers by
+    itself, which stays: what the head says is added to it. That is for a model that knows the task.
 
     >>> projected("features.3", features=128)
     Projected(layer='features.3', features=128, start='zero')
     """
-    if start not in ("zero", "public"):
-        raise TaskInvalid("projected start", start, "it is zero or public", 'e.g. start="zero"')
+    if start not in ("zero", "public", MODEL):
+        raise TaskInvalid("projected start", start, "it is zero, public or model", 'e.g. start="zero"')
     return Projected(layer, _whole("projected features", features, 1), start)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tacit
+from tacit.compiler.class_sums import asking
 from tacit.compiler.compile import compile_program
 from tacit.compiler.developer import DeveloperPlan
 from tacit.compiler.errors import WrongSubset
@@ -53,25 +54,27 @@ CUTS: dict[str, tuple[str, str, tuple[int, ...], int]] = {
 }
 
 
-def cut(name: str) -> tuple[ProjectedHead, tuple[int, ...]]:
+def cut(name: str, start: str = "zero") -> tuple[ProjectedHead, tuple[int, ...]]:
     """The module with its head, which has been somewhere."""
     net, layer, shape, features = CUTS[name]
-    made = project(named(net), tacit.projected(layer, features), [normal(shape)])
+    made = project(named(net), tacit.projected(layer, features, start), [normal(shape)])
     with torch.no_grad():
         for tensor in made.head.parameters():
             tensor += 0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
     return made, shape
 
 
+@pytest.mark.parametrize("start", ["zero", "model"])
 @pytest.mark.parametrize("name", CUTS)
-def test_the_heads_gradients_are_pytorchs_and_the_prefix_keeps_the_features(name: str) -> None:
-    net, shape = cut(name)
+def test_the_heads_gradients_are_pytorchs_and_the_prefix_keeps_the_features(name: str, start: str) -> None:
+    net, shape = cut(name, start)
     x = normal(shape, 4, seed=1)
     y, weight = np.array([0, 3, 2, 3]), np.array([0.5, 1, 1.5, 2], np.float32)
 
     result = compiled(net, shape, HEAD)
 
-    assert [kept.example_bytes for kept in result.playable.program.kept] == [4 * CUTS[name][3]]
+    answer = [4 * CLASSES] if start == "model" else []  # what the model answers depends on the example alone, too
+    assert sorted(kept.example_bytes for kept in result.playable.program.kept) == sorted([4 * CUTS[name][3], *answer])
     _, right = torch_step(net, HEAD, x, y, weight)
     _, single = torch_step(net, HEAD, x, y, weight, torch.float32)
     for make in (SlowPlayer, Engine):
@@ -242,6 +245,20 @@ def test_a_head_that_starts_from_public_labels_knows_them_and_one_that_does_not_
         assert not blank(torch.from_numpy(x)).any()
 
 
+@pytest.mark.parametrize("name", CUTS)
+def test_a_head_that_starts_from_the_model_answers_as_the_model_and_goes_on_from_there(name: str) -> None:
+    net, layer, shape, features = CUTS[name]
+    own, x = named(net), torch.from_numpy(normal(shape, 9, seed=3))
+
+    made = project(own, tacit.projected(layer, features, start="model"), [normal(shape)])
+
+    with torch.no_grad():
+        assert torch.equal(made(x), own(x))
+        nn.init.normal_(made.head.weight)
+        shown = made.projection(reached(made.body, layer, [x]))
+        assert torch.equal(made(x), made.head(shown) + own(x))
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -287,7 +304,7 @@ def test_a_task_says_what_a_projected_head_lacks() -> None:
         tacit.Task("t", Twice, example, subset=[tacit.projected("layer")])
     with pytest.raises(TaskInvalid, match="write the projected head alone"):
         tacit.Task("t", Twice, example, subset=["head", tacit.projected("layer")], public=dict)
-    with pytest.raises(TaskInvalid, match="zero or public"):
+    with pytest.raises(TaskInvalid, match="zero, public or model"):
         tacit.projected("layer", start="random")
     with pytest.raises(TaskInvalid, match="whole number of at least 1"):
         tacit.projected("layer", features=0)
@@ -312,12 +329,13 @@ def plan_of(
     return DeveloperPlan(of_task(task))
 
 
+@pytest.mark.parametrize("start", ["zero", "model"])
 @pytest.mark.parametrize("name", CUTS)
-def test_the_module_that_comes_back_predicts_what_the_engine_predicts(name: str) -> None:
+def test_the_module_that_comes_back_predicts_what_the_engine_predicts(name: str, start: str) -> None:
     net, layer, shape, features = CUTS[name]
     own = named(net)
     before = {key: value.clone() for key, value in own.state_dict().items()}
-    plan = plan_of(lambda: own, shape, [tacit.projected(layer, features)])
+    plan = plan_of(lambda: own, shape, [tacit.projected(layer, features, start)])
     values = normal((plan.plan.manifest.program.d,), 1, seed=2)[0]
     x = normal(shape, 9, seed=3)
     player = Engine(plan.plan.playable())
@@ -330,6 +348,7 @@ def test_the_module_that_comes_back_predicts_what_the_engine_predicts(name: str)
         np.testing.assert_allclose(module(torch.from_numpy(x)), right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
     assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
     assert plan.plan.manifest.program.cut.layer == layer
+    assert plan.plan.manifest.program.cut.added == (start == "model")
 
 
 @pytest.mark.parametrize("subset", [["9"], [tacit.slices("7", inputs=range(4, 20)), "9"], [tacit.lowrank("7", rank=3)]])
@@ -349,10 +368,26 @@ def test_a_plan_without_a_cut_gives_the_developers_module_back(subset: Any) -> N
         np.testing.assert_allclose(module(torch.from_numpy(x)), right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
 
 
-def test_balance_finds_the_bias_of_a_projected_head() -> None:
-    plan = plan_of(lambda: named("small cnn"), (1, 12, 12), [tacit.projected("2", 40)], balance=True)
+@pytest.mark.parametrize("start", ["zero", "model"])
+def test_balance_finds_the_bias_of_a_projected_head(start: str) -> None:
+    plan = plan_of(lambda: named("small cnn"), (1, 12, 12), [tacit.projected("2", 40, start)], balance=True)
 
     assert plan.plan.manifest.program.logit_bias == 40 * CLASSES
+
+
+def test_a_head_that_starts_from_the_model_is_asked_for_no_class_sums_and_starts_from_none() -> None:
+    task = tacit.Task(
+        name="t",
+        model=lambda: named("small cnn"),
+        example={"x": tacit.array((1, 12, 12)), "y": tacit.label(CLASSES)},
+        subset=[tacit.projected("2", 40, start="model")],
+        public=lambda: {"x": normal((1, 12, 12))},
+        privacy=SMALL,
+    )
+    with pytest.raises(TaskInvalid, match="starts from what the model answers"):
+        asking(task, SMALL)
+    with pytest.raises(TaskInvalid, match="leave out --class-sums"):
+        project(named("small cnn"), task.subset[0], [normal((1, 12, 12))], start=lambda head, features: None)
 
 
 def test_the_comparison_is_with_the_whole_model() -> None:

@@ -98,6 +98,12 @@ def test_the_recipe_has_all_its_ingredients():
     assert scenario.at_work == 20 and starts_by_sums(parse("tacit"), task)
 
 
+def test_a_head_that_starts_from_the_model_asks_for_no_class_sums():
+    task = replace(TASK, subset=[tacit.projected("1", start="model")])
+
+    assert starts_by_sums(parse("tacit"), TASK) and not starts_by_sums(parse("tacit"), task)
+
+
 @pytest.mark.parametrize("ingredient", INGREDIENTS)
 def test_each_ingredient_changes_what_is_played_and_nothing_that_it_does_not_name(ingredient: str):
     whole, less = parse("tacit"), parse(f"tacit:without={ingredient}")

@@ -544,6 +544,22 @@ def _logit_bias(module: nn.Module, task: Task, places: Sequence[TensorPlace]) ->
     A balanced loss adds the log of the local label frequency to the logits, which is the same as adding it
     to that bias for the time of a visit; so the bias must be there, and trained.
     """
+    at, last = 0, "head" if isinstance(module, ProjectedHead) else _last_linear(module, task)
+    for place in places:
+        if place.place == "state":
+            if place.name == f"{last}.bias":
+                return at
+            at += math.prod(place.shape)
+    raise TaskInvalid(
+        "local balance",
+        True,
+        "it shifts the bias of the last layer, and the last layer has none that is trained",
+        "end the model with a trained nn.Linear, or leave balance out",
+    )
+
+
+def _last_linear(module: nn.Module, task: Task) -> str | None:
+    """The linear layer whose result is what the module returns."""
     made: dict[int, str] = {}
     hooks = [
         layer.register_forward_hook(lambda _m, _i, out, name=name: made.__setitem__(id(out), name))
@@ -555,18 +571,7 @@ def _logit_bias(module: nn.Module, task: Task, places: Sequence[TensorPlace]) ->
         out = module(*inputs)
     for hook in hooks:
         hook.remove()
-    at = 0
-    for place in places:
-        if place.place == "state":
-            if place.name == f"{made.get(id(out))}.bias":
-                return at
-            at += math.prod(place.shape)
-    raise TaskInvalid(
-        "local balance",
-        True,
-        "it shifts the bias of the last layer, and the last layer has none that is trained",
-        "end the model with a trained nn.Linear, or leave balance out",
-    )
+    return made.get(id(out))
 
 
 def _warnings(task: Task, numbers: Numbers, d: int, keyholders: int) -> list[str]:

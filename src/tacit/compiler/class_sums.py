@@ -21,7 +21,7 @@ from tacit.compiler.projected import ProjectedHead
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot
 from tacit.plan.scouted import noise_of_sums
-from tacit.task import Label, Local, Loss, Privacy, Projected, Server, Task, TaskInvalid, sgd
+from tacit.task import MODEL, Label, Local, Loss, Privacy, Projected, Server, Task, TaskInvalid, sgd
 
 PREFIX = "class sums "
 CLIP = 1e-3  # far below what the sums come to, so that every device says a direction
@@ -63,6 +63,13 @@ def asking(task: Task, privacy: Privacy) -> Task:
     """A Task whose Plan asks for the class sums of the features that this Task's projected head looks at."""
     heads = [part for part in task.subset or () if isinstance(part, Projected)]
     _, label = task.label
+    if any(part.start == MODEL for part in heads):
+        raise TaskInvalid(
+            "projected start",
+            MODEL,
+            "this head starts from what the model answers, not from class sums",
+            'write start="zero", or ask for none',
+        )
     if not heads or not isinstance(label, Label) or label.shape != ():
         raise TaskInvalid(
             "subset",

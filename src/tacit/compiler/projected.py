@@ -24,7 +24,7 @@ from tacit.compiler.errors import WrongSubset
 from tacit.plan.layout import TensorPlace, pack, unpack
 from tacit.plan.narrow import SCALED
 from tacit.plan.program import Cut
-from tacit.task import Projected, TaskInvalid
+from tacit.task import MODEL, Projected, TaskInvalid
 
 BATCH = 64  # public examples that run at once
 MOST_POSITIONS = 2048  # their covariance is decomposed: time grows with the third power
@@ -88,24 +88,34 @@ class Projection(nn.Module):
 
 
 class ProjectedHead(nn.Module):
-    """The body as far as the layer, the projection, and the head, which alone is trained."""
+    """The body as far as the layer, the projection, and the head, which alone is trained.
 
-    def __init__(self, body: nn.Module, layer: str, projection: Projection, outputs: int) -> None:
+    Where the head is `added` to what the body answers, all of the body runs.
+    """
+
+    def __init__(
+        self, body: nn.Module, layer: str, projection: Projection, outputs: int, *, added: bool = False
+    ) -> None:
         super().__init__()
-        self.body, self.layer, self.projection = body, layer, projection
+        self.body, self.layer, self.projection, self.added = body, layer, projection, added
         self.head = nn.Linear(sum(projection.widths), outputs)
         for tensor in self.head.parameters():
             nn.init.zeros_(tensor)
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        if not self.added:
+            with torch.no_grad():
+                features = self.projection(reached(self.body, self.layer, inputs))
+            return self.head(features)
         with torch.no_grad():
-            features = self.projection(reached(self.body, self.layer, inputs))
-        return self.head(features)
+            shown, answer = passed(self.body, self.layer, inputs)
+            features = self.projection(shown)
+        return self.head(features) + answer
 
     @property
     def cut(self) -> Cut:
         """What a Plan says of it."""
-        return Cut(self.layer, self.projection.widths)
+        return Cut(self.layer, self.projection.widths, self.added)
 
 
 def reached(body: nn.Module, layer: str, inputs: Sequence[Tensor]) -> Tensor:
@@ -129,13 +139,36 @@ def reached(body: nn.Module, layer: str, inputs: Sequence[Tensor]) -> Tensor:
     raise WrongSubset(f"the forward pass does not call the layer {layer}")
 
 
+def passed(body: nn.Module, layer: str, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The layer's output, and what the body answers.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(2, 7))
+    >>> shown, answer = passed(net, "1", [torch.tensor([[-1.0, 2.0]])])
+    >>> shown, answer.shape
+    (tensor([[0., 2.]]), torch.Size([1, 7]))
+    """
+    seen: list[Tensor] = []
+
+    def see(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        seen.append(output)
+
+    hook = body.get_submodule(layer).register_forward_hook(see)
+    try:
+        answer = body(*inputs)
+    finally:
+        hook.remove()
+    if len(seen) != 1:
+        raise WrongSubset(f"the forward pass calls the layer {layer} {len(seen)} times, not once")
+    return seen[0], answer
+
+
 def restored(body: nn.Module, cut: Cut, shapes: Mapping[str, Sequence[int]]) -> ProjectedHead:
     """A module of the form that was compiled, for a state dict with tensors of these shapes."""
     positions = shapes.get("projection.positions")
     projection = Projection(
         torch.zeros(*shapes["projection.channels"]), None if positions is None else torch.zeros(*positions), cut.widths
     )
-    return ProjectedHead(body, cut.layer, projection, shapes["head.weight"][0])
+    return ProjectedHead(body, cut.layer, projection, shapes["head.weight"][0], added=cut.added)
 
 
 def project(
@@ -160,6 +193,13 @@ def project(
     examples = [torch.from_numpy(np.ascontiguousarray(values)) for values in inputs]
     count = len(examples[0])
     least = max(LEAST_EXAMPLES, part.features // FEATURES_PER_EXAMPLE)
+    if start is not None and part.start == MODEL:
+        raise TaskInvalid(
+            "projected start",
+            part.start,
+            "what starts from class sums cannot start from what the model answers",
+            'leave out --class-sums, or write start="zero"',
+        )
     if count < least:
         raise TaskInvalid(
             "public", f"{count} examples", f"{part.features} features need {least}", "give more, or fewer features"
@@ -167,7 +207,7 @@ def project(
     with torch.no_grad():
         _, outputs = _rehearse(body, part, examples)
         directions = _directions(body, part, examples)
-        head = ProjectedHead(body, part.layer, directions, outputs)
+        head = ProjectedHead(body, part.layer, directions, outputs, added=part.start == MODEL)
         features = _settle(head, examples)
         if start is not None:
             start(head, features)
@@ -187,7 +227,7 @@ def sketched(module: nn.Module, part: Projected, examples: Sequence[Tensor]) -> 
     draw = torch.Generator().manual_seed(0)
     along = torch.randn(len(widths), channels, generator=draw)
     across = torch.randn(width, positions, generator=draw) if positions > 1 else None
-    head = ProjectedHead(body, part.layer, Projection(along, across, widths), outputs)
+    head = ProjectedHead(body, part.layer, Projection(along, across, widths), outputs, added=part.start == MODEL)
     for tensor in (head.projection.scale, head.projection.shift):
         tensor.normal_(generator=draw)
     return head

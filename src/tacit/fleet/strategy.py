@@ -16,6 +16,7 @@ from tacit.errors import InputError
 from tacit.fleet.settings import Scenario
 from tacit.privacy.account import MEANINGLESS_ABOVE, epsilon_of_mu
 from tacit.task import (
+    MODEL,
     Budget,
     Label,
     Local,
@@ -466,10 +467,11 @@ def _counted(strategy: Strategy) -> Literal["messages", "float32", "nothing"]:
 def starts_by_sums(strategy: Strategy, task: Task) -> bool:
     """Whether devices are asked for class sums before anything is trained. `task` names its subset.
 
-    Not where the Plan claims an ε: the sums would spend more of it, and under noise they tell little.
+    Not where the head begins as what the model answers, nor where the Plan claims an ε: the sums would spend more of
+    it, and under noise they tell little.
     """
     label = task.label[1]
-    head = any(isinstance(part, Projected) for part in task.subset or ())
+    head = any(isinstance(part, Projected) and part.start != MODEL for part in task.subset or ())
     classes = isinstance(label, Label) and label.shape == ()
     return strategy.class_sums and head and classes and claimed(strategy, task) is None
 

@@ -52,15 +52,17 @@ class KeptTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     example_bytes: Count
 
 
-class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where a projected head cuts the model, and the pairs of directions that make its features.
 
-    The k-th direction of the channels goes with the first `widths[k]` directions of the positions. The developer's
-    tools read it to build the module again; a device has no use for it.
+    The k-th direction of the channels goes with the first `widths[k]` directions of the positions. `added`: what the
+    head says is added to what the model answers. The developer's tools read it to build the module again; a device has
+    no use for it.
     """
 
     layer: str
     widths: tuple[Count, ...]
+    added: bool = False
 
 
 class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
