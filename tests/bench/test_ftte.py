@@ -89,6 +89,16 @@ def test_goals_hold_where_the_numbers_say_so_and_nowhere_else():
     }
 
 
+def test_nothing_is_less_than_what_who_begins_beyond_the_target_spends():
+    down = [Moment(value, float(at), 100 * at, at, at, 1.0) for at, value in enumerate([0.9, 0.8, 0.8, 0.8, 0.8])]
+    others = [came_to(name, 0, 10, down, 10_000, 1_000_000, 5_000, 2_570) for name in BASELINES]
+
+    rows = {row.measure.rpartition(": ")[2]: row for row in goals(SMALL, [curve("tacit", 0.95, 4.0), *others])}
+
+    assert set(rows) == {"target", "less memory than the whole model at batch 32"}
+    assert rows["target"].value == pytest.approx(79.0)
+
+
 def test_the_table_has_a_line_for_everybody_who_played_and_says_who_never_arrived():
     found = text({CENTRE: [curve("tacit", 0.85, 4.0), curve("fedavg", 0.84, 100.0), curve("central", 0.6, 1.0)]})
 
