@@ -442,11 +442,12 @@ def _subset(
         known = sorted({name.rpartition(".")[0] or name for name, _ in module.named_parameters()})
         raise TaskInvalid("subset", unknown[0], "the model has no such parameter", f"it has {', '.join(known)}")
     if isinstance(module, ProjectedHead):
+        added = ", added to what the model answers" if module.added else ""
         return (
             module,
             names,
             [
-                f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}",
+                f"the Task asks for a linear head on {sum(module.cut.widths)} features of {module.layer}{added}",
                 # The Hessian of a softmax is at most half of the features' squared length.
                 f"plain SGD on it is stable at rates below {4 / module.projection.squared_length():.2g}",
             ],
