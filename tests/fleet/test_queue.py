@@ -1,12 +1,22 @@
 """Virtual time: whatever is put comes out by time, and in the order it was put where times are equal."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tacit.fleet import queue as queue_module
 from tacit.fleet.queue import Queue
 
 TIMES = st.lists(st.integers(0, 40).map(lambda n: n / 2), max_size=40)
+
+
+@pytest.fixture(autouse=True, params=[1, 3, queue_module.PIECE], scope="module")
+def piece(request: pytest.FixtureRequest):
+    """However few events of a stretch are objects at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue_module, "PIECE", request.param)
+        yield
 
 
 @given(st.lists(st.tuples(TIMES, st.integers(0, 20)), max_size=6), st.sampled_from([0.7, 5.0, 1000.0]))

@@ -13,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Times = NDArray[np.float64]
+Sorted = tuple[Times, NDArray[np.uint8], NDArray[np.uint32]]
 
 
 class Event(NamedTuple):
     time: float
     kind: int
     what: int
+
+
+PIECE = 4096  # of a sorted stretch: so many events at once are objects, which take ten times the memory
 
 
 class _Stretch:
@@ -47,7 +51,8 @@ class Queue:
         self._far: dict[int, _Stretch] = {}
         self._numbers: list[int] = []  # of the stretches that are far, a heap
         self._current = -1
-        self._sorted: list[Event] = []  # the rest of the current stretch, its next event last
+        self._sorted: list[Event] = []  # a piece of the current stretch, its next event last
+        self._rest: list[Sorted] = []  # its other pieces, the next one last
         self._near: list[tuple[float, int, int, int]] = []  # time, order, kind, what
         self._order = 0
         self.count = 0
@@ -88,10 +93,15 @@ class Queue:
 
     def pop(self) -> Event | None:
         """The next event; None where none comes any more."""
-        while not self._sorted and not self._near:
-            if not self._numbers:
-                return None
-            self._open()
+        while not self._sorted:
+            if self._rest:
+                self._sorted = _events(*self._rest.pop())
+            elif self._near or not self._numbers:
+                break
+            else:
+                self._open()
+        if not self._sorted and not self._near:
+            return None
         self.count -= 1
         # Of one time, what lay in the stretch was put before what came while it was open.
         if self._near and (not self._sorted or self._near[0][0] < self._sorted[-1].time):
@@ -101,7 +111,10 @@ class Queue:
 
     def saved(self) -> dict[str, bytes | int]:
         """All events in the order in which they were put, as far as that order matters."""
-        events = [*reversed(self._sorted), *(Event(t, k, w) for t, _, k, w in sorted(self._near))]
+        events = self._sorted[::-1]
+        for piece in self._rest[::-1]:
+            events += _events(*piece)[::-1]
+        events += [Event(t, k, w) for t, _, k, w in sorted(self._near)]
         events.sort(key=lambda event: event.time)
         parts = [self._far[number] for number in sorted(self._far)]
         return {
@@ -133,7 +146,13 @@ class Queue:
         order = np.argsort(times, kind="stable")
         times = times[order]
         kinds, whats = np.frombuffer(stretch.kinds, np.uint8)[order], np.frombuffer(stretch.whats, np.uint32)[order]
-        backwards = zip(times[::-1].tolist(), kinds[::-1].tolist(), whats[::-1].tolist(), strict=True)
-        self._sorted = [Event(time, kind, what) for time, kind, what in backwards]
+        pieces = range(0, len(times), PIECE)
+        self._rest = [(times[at : at + PIECE], kinds[at : at + PIECE], whats[at : at + PIECE]) for at in pieces][::-1]
         if self._ahead is not None:
             self._ahead(times, kinds, whats)
+
+
+def _events(times: Times, kinds: NDArray[np.uint8], whats: NDArray[np.uint32]) -> list[Event]:
+    """The last one first."""
+    backwards = zip(times[::-1].tolist(), kinds[::-1].tolist(), whats[::-1].tolist(), strict=True)
+    return [Event(time, kind, what) for time, kind, what in backwards]

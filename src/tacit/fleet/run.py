@@ -56,6 +56,7 @@ DAY = 86_400.0
 CHECKPOINT_S = 20.0  # of the wall clock
 SAID_S = 0.2
 STRETCH_S = 600.0  # of virtual time: what is sorted at once
+TOGETHER = 1 << 16  # devices whose first windows are worked out at once
 ATTEMPTS = 20  # to send an Update, before a device gives it up
 FAIR = 500  # devices on whose own examples the published model is judged
 
@@ -259,12 +260,14 @@ class _Run:
         self._flags = np.zeros(count, np.uint8)
         self._coordinator = Coordinator(self._plan, scenario.deadline, scenario.opening, self._landings, self._last)
         self._coordinator.batch = Collecting(0, int(scenario.before.time))
-        sizes = np.diff(world.shares.offsets) if world.examples is not None else np.full(count, world.per_device)
+        equal = np.broadcast_to(np.int64(world.per_device), count)
+        sizes = np.diff(world.shares.offsets) if world.examples is not None else equal
         self._costs = Costs(self._plan, world.population, sizes, scenario)
         self._bytes = bytes_of(self._plan, scenario)
         self._workers = Pool(self._plan, world.examples, scenario, workers)
         self._queue = Queue(STRETCH_S, self._ahead)
-        self._windows: dict[int, float] = {}  # until when devices are there that come in this stretch
+        # Until when devices are there that come in this stretch; not a number of who does not.
+        self._until = np.full(count, np.nan)
         self._draws = random.Random(scenario.seed)  # noqa: S311 - so that a run can be repeated; it protects nobody
         self._ready = array("I")  # devices that are there, perhaps
         self._later: dict[int, array[int]] = {}  # devices that wait for a Snapshot
@@ -294,9 +297,7 @@ class _Run:
     def play(self, say: Callable[[Progress], None], stop: Callable[[], bool]) -> Summary:
         if not self._restore():
             self._records = Records(self._folder)
-            devices = np.arange(len(self._world.population))
-            opens, _ = self._world.availability.windows(devices, np.full(len(devices), self._now))
-            self._queue.put_many(np.maximum(opens, self._now), Kind.OPENS, devices)
+            self._first()
             self._queue.put(self._now + self._scenario.deadline, Kind.DEADLINE, 0)
             self._judge(0)
         end = math.inf if self._scenario.days is None else self._scenario.days * DAY
@@ -364,6 +365,14 @@ class _Run:
 
     # Devices come
 
+    def _first(self) -> None:
+        """When each of them comes first."""
+        count = len(self._world.population)
+        for start in range(0, count, TOGETHER):
+            devices = np.arange(start, min(start + TOGETHER, count))
+            opens, _ = self._world.availability.windows(devices, np.full(len(devices), self._now))
+            self._queue.put_many(np.maximum(opens, self._now), Kind.OPENS, devices)
+
     def _ahead(self, times: Times, kinds: NDArray[np.uint8], whats: NDArray[np.uint32]) -> None:
         """All devices that come in the next stretch: until when, and when they come again."""
         coming = kinds == Kind.OPENS
@@ -371,7 +380,7 @@ class _Run:
         if not len(devices):
             return
         _, closes = self._world.availability.windows(devices, opens)
-        self._windows.update(zip(devices.tolist(), closes.tolist(), strict=True))
+        self._until[devices] = closes
         # Who has nothing left to do need not come again.
         coming = (self._flags[devices] & OVER) == 0
         devices, closes = devices[coming], closes[coming]
@@ -379,8 +388,8 @@ class _Run:
         self._queue.put_many(again, Kind.OPENS, devices)
 
     def _opens(self, device: int) -> None:
-        closes = self._windows.pop(device, None)
-        if closes is None:
+        closes, self._until[device] = float(self._until[device]), np.nan
+        if math.isnan(closes):
             # It went away and came back within one stretch.
             closes = self._window(device, self._now)[1]
             again = self._window(device, closes)[0]
@@ -887,7 +896,7 @@ class _Run:
             self._coordinator.saved(),
             self._buffers,
             self._bounds,
-            self._windows,
+            {device: float(self._until[device]) for device in np.flatnonzero(~np.isnan(self._until)).tolist()},
             self._carried,
             self._norms,
             self._totals,
@@ -926,7 +935,8 @@ class _Run:
         self._flights = {flight.number: flight for flight in saved.flights}
         self._working = sum(flight.working for flight in saved.flights)
         self._coordinator.restore(saved.coordinator)
-        self._windows = saved.windows
+        for device, closes in saved.windows.items():
+            self._until[device] = closes
         self._buffers, self._bounds, self._norms = saved.buffers, saved.bounds, saved.norms
         self._carried = {device: (bytes(delta), visits) for device, (delta, visits) in saved.carried.items()}
         self._totals, self._fates, self._reached = saved.totals, saved.fates, saved.reached
