@@ -364,6 +364,7 @@ def test_what_waits_of_a_revoked_device_leaves_before_the_next_batch_closes_and_
         proof = up.coordinator.post(f"{up.path}/proof", uploads[0].update_id, Proof)
         assert proof.outcome == "refused"
         assert up.status()["updates"]["refused"] == {"E_REVOKED": 1}
+        wait_for(lambda: up.status()["batch"]["state"] == "collecting", "the next batch")
         before = stored(up)
         status, _, data = post(up, devices[4], "updates", encode(uploads[4]))
         assert (status, decode(ErrorReply, data).code, stored(up)) == (409, Code.E_STALE, before)
