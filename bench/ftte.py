@@ -98,9 +98,16 @@ def runs(
         for setting in [replace(SMALL, visits=QUICK_VISITS)] if quick else settings():
             for strategy in asked_for(setting, strategies, words):
                 try:
-                    yield setting, play(the_run(setting, strategy, seed, quick, play))
+                    yield setting, whole(the_run(setting, strategy, seed, quick, play), play)
                 except Later:
                     continue
+
+
+def whole(run: Run, play: Play) -> Played:
+    """A run that did not fall apart: rates are chosen by a quarter of the visits, and one may be too high for all."""
+    one = play(run)
+    slower = [rate for rate in tuned.RATES if rate < run.rate]
+    return whole(replace(run, rate=slower[-1]), play) if one.fell_apart and slower else one
 
 
 def full_memory(found: Sequence[Played]) -> int:

@@ -46,6 +46,11 @@ class Played:
         """Whether it was still a point better in its last quarter than in the quarter before."""
         return self.before is not None and self.plateau > self.before + 0.01
 
+    @property
+    def fell_apart(self) -> bool:
+        """Whether it ended at less than half of what it began with: its rate was good for a while and then too high."""
+        return self.plateau < 0.5 * self.moments[0].accuracy
+
     def at(self, target: float) -> Moment | None:
         """The first moment at which it is as good as that."""
         return next((moment for moment in self.moments if moment.accuracy >= target), None)

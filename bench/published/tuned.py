@@ -4,7 +4,7 @@ A rate is the best of a ladder by the accuracy on the holdout at the end of a qu
 seed: two neighbouring rates are tried, and further ones while the best stands at an edge. Strategies whose devices do
 the same share a rate. How many more devices begin than are waited for is chosen after that, on a ladder too, by the
 time to a target. Found once for a model, a start and a split, and used for any share of stragglers. What was found is
-kept in a file.
+kept in a file. Who falls apart all the same is played at the next smaller rate (`whole` in `ftte.py`).
 """
 
 from __future__ import annotations

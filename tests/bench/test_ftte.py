@@ -1,6 +1,7 @@
 """The comparison with FTTE: what a target is, what a run spent on the way, who plays, and what is concluded."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from published.outcome import STEP, Moment, Played, came_to, cost, plateaus, saved, spread, target_of
+from published.plays import Run
 from published.recipe import PLACES, Depths, SeveralDepths
 from published.settings import CENTRE, SMALL, Setting, settings
 from published.tuned import tuned_as
 
-from bench.ftte import BASELINES, FULL_ASYNC, STRATEGIES, asked_for, goals, text
+from bench.ftte import BASELINES, FULL_ASYNC, STRATEGIES, asked_for, goals, text, whole
 
 
 def curve(strategy: str, end: float, seconds: float, seed: int = 0, up: int = 10_000, memory: int = 10_000) -> Played:
@@ -87,6 +89,20 @@ def test_goals_hold_where_the_numbers_say_so_and_nowhere_else():
         "above the whole model, asynchronous",
         "below central",
     }
+
+
+def test_who_falls_apart_is_played_at_the_next_smaller_rate():
+    good, bad = curve("fedbuff", 0.8, 10.0), came_to("fedbuff", 0, 10, [Moment(0.4, 0.0, 0, 0, 0, 0.0)], 1, 1, 1, 1)
+    bad = replace(bad, plateau=0.1)
+    asked: list[float] = []
+
+    def play(run: Run):
+        asked.append(run.rate)
+        return bad if run.rate > 0.01 else good
+
+    assert whole(Run(CENTRE, "fedbuff", 0, 0.1, "test", 100), play) is good
+    assert asked == [0.1, 0.032, 0.01]
+    assert whole(Run(CENTRE, "fedbuff", 0, 0.0032, "test", 100), lambda run: bad) is bad
 
 
 def test_nothing_is_less_than_what_who_begins_beyond_the_target_spends():
