@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from choice.data import NoData
+from published.backbones import SCRATCH
 from published.images import HERE, parts
 from published.outcome import Moment, Played, came_to
 from published.recipe import task_of
@@ -32,6 +33,7 @@ from tacit.task import Privacy
 
 MIX = {"phone-mid": 1.0}  # how fast devices compute differs by stragglers alone
 PHONES = "device-traces/fedscale_100_devices.npz"
+COARSE = "int5"  # on the holdout as good as int8, in a Plan a fifth smaller
 TEST, HOLDOUT = "test", "holdout"
 LOOKS = (
     400  # at the test images at most: at each Snapshot, since bytes and seconds are read off the first that is there
@@ -57,7 +59,17 @@ class Run:
     @property
     def microbatch(self) -> int:
         """What is learnt is the same with any: the least memory for a small part, the least time for all of a model."""
-        return 1 if self.strategy.startswith("tacit") and "subset" not in self.strategy else 8
+        return 1 if self.is_part else 8
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it trains a small part of a model, chosen by hand or by the planner as the Task says."""
+        return self.strategy.startswith("tacit") and "subset" not in self.strategy
+
+    @property
+    def frozen(self) -> str:
+        """In which numbers frozen weights are held: fewer steps pack into fewer bytes, where a Plan's bytes count."""
+        return COARSE if self.is_part and self.setting.start != SCRATCH else "int8"
 
     @property
     def name(self) -> str:
@@ -85,9 +97,9 @@ def rates() -> Rates:
 
 
 @functools.lru_cache(maxsize=2)
-def stage(setting: Setting, seed: int, judge: str, microbatch: int, say: Callable[[str], None]) -> Stage:
+def stage(setting: Setting, seed: int, judge: str, microbatch: int, frozen: str, say: Callable[[str], None]) -> Stage:
     """The devices, and who has what."""
-    task, own = task_of(setting.model, setting.start, microbatch, say), parts(setting.data)
+    task, own = task_of(setting.model, setting.start, microbatch, frozen, say), parts(setting.data)
     judged = own.test if judge == TEST else own.holdout
     return Stage(
         task,
@@ -124,7 +136,7 @@ def played(
         if time.monotonic() > until:
             raise Later
         say(f"{run.setting.slug}: {run.strategy}, seed {run.seed}, rate {run.rate:g}, {run.judge}")
-        here = stage(run.setting, run.seed, run.judge, run.microbatch, say)
+        here = stage(run.setting, run.seed, run.judge, run.microbatch, run.frozen, say)
         strategy = parse(run.strategy)
         if run.extra is not None:
             strategy = replace(strategy, extra=run.extra)
@@ -157,7 +169,7 @@ def noised(
 
     As `tacit simulate --epsilon` plays them, so nothing in them looks at what nobody accounts for.
     """
-    here = stage(setting, seed, judge, 1, say)
+    here = stage(setting, seed, judge, 1, COARSE, say)
     task = replace(here.task, privacy=privacy)
     there = None if as_if is None else elsewhere(privacy, as_if)
     for case in cases(task, parse("tacit"), Sizes(setting.devices, visits, rate=rate), epsilons, there):

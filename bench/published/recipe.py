@@ -104,7 +104,7 @@ MINIBATCH = 16
 EPOCHS = 2  # of a visit, before a strategy changes it: eight steps for 60 images
 
 
-def task_of(model: str, start: str, microbatch: int, say: Callable[[str], None]) -> tacit.Task:
+def task_of(model: str, start: str, microbatch: int, frozen: str, say: Callable[[str], None]) -> tacit.Task:
     """As the developer would write it: from a backbone a projected head, from nothing what the planner finds.
 
     A backbone that has seen all classes knows the task, so the head is added to what it answers.
@@ -122,7 +122,7 @@ def task_of(model: str, start: str, microbatch: int, say: Callable[[str], None])
         local=tacit.Local(epochs=EPOCHS, minibatch=MINIBATCH, microbatch=microbatch, optimizer=tacit.sgd(0.1)),
         budget=tacit.Budget(memory=kind.memory, upload="1 MiB", storage="64 MiB"),
         privacy=tacit.Privacy(noise=0.001, devices=100, batch=10, threshold=10),
-        precision=tacit.Precision(frozen="int8"),
+        precision=tacit.Precision(frozen=frozen),
         subset=None if start == SCRATCH else [tacit.projected(kind.cut, kind.features, begins)],
         public=lambda: {"x": shown.x, "y": shown.y},
     )

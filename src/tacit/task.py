@@ -24,7 +24,7 @@ OF_RIGHT_OR_WRONG = (*OF_CLASSES, "binary_cross_entropy")  # losses beside which
 METRICS = ("accuracy", "loss")
 ROBUST = ("mean", "median", "trimmed", "geometric", "bounded")
 NUMBERS = ("float32", "bfloat16", "int8")
-FROZEN_NUMBERS = ("float32", "float16", "int8")
+FROZEN_NUMBERS = ("float32", "float16", "int8", "int6", "int5", "int4")
 
 
 class TaskInvalid(InputError):
@@ -449,6 +449,7 @@ class Precision:
     | `Precision(kept="int8")` | what the frozen prefix leaves of each example takes a quarter of the storage |
     | `Precision(saved="bfloat16")` | activations wait for the backward pass in half the memory |
     | `Precision(frozen="int8")` | frozen weights take a quarter of the Plan and of memory, and predict as rounded |
+    | `Precision(frozen="int5")` | the same memory, in fewer steps (int6, int5, int4): the Plan packs into fewer bytes |
     """
 
     kept: str = "float32"

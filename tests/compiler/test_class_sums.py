@@ -139,6 +139,8 @@ def test_the_head_starts_as_the_discriminant_of_the_sums():
             one.evaluate({"x": new_x[at : at + size]}, new_y[at : at + size])[1] for at in range(0, 512, size)
         )
     assert right["started"] / 512 > 0.8 > right["plain"] / 512
+    weights = started.compiled.playable.initial[: CLASSES * FEATURES]
+    assert not (weights.view(np.uint32) & 0xFFFF).any()  # half of a start packs away
 
 
 def test_a_head_from_few_public_examples_and_noisy_sums_is_not_sure_of_what_is_wrong():

@@ -6,9 +6,8 @@ from torch import nn
 
 from tacit.compiler.compile import EXACT, plan_training, training_bytes, training_tapes
 from tacit.compiler.trace import Model, Traced
-from tacit.compiler.weights import Weights
+from tacit.compiler.weights import Weights, held
 from tacit.plan.program import Optimizer
-from tacit.plan.tape import Number
 from tacit.task import Precision
 
 
@@ -40,7 +39,7 @@ def costs(
     recompute: bool = False,
 ) -> tuple[int, int]:
     """What training these parameters takes, and what is kept per example, in bytes."""
-    weights = Weights({**model.parameters, **model.buffers}, names, Number[precision.frozen.upper()])
+    weights = Weights({**model.parameters, **model.buffers}, names, held(precision.frozen))
     training = plan_training(model, traced, weights, microbatch, optimizer, True, precision, recompute)
     kept = sum(part.example_bytes for part in training.split.kept)
     return training_bytes(training_tapes(model, training, microbatch)), kept

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tacit.compiler.developer import trained
-from tacit.compiler.projected import ProjectedHead
+from tacit.compiler.projected import ProjectedHead, short
 from tacit.errors import InputError
 from tacit.plan.bundle import Plan, decode_snapshot
 from tacit.plan.scouted import noise_of_sums
@@ -160,5 +160,5 @@ def begin(head: ProjectedHead, features: Tensor, found: ClassSums) -> None:
     # believed both would be sure of what is wrong, and training is slow to undo that. So the spread is taken as wider.
     wider = within.diagonal().mean() * within.shape[0] / len(spread) + found.blur
     weight, bias = discriminant(found.means, found.shares, within + wider * np.eye(len(within)))
-    head.head.weight.copy_(torch.from_numpy(weight))
+    head.head.weight.copy_(short(torch.from_numpy(weight)))
     head.head.bias.copy_(torch.from_numpy(bias))

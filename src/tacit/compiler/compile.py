@@ -27,7 +27,7 @@ from tacit.compiler.rules import check
 from tacit.compiler.split import Split, split_prefix, whole_step
 from tacit.compiler.trace import BATCH_NORMS, Inputs, Model, Traced, in_training, model_of, rehearse, trace_step
 from tacit.compiler.waiting import wait_smaller
-from tacit.compiler.weights import Weights
+from tacit.compiler.weights import Weights, held
 from tacit.errors import InputError
 from tacit.plan.program import Field, Optimizer, Playable, Program, Resources
 from tacit.plan.tape import (
@@ -132,7 +132,7 @@ def compile_program(
     """
     model = checked_model(module, inputs, label, classes, loss, microbatch)
     check_names(model, subset)
-    weights = Weights({**model.parameters, **model.buffers}, subset, Number[precision.frozen.upper()])
+    weights = Weights({**model.parameters, **model.buffers}, subset, held(precision.frozen))
     traced = traced or trace_step(model)
     forward = lay_forward(model, traced, weights, microbatch, hurried)
     trained = in_training(model, dropout, batch_statistics)

@@ -35,10 +35,10 @@ from tacit.compiler.ir import Graph, Step, Value
 from tacit.compiler.lower import lower_gradients
 from tacit.compiler.trace import Inputs, Model, Traced, trace_step
 from tacit.compiler.view import whole
-from tacit.compiler.weights import Weights
+from tacit.compiler.weights import Weights, held
 from tacit.plan.layout import panels_of
 from tacit.plan.program import Optimizer, Stretch
-from tacit.plan.tape import PANEL, Accumulate, Kind, MapInput, MapProgram, Mode, Number, Op, Region, float_bits, up
+from tacit.plan.tape import PANEL, Accumulate, Kind, MapInput, MapProgram, Mode, Op, Region, float_bits, up
 from tacit.task import Loss, Precision
 
 SCOUTED = "squared gradients"  # no parameter's name has a space
@@ -205,7 +205,7 @@ class _Scout:
     def _weights(self, groups: Sequence[Stretch]) -> Weights:
         tensors = {**self.model.parameters, **self.model.buffers, SCOUTED: torch.zeros(len(groups))}
         asked = {stretch.parameter for stretch in groups}
-        return Weights(tensors, [SCOUTED], Number[self.precision.frozen.upper()], asked)
+        return Weights(tensors, [SCOUTED], held(self.precision.frozen), asked)
 
     def _laid(self, weights: Weights, groups: Sequence[Stretch]) -> Training:
         graph = self._lowered(groups, weights)

@@ -6,7 +6,7 @@ FROZEN, in the order it is asked for, among it what folding made of frozen tenso
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -17,17 +17,39 @@ from torch import Tensor
 from tacit.compiler.errors import NotLowered, WrongSubset
 from tacit.compiler.ir import Form, Value
 from tacit.plan.layout import TensorPlace, is_depthwise, pack, stored
-from tacit.plan.narrow import narrow, widen
+from tacit.plan.narrow import MOST_STEPS, narrow, widen
 from tacit.plan.tape import ALIGNMENT, Number, Region, up
 
 LEFT_ALONE = 1024  # bytes of float32 that are not worth fewer bits
 
 
+@dataclass(frozen=True)
+class Held:
+    """How frozen weights are held: in which numbers, and of int8 in how many steps to either side of zero."""
+
+    number: Number = Number.FLOAT32
+    steps: int = MOST_STEPS
+
+
+IN_FULL = Held()
+
+
+def held(name: str) -> Held:
+    """What a Task calls so.
+
+    >>> held("float16"), held("int5").steps
+    (Held(number=<Number.FLOAT16: 2>, steps=127), 15)
+    """
+    if name.startswith("int"):
+        return Held(Number.INT8, (1 << int(name[3:]) - 1) - 1)
+    return Held(Number[name.upper()])
+
+
 class Weights:
     """Gathers tensors while graphs are lowered; `state_places` and `frozen_places` are final when all are.
 
-    `number` is how frozen weights are held, those of layers that mix channels and too large to be left alone. What
-    int8 holds exactly is held in it whatever `number` says. Gradients of the `asked` are looked at, so these are folded
+    `held` is how frozen weights are held, those of layers that mix channels and too large to be left alone. What
+    int8 holds exactly is held in it whatever `held` says. Gradients of the `asked` are looked at, so these are folded
     into nothing, and stay frozen.
     """
 
@@ -35,11 +57,11 @@ class Weights:
         self,
         tensors: Mapping[str, Tensor],
         subset: Sequence[str],
-        number: Number = Number.FLOAT32,
+        held: Held = IN_FULL,
         asked: Collection[str] = (),
     ):
         self.tensors = dict(tensors)
-        self.number = number
+        self.held = held
         self.subset = tuple(subset)
         self.asked = frozenset(asked)
         self._values: dict[str, Value] = {}
@@ -87,10 +109,11 @@ class Weights:
         if value.form not in ("dense", "conv") or value.bytes <= LEFT_ALONE or is_depthwise(value.place_at(0)):
             return Number.FLOAT32
         panels = pack(_array(self.tensors[value.tensor]), value.place_at(0))
-        if np.array_equal(_rounded(panels, Number.INT8), panels):
+        if _is_int8(panels):
             return Number.INT8
         # Beyond float16's range a weight stays what it is.
-        return self.number if np.isfinite(_rounded(panels, self.number)).all() else Number.FLOAT32
+        number = self.held.number
+        return number if np.isfinite(_rounded(panels, number)).all() else Number.FLOAT32
 
     def form_of(self, name: str) -> Form:
         """How a tensor stands in memory, where that is settled."""
@@ -151,7 +174,9 @@ class Weights:
         block = np.zeros(self._frozen_end, np.uint8)
         for place in self.places():
             if place.place == "frozen":
-                found = stored(_array(self.tensors[place.name]), place)
+                values = _array(self.tensors[place.name])
+                steps = MOST_STEPS if _is_int8(pack(values, place)) else self.held.steps
+                found = stored(values, place, steps)
                 block[place.offset : place.offset + len(found)] = found
         return block
 
@@ -159,6 +184,11 @@ class Weights:
         """Snapshot 0: the subset's values as the module has them, flat, in the subset's order."""
         parts = [_array(self.tensors[name]).reshape(-1) for name in self.subset]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _is_int8(panels: NDArray[np.float32]) -> bool:
+    """Whether int8 holds these exactly."""
+    return np.array_equal(_rounded(panels, Number.INT8), panels)
 
 
 def _rounded(panels: NDArray[np.float32], number: Number) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from tacit.plan.narrow import narrow, widen
+from tacit.plan.narrow import MOST_STEPS, narrow, widen
 from tacit.plan.tape import Number, number_bytes
 
 PANEL = 16
@@ -131,9 +131,9 @@ def stored_bytes(place: TensorPlace) -> int:
     return number_bytes(place.number, padded_size(place))
 
 
-def stored(values: NDArray[np.float32], place: TensorPlace) -> NDArray[np.uint8]:
+def stored(values: NDArray[np.float32], place: TensorPlace, steps: int = MOST_STEPS) -> NDArray[np.uint8]:
     """A frozen tensor as it stands in FROZEN, rounded where it is held in fewer bits."""
-    return narrow(pack(values, place), place.number)
+    return narrow(pack(values, place), place.number, steps)
 
 
 def restored(found: NDArray[np.uint8], place: TensorPlace) -> NDArray[np.float32]:

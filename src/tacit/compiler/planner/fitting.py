@@ -15,13 +15,13 @@ from tacit.compiler.compile import plan_training, training_bytes, training_tapes
 from tacit.compiler.errors import NotLowered, NotTraceable, RuleBroken, WrongSubset
 from tacit.compiler.presets import Candidate
 from tacit.compiler.trace import Model, Traced
-from tacit.compiler.weights import Weights
+from tacit.compiler.weights import Weights, held
 from tacit.plan.compute import Step, reference, steps, tape_seconds
 from tacit.plan.estimate import steps_of
 from tacit.plan.manifest import LocalTraining
 from tacit.plan.profile import Profile
 from tacit.plan.program import Optimizer
-from tacit.plan.tape import RECORD_SIZE, Kind, Number, Region, Tape
+from tacit.plan.tape import RECORD_SIZE, Kind, Region, Tape
 from tacit.task import Precision, TaskInvalid
 
 BOUND = 0.03  # how far a hurried layout's memory may be above the careful one's
@@ -187,7 +187,7 @@ def _alike(settings: Sequence[Setting]) -> Iterator[list[Setting]]:
 
 def cost_of(model: Model, traced: Traced, names: Sequence[str], setting: Setting, bench: Bench) -> Cost:
     """What training these parameters takes, laid out in a hurry."""
-    weights = Weights({**model.parameters, **model.buffers}, names, Number[setting.precision.frozen.upper()])
+    weights = Weights({**model.parameters, **model.buffers}, names, held(setting.precision.frozen))
     training = plan_training(
         model, traced, weights, setting.microbatch, bench.optimizer, True, setting.precision, setting.recompute, True
     )
