@@ -2,6 +2,7 @@
 
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,3 +53,12 @@ def test_little_that_becomes_much_is_given_up_after_the_most_that_is_taken():
 
     assert len(small) < PIECE
     assert 3 * PIECE < taken <= 4 * PIECE
+
+
+def test_weights_in_few_steps_pack_better_than_zlib_does_by_itself():
+    draw = np.random.default_rng(1)
+    weights = np.rint(draw.normal(0, 5, 60_000)).astype(np.int8).tobytes()
+    tapes = draw.integers(0, 9, 4000, np.int32).repeat(4).tobytes()
+
+    for data, least in ((weights, 0.95), (tapes, 1.0)):
+        assert len(packed(data)) <= least * len(zlib.compress(data, 9)) + 12  # the ends of either stream
