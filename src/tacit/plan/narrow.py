@@ -69,7 +69,7 @@ def _int8(values: NDArray[np.float32], most: int) -> tuple[NDArray[np.float32], 
     units = np.where(usable, scales, 1)[:, None]
     blocks = np.where(usable[:, None], blocks, 0)
     if most < MOST_STEPS:
-        scales = _closest(blocks / units, scales, most)
+        scales = _closest(np.divide(blocks, units, dtype=np.float32), scales, most)
         units = np.where(usable, scales, 1)[:, None]
     return scales, np.rint(np.clip(blocks / units, -most, most)).astype(np.int8).ravel()[: values.size]
 
