@@ -175,8 +175,8 @@ class Weights:
         for place in self.places():
             if place.place == "frozen":
                 values = _array(self.tensors[place.name])
-                steps = MOST_STEPS if _is_int8(pack(values, place)) else self.held.steps
-                found = stored(values, place, steps)
+                exact = place.number is Number.INT8 and _is_int8(pack(values, place))
+                found = stored(values, place, MOST_STEPS if exact else self.held.steps)
                 block[place.offset : place.offset + len(found)] = found
         return block
 
