@@ -33,7 +33,7 @@ from tacit.task import Privacy
 
 MIX = {"phone-mid": 1.0}  # how fast devices compute differs by stragglers alone
 PHONES = "device-traces/fedscale_100_devices.npz"
-COARSE = "int5"  # on the holdout as good as int8, in a Plan a fifth smaller
+COARSE = "int5"  # on the holdout as good as int8, in a Plan a quarter smaller
 TEST, HOLDOUT = "test", "holdout"
 LOOKS = (
     400  # at the test images at most: at each Snapshot, since bytes and seconds are read off the first that is there
